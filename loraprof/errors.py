@@ -1,0 +1,39 @@
+"""Errors a user can act on: one line, a hint, and the exit code of the contract."""
+
+
+class LoraprofError(Exception):
+    """Printed once by ``cli/app.py`` as ``message`` and ``hint``; never as a traceback.
+
+    Exit codes: 2 bad usage, 3 threshold missed, 4 cannot be measured here, 5 unreadable input.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(LoraprofError):
+    """The command line or a specification asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class ThresholdError(LoraprofError):
+    """A limit the user set was missed (``--fail-on``, ``selftest``)."""
+
+    exit_code = 3
+
+
+class MeasurementError(LoraprofError):
+    """This cannot be measured here: no such device, no permission, the capture failed."""
+
+    exit_code = 4
+
+
+class InputError(LoraprofError):
+    """A recording or trace that cannot be read."""
+
+    exit_code = 5

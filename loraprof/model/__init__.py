@@ -1,0 +1,1 @@
+"""Frozen types shared by every room; no I/O, no torch."""

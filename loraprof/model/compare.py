@@ -1,0 +1,99 @@
+"""The comparison of the contract, schema ``loraprof.compare/1``."""
+
+from typing import Literal
+
+import msgspec
+
+from loraprof.model.report import Finding
+
+SCHEMA = "loraprof.compare/1"
+
+
+class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One arm, measured without a profiler. ``status`` "oom" or "refused" carries its ``reason``."""
+
+    median_ns: int | None = None
+    mean_ns: int | None = None
+    low_ns: int | None = None
+    high_ns: int | None = None
+    steps: int = 0
+    tokens_per_s: float | None = None
+    peak_bytes: int | None = None
+    trainable: int | None = None
+    energy_j_per_step: float | None = None
+    status: Literal["ok", "oom", "refused"] = "ok"
+    reason: str | None = None
+    ideal_speedup: float | None = None  # over the full arm
+    final_loss: list[float] | None = None  # --quality, one per seed
+    initial_loss: list[float] | None = None
+    iso_batch: int | None = None  # --iso-memory: largest batch that fits
+    iso_tokens_per_s: float | None = None
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """``ratio`` = median(of) / median(to) of step time; below 1 means ``of`` is faster."""
+
+    of: str
+    to: str
+    ratio: float
+    low: float
+    high: float
+    verdict: Literal["faster", "slower", "undecided"]
+
+
+class NoiseFloor(msgspec.Struct, frozen=True, kw_only=True):
+    ratio: float
+    low: float
+    high: float
+
+
+class Bar(msgspec.Struct, frozen=True, kw_only=True):
+    """One bar of the waterfall. Raises ValueError unless ``count_ns + duration_ns == ns``."""
+
+    key: str
+    phase: str | None
+    role: str | None
+    cause: str | None
+    ns: int
+    count_ns: int
+    duration_ns: int
+
+    def __post_init__(self) -> None:
+        if self.count_ns + self.duration_ns != self.ns:
+            raise ValueError(f"bar {self.key}: {self.count_ns} + {self.duration_ns} != {self.ns}")
+
+
+class Waterfall(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """The exact way from one arm's mean step to another's. Raises ValueError unless the bars close it."""
+
+    from_: str
+    to: str
+    from_ns: int
+    to_ns: int
+    bars: list[Bar]
+    residual_flagged: bool = False
+
+    def __post_init__(self) -> None:
+        total = sum(b.ns for b in self.bars)
+        if total != self.to_ns - self.from_ns:
+            raise ValueError(f"bars sum to {total} ns, the difference is {self.to_ns - self.from_ns} ns")
+
+
+class PredictedRatio(msgspec.Struct, frozen=True, kw_only=True):
+    full_over_lora: float
+    error: float | None
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    schema: str = SCHEMA
+    workload: str
+    device_name: str
+    arms: dict[str, ArmResult]
+    ratios: list[Ratio]
+    noise_floor: NoiseFloor | None
+    waterfall: Waterfall | None
+    findings: list[Finding]
+    predicted: PredictedRatio | None
+    interleaved: bool = True
+    recommendation: str | None = None
+    notes: list[str] = []

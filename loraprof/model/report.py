@@ -1,0 +1,279 @@
+"""The report of the contract, schema ``loraprof.report/1``: names here are the JSON's names.
+
+Times are integer ns, sizes bytes, ratios floats; ``None`` is unknown. A step whose partition does not sum to
+its window cannot be constructed.
+"""
+
+from typing import Literal
+
+import msgspec
+
+SCHEMA = "loraprof.report/1"
+
+Basis = Literal["measured", "predicted"]
+GainBasis = Literal["model", "replay", "measured"]
+Severity = Literal["info", "minor", "major", "blocker"]
+Bound = Literal["compute", "memory", "latency", "unknown"]
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    kind: Literal["recording", "trace"]
+    device: Literal["cuda", "cpu"]
+    device_name: str | None
+    torch: str | None
+    ranks: int
+    workload: str | None = None
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    sentence: str
+    speedup_vs_full: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    basis: Basis | None = None
+    ideal_speedup: float | None = None
+    limiting_cause: str | None = None
+
+
+class Unprofiled(msgspec.Struct, frozen=True, kw_only=True):
+    median_ns: int
+    low_ns: int
+    high_ns: int
+    steps: int
+
+
+class TimingReport(msgspec.Struct, frozen=True, kw_only=True):
+    unprofiled: Unprofiled | None
+    profiled_ns: int | None
+    inflation: float | None
+    tokens_per_step: int | None
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, rename={"class_": "class"}):
+    """One row of a partition: the time of a class (busy) or cause (idle) in a phase and role."""
+
+    kind: Literal["busy", "idle"]
+    class_: str | None
+    cause: str | None
+    phase: str
+    role: str
+    ns: int
+    events: int
+
+
+class Overlap(msgspec.Struct, frozen=True, kw_only=True):
+    over: str
+    under: str
+    ns: int
+
+
+class Launches(msgspec.Struct, frozen=True, kw_only=True):
+    count: int
+    api_median_ns: int | None
+    latency_floor_ns: int | None
+    turnaround_median_ns: int | None
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step's window and its exact partition.
+
+    Raises ValueError when the rows do not sum to ``wall_ns`` or one is negative.
+    """
+
+    name: str
+    wall_ns: int
+    partition: list[Part]
+    overlap: list[Overlap]
+    launches: Launches | None
+
+    def __post_init__(self) -> None:
+        total = sum(p.ns for p in self.partition)
+        if total != self.wall_ns or any(p.ns < 0 for p in self.partition):
+            raise ValueError(f"partition of {self.name} sums to {total} ns, its window is {self.wall_ns} ns")
+
+    def ns(self, **where: str) -> int:
+        """Sum of the rows whose fields equal ``where``, e.g. ``step.ns(kind="busy", role="norm")``."""
+        return sum(p.ns for p in self.partition if all(getattr(p, k) == v for k, v in where.items()))
+
+
+class Kernel(msgspec.Struct, frozen=True, kw_only=True):
+    """Kernels (CPU: leaf ops) of one name, role, phase and module; figures are totals over ``count``."""
+
+    name: str
+    role: str
+    phase: str
+    module: str | None
+    count: int
+    total_ns: int
+    flops: int | None = None
+    min_bytes: int | None = None
+    roof_ns: int | None = None
+    bound: Bound = "unknown"
+    note: str | None = None  # "L2-assisted" or "impossible" where above the roof
+    l2_bytes: int | None = None  # minimum bytes if producers hand over in L2
+    op: str | None = None  # the ATen op that launched it
+
+
+class ModuleRow(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    role: str
+    busy_ns: int
+    idle_ns: int
+    launches: int
+
+
+class Savings(msgspec.Struct, frozen=True, kw_only=True):
+    wgrad_ns: int | None = None
+    optimizer_ns: int | None = None
+    grad_clip_ns: int | None = None
+    comm_ns: int | None = None
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    low: int
+    high: int
+
+
+class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+    modules: int
+    rank: int | None
+    dtype: str | None
+    busy_ns: int
+    idle_ns: int
+    launches: int
+    min_bytes: int | None
+    flops: int | None
+    savings: Savings
+    predicted_full_ns: int | None
+    predicted_frozen_ns: int | None
+    predicted_full_interval: Interval | None = None
+    predicted_frozen_interval: Interval | None = None
+    ranks: dict[str, int] | None = None
+    variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
+
+
+class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
+    gemm_flops_per_s: float | None
+    copy_bytes_per_s: float | None
+    launch_floor_ns: int | None
+    turnaround_ns: int | None
+    basis: str
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    gate_error: float
+    host_factor: float | None
+    accepted: bool
+
+
+class Probes(msgspec.Struct, frozen=True, kw_only=True):
+    enqueue_ns: int | None = None
+    doubled_tokens_ns: int | None = None
+    delay_slope: float | None = None
+
+
+class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
+    peak_bytes: int | None = None
+    reserved_bytes: int | None = None
+    allocator_retries: int | None = None
+    weights_bytes: int | None = None
+    gradients_bytes: int | None = None
+    optimizer_bytes: int | None = None
+    activations_bytes: int | None = None
+
+
+class NvmlReport(msgspec.Struct, frozen=True, kw_only=True):
+    samples: int
+    energy_j_per_step: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    sm_clock_mhz: float | None = None
+    sm_clock_max_mhz: int | None = None
+    utilization: float | None = None
+    throttle: list[str] | None = None
+    tensor_active: float | None = None
+    dram_active: float | None = None
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    what: str
+    value: float | int | str | None
+    unit: str
+
+
+class Gain(msgspec.Struct, frozen=True, kw_only=True):
+    ns: int
+    speedup: float
+    low: float
+    high: float
+    basis: GainBasis
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    severity: Severity
+    title: str
+    evidence: list[Evidence]
+    remedy: str
+    gain: Gain | None = None
+    see: list[str] = []
+
+
+class Closure(msgspec.Struct, frozen=True, kw_only=True):
+    ok: bool
+    launches_without_kernel: int = 0
+    kernels_without_launch: int = 0
+    negative_latency: int = 0
+    zero_timestamps: int = 0
+    unattributed_ns: int = 0
+    attribution_disagreements: int | None = None
+    notes: list[str] = []
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """Minimum bytes of one role and what moved them: the step's memory traffic."""
+
+    role: str
+    min_bytes: int
+    l2_bytes: int | None
+    busy_ns: int
+    covered_ns: int  # busy time whose bytes are known
+    bytes_per_s: float | None
+    share: float | None
+
+
+class RankRow(msgspec.Struct, frozen=True, kw_only=True):
+    rank: int
+    wall_ns: int
+    busy_ns: int
+    exposed_comm_ns: int
+    overlapped_comm_ns: int
+    idle_ns: int
+    phases_ns: dict[str, int]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    schema: str = SCHEMA
+    source: Source
+    verdict: Verdict
+    timing: TimingReport
+    reported_step: str | None
+    steps: list[Step]
+    kernels: list[Kernel]
+    modules: list[ModuleRow]
+    adapter: Adapter | None
+    ceilings: Ceilings | None
+    replay: Replay | None
+    probes: Probes | None
+    memory: MemoryReport | None
+    nvml: NvmlReport | None
+    findings: list[Finding]
+    closure: Closure
+    traffic: list[Traffic] | None = None
+    devices: dict[str, list[Step]] | None = None  # further devices of one process
+    ranks: list[RankRow] | None = None
+
+    def step(self) -> Step | None:
+        """The reported step, or ``None`` when the input has none."""
+        return next((s for s in self.steps if s.name == self.reported_step), None)

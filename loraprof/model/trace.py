@@ -1,0 +1,123 @@
+"""A profiler trace as columns: what the file said, in integer nanoseconds, with names interned.
+
+Events are columns, not objects: a trace has up to tens of millions of them. All columns of one table have the
+same length; ``-1`` in an id column means the file did not say. Nothing here is inferred.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Int8 = npt.NDArray[np.int8]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Inputs of an op as recorded with ``record_shapes``; a scalar or absent input has the empty shape.
+
+    ``dims[i]`` is the shape of input i, or a tuple of shapes for a tensor list.
+    """
+
+    dims: tuple[tuple[object, ...], ...]
+    types: tuple[str, ...]
+    strides: tuple[tuple[object, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """Arguments Kineto copies from ``record_param_comms`` to an NCCL kernel. ``None``: not recorded."""
+
+    name: str
+    dtype: str
+    in_elements: int | None
+    out_elements: int | None
+    group_size: int | None
+    group: str
+    sequence: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostTable:
+    """Records on host threads, sorted by (thread, start, -end, kind, name)."""
+
+    start: Int64  # ns
+    end: Int64  # ns, >= start
+    kind: Int8  # HostKind
+    name: Int32  # -> Trace.names
+    thread: Int32  # -> Trace.threads
+    correlation: Int64  # runtime calls only; -1 otherwise
+    sequence: Int64  # autograd sequence number; -1 none
+    fwd_thread: Int64  # Kineto's logical forward thread; 0 on forward ops, -1 not recorded
+    shapes: Int32  # -> Trace.shapes; -1 none
+    collective: Int32  # -> Trace.collectives; -1 none
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceTable:
+    """Kernels, copies and memsets, sorted by (start, device, stream, correlation, end, name)."""
+
+    start: Int64
+    end: Int64
+    kind: Int8  # DeviceKind
+    name: Int32  # -> Trace.names
+    device: Int32  # device index as in the file; -1 unknown
+    stream: Int64
+    correlation: Int64  # -1 none
+    graph_node: Int64  # CUDA graph node id; -1 none
+    bytes: Int64  # copies and memsets; -1 not recorded
+    blocks: Int64  # product of the grid; -1 not recorded
+    threads: Int32  # product of the block; -1 not recorded
+    collective: Int32  # -> Trace.collectives; -1 none
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """One entry of ``deviceProperties``; ``None`` where the writer left it out."""
+
+    index: int
+    name: str
+    memory_bytes: int | None = None
+    sms: int | None = None
+    capability: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What was wrong with the file's events; each is also a line in ``Trace.notes`` when not 0."""
+
+    zero_timestamps: int = 0  # device records with ts = 0 or dur = 0
+    missing_ts: int = 0
+    negative_durations: int = 0
+    not_finite: int = 0
+    duplicates: int = 0
+    unknown_categories: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """One rank's profiler trace."""
+
+    names: tuple[str, ...]
+    threads: tuple[tuple[str, str], ...]  # (pid, tid)
+    shapes: tuple[Shapes, ...]
+    collectives: tuple[Collective, ...]
+    host: HostTable
+    device: DeviceTable
+    gpus: tuple[DeviceFacts, ...] = ()
+    base_ns: int | None = None  # epoch of time 0
+    rank: int | None = None
+    world_size: int | None = None
+    rocm: bool = False
+    has_shapes: bool = False
+    faults: Faults = field(default_factory=Faults)
+    notes: tuple[str, ...] = ()
