@@ -25,7 +25,7 @@ class Cover:
             return np.zeros(len(t), dtype=np.int64)
         i = np.searchsorted(self.start, t, side="right") - 1
         inside = np.minimum(t, self.end[i]) - self.start[i]
-        return np.where(i < 0, 0, self.total[i] + inside)
+        return np.asarray(np.where(i < 0, 0, self.total[i] + inside), dtype=np.int64)
 
     def measure(self, start: Int64, end: Int64) -> Int64:
         """Length of the cover inside each ``[start, end)``; 0 where ``end <= start``."""
@@ -92,7 +92,7 @@ def nesting(start: Int64, end: Int64) -> tuple[Int64, Int64, bool]:
     zero = end <= start
     if zero.any():  # an empty interval is counted as closed at its own start
         same = np.searchsorted(np.sort(end[zero]), start, side="right")
-        before = np.cumsum(zero) - zero
+        before: Int64 = np.cumsum(zero) - zero
         depth += same - before
     parent = np.full(n, -1, dtype=np.int64)
     level = np.argsort(depth, kind="stable")
