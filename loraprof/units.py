@@ -1,16 +1,19 @@
 """How is a number written? The only place where numbers become text; pure, no dependencies.
 
-Three significant digits unless the caller knows better; with an interval, two digits of the interval's width
-decide ("as many digits as the data support"). ``None`` is unknown and reads ``n/a``, never 0. Times are integer
-ns on input, sizes are bytes (binary prefixes), work and rates use decimal prefixes.
+Three significant digits unless the caller knows better; with an interval, two digits of its width decide:
+as many digits as the data support. ``None`` is unknown and reads ``n/a``, never 0. Times are integer ns on
+input, sizes are bytes (binary prefixes), work and rates use decimal prefixes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Final
 
-NA = "n/a"
+NA: Final = "n/a"
+
+_Steps = Sequence[tuple[int, str]]
 
 _TIME = ((1, "ns"), (10**3, "us"), (10**6, "ms"), (10**9, "s"))
 _SIZE = ((1, "B"), (2**10, "KiB"), (2**20, "MiB"), (2**30, "GiB"), (2**40, "TiB"))
@@ -47,7 +50,7 @@ def _decimals(value: float, digits: int) -> int:
     return max(0, digits - 1 - leading)
 
 
-def _step(value: float, steps: Sequence[tuple[int, str]], digits: int) -> tuple[int, str]:
+def _step(value: float, steps: _Steps, digits: int) -> tuple[int, str]:
     """The largest unit in which ``value``, rounded, is at least 1."""
     best = steps[0]
     for divisor, unit in steps:
@@ -57,7 +60,7 @@ def _step(value: float, steps: Sequence[tuple[int, str]], digits: int) -> tuple[
     return best
 
 
-def _auto(value: float | None, steps: Sequence[tuple[int, str]], suffix: str, digits: int, signed: bool) -> str:
+def _auto(value: float | None, steps: _Steps, suffix: str, digits: int, signed: bool) -> str:
     if value is None:
         return NA
     divisor, unit = _step(value, steps, digits)
@@ -167,24 +170,27 @@ def ns_scale(values: Sequence[int], decimals: int | None = None) -> Scale:
     return Scale(divisor, unit, _decimals(largest / divisor, 4) if decimals is None else decimals)
 
 
+_QUANTITIES: Final[dict[str, Callable[[float | None], str]]] = {
+    "ns": ns,
+    "bytes": nbytes,
+    "flops": flops,
+    "flops/s": flops_per_s,
+    "bytes/s": bytes_per_s,
+    "ratio": ratio,
+    "x": ratio,
+    "fraction": percent,
+    "share": percent,
+    "count": count,
+}
+
+
 def quantity(value: float | str | None, unit: str) -> str:
     """A finding's evidence: ``value`` in ``unit`` as the JSON names it (``ns``, ``bytes``, ``ratio``, …)."""
     if isinstance(value, str):
         return f"{value} {unit}".strip()
-    known = {
-        "ns": ns,
-        "bytes": nbytes,
-        "flops": flops,
-        "flops/s": flops_per_s,
-        "bytes/s": bytes_per_s,
-        "ratio": ratio,
-        "x": ratio,
-        "fraction": percent,
-        "share": percent,
-        "count": count,
-        "": number if isinstance(value, float) else count,
-    }
-    if unit in known:
-        return known[unit](value)
+    if unit == "":
+        return number(value) if isinstance(value, float) else count(value)
+    if unit in _QUANTITIES:
+        return _QUANTITIES[unit](value)
     text = count(value) if isinstance(value, int) else number(value)
     return text if value is None else f"{text} {unit}"
