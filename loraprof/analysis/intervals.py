@@ -24,8 +24,9 @@ class Cover:
         if not len(self.start):
             return np.zeros(len(t), dtype=np.int64)
         i = np.searchsorted(self.start, t, side="right") - 1
-        inside = np.minimum(t, self.end[i]) - self.start[i]
-        return np.asarray(np.where(i < 0, 0, self.total[i] + inside), dtype=np.int64)
+        below: Int64 = self.total[i] + np.minimum(t, self.end[i]) - self.start[i]
+        below[i < 0] = 0
+        return below
 
     def measure(self, start: Int64, end: Int64) -> Int64:
         """Length of the cover inside each ``[start, end)``; 0 where ``end <= start``."""
