@@ -30,7 +30,8 @@ class Cover:
 
     def measure(self, start: Int64, end: Int64) -> Int64:
         """Length of the cover inside each ``[start, end)``; 0 where ``end <= start``."""
-        return np.maximum(self.below(end) - self.below(start), 0)
+        inside: Int64 = np.maximum(self.below(end) - self.below(start), 0)
+        return inside
 
     @property
     def length(self) -> int:

@@ -1,0 +1,73 @@
+"""Which launch call started each device record, and does every one have its partner (closure C2, C3)?
+
+Launch record and device records share ``correlation``: one to one for kernels, copies and memsets, one to many
+for a graph launch. ``External id`` is not unique and never used.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.vocabulary import HostKind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Links:
+    """Rows of the host table per device record, and the closure figures that follow from the join."""
+
+    launch: Int64  # per device record: host row of its launch call, -1 none
+    is_launch: Bool  # per host row: a call that submits device work
+    launches_without_kernel: int
+    kernels_without_launch: int
+    orphans: int  # of those: launched before the trace began
+    negative_latency: int  # device records that start at or before their launch call
+    ambiguous: int  # correlations shared by several launch calls
+
+
+def is_launch_name(name: str) -> bool:
+    """A CUDA or HIP call that submits device work (C2 of the closure checks)."""
+    if "Launch" in name:
+        return "HostFunc" not in name and "Cooperative" not in name or "Kernel" in name
+    return ("Memcpy" in name or "Memset" in name) and "Async" in name
+
+
+def link(trace: Trace) -> Links:
+    host, device = trace.host, trace.device
+    named = np.array([is_launch_name(n) for n in trace.names] or [False], dtype=np.bool_)
+    runtime = np.flatnonzero((host.kind == HostKind.RUNTIME) & (host.correlation >= 0))
+    order = runtime[np.lexsort((host.start[runtime], host.correlation[runtime]))]
+    launch, ambiguous = _join(host.correlation[order], host.start[order], order, device.correlation, device.start)
+    is_launch = np.zeros(len(host), dtype=np.bool_)
+    is_launch[launch[launch >= 0]] = True
+    calls = np.flatnonzero((host.kind == HostKind.RUNTIME) & named[host.name] & (host.correlation >= 0))
+    without = calls[~np.isin(host.correlation[calls], device.correlation)]
+    is_launch[calls] = True
+    missing = launch < 0
+    first = int(host.correlation[order].min()) if len(order) else 0
+    orphans = int((missing & (device.correlation >= 0) & (device.correlation < first)).sum())
+    late = ~missing & (host.start[np.maximum(launch, 0)] >= device.start) if len(host) else missing & False
+    return Links(
+        launch=launch,
+        is_launch=is_launch,
+        launches_without_kernel=len(without) if len(device) else 0,
+        kernels_without_launch=int(missing.sum()),
+        orphans=orphans,
+        negative_latency=int(late.sum()),
+        ambiguous=ambiguous,
+    )
+
+
+def _join(keys: Int64, starts: Int64, rows: Int64, wanted: Int64, when: Int64) -> tuple[Int64, int]:
+    """Row whose key matches; where several do, the last that started before the record, else the first."""
+    if not len(keys):
+        return np.full(len(wanted), -1, dtype=np.int64), 0
+    low = np.searchsorted(keys, wanted, side="left")
+    high = np.searchsorted(keys, wanted, side="right")
+    found = (high > low) & (wanted >= 0)
+    pick = np.minimum(low, len(keys) - 1)
+    several = np.flatnonzero(found & (high - low > 1))
+    for i in several.tolist():
+        before = np.searchsorted(starts[low[i] : high[i]], when[i], side="left") - 1
+        pick[i] = low[i] + max(int(before), 0)
+    return np.where(found, rows[pick], -1), len(np.unique(wanted[several]))

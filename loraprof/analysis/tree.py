@@ -1,0 +1,55 @@
+"""Which host record encloses which: the call tree of every thread, rebuilt from time alone.
+
+Rows are those of the host table that take part (ops, markers, annotations, runtime calls, module frames);
+``nearest`` answers "the innermost enclosing row with property P" for all rows at once, one level at a time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.intervals import nesting
+from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.vocabulary import HostKind
+
+MODULE_FRAME = "nn.Module: "  # with_stack frames of module calls, in traces loraprof did not record
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """Parent (-1 root or not in the tree) and depth (-1 not in the tree) per host row."""
+
+    parent: Int64
+    depth: Int64
+    levels: tuple[Int64, ...]  # rows by depth
+    crossing: int  # threads whose records do not nest
+
+    def nearest(self, flag: Bool) -> Int64:
+        """Per row: itself or the innermost enclosing row where ``flag`` holds; -1 none."""
+        found = np.where(flag & (self.depth >= 0), np.arange(len(flag)), -1)
+        for rows in self.levels[1:]:
+            up = rows[found[rows] < 0]
+            found[up] = found[self.parent[up]]
+        return found
+
+
+def tree_of(trace: Trace) -> Tree:
+    host = trace.host
+    frame = np.array([n.startswith(MODULE_FRAME) for n in trace.names] or [False], dtype=np.bool_)
+    taking = (host.kind != HostKind.OVERHEAD) & ((host.kind != HostKind.PYTHON) | frame[host.name])
+    parent = np.full(len(host), -1, dtype=np.int64)
+    depth = np.full(len(host), -1, dtype=np.int64)
+    crossing = 0
+    for thread in range(len(trace.threads)):
+        rows = np.flatnonzero(taking & (host.thread == thread))
+        if not len(rows):
+            continue
+        above, level, nested = nesting(host.start[rows], host.end[rows])
+        crossing += not nested
+        parent[rows] = np.where(above >= 0, rows[np.maximum(above, 0)], -1)
+        depth[rows] = level
+    deepest = int(depth.max()) if len(depth) else -1
+    order = np.argsort(depth, kind="stable")
+    bounds = np.searchsorted(depth[order], np.arange(deepest + 2))
+    levels = tuple(order[bounds[d] : bounds[d + 1]] for d in range(deepest + 1))
+    return Tree(parent, depth, levels, crossing)
