@@ -28,7 +28,7 @@ class Links:
 def is_launch_name(name: str) -> bool:
     """A CUDA or HIP call that submits device work (C2 of the closure checks)."""
     if "Launch" in name:
-        return "HostFunc" not in name and "Cooperative" not in name or "Kernel" in name
+        return "HostFunc" not in name
     return ("Memcpy" in name or "Memset" in name) and "Async" in name
 
 

@@ -45,7 +45,7 @@ def marks_of(trace: Trace) -> Marks:
     """The step annotations of a trace, or what stands in for them."""
     host = trace.host
     wanted = np.array([bool(_STEP.match(n)) for n in trace.names] or [False], dtype=np.bool_)
-    rows = np.flatnonzero((host.kind == HostKind.ANNOTATION) & wanted[host.name]) if len(host) else np.zeros(0, int)
+    rows = np.flatnonzero((host.kind == HostKind.ANNOTATION) & wanted[host.name])
     if len(rows):
         rows = rows[np.argsort(host.start[rows], kind="stable")]
         return Marks(
