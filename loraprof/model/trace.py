@@ -25,6 +25,7 @@ class Shapes:
     dims: tuple[tuple[object, ...], ...]
     types: tuple[str, ...]
     strides: tuple[tuple[object, ...], ...] = ()
+    concrete: tuple[str, ...] = ()  # "Concrete Inputs": scalars as text, "" for tensors; () when not recorded
 
 
 @dataclass(frozen=True, slots=True)
