@@ -18,7 +18,7 @@ class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: str
     family: Literal["llama", "qwen2", "gpt2", "roberta", "opt", "resnet", "minimind"]
     summary: str
-    config: dict[str, int | float | str | bool | list[int] | list[str]]
+    config: dict[str, int | float | str | bool | list[int | str]]
     adapter: Adapter = "peft"
     rank: int = 16
     alpha: float = 32.0

@@ -1,0 +1,111 @@
+"""Which built-in workloads exist, and what does each train? Presets are TOML under ``profiles/workloads``.
+
+In a clone ``profiles/`` lies beside the package; a wheel carries it inside, as ``loraprof/_profiles``.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from loraprof.errors import InputError, UsageError
+from loraprof.model.workload import WorkloadSpec
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CPU_DEFAULT: Final = "tiny-llama-cpu"
+CUDA_DEFAULT: Final = "tinyllama-1.1b"
+AT_LEAST_ONE: Final = ("rank", "batch", "seq", "accumulate", "layers")
+
+
+def profiles_dir() -> Path:
+    """The folder of presets and reference data. Raises InputError when the installation lacks it."""
+    for folder in (PACKAGE / "_profiles", PACKAGE.parent / "profiles"):
+        if folder.is_dir():
+            return folder
+    raise InputError(f"no profiles folder beside or inside {PACKAGE}", "reinstall loraprof")
+
+
+def default_workload(device: str) -> str:
+    """The workload ``profile`` runs when none is named; ``device`` is "cpu" or "cuda"."""
+    return CUDA_DEFAULT if device == "cuda" else CPU_DEFAULT
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """A hint that names the closest choice, or all of them when none is close."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(known)
+
+
+def list_workloads() -> list[WorkloadSpec]:
+    """Every preset, by name. Raises InputError for a preset that does not parse."""
+    return [_read(path) for path in sorted((profiles_dir() / "workloads").glob("*.toml"))]
+
+
+def load_workload(name: str, overrides: Mapping[str, object] | None = None) -> WorkloadSpec:
+    """The preset ``name`` with ``overrides`` (field or ``config.KEY`` to value; strings are converted).
+
+    ``targets`` may be a comma-separated string, "qv" or "all-linear". Raises UsageError for an unknown name,
+    an unknown field or a bad value; InputError for a preset file that is itself wrong, with the key's path.
+    """
+    folder = profiles_dir() / "workloads"
+    path = folder / f"{name}.toml"
+    if name not in (known := [p.stem for p in folder.glob("*.toml")]):
+        raise UsageError(f"no built-in workload {name!r}", did_you_mean(name, known))
+    spec = _read(path)
+    return _override(spec, overrides) if overrides else spec
+
+
+def _read(path: Path) -> WorkloadSpec:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: {error}") from None
+    for key in raw:
+        if key not in WorkloadSpec.__struct_fields__:
+            hint = did_you_mean(key, WorkloadSpec.__struct_fields__)
+            raise InputError(f"{path}: unknown key `$.{key}`", hint)
+    try:
+        spec = msgspec.convert({"name": path.stem, **raw}, WorkloadSpec)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from None
+    if problem := _problem(spec):
+        raise InputError(f"{path}: {problem}")
+    return spec
+
+
+def _override(spec: WorkloadSpec, overrides: Mapping[str, object]) -> WorkloadSpec:
+    fields = msgspec.to_builtins(spec)
+    for key, value in overrides.items():
+        into, leaf = (fields["config"], key[7:]) if key.startswith("config.") else (fields, key)
+        if leaf not in into:
+            raise UsageError(f"workload {spec.name} has no option {key!r}", did_you_mean(leaf, into))
+        into[leaf] = _targets(value) if key == "targets" else value
+    try:
+        changed = msgspec.convert(fields, WorkloadSpec, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"workload {spec.name}: {error}") from None
+    if problem := _problem(changed):
+        raise UsageError(f"workload {spec.name}: {problem}")
+    return changed
+
+
+def _targets(value: object) -> object:
+    names = value.split(",") if isinstance(value, str) else value
+    return [] if names in (["all-linear"], ("all-linear",)) else names
+
+
+def _problem(spec: WorkloadSpec) -> str | None:
+    """What the types cannot say."""
+    for field in AT_LEAST_ONE:
+        value = getattr(spec, field)
+        if value is not None and value < 1:
+            return f"`$.{field}` must be at least 1, got {value}"
+    if not 0 <= spec.dropout < 1:
+        return f"`$.dropout` must lie in [0, 1), got {spec.dropout}"
+    if spec.lr < 0 or (spec.clip is not None and spec.clip <= 0):
+        return "`$.lr` must not be negative and `$.clip` must be positive"
+    return None
