@@ -1,0 +1,72 @@
+"""Which forward work does a backward node differentiate? The two independent rules.
+
+An op that creates no autograd node carries the number the next node will get, so frozen layers share numbers:
+the owner is the *last* forward op with a number (rule (a)), not the first. Rule (b) needs no profiler: the
+innermost recorded module call with ``before <= number < after``. Numbers count per forward thread.
+"""
+
+import numpy as np
+
+from loraprof.model.recording import ModuleCall
+from loraprof.model.trace import Int64, Trace
+
+
+def logical_threads(trace: Trace, ops: Int64, nodes: Int64) -> dict[int, int]:
+    """Kineto's logical forward thread -> thread of the trace, by the numbers they share."""
+    host = trace.host
+    threads = np.unique(host.thread[ops])
+    out: dict[int, int] = {}
+    for logical in np.unique(host.fwd_thread[nodes]).tolist():
+        mine = np.unique(host.sequence[nodes[host.fwd_thread[nodes] == logical]])
+        shared = [int(np.isin(mine, host.sequence[ops[host.thread[ops] == t]]).sum()) for t in threads.tolist()]
+        if any(shared):
+            out[logical] = int(threads[int(np.argmax(shared))])
+    return out
+
+
+def forward_owner(trace: Trace, ops: Int64, nodes: Int64) -> Int64:
+    """Rule (a): per node the last (then innermost) forward op with its number, -1 none."""
+    host = trace.host
+    out = np.full(len(nodes), -1, dtype=np.int64)
+    threads = logical_threads(trace, ops, nodes)
+    for logical, thread in threads.items():
+        mine = ops[host.thread[ops] == thread]
+        mine = mine[np.lexsort((-host.end[mine], host.start[mine], host.sequence[mine]))]
+        numbers = host.sequence[mine]
+        which = np.flatnonzero(host.fwd_thread[nodes] == logical)
+        wanted = host.sequence[nodes[which]]
+        at = np.searchsorted(numbers, wanted, side="right") - 1
+        hit = (at >= 0) & (numbers[np.maximum(at, 0)] == wanted) if len(numbers) else np.zeros(len(wanted), bool)
+        out[which[hit]] = mine[at[hit]]
+    return out
+
+
+def interval_owner(trace: Trace, calls: list[ModuleCall], nodes: Int64) -> Int64:
+    """Rule (b): per node the module of the shortest recorded call interval that holds its number, -1 none."""
+    host = trace.host
+    out = np.full(len(nodes), -1, dtype=np.int64)
+    numbers = host.sequence[nodes]
+    by_thread: dict[int, list[ModuleCall]] = {}
+    for call in calls:
+        if call.after > call.before:
+            by_thread.setdefault(call.thread, []).append(call)
+    # One forward thread is the rule; with several, a node belongs to the thread named in its own record.
+    several = len(by_thread) > 1
+    for thread, mine in by_thread.items():
+        low = min(c.before for c in mine)
+        paint = np.full(max(c.after for c in mine) - low, -1, dtype=np.int64)
+        for c in sorted(mine, key=lambda c: c.before - c.after):  # longest first: shorter ones paint over
+            paint[c.before - low : c.after - low] = c.module
+        inside = (numbers >= low) & (numbers < low + len(paint))
+        if several:
+            inside &= _thread_of(trace, nodes, thread)
+        out[inside] = paint[numbers[inside] - low]
+    return out
+
+
+def _thread_of(trace: Trace, nodes: Int64, native: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    host = trace.host
+    ops = np.flatnonzero((host.sequence >= 0) & (host.fwd_thread == 0))
+    mapped = logical_threads(trace, ops, nodes)
+    wanted = [k for k, t in mapped.items() if trace.threads[t][1] == str(native)]
+    return np.isin(host.fwd_thread[nodes], wanted)

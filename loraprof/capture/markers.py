@@ -1,0 +1,114 @@
+"""Which module is running? Markers in the trace and sequence numbers per module call, from global hooks.
+
+While installed, every ``nn.Module`` call opens a range ``loraprof::m<id>`` (``_RecordFunctionFast``: 0.2 us, a
+Python ``record_function`` costs forty times that) and stores the autograd sequence number before and after the
+call. Node s of a thread belongs to the innermost call with ``before <= s < after``. Post-hooks are registered
+with ``always_call=True``: non-reentrant checkpointing ends its recompute with an exception.
+"""
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from loraprof.model.recording import ModuleCall
+from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
+
+_Range: Any = torch._C._profiler._RecordFunctionFast
+_sequence_nr: Any = vars(torch.autograd)["_get_sequence_nr"]
+
+
+class Markers:
+    """Installs and removes the hooks; ``calls`` grows while ``step`` is not None."""
+
+    def __init__(self) -> None:
+        self.ids: dict[nn.Module, int] = {}
+        self.roots: list[nn.Module] = []
+        self.parameters: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self.calls: list[ModuleCall] = []
+        self.step: int | None = None
+        self._local = threading.local()
+        self._handles: list[RemovableHandle] = []
+        self._backward: set[int] = set()
+
+    def install(self) -> None:
+        """From here on module calls leave markers. Raises RuntimeError when already installed."""
+        if self._handles:
+            raise RuntimeError("markers are installed")
+        self._handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+
+    def remove(self) -> None:
+        """Takes every hook away and closes ranges an exception left open."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        for marker, *_ in reversed(self._stack()):
+            marker.__exit__(None, None, None)
+        self._stack().clear()
+
+    def watch_gradients(self) -> None:
+        """Marks when each trainable parameter of the known roots has accumulated its gradient."""
+        for number, (_, _, parameter) in enumerate(self.parameters):
+            if parameter.requires_grad and parameter.is_leaf:
+                hook: Any = parameter.register_post_accumulate_grad_hook
+                self._handles.append(hook(_gradient_marker(number)))
+
+    def adopt(self, roots: Iterable[nn.Module]) -> None:
+        """Numbers the modules and parameters of root modules, in order of definition."""
+        for root in roots:
+            self.roots.append(root)
+            for module in root.modules():
+                self.ids.setdefault(module, len(self.ids))
+            seen = {id(p) for _, _, p in self.parameters}
+            for module in root.modules():
+                for name, parameter in module._parameters.items():
+                    if parameter is not None and id(parameter) not in seen:
+                        seen.add(id(parameter))
+                        self.parameters.append((module, name, parameter))
+
+    def _stack(self) -> list[tuple[Any, int, int]]:
+        stack: list[tuple[Any, int, int]] | None = getattr(self._local, "stack", None)
+        if stack is None:
+            stack = self._local.stack = []
+        return stack
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        number = self.ids.get(module)
+        if number is None:
+            if not self._stack():
+                self.adopt([module])
+            number = self.ids.setdefault(module, len(self.ids))
+        marker = _Range(f"{MODULE_MARKER}{number}")
+        self._stack().append((marker, number, _sequence_nr()))
+        marker.__enter__()
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        stack = self._stack()
+        number = self.ids.get(module)
+        while stack:
+            marker, opened, before = stack.pop()
+            marker.__exit__(None, None, None)
+            if opened == number:
+                if self.step is not None:
+                    recompute = torch._C._current_graph_task_id() >= 0
+                    self.calls.append(
+                        ModuleCall(opened, threading.get_native_id(), before, _sequence_nr(), recompute, self.step)
+                    )
+                return
+
+
+def _gradient_marker(number: int) -> Any:
+    name = f"{GRADIENT_MARKER}{number}"
+
+    def hook(_: torch.Tensor) -> None:
+        with _Range(name):
+            pass
+
+    return hook
