@@ -1,7 +1,4 @@
-"""Which built-in workloads exist, and what does each train? Presets are TOML under ``profiles/workloads``.
-
-In a clone ``profiles/`` lies beside the package; a wheel carries it inside, as ``loraprof/_profiles``.
-"""
+"""Which built-in workloads exist, and what does each train? Presets are TOML under ``profiles/workloads``."""
 
 import difflib
 import tomllib
@@ -13,19 +10,11 @@ import msgspec
 
 from loraprof.errors import InputError, UsageError
 from loraprof.model.workload import WorkloadSpec
+from loraprof.store.profiles import profiles_dir
 
-PACKAGE = Path(__file__).resolve().parents[1]
 CPU_DEFAULT: Final = "tiny-llama-cpu"
 CUDA_DEFAULT: Final = "tinyllama-1.1b"
 AT_LEAST_ONE: Final = ("rank", "batch", "seq", "accumulate", "layers")
-
-
-def profiles_dir() -> Path:
-    """The folder of presets and reference data. Raises InputError when the installation lacks it."""
-    for folder in (PACKAGE / "_profiles", PACKAGE.parent / "profiles"):
-        if folder.is_dir():
-            return folder
-    raise InputError(f"no profiles folder beside or inside {PACKAGE}", "reinstall loraprof")
 
 
 def default_workload(device: str) -> str:
