@@ -1,0 +1,174 @@
+"""From a trace (and the recording around it) to everything a diagnosis needs: one pure function."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.attribution import Attribution, attribute
+from loraprof.analysis.hoststate import states_of
+from loraprof.analysis.ledger import Ledger
+from loraprof.analysis.link import Links, link
+from loraprof.analysis.partition import DeviceWork, device_work, split, turnaround_floor
+from loraprof.analysis.partition_cpu import split_cpu
+from loraprof.analysis.windows import Marks, cpu_windows, marks_of, windows
+from loraprof.model.recording import Recording
+from loraprof.model.report import Closure, Launches, Step
+from loraprof.model.trace import Int64, Trace
+from loraprof.model.vocabulary import ROLE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """Steps are those of the main device (the busiest); ``others`` holds further devices of the process."""
+
+    trace: Trace
+    recording: Recording | None
+    links: Links
+    who: Attribution
+    marks: Marks
+    ledgers: tuple[Ledger, ...]
+    steps: tuple[Step, ...]
+    others: dict[int, tuple[Step, ...]]
+    reported: int | None  # index of the reported step: median window, lower middle
+    work: DeviceWork | None  # None: a CPU trace
+    tau_ns: int
+    floor_ns: int | None
+    closure: Closure
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.work is not None
+
+
+def analyse(trace: Trace, recording: Recording | None = None) -> Analysis:
+    """Never raises on a valid Trace; what is unknown is in ``closure.notes``."""
+    links, who, marks = link(trace), attribute(trace, recording), marks_of(trace)
+    tau, floor = turnaround_floor(trace, links), launch_floor(trace, links)
+    notes = [*trace.notes, *who.notes, *([marks.note] if marks.note else [])]
+    if not len(trace.device):
+        ledgers = tuple(split_cpu(trace, who, w) for w in cpu_windows(marks))
+        steps = tuple(_step(ledger, None) for ledger in ledgers)
+        reported = reported_step(steps)
+        closure = _closure(trace, links, who, ledgers, reported, [*notes, "no device records: analysed as a CPU trace"])
+        return Analysis(trace, recording, links, who, marks, ledgers, steps, {}, reported, None, tau, None, closure)
+    states = states_of(trace, links, marks.thread)
+    busiest, per_device = None, {}
+    for index in np.unique(trace.device.device).tolist():
+        on_device = trace.device.device == index
+        work = device_work(trace, links, who, on_device)
+        made = tuple(split(trace, work, w, states, tau) for w in windows(marks, trace, links, on_device))
+        per_device[index] = (made, work)
+        if busiest is None or _busy(made) > _busy(per_device[busiest][0]):
+            busiest = index
+    assert busiest is not None
+    ledgers, work = per_device[busiest]
+    steps = tuple(_step(ledger, _launches(trace, links, work, ledger, tau, floor)) for ledger in ledgers)
+    others = {
+        index: tuple(_step(ledger, _launches(trace, links, w, ledger, tau, floor)) for ledger in made)
+        for index, (made, w) in per_device.items()
+        if index != busiest
+    }
+    reported = reported_step(steps)
+    closure = _closure(trace, links, who, ledgers, reported, notes)
+    return Analysis(trace, recording, links, who, marks, ledgers, steps, others, reported, work, tau, floor, closure)
+
+
+def reported_step(steps: tuple[Step, ...]) -> int | None:
+    """Index of the step with the median window, lower middle; the earlier of equals. None without steps."""
+    if not steps:
+        return None
+    order = sorted(range(len(steps)), key=lambda i: (steps[i].wall_ns, i))
+    return order[(len(order) - 1) // 2]
+
+
+def launch_floor(trace: Trace, links: Links) -> int | None:
+    """lambda, ns: the least start - launch over records launched after all earlier device work had ended."""
+    device = trace.device
+    rows = np.flatnonzero(links.launch >= 0)
+    if not len(rows):
+        return None
+    reach = np.concatenate(([np.iinfo(np.int64).min], np.maximum.accumulate(device.end)[:-1]))
+    start = trace.host.start[links.launch[rows]]
+    latency = (device.start[rows] - start)[start >= reach[rows]]
+    latency = latency[latency > 0]
+    return int(latency.min()) if len(latency) else None
+
+
+def _busy(ledgers: tuple[Ledger, ...]) -> int:
+    return sum(int(ledger.ns[ledger.busy].sum()) for ledger in ledgers)
+
+
+def _step(ledger: Ledger, launches: Launches | None) -> Step:
+    window = ledger.window
+    return Step(
+        name=window.name,
+        wall_ns=window.end - window.start,
+        partition=ledger.parts(),
+        overlap=list(ledger.overlap),
+        launches=launches,
+    )
+
+
+def _launches(
+    trace: Trace, links: Links, work: DeviceWork, ledger: Ledger, tau: int, floor: int | None
+) -> Launches:
+    window, host = ledger.window, trace.host
+    inside = (work.start >= window.start) & (work.start < window.end) & (work.launch >= 0)
+    calls = np.unique(work.launch[inside])
+    durations = host.end[calls] - host.start[calls]
+    return Launches(
+        count=len(calls),
+        api_median_ns=lower_median(durations),
+        latency_floor_ns=floor,
+        turnaround_median_ns=_turnaround_median(trace, work, inside),
+    )
+
+
+def _turnaround_median(trace: Trace, work: DeviceWork, inside: np.ndarray) -> int | None:
+    rows = np.flatnonzero(inside)
+    stream = trace.device.stream[work.rows[rows]]
+    order = rows[np.lexsort((work.start[rows], stream))]
+    stream = trace.device.stream[work.rows[order]]
+    first, second = order[:-1][np.diff(stream) == 0], order[1:][np.diff(stream) == 0]
+    queued = trace.host.end[work.launch[second]] < work.end[first]
+    wait = (work.start[second] - work.end[first])[queued]
+    return lower_median(wait[wait >= 0])
+
+
+def lower_median(values: Int64) -> int | None:
+    """Lower middle value; None when empty."""
+    return int(np.sort(values)[(len(values) - 1) // 2]) if len(values) else None
+
+
+def _closure(
+    trace: Trace, links: Links, who: Attribution, ledgers: tuple[Ledger, ...], reported: int | None, notes: list[str]
+) -> Closure:
+    if links.orphans:
+        notes.append(f"{links.orphans} device records were launched before the trace began")
+    if links.kernels_without_launch > links.orphans:
+        lost = links.kernels_without_launch - links.orphans
+        notes.append(f"{lost} device records have no launch record: the gaps they end are unknown")
+    if links.launches_without_kernel:
+        notes.append(f"{links.launches_without_kernel} launch calls have no device record: records were lost")
+    if links.negative_latency:
+        notes.append(f"{links.negative_latency} device records start at or before their launch call: clock error")
+    if links.ambiguous:
+        notes.append(f"{links.ambiguous} correlation ids belong to several launch calls")
+    if len(trace.device) and trace.rocm:
+        notes.append("ROCm: records abut, the turnaround floor is 0")
+    unattributed = 0
+    if reported is not None:
+        ledger = ledgers[reported]
+        free = ledger.busy & (ledger.module < 0) & (ledger.role != ROLE["comm"]) & (ledger.role != ROLE["copy"])
+        unattributed = int(ledger.ns[free].sum())
+    lost = links.launches_without_kernel + links.kernels_without_launch + links.negative_latency
+    return Closure(
+        ok=not (lost or trace.faults.zero_timestamps or trace.faults.duplicates),
+        launches_without_kernel=links.launches_without_kernel,
+        kernels_without_launch=links.kernels_without_launch,
+        negative_latency=links.negative_latency,
+        zero_timestamps=trace.faults.zero_timestamps,
+        unattributed_ns=unattributed,
+        attribution_disagreements=who.disagreements,
+        notes=notes,
+    )

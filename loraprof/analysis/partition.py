@@ -1,0 +1,198 @@
+"""The exact split of each device window into busy and idle (contract, "How a GPU step is partitioned").
+
+Busy is the union of device records; compute owns an instant before comm before copy, within a class the record
+that started first. A gap is charged to the record that ends it and to what the thread that launched it was doing.
+All arithmetic is integer, so the parts sum to the window by construction and the ledger proves it again.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.attribution import Attribution
+from loraprof.analysis.hoststate import STATES, Timeline, measure
+from loraprof.analysis.intervals import Cover, cover_of_disjoint, gaps, owned, union
+from loraprof.analysis.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
+from loraprof.analysis.link import Links
+from loraprof.analysis.windows import Window
+from loraprof.model.report import Overlap
+from loraprof.model.trace import Bool, Int8, Int64, Trace
+from loraprof.model.vocabulary import CLASSES, PHASE, ROLE, DeviceClass, DeviceKind, HostKind
+
+_COMM = ("nccl", "rccl", "ncclDevKernel", "ncclKernel", "msccl", "oneccl")
+_DEQUANT = ("dequantize", "Dequantize", "kDequant")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceWork:
+    """Device records of one device with their class and owner; sorted by (start, stream, correlation)."""
+
+    rows: Int64  # -> Trace.device
+    start: Int64
+    end: Int64
+    kind: Int64  # DeviceClass
+    module: Int64
+    phase: Int64
+    role: Int64
+    launch: Int64  # -> Trace.host, -1 none
+    op: Int64  # -> Trace.host, innermost op around the launch, -1 none
+
+
+def device_work(trace: Trace, links: Links, who: Attribution, on_device: Bool) -> DeviceWork:
+    """Class, module, phase and role of every record of one device, through its launch call."""
+    device = trace.device
+    rows = np.flatnonzero(on_device)
+    rows = rows[np.lexsort((device.correlation[rows], device.stream[rows], device.start[rows]))]
+    launch = links.launch[rows]
+    names = trace.names or ("",)
+    comm = np.array([n.startswith(_COMM) or "nccl" in n.lower() for n in names])
+    dequant = np.array([any(w in n for w in _DEQUANT) for n in names])
+    is_copy = device.kind[rows] != DeviceKind.KERNEL
+    is_comm = ~is_copy & comm[device.name[rows]]
+    kind = np.where(is_copy, DeviceClass.COPY, np.where(is_comm, DeviceClass.COMM, DeviceClass.COMPUTE))
+    known = launch >= 0
+    at = np.maximum(launch, 0)
+    empty = not len(trace.host)
+
+    def through(column: Int64 | Int8, default: int) -> Int64:
+        if empty:
+            return np.full(len(rows), default, dtype=np.int64)
+        return np.where(known, column[at].astype(np.int64), default)
+
+    module = through(who.module, -1)
+    phase, role = through(who.phase, OTHER_PHASE), through(who.role, OTHER_ROLE)
+    role = np.where(is_copy & (role == OTHER_ROLE), ROLE["copy"], role)
+    role = np.where(is_comm, ROLE["comm"], np.where(dequant[device.name[rows]], ROLE["dequant"], role))
+    op = through(who.tree.nearest(trace.host.kind == HostKind.OP), -1)
+    start, end = device.start[rows], device.end[rows]
+    return DeviceWork(rows, start, end, kind.astype(np.int64), module, phase, role, launch, op)
+
+
+def turnaround_floor(trace: Trace, links: Links) -> int:
+    """tau, ns: 5th percentile of next.start - prev.end over same-stream pairs already queued; 0 on ROCm."""
+    device = trace.device
+    if trace.rocm or len(device) < 2:
+        return 0
+    order = np.lexsort((device.correlation, device.start, device.stream, device.device))
+    same = (np.diff(device.stream[order]) == 0) & (np.diff(device.device[order]) == 0)
+    first, second = order[:-1][same], order[1:][same]
+    launch = links.launch[second]
+    queued = (launch >= 0) & (trace.host.end[np.maximum(launch, 0)] < device.end[first])
+    wait = np.sort((device.start[second] - device.end[first])[queued])
+    wait = wait[wait >= 0]
+    return int(wait[int(0.05 * (len(wait) - 1))]) if len(wait) else 0
+
+
+def split(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Timeline], tau: int) -> Ledger:
+    """One window's ledger."""
+    near = np.flatnonzero((work.start < window.end) & (work.end > window.start))
+    start = np.maximum(work.start[near], window.start)
+    end = np.minimum(work.end[near], window.end)
+    ns, covers = _busy(start, end, work.kind[near])
+    everything = union(start, end)
+    low, high = gaps(everything, window.start, window.end)
+    idle = _idle(trace, work, low, high, states, tau)
+    counted = (work.start[near] >= window.start) | (work.start[near] < window.noted_start)
+    device, rows, m = trace.device, work.rows[near], len(idle.ns)
+    blank = np.full(m, -1, dtype=np.int64)
+    return Ledger(
+        window=window,
+        kind=np.concatenate((work.kind[near], idle.kind)),
+        phase=np.concatenate((work.phase[near], idle.phase)),
+        role=np.concatenate((work.role[near], idle.role)),
+        module=np.concatenate((work.module[near], idle.module)),
+        name=np.concatenate((device.name[rows].astype(np.int64), blank)),
+        op=np.concatenate((work.op[near], blank)),
+        blocks=np.concatenate((device.blocks[rows], blank)),
+        ns=np.concatenate((ns, idle.ns)),
+        full_ns=np.concatenate((end - start, idle.ns)),
+        events=np.concatenate((counted.astype(np.int64), idle.events)),
+        overlap=_overlap(covers),
+    )
+
+
+def _busy(start: Int64, end: Int64, kind: Int64) -> tuple[Int64, list[tuple[Cover, Int64, Int64]]]:
+    """Exclusive time of each record, and per class (union, owned starts, owned ends)."""
+    ns = np.zeros(len(start), dtype=np.int64)
+    above: Cover = cover_of_disjoint(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    out = []
+    for cls in range(len(CLASSES)):
+        mine = np.flatnonzero(kind == cls)
+        mine = mine[np.argsort(start[mine], kind="stable")]
+        begin, stop = owned(start[mine], end[mine])
+        ns[mine] = (stop - begin) - above.measure(begin, stop)
+        out.append((union(start[mine], end[mine]), begin, stop))
+        above = union(np.concatenate((above.start, start[mine])), np.concatenate((above.end, end[mine])))
+    return ns, out
+
+
+def _overlap(covers: list[tuple[Cover, Int64, Int64]]) -> tuple[Overlap, ...]:
+    """Time of a lower class hidden under a higher one that owns the instant."""
+    out = []
+    for over in range(len(CLASSES)):
+        for under in range(over + 1, len(CLASSES)):
+            top, low = covers[over][0], covers[under][0]
+            ns = int(low.measure(top.start, top.end).sum())
+            if over == DeviceClass.COMM:  # compute owns what all three share
+                compute = covers[DeviceClass.COMPUTE][0]
+                both = _intersection(top, low)
+                ns -= int(compute.measure(both.start, both.end).sum())
+            if ns:
+                out.append(Overlap(over=CLASSES[over], under=CLASSES[under], ns=ns))
+    return tuple(out)
+
+
+def _intersection(a: Cover, b: Cover) -> Cover:
+    cuts = np.unique(np.concatenate((a.start, a.end, b.start, b.end)))
+    begin, stop = cuts[:-1], cuts[1:]
+    keep = (a.measure(begin, stop) > 0) & (b.measure(begin, stop) > 0)
+    return cover_of_disjoint(begin[keep], stop[keep])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Idle:
+    kind: Int64
+    phase: Int64
+    role: Int64
+    module: Int64
+    ns: Int64
+    events: Int64
+
+
+def _idle(
+    trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[int, Timeline], tau: int
+) -> _Idle:
+    """Charges every gap ``[low, high)`` to the record that ends it; the pieces of a gap sum to it."""
+    by_start = np.lexsort((trace.device.correlation[work.rows], work.start))
+    at = np.searchsorted(work.start[by_start], high)
+    exists = at < len(by_start)
+    ender = by_start[np.minimum(at, len(by_start) - 1)] if len(by_start) else np.zeros(len(high), np.int64)
+    exists = exists & (work.start[ender] == high) if len(by_start) else np.zeros(len(high), bool)
+    launch = np.where(exists, work.launch[ender], -1) if len(by_start) else np.full(len(high), -1)
+    host = trace.host
+    safe = np.maximum(launch, 0)
+    l0 = host.start[safe] if len(host) else low
+    l1 = host.end[safe] if len(host) else low
+    unknown = (launch < 0) | (l0 >= high)
+    queued = ~unknown & (l0 <= low)
+    pieces: dict[str, Int64] = {"unknown": np.where(unknown, high - low, 0)}
+    pieces["turnaround"] = np.where(queued, np.minimum(tau, high - low), 0)
+    pieces["queued"] = np.where(queued, high - low - pieces["turnaround"], 0)
+    waiting = ~unknown & ~queued
+    called = np.clip(l1, l0, high)
+    pieces["launch_api"] = np.where(waiting, called - l0, 0)
+    pieces["launch_latency"] = np.where(waiting, high - called, 0)
+    for thread in np.unique(host.thread[launch[waiting]]).tolist() if waiting.any() else []:
+        mine = np.flatnonzero(waiting & (host.thread[safe] == thread))
+        spent = measure(states[thread], low[mine], l0[mine])
+        for i, state in enumerate(STATES):
+            pieces.setdefault(state, np.zeros(len(low), dtype=np.int64))[mine] += spent[i]
+    phase = np.where(exists, work.phase[ender], PHASE["other"]) if len(by_start) else np.full(len(low), OTHER_PHASE)
+    role = np.where(exists, work.role[ender], OTHER_ROLE) if len(by_start) else np.full(len(low), OTHER_ROLE)
+    module = np.where(exists, work.module[ender], -1) if len(by_start) else np.full(len(low), -1)
+    columns: list[tuple[Int64, ...]] = []
+    for cause, ns in pieces.items():
+        some = np.flatnonzero(ns)
+        ones = np.ones(len(some), dtype=np.int64)
+        columns.append((ones * idle_kind(cause), phase[some], role[some], module[some], ns[some], ones))
+    return _Idle(*(np.concatenate(c).astype(np.int64) for c in zip(*columns, strict=True)))

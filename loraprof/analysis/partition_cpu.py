@@ -1,0 +1,105 @@
+"""The exact split of a CPU step: busy is time inside ops of the step's main thread, by the innermost op.
+
+Markers and annotations are not work. Time inside a data loader is idle cause ``data``, its ops included. A gap in
+which a collective on another thread ends was a wait for it: cause ``sync``, role ``comm``. The rest is python.
+"""
+
+import numpy as np
+
+from loraprof.analysis.attribution import Attribution
+from loraprof.analysis.hoststate import COLLECTIVE, DATA
+from loraprof.analysis.intervals import innermost, union
+from loraprof.analysis.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
+from loraprof.analysis.windows import Window
+from loraprof.model.report import Overlap
+from loraprof.model.trace import Int64, Trace
+from loraprof.model.vocabulary import ROLE, DeviceClass, HostKind
+
+
+def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
+    """One window's ledger; entries of ops carry their own time, without that of the ops they call."""
+    host = trace.host
+    names = trace.names or ("",)
+    loader = np.array([bool(DATA.search(n)) for n in names])[host.name] & (host.kind == HostKind.ANNOTATION)
+    inside = (host.start < window.end) & (host.end > window.start)
+    mine = np.flatnonzero(inside & (host.thread == window.thread) & ((host.kind == HostKind.OP) | loader))
+    start, end = np.maximum(host.start[mine], window.start), np.minimum(host.end[mine], window.end)
+    order = np.lexsort((mine, -end, start))
+    mine, start, end = mine[order], start[order], end[order]
+    begin, stop, at = innermost(start, end)
+    owner = mine[at]
+    data = who.tree.nearest(loader)[owner] >= 0
+    busy = _busy(trace, who, window, owner[~data], (stop - begin)[~data])
+    idle = _idle(trace, who, window, (begin, stop, owner, data))
+    columns = [np.concatenate((b, i)).astype(np.int64) for b, i in zip(busy, idle, strict=True)]
+    kind, phase, role, module, name, op, ns, full, events = columns
+    overlap = _overlap(trace, window, begin[~data], stop[~data])
+    blocks = np.full(len(ns), -1, dtype=np.int64)
+    return Ledger(window, kind, phase, role, module, name, op, blocks, ns, full, events, overlap)
+
+
+def _busy(trace: Trace, who: Attribution, window: Window, owner: Int64, length: Int64) -> tuple[Int64, ...]:
+    host = trace.host
+    rows, inverse = np.unique(owner, return_inverse=True)
+    ns = np.zeros(len(rows), dtype=np.int64)
+    np.add.at(ns, inverse, length)
+    full = np.minimum(host.end[rows], window.end) - np.maximum(host.start[rows], window.start)
+    events = (host.start[rows] >= window.start).astype(np.int64)
+    kind = np.full(len(rows), int(DeviceClass.COMPUTE), dtype=np.int64)
+    columns = (kind, who.phase[rows], who.role[rows], who.module[rows], host.name[rows], rows, ns, full, events)
+    return tuple(c.astype(np.int64) for c in columns)
+
+
+def _idle(
+    trace: Trace, who: Attribution, window: Window, slices: tuple[Int64, Int64, Int64, np.ndarray]
+) -> tuple[Int64, ...]:
+    """Gaps between slices, and the slices of the data loader; charged to the op that comes next."""
+    begin, stop, owner, data = slices
+    low = np.concatenate(([window.start], stop))
+    high = np.concatenate((begin, [window.end]))
+    work = np.flatnonzero(~data)
+    at = np.searchsorted(begin[work], high, side="left")
+    ender = np.where(at < len(work), owner[work[np.minimum(at, len(work) - 1)]] if len(work) else -1, -1)
+    keep = high > low
+    low, high, ender = low[keep], high[keep], ender[keep]
+    waited = _waited(trace, window, low, high)
+    later = np.searchsorted(begin[work], begin[data], side="left")
+    loaded = np.where(later < len(work), owner[work[np.minimum(later, len(work) - 1)]] if len(work) else -1, -1)
+    causes = (("python", len(low)), ("sync", len(low)), ("data", int(data.sum())))
+    cause = np.concatenate([np.full(n, idle_kind(name)) for name, n in causes])
+    ns = np.concatenate((high - low - waited, waited, (stop - begin)[data]))
+    row = np.concatenate((ender, ender, loaded))
+    some = ns > 0
+    cause, ns, row = cause[some], ns[some], row[some]
+    comm = cause == idle_kind("sync")
+    safe = np.maximum(row, 0)
+    phase = np.where(row >= 0, who.phase[safe] if len(who.phase) else -1, OTHER_PHASE)
+    role = np.where(row >= 0, who.role[safe] if len(who.role) else -1, OTHER_ROLE)
+    module = np.where(row >= 0, who.module[safe] if len(who.module) else -1, -1)
+    blank = np.full(len(ns), -1, dtype=np.int64)
+    return cause, phase, np.where(comm, ROLE["comm"], role), module, blank, blank, ns, ns, np.ones(len(ns), np.int64)
+
+
+def _waited(trace: Trace, window: Window, low: Int64, high: Int64) -> Int64:
+    """Time of each gap spent waiting for collectives of other threads that end inside it."""
+    host = trace.host
+    named = np.array([bool(COLLECTIVE.search(n)) for n in trace.names] or [False])
+    elsewhere = (host.kind == HostKind.ANNOTATION) & (host.thread != window.thread) & (host.end > window.start)
+    rows = np.flatnonzero(named[host.name] & elsewhere)
+    out = np.zeros(len(low), dtype=np.int64)
+    if not len(rows) or not len(low):
+        return out
+    gap = np.searchsorted(low, host.end[rows], side="left") - 1
+    hit = (gap >= 0) & (host.end[rows] <= high[np.maximum(gap, 0)])
+    rows, gap = rows[hit], gap[hit]
+    cover = union(np.maximum(host.start[rows], low[gap]), host.end[rows])
+    return cover.measure(low, high)
+
+
+def _overlap(trace: Trace, window: Window, begin: Int64, stop: Int64) -> tuple[Overlap, ...]:
+    """Ops of other threads that ran while the main thread was busy."""
+    host = trace.host
+    rows = (host.kind == HostKind.OP) & (host.thread != window.thread)
+    rows &= (host.start < window.end) & (host.end > window.start)
+    ns = int(union(host.start[rows], host.end[rows]).measure(begin, stop).sum())
+    return (Overlap(over="compute", under="compute", ns=ns),) if ns else ()
