@@ -123,7 +123,10 @@ def percent(fraction: float | None, decimals: int = 1) -> str:
 
 
 def shares(parts: Sequence[int], decimals: int = 1) -> list[str]:
-    """Percentages of non-negative integers that add up to exactly 100 (largest remainder method)."""
+    """Percentages of non-negative integers that add up to exactly 100 (largest remainder method).
+
+    What would read 0 but is not reads ``<0.1 %`` and counts as 0.
+    """
     total = sum(parts)
     if total == 0:
         return [NA] * len(parts)
@@ -133,7 +136,9 @@ def shares(parts: Sequence[int], decimals: int = 1) -> list[str]:
     order = sorted(range(len(parts)), key=lambda i: (floors[i] - exact[i], i))
     for i in order[: units - sum(floors)]:
         floors[i] += 1
-    return [f"{_fixed(f / 10**decimals, decimals)} %" for f in floors]
+    least = f"<{_fixed(10.0**-decimals, decimals)} %"
+    texts = [f"{_fixed(f / 10**decimals, decimals)} %" for f in floors]
+    return [least if p and not f else t for p, f, t in zip(parts, floors, texts, strict=True)]
 
 
 def interval_decimals(low: float, high: float, *, least: int = 0, most: int = 6) -> int:

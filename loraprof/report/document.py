@@ -1,0 +1,130 @@
+"""What is shown, independent of how: a report as headings, sentences, tables and bars.
+
+``view`` turns a report into a ``Document``; terminal, HTML and Markdown each walk the same blocks. Every text
+in here is raw: kernel names come from a file, so a renderer escapes, and passes ``printable`` text only.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """``short`` heads the column on a narrow page; of columns with ``drop`` the highest goes first."""
+
+    title: str
+    short: str = ""
+    number: bool = False
+    drop: int = 0
+    elastic: bool = False  # may be cut to fit
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """``value`` sorts; ``full`` is the whole text where ``text`` abbreviates; ``tone`` is a palette key."""
+
+    text: str
+    value: float | None = None
+    full: str = ""
+    tone: str = ""
+
+
+Row = tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    footer: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    label: str
+    ns: int
+    time: str
+    share: str
+    tone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Parts of a whole; the shares add up to 100 %."""
+
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One bar of a waterfall; the first and the last are levels, not changes."""
+
+    label: str
+    ns: int
+    text: str
+    after: str
+    count: str = ""
+    duration: str = ""
+    level: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waterfall:
+    changes: tuple[Change, ...]
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Labelled lines."""
+
+    lines: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One finding, ready to print."""
+
+    id: str
+    severity: str
+    title: str
+    evidence: tuple[str, ...]
+    remedy: str
+    gain: str
+    see: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Remarks:
+    items: tuple[Remark, ...]
+
+
+Block = Table | Bar | Waterfall | Facts | Paragraph | Remarks
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """``detail`` sections are for pages with room: a terminal leaves them out."""
+
+    id: str
+    title: str
+    blocks: tuple[Block, ...]
+    aside: str = ""
+    detail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    title: str
+    headline: str
+    facts: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...] = field(default_factory=tuple)
+
+
+def printable(text: str) -> str:
+    """Control characters and lone surrogates replaced: a name must not steer a terminal or break UTF-8."""
+    return "".join(c if c.isprintable() else " " if c in "\n\t\r" else "\ufffd" for c in text)

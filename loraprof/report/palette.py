@@ -1,0 +1,96 @@
+"""Which colour and which words does a role or an idle cause get, in every format?
+
+Roles and causes are grouped so that the bar has few enough segments to read; the tables keep every one apart.
+Colours are Okabe and Ito's (distinguishable with every common colour blindness), lightened for dark pages.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Tone:
+    """``light`` and ``dark`` are hex colours for pages of that kind; a terminal takes ``dark``."""
+
+    label: str
+    light: str
+    dark: str
+
+
+TONES: Final[dict[str, Tone]] = {
+    "base": Tone("base linears", "#0072b2", "#4ba3d9"),
+    "adapter": Tone("adapter", "#d55e00", "#ef8536"),
+    "attention": Tone("attention and positions", "#009e73", "#2fbf94"),
+    "block": Tone("norms, activations, adds", "#7aa6a1", "#8fc1bb"),
+    "head": Tone("embedding, head, loss", "#8a5fb0", "#b48ad6"),
+    "dequant": Tone("dequantisation", "#8c6d31", "#c4a35a"),
+    "optimizer": Tone("optimizer and clipping", "#cc79a7", "#e096bf"),
+    "comm": Tone("communication", "#b8a300", "#f0e442"),
+    "rest": Tone("copies and other work", "#6b7280", "#9aa3b2"),
+    "host": Tone("idle: the host is late", "#b3261e", "#e5675e"),
+    "wait": Tone("idle: waiting (sync, data, memory)", "#a8633a", "#d29a74"),
+    "queue": Tone("idle: between queued kernels", "#9ca3af", "#6f7887"),
+    "unknown": Tone("idle: profiler or unknown", "#c3c7cf", "#4d5563"),
+    "good": Tone("faster", "#1a7f4b", "#4cc38a"),
+    "bad": Tone("slower", "#b3261e", "#e5675e"),
+}
+
+# Without a device nothing is launched: there idle means outside every op.
+CPU_LABELS: Final[dict[str, str]] = {
+    "host": "idle: Python between the ops",
+    "wait": "idle: waiting (data, other ranks)",
+}
+
+ROLE_TONES: Final[dict[str, str]] = {
+    "base.linear": "base",
+    "adapter.down": "adapter",
+    "adapter.up": "adapter",
+    "adapter.elementwise": "adapter",
+    "attention": "attention",
+    "position": "attention",
+    "norm": "block",
+    "activation": "block",
+    "residual": "block",
+    "dropout": "block",
+    "pooling": "block",
+    "embedding": "head",
+    "head": "head",
+    "loss": "head",
+    "dequant": "dequant",
+    "optimizer": "optimizer",
+    "grad_clip": "optimizer",
+    "comm": "comm",
+    "copy": "rest",
+    "other": "rest",
+}
+
+CAUSE_TONES: Final[dict[str, str]] = {
+    "python": "host",
+    "framework": "host",
+    "launch_api": "host",
+    "launch_latency": "host",
+    "sync": "wait",
+    "data": "wait",
+    "allocator": "wait",
+    "turnaround": "queue",
+    "queued": "queue",
+    "profiler": "unknown",
+    "unknown": "unknown",
+}
+
+CAUSE_WORDS: Final[dict[str, str]] = {
+    "python": "Python code between the ops",
+    "framework": "inside an op, before its kernel is launched",
+    "launch_api": "the launch call itself",
+    "launch_latency": "launched, not yet started",
+    "sync": "the host waits for the device, or for other ranks",
+    "data": "the data loader",
+    "allocator": "device memory allocation or free",
+    "profiler": "the profiler's own work",
+    "turnaround": "from one queued kernel to the next",
+    "queued": "queued, held back longer than the turnaround",
+    "unknown": "no launch record explains it",
+}
+CPU_CAUSE_WORDS: Final = {**CAUSE_WORDS, "sync": "waiting for other ranks", "python": "outside every op"}
+
+SEVERITY_TONES: Final[dict[str, str]] = {"blocker": "bad", "major": "adapter", "minor": "comm", "info": "base"}

@@ -1,0 +1,35 @@
+"""Text that is safe on a terminal, in the palette's colours and of a known width."""
+
+from typing import Final
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from loraprof.report.document import printable
+from loraprof.report.palette import TONES
+
+DIM: Final = "bright_black"
+
+
+def text(content: str, style: str = "") -> Text:
+    """Text that no file can turn into markup or escape codes."""
+    return Text(printable(content), style)
+
+
+def tone(key: str) -> str:
+    """The style of a palette key; none for an empty one."""
+    return TONES[key].dark if key else ""
+
+
+def width_of(content: str) -> int:
+    """Cells on the screen; some characters take two."""
+    return cell_len(printable(content))
+
+
+def fitted(content: str, width: int, *, right: bool = False) -> str:
+    """Exactly ``width`` cells: cut with an ellipsis or padded."""
+    plain = printable(content)
+    if cell_len(plain) > width:
+        return set_cell_size(plain, max(0, width - 1)) + "…"
+    blank = " " * (width - cell_len(plain))
+    return blank + plain if right else plain + blank

@@ -1,0 +1,292 @@
+"""What does a report show, and in which order? Report to ``Document``; pure.
+
+First the sentence that answers the question, then where the step goes, then what the adapter costs and saves,
+what to change, and last how far the figures can be trusted.
+"""
+
+from loraprof import units
+from loraprof.model.report import Adapter, Finding, Interval, MemoryReport, NvmlReport, Report, Step
+from loraprof.model.vocabulary import ADAPTER_ROLES
+from loraprof.report import view_tables as tables
+from loraprof.report.document import (
+    Bar,
+    Block,
+    Cell,
+    Column,
+    Document,
+    Facts,
+    Paragraph,
+    Remark,
+    Remarks,
+    Row,
+    Section,
+    Segment,
+    Table,
+)
+from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, ROLE_TONES, TONES
+
+
+def view(report: Report) -> Document:
+    """Everything a renderer prints about a report."""
+    source = report.source
+    words = [source.workload, source.device_name or source.device, source.torch and f"torch {source.torch}"]
+    if source.ranks > 1:
+        words.append(f"{units.count(source.ranks)} ranks, the slowest shown")
+    facts = [("input", " · ".join([source.path, *(w for w in words if w)]))]
+    speedup = _speedup(report)
+    if speedup:
+        facts.append(("speed-up", speedup))
+    title = f"loraprof: {source.workload or source.path}"
+    return Document(title, report.verdict.sentence, tuple(facts), tuple(_sections(report)))
+
+
+def _speedup(report: Report) -> str:
+    v = report.verdict
+    words = []
+    if v.speedup_vs_full is not None:
+        value = units.ratio_interval(v.speedup_vs_full, v.speedup_low, v.speedup_high)
+        words.append(f"{value} over full fine-tuning, {v.basis or 'basis unknown'}")
+    if v.ideal_speedup is not None:
+        words.append(f"at most {units.ratio(v.ideal_speedup)} here")
+    if v.limiting_cause:
+        words.append(f"limited by {v.limiting_cause}")
+    return " · ".join(words)
+
+
+def _sections(report: Report) -> list[Section]:
+    step, cpu = report.step(), report.source.device == "cpu"
+    sections = []
+    if step is None:
+        text = "The input holds no step: nothing can be partitioned."
+        sections.append(Section("time", "Where the step goes", (Paragraph(text),)))
+    else:
+        aside = f"{step.name}, {units.ns(step.wall_ns, 4)}"
+        sections += [
+            Section("time", "Where the step goes", (Bar(partition_bar(step, cpu=cpu)),), aside),
+            Section("phases", "Time by phase and role", (tables.phase_roles(step),)),
+        ]
+        if step.ns(kind="idle"):
+            title = "Time outside ops, by cause" if cpu else "Idle time by cause"
+            sections.append(Section("idle", title, (tables.idle_causes(step, cpu=cpu),), _launches(step)))
+    if report.kernels:
+        title = "Top ops" if cpu else "Top kernels"
+        sections.append(Section("kernels", title, (tables.kernel_table(report),), _ceilings(report)))
+    sections.append(_adapter(report, step))
+    if report.traffic:
+        sections.append(Section("traffic", "Memory traffic", (tables.traffic_table(report.traffic),)))
+    if report.ranks:
+        sections.append(Section("ranks", "Ranks", (tables.rank_table(report.ranks),)))
+    sections.append(findings_section(report.findings))
+    if report.modules:
+        sections.append(Section("modules", "Modules", (tables.module_table(report.modules),), detail=True))
+    if len(report.steps) > 1:
+        sections.append(Section("steps", "Profiled steps", (tables.step_table(report.steps),), detail=True))
+    sections.append(Section("trust", "How far to trust this", tuple(_trust(report, step))))
+    return sections
+
+
+def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
+    """Busy groups, then idle groups, in the palette's order; their shares add up to 100 %."""
+    totals = dict.fromkeys(TONES, 0)
+    for p in step.partition:
+        tone = ROLE_TONES[p.role] if p.kind == "busy" else CAUSE_TONES[p.cause or "unknown"]
+        totals[tone] += p.ns
+    present = [(tone, total_ns) for tone, total_ns in totals.items() if total_ns]
+    shares = units.shares([total_ns for _, total_ns in present])
+    scale = units.ns_scale([step.wall_ns])
+    labels = {tone: CPU_LABELS.get(tone, t.label) if cpu else t.label for tone, t in TONES.items()}
+    return tuple(
+        Segment(labels[tone], total_ns, f"{scale(total_ns)} {scale.unit}", share, tone)
+        for (tone, total_ns), share in zip(present, shares, strict=True)
+    )
+
+
+def _launches(step: Step) -> str:
+    launches = step.launches
+    if launches is None:
+        return ""
+    return (
+        f"{units.count(launches.count)} launches, {units.ns(launches.api_median_ns)} per call, "
+        f"{units.ns(launches.latency_floor_ns)} to start"
+    )
+
+
+def _ceilings(report: Report) -> str:
+    c = report.ceilings
+    if c is None:
+        return ""
+    return f"roofs {units.flops_per_s(c.gemm_flops_per_s)}, {units.bytes_per_s(c.copy_bytes_per_s)} ({c.basis})"
+
+
+def _adapter(report: Report, step: Step | None) -> Section:
+    a = report.adapter
+    if a is None:
+        text = "No adapter was found, or the input does not show one."
+        return Section("adapter", "The adapter's share", (Paragraph(text),))
+    rank = units.count(a.rank) if a.rank is not None else _ranks(a)
+    aside = f"{units.count(a.modules)} layers, rank {rank}, {a.dtype or 'mixed dtypes'}"
+    blocks: list[Block] = [_account(a, step)]
+    if step:
+        blocks.append(_adapter_roles(step))
+    lines = [
+        ("launches", units.count(a.launches)),
+        ("work", f"{units.flops(a.flops)}, {units.nbytes(a.min_bytes)} at least"),
+        ("full step", _predicted(a.predicted_full_ns, a.predicted_full_interval)),
+        ("frozen step", _predicted(a.predicted_frozen_ns, a.predicted_frozen_interval)),
+    ]
+    return Section("adapter", "The adapter's share", (*blocks, Facts(tuple(lines))), aside)
+
+
+def _ranks(a: Adapter) -> str:
+    return ", ".join(f"{rank} ({layers})" for rank, layers in a.ranks.items()) if a.ranks else units.NA
+
+
+def _predicted(value_ns: int | None, interval: Interval | None) -> str:
+    if value_ns is None:
+        return units.NA
+    bounds = (interval.low, interval.high) if interval else (None, None)
+    return f"{units.ns_interval(value_ns, *bounds)}, predicted"
+
+
+def _account(a: Adapter, step: Step | None) -> Table:
+    """What LoRA leaves out of a full step, against what its path adds."""
+    s = a.savings
+    entries = (
+        ("saved: weight gradients of the frozen layers", s.wgrad_ns, -1),
+        ("saved: optimizer", s.optimizer_ns, -1),
+        ("saved: gradient clipping", s.grad_clip_ns, -1),
+        ("saved: communication", s.comm_ns, -1),
+        ("added: adapter path, busy", a.busy_ns, 1),
+        ("added: adapter path, idle", a.idle_ns, 1),
+    )
+    scale = units.ns_scale([ns for _, ns, _ in entries if ns is not None])
+    whole_ns = step.wall_ns if step else 0
+
+    def row(what: str, value_ns: int | None, sign: int) -> Row:
+        head = Cell(what, tone="good" if sign < 0 else "adapter")
+        if value_ns is None:
+            return head, Cell(units.NA), Cell(units.NA)
+        share = units.percent(value_ns / whole_ns if whole_ns else None)
+        return head, Cell(scale(sign * value_ns, signed=True), sign * value_ns), Cell(share, value_ns)
+
+    columns = (
+        Column("against full fine-tuning"),
+        Column(scale.unit, number=True),
+        Column("% of step", "%", number=True),
+    )
+    return Table(columns, tuple(row(*entry) for entry in entries))
+
+
+def _adapter_roles(step: Step) -> Table:
+    scale = units.ns_scale([step.ns(role=role) for role in ADAPTER_ROLES])
+    columns = (
+        Column(f"path, {scale.unit}"),
+        *(Column(head, number=True) for head in ("busy", "idle", "total")),
+        Column("events", number=True),
+        Column("% of step", "%", number=True),
+    )
+    rows = []
+    for role in ADAPTER_ROLES:
+        events = sum(p.events for p in step.partition if p.kind == "busy" and p.role == role)
+        times = (step.ns(kind="busy", role=role), step.ns(kind="idle", role=role), step.ns(role=role))
+        cells = (tables.time_cell(scale, t) for t in times)
+        share = tables.share_cell(times[2], step.wall_ns)
+        rows.append((Cell(role, tone="adapter"), *cells, Cell(units.count(events), events), share))
+    return Table(columns, tuple(rows))
+
+
+def remark(finding: Finding) -> Remark:
+    """One finding as text: evidence with units, and its gain with interval and basis."""
+    gain = ""
+    if finding.gain:
+        g = finding.gain
+        gain = f"{units.ns(g.ns)} per step, {units.ratio_interval(g.speedup, g.low, g.high)} ({g.basis})"
+    evidence = tuple(f"{e.what}: {units.quantity(e.value, e.unit)}" for e in finding.evidence)
+    return Remark(finding.id, finding.severity, finding.title, evidence, finding.remedy, gain, tuple(finding.see))
+
+
+def findings_section(findings: list[Finding]) -> Section:
+    """Findings in the order the report gives them: gates first, then by gain."""
+    if not findings:
+        return Section("findings", "Findings", (Paragraph("None of the checks that this input allows has fired."),))
+    aside = f"{units.count(len(findings))}; gains overlap and do not add up"
+    return Section("findings", "Findings", (Remarks(tuple(map(remark, findings))),), aside)
+
+
+def _trust(report: Report, step: Step | None) -> list[Block]:
+    lines = [
+        ("timing", _timing(report)),
+        ("memory", _memory(report.memory)),
+        ("device", _nvml(report.nvml, report.closure.notes)),
+    ]
+    if report.replay:
+        r = report.replay
+        verdict = "accepted" if r.accepted else "withheld"
+        host = f", host speed {units.ratio(r.host_factor)}" if r.host_factor is not None else ""
+        lines.append(("replay", f"misses the profiled step by {units.percent(abs(r.gate_error))}{host}: {verdict}"))
+    lines.append(("closure", _closure(report, step)))
+    lines += [("note", note) for note in report.closure.notes]
+    return [Facts(tuple(lines))]
+
+
+def _timing(report: Report) -> str:
+    t = report.timing
+    if t.unprofiled is None:
+        return f"{units.ns(t.profiled_ns)} profiled; no unprofiled time is known"
+    u = t.unprofiled
+    words = [f"{units.ns_interval(u.median_ns, u.low_ns, u.high_ns)} unprofiled, {units.count(u.steps)} steps"]
+    words.append(f"{units.ns(t.profiled_ns, 4)} profiled ({units.ratio(t.inflation)})")
+    if t.tokens_per_step:
+        words.append(f"{units.count(round(t.tokens_per_step / u.median_ns * 1e9))} tokens/s")
+    return " · ".join(words)
+
+
+def _memory(m: MemoryReport | None) -> str:
+    if m is None:
+        return "n/a"
+    kinds = (
+        ("weights", m.weights_bytes),
+        ("gradients", m.gradients_bytes),
+        ("optimizer", m.optimizer_bytes),
+        ("activations", m.activations_bytes),
+    )
+    words = [f"peak {units.nbytes(m.peak_bytes)}", f"reserved {units.nbytes(m.reserved_bytes)}"]
+    words += [f"{name} {units.nbytes(value)}" for name, value in kinds]
+    if m.allocator_retries:
+        words.append(f"{units.count(m.allocator_retries)} allocator retries")
+    return " · ".join(words)
+
+
+def _nvml(n: NvmlReport | None, notes: list[str]) -> str:
+    if n is None:
+        reasons = [note for note in notes if "nvml" in note.lower()]
+        return f"NVML absent: {'; '.join(reasons) or 'the input carries no samples'}"
+    clock = f"SM clock {units.quantity(n.sm_clock_mhz, 'MHz')} of {units.quantity(n.sm_clock_max_mhz, 'MHz')}"
+    words = [f"{units.quantity(n.power_w, 'W')} of {units.quantity(n.power_limit_w, 'W')}", clock]
+    words.append(f"utilisation {units.percent(n.utilization, 0)}")
+    if n.tensor_active is not None:
+        words.append(f"tensor pipe {units.percent(n.tensor_active, 0)}")
+    if n.dram_active is not None:
+        words.append(f"DRAM {units.percent(n.dram_active, 0)}")
+    words.append(f"{units.quantity(n.energy_j_per_step, 'J')} per step")
+    if n.throttle is not None:
+        words.append(f"throttled: {', '.join(n.throttle)}" if n.throttle else "not throttled")
+    words.append(f"{units.count(n.samples)} samples")
+    return " · ".join(words)
+
+
+def _closure(report: Report, step: Step | None) -> str:
+    c = report.closure
+    words = ["holds" if c.ok else "DOES NOT HOLD"]
+    if step:
+        words.append(f"the parts add up to the step's {units.count(step.wall_ns)} ns exactly")
+    words.append(f"{units.ns(c.unattributed_ns)} unattributed")
+    faults = (
+        ("launches without a kernel", c.launches_without_kernel),
+        ("kernels without a launch", c.kernels_without_launch),
+        ("kernels before their launch", c.negative_latency),
+        ("zero timestamps", c.zero_timestamps),
+        ("attribution disagreements", c.attribution_disagreements),
+    )
+    words += [f"{units.count(value)} {name}" for name, value in faults if value]
+    return " · ".join(words)

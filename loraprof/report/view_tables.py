@@ -1,0 +1,271 @@
+"""Which rows do the tables show? Phase by role, idle causes, kernels, modules, traffic, ranks, steps.
+
+Every table shares one unit per column so that its numbers line up; what is cut off a list is summed up in a
+last row, so a column always adds up to what it is a share of.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from loraprof import units
+from loraprof.model.report import Kernel, ModuleRow, Part, RankRow, Report, Step, Traffic
+from loraprof.model.vocabulary import PHASES
+from loraprof.report.document import Cell, Column, Row, Table
+from loraprof.report.palette import CAUSE_TONES, CAUSE_WORDS, CPU_CAUSE_WORDS, ROLE_TONES
+
+_SHORT_PHASE = {"forward": "fwd", "backward": "bwd", "recompute": "recomp", "optimizer": "optim"}
+_FUNCTOR = re.compile(r"\w*(?:[Ff]unctor|_kernel_cuda|_kernel_impl|Ops?\b)\w*")
+
+
+def cell(text: str, value: float | None = None, tone: str = "") -> Cell:
+    return Cell(text, value, tone=tone)
+
+
+def time_cell(scale: units.Scale, value_ns: int | None) -> Cell:
+    """Zero is left blank: in a grid the empty places carry the picture."""
+    return Cell("" if value_ns == 0 else scale(value_ns), value_ns)
+
+
+def share_cell(part_ns: int, whole_ns: int, decimals: int = 1) -> Cell:
+    return Cell(units.percent(part_ns / whole_ns if whole_ns else None, decimals), part_ns)
+
+
+def _sum(parts: Iterable[Part]) -> int:
+    return sum(p.ns for p in parts)
+
+
+def phase_roles(step: Step) -> Table:
+    """Rows are roles, columns phases: busy time; then the idle time charged to the role, and the total."""
+    phases = [p for p in PHASES if step.ns(kind="busy", phase=p)]
+    roles = sorted({p.role for p in step.partition if p.ns}, key=lambda role: (-step.ns(role=role), role))
+    scale = units.ns_scale([step.wall_ns])
+    busy = [p for p in step.partition if p.kind == "busy"]
+
+    def row(head: Cell, chosen: Sequence[str]) -> Row:
+        mine = [p for p in busy if p.role in chosen]
+        idle_ns = _sum(p for p in step.partition if p.kind == "idle" and p.role in chosen)
+        return (
+            head,
+            *(time_cell(scale, _sum(p for p in mine if p.phase == phase)) for phase in phases),
+            time_cell(scale, idle_ns),
+            time_cell(scale, _sum(mine) + idle_ns),
+            share_cell(_sum(mine) + idle_ns, step.wall_ns),
+        )
+
+    columns = (
+        Column(f"role, {scale.unit}", elastic=True),
+        *(Column(p, _SHORT_PHASE.get(p, p), number=True) for p in phases),
+        Column("idle before", "idle", number=True, drop=1),
+        Column("total", number=True),
+        Column("% of step", "%", number=True),
+    )
+    rows = tuple(row(cell(role, tone=ROLE_TONES[role]), [role]) for role in roles)
+    total = row(cell("step"), roles)
+    shares = [share_cell(int(c.value or 0), step.wall_ns, 0) for c in total[1:-1]]
+    return Table(columns, rows, (total, (cell("% of step"), *shares, cell(""))))
+
+
+def idle_causes(step: Step, *, cpu: bool) -> Table:
+    """Idle time by cause, and what it mostly waited for."""
+    words = CPU_CAUSE_WORDS if cpu else CAUSE_WORDS
+    idle = [p for p in step.partition if p.kind == "idle" and p.ns]
+    scale = units.ns_scale([_sum(idle)])
+    causes = sorted({p.cause or "unknown" for p in idle}, key=lambda c: (-step.ns(kind="idle", cause=c), c))
+    rows = []
+    for cause in causes:
+        mine = [p for p in idle if p.cause == cause]
+        most = max(mine, key=lambda p: p.ns)
+        rows.append(
+            (
+                cell(cause, tone=CAUSE_TONES[cause]),
+                cell(words[cause]),
+                time_cell(scale, _sum(mine)),
+                share_cell(_sum(mine), step.wall_ns),
+                Cell(units.count(sum(p.events for p in mine)), sum(p.events for p in mine)),
+                cell(f"{most.role}, {most.phase}"),
+            )
+        )
+    gaps = sum(p.events for p in idle)
+    total = (
+        cell("idle"),
+        cell(""),
+        time_cell(scale, _sum(idle)),
+        share_cell(_sum(idle), step.wall_ns),
+        Cell(units.count(gaps), gaps),
+        cell(""),
+    )
+    columns = (
+        Column("cause"),
+        Column("meaning", drop=1, elastic=True),
+        Column(scale.unit, number=True),
+        Column("% of step", "%", number=True),
+        Column("gaps", number=True),
+        Column("mostly before"),
+    )
+    return Table(columns, tuple(rows), (total,))
+
+
+def short_kernel(name: str) -> str:
+    """The telling part of a kernel's C++ name: no namespaces and arguments, but the functor it applies.
+
+    >>> short_kernel("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>(int)")
+    'vectorized_elementwise_kernel<CUDAFunctor_add>'
+    """
+    plain = name.removeprefix("void ").replace("(anonymous namespace)::", "")
+    head = re.split(r"[<(]", plain, maxsplit=1)[0]
+    if head == plain or not head:
+        return name
+    base = head.rsplit("::", 1)[-1]
+    functor = _FUNCTOR.search(plain[len(head) :])
+    return f"{base}<{functor.group()}>" if functor and functor.group() not in base else base
+
+
+def _merged(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
+    """Kernels of one name, role and phase, over all modules, longest first."""
+    groups: dict[tuple[str, str, str], list[Kernel]] = {}
+    for k in kernels:
+        groups.setdefault((k.name, k.role, k.phase), []).append(k)
+    return sorted(groups.values(), key=lambda g: (-sum(k.total_ns for k in g), g[0].name, g[0].role))
+
+
+def _roof(group: Sequence[Kernel]) -> Cell:
+    """Share of the roof reached: roof time / time; unknown unless every part has a roof."""
+    roofs = [k.roof_ns for k in group if k.roof_ns is not None]
+    total_ns = sum(k.total_ns for k in group)
+    if len(roofs) != len(group) or not total_ns:
+        return cell(units.NA)
+    notes = sorted({k.note.removesuffix("-assisted") for k in group if k.note})
+    reached = sum(roofs) / total_ns
+    return Cell(" ".join([units.percent(reached, 0), *notes]), reached)
+
+
+def kernel_table(report: Report, limit: int = 10) -> Table:
+    """The longest kernels (CPU: ops) of the reported step."""
+    step = report.step()
+    whole_ns = step.wall_ns if step else 0
+    groups = _merged(report.kernels)
+    scale = units.ns_scale([sum(k.total_ns for k in g) for g in groups[:1]])
+    rows = []
+    for group in groups[:limit]:
+        first = group[0]
+        total_ns, count = sum(k.total_ns for k in group), sum(k.count for k in group)
+        bounds = {k.bound for k in group}
+        rows.append(
+            (
+                Cell(short_kernel(first.name), full=first.name),
+                cell(first.role, tone=ROLE_TONES.get(first.role, "rest")),
+                cell(first.phase),
+                Cell(units.count(count), count),
+                time_cell(scale, total_ns),
+                share_cell(total_ns, whole_ns),
+                cell(bounds.pop() if len(bounds) == 1 else "mixed"),
+                _roof(group),
+            )
+        )
+    columns = (
+        Column("op" if report.source.device == "cpu" else "kernel", elastic=True),
+        Column("role"),
+        Column("phase", drop=2),
+        Column("count", "n", number=True),
+        Column(scale.unit, number=True),
+        Column("% of step", "%", number=True),
+        Column("bound", drop=1),
+        Column("of roof", "roof", number=True),
+    )
+    rest = groups[limit:]
+    return Table(columns, tuple(rows), (_rest_row(rest, scale, whole_ns),) if rest else ())
+
+
+def _rest_row(rest: Sequence[Sequence[Kernel]], scale: units.Scale, whole_ns: int) -> Row:
+    rest_ns, count = sum(k.total_ns for g in rest for k in g), sum(k.count for g in rest for k in g)
+    name = cell(f"{units.count(len(rest))} more")
+    times = (Cell(units.count(count), count), time_cell(scale, rest_ns), share_cell(rest_ns, whole_ns))
+    return (name, cell(""), cell(""), *times, cell(""), cell(""))
+
+
+def module_table(modules: Sequence[ModuleRow], limit: int = 40) -> Table:
+    """Modules by the time of their step, busy and idle."""
+    ordered = sorted(modules, key=lambda m: (-(m.busy_ns + m.idle_ns), m.path, m.role))[:limit]
+    scale = units.ns_scale([m.busy_ns for m in ordered])
+    columns = (
+        Column("module", elastic=True),
+        Column("role"),
+        Column(f"busy, {scale.unit}", number=True),
+        Column(f"idle, {scale.unit}", number=True),
+        Column("launches", number=True),
+    )
+    rows = tuple(
+        (
+            cell(m.path),
+            cell(m.role, tone=ROLE_TONES.get(m.role, "rest")),
+            time_cell(scale, m.busy_ns),
+            time_cell(scale, m.idle_ns),
+            Cell(units.count(m.launches), m.launches),
+        )
+        for m in ordered
+    )
+    return Table(columns, rows)
+
+
+def traffic_table(traffic: Sequence[Traffic], limit: int = 8) -> Table:
+    """Memory traffic by role: compulsory bytes, and the rate at which they moved."""
+    columns = (
+        Column("role"),
+        Column("bytes at least", "bytes", number=True),
+        Column("with L2 reuse", "with L2", number=True, drop=1),
+        Column("share", number=True),
+        Column("achieved", number=True),
+        Column("of its time known", "known", number=True),
+    )
+    rows = tuple(
+        (
+            cell(t.role, tone=ROLE_TONES.get(t.role, "rest")),
+            Cell(units.nbytes(t.min_bytes), t.min_bytes),
+            Cell(units.nbytes(t.l2_bytes), t.l2_bytes),
+            Cell(units.percent(t.share), t.share),
+            Cell(units.bytes_per_s(t.bytes_per_s), t.bytes_per_s),
+            Cell(units.percent(t.covered_ns / t.busy_ns if t.busy_ns else None, 0), t.covered_ns),
+        )
+        for t in sorted(traffic, key=lambda t: (-t.min_bytes, t.role))[:limit]
+    )
+    return Table(columns, rows)
+
+
+def rank_table(ranks: Sequence[RankRow]) -> Table:
+    """One row per rank: its step, and how much of its communication nothing hid."""
+    scale = units.ns_scale([r.wall_ns for r in ranks])
+    heads = ("step", "busy", "exposed comm", "hidden comm", "idle")
+    columns = (
+        Column("rank", number=True),
+        *(Column(f"{head}, {scale.unit}", head, number=True) for head in heads),
+    )
+    rows = tuple(
+        (
+            Cell(units.count(r.rank), r.rank),
+            *(
+                time_cell(scale, value)
+                for value in (r.wall_ns, r.busy_ns, r.exposed_comm_ns, r.overlapped_comm_ns, r.idle_ns)
+            ),
+        )
+        for r in ranks
+    )
+    return Table(columns, rows)
+
+
+def step_table(steps: Sequence[Step]) -> Table:
+    """Every profiled step: busy and idle add up to its window."""
+    scale = units.ns_scale([s.wall_ns for s in steps])
+    columns = (
+        Column("step"),
+        *(Column(f"{head}, {scale.unit}", head, number=True) for head in ("window", "busy", "idle")),
+        Column("launches", number=True),
+    )
+    rows = tuple(
+        (
+            cell(s.name),
+            *(time_cell(scale, value) for value in (s.wall_ns, s.ns(kind="busy"), s.ns(kind="idle"))),
+            Cell(units.count(s.launches.count if s.launches else None)),
+        )
+        for s in steps
+    )
+    return Table(columns, rows)
