@@ -31,6 +31,8 @@ class Markers:
         self.parameters: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.calls: list[ModuleCall] = []
         self.step: int | None = None
+        self.embedded = 0  # elements the largest embedding looked up during recorded forward calls
+        self._vocabulary = 0
         self._local = threading.local()
         self._handles: list[RemovableHandle] = []
         self._backward: set[int] = set()
@@ -73,6 +75,21 @@ class Markers:
                         seen.add(id(parameter))
                         self.parameters.append((module, name, parameter))
 
+    def where(self) -> tuple[int, str, int]:
+        """(module id, phase, autograd number) of the code that runs now; -1 where there is none."""
+        stack = self._stack()
+        if torch._C._current_graph_task_id() < 0:
+            return (stack[-1][1], "forward", -1) if stack else (-1, "other", -1)
+        if stack:
+            return stack[-1][1], "recompute", -1
+        node: Any = torch._C._current_autograd_node()
+        return -1, "backward", node._sequence_nr() if node is not None else -1
+
+    def owner(self, number: int) -> int:
+        """Rule (b): the innermost recorded call whose interval holds an autograd number, -1 none."""
+        holding = [c for c in self.calls if c.before <= number < c.after]
+        return min(holding, key=lambda c: c.after - c.before).module if holding else -1
+
     def _stack(self) -> list[tuple[Any, int, int]]:
         stack: list[tuple[Any, int, int]] | None = getattr(self._local, "stack", None)
         if stack is None:
@@ -85,9 +102,18 @@ class Markers:
             if not self._stack():
                 self.adopt([module])
             number = self.ids.setdefault(module, len(self.ids))
+        if isinstance(module, nn.Embedding) and self.step is not None:
+            self._look_up(module, args)
         marker = _Range(f"{MODULE_MARKER}{number}")
         self._stack().append((marker, number, _sequence_nr()))
         marker.__enter__()
+
+    def _look_up(self, module: nn.Embedding, args: Any) -> None:
+        if not args or not isinstance(args[0], torch.Tensor) or module.num_embeddings < self._vocabulary:
+            return
+        if module.num_embeddings > self._vocabulary:
+            self._vocabulary, self.embedded = module.num_embeddings, 0
+        self.embedded += args[0].numel()
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         stack = self._stack()

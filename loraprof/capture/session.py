@@ -1,0 +1,253 @@
+"""The passes T, N, C, P as one state machine that advances at step boundaries.
+
+    skip → timing (nothing attached) → nvml (CUDA) → count (dispatch mode) → warm-up → profile → done
+
+P is last because training may stay slower after CUPTI was active, and it is the only profiler session of the process.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim import Optimizer
+from torch.profiler import ProfilerActivity, record_function
+
+from loraprof.capture.boundary import StepBoundary
+from loraprof.capture.counting import Counting
+from loraprof.capture.facts import memory_of, missing_gradients, optimizer_name, tokens_of
+from loraprof.capture.markers import Markers
+from loraprof.capture.nvml import NvmlSampler
+from loraprof.capture.plan import Plan
+from loraprof.errors import MeasurementError
+from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
+
+PASSES = ("skip", "timing", "nvml", "count", "warmup", "profile", "done")
+
+
+class Session:
+    """Attach with ``install``; ``remove`` detaches everything and stops a running profiler.
+
+    ``on_done`` is called once, from the optimizer's hook, when the last profiled step has ended.
+    """
+
+    def __init__(self, plan: Plan, on_done: Callable[[], None]) -> None:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the USDT lines torch prints per session
+        self.plan, self._on_done = plan, on_done
+        self.boundary = StepBoundary(self._after, self._before)
+        self.markers = Markers()
+        self.state, self.steps, self._left = "skip", 0, plan.skip
+        self.device = torch.device("cpu")
+        self.profiler: Any = None
+        self.nvml: Nvml | None = None
+        self.notes: list[str] = []
+        self.counted: list[CountedOp] = []
+        self.memory: Memory | None = None
+        self.missing: list[str] = []
+        self.optimizer: str | None = None
+        self.tokens: int | None = None
+        self.micro_batches: int | None = None
+        self.recording = False
+        self._host: list[int] = []
+        self._events: list[Any] = []
+        self._samples: list[int] = []
+        self._range: Any = None
+        self._counting: Counting | None = None
+        self._sampler: NvmlSampler | None = None
+        self._loop = (0, 0)
+        self._late: Any = None
+
+    def install(self) -> None:
+        self.boundary.install()
+
+    def remove(self) -> None:
+        """Removes every hook; safe to call at any moment, more than once."""
+        self.boundary.remove()
+        self.stop_profiler()
+        self.markers.remove()
+        if self._counting is not None:
+            self._counting.__exit__(None, None, None)
+            self._counting = None
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+
+    @property
+    def done(self) -> bool:
+        return self.state == "done"
+
+    def timing(self) -> Timing | None:
+        if not self._samples:
+            return None
+        clock = "cuda_event" if self._events else "perf_counter_ns"
+        return Timing(samples_ns=self._samples, dropped=self.plan.skip, clock=clock)
+
+    def _before(self, optimizer: Optimizer) -> None:
+        """Just before the optimizer runs: gradients are complete."""
+        if self.state == "count":
+            self.memory = memory_of(self.markers.roots, optimizer, self.device)
+            self.missing = missing_gradients(self.markers.roots)
+            self.optimizer = optimizer_name(optimizer)
+
+    def _after(self, optimizer: Optimizer) -> None:
+        self.steps += 1
+        if self.state == "done":
+            return
+        if self.steps == 1:
+            first = next((p for g in optimizer.param_groups for p in g["params"]), None)
+            self.device = first.device if first is not None else self.device
+        getattr(self, f"_in_{self.state}")()
+        if self._left <= 0:
+            getattr(self, f"_leave_{self.state}")()
+            self._next()
+
+    def _next(self) -> None:
+        state = PASSES[PASSES.index(self.state) + 1]
+        if state == "nvml" and self.device.type != "cuda":
+            self.notes.append("NVML: absent, the step runs on the CPU")
+            state = "count"
+        self.state = state
+        self._left = {
+            "timing": self.plan.timed,
+            "count": self.plan.count,
+            "warmup": self.plan.warmup,
+            "profile": self.plan.steps,
+        }.get(state, 1)
+        getattr(self, f"_enter_{state}")()
+
+    def _in_skip(self) -> None:
+        self._left -= 1
+
+    def _leave_skip(self) -> None:
+        pass
+
+    def _stamp(self) -> None:
+        self._host.append(time.perf_counter_ns())
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append(event)
+
+    def _enter_timing(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self._stamp()
+
+    def _in_timing(self) -> None:
+        self._stamp()
+        self._left -= 1
+
+    def _leave_timing(self) -> None:
+        if self._events:
+            torch.cuda.synchronize(self.device)
+            pairs = zip(self._events[:-1], self._events[1:], strict=True)
+            self._samples = [round(a.elapsed_time(b) * 1e6) for a, b in pairs]
+        else:
+            self._samples = [b - a for a, b in zip(self._host[:-1], self._host[1:], strict=True)]
+
+    def _enter_nvml(self) -> None:
+        uuid = f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
+        self._sampler = NvmlSampler(uuid)
+        torch.cuda.synchronize(self.device)
+        self._sampler.start()
+        self._loop = (time.perf_counter_ns(), self.steps)
+
+    def _in_nvml(self) -> None:
+        begin, _ = self._loop
+        if time.perf_counter_ns() - begin >= self.plan.nvml_s * 1e9:
+            self._left = 0
+
+    def _leave_nvml(self) -> None:
+        assert self._sampler is not None
+        torch.cuda.synchronize(self.device)
+        begin, first = self._loop
+        self.nvml = self._sampler.stop(self.steps - first, time.perf_counter_ns() - begin)
+        if self.nvml is None:
+            self.notes.append(f"NVML: absent, {self._sampler.reason}")
+        self._sampler.close()
+        self._sampler = None
+
+    def _enter_count(self) -> None:
+        self.markers.install()
+        self.markers.step = -1
+        self._counting = Counting(self.markers.where)
+        self._counting.__enter__()
+
+    def _in_count(self) -> None:
+        self._left -= 1
+
+    def _leave_count(self) -> None:
+        assert self._counting is not None
+        self._counting.__exit__(None, None, None)
+        self.counted = self._counting.counted(self.markers.owner)
+        self._counting = None
+        self.tokens = tokens_of(self.markers)
+        roots = {self.markers.ids[r] for r in self.markers.roots[:1]}
+        self.micro_batches = sum(c.module in roots and not c.recompute for c in self.markers.calls) or None
+        self.markers.calls.clear()
+        self.markers.step = None
+
+    def _enter_warmup(self) -> None:
+        self.markers.watch_gradients()
+        activities = [ProfilerActivity.CPU]
+        if self.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        if torch.autograd._profiler_enabled():
+            raise MeasurementError(
+                "the script runs a profiler of its own", "loraprof needs the only profiler session: switch it off"
+            )
+        self.profiler = torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
+        self.profiler.prepare_trace()
+
+    def _in_warmup(self) -> None:
+        self._left -= 1
+
+    def _leave_warmup(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _enter_profile(self) -> None:
+        self.profiler.start_trace()
+        self.recording = True
+        self._open(0)
+
+    def _in_profile(self) -> None:
+        self._range.__exit__(None, None, None)
+        self._range = None
+        self._left -= 1
+        if self._left > 0:
+            self._open(self.plan.steps - self._left)
+
+    def _open(self, index: int) -> None:
+        self.markers.step = index
+        self._range = record_function(f"ProfilerStep#{index}")
+        self._range.__enter__()
+
+    def _leave_profile(self) -> None:
+        self.markers.step = None
+
+    def _enter_done(self) -> None:
+        """The optimizer's own range is still open: the profiler stops at the next module call, or in ``remove``."""
+        self._late = register_module_forward_pre_hook(self._stop_late)
+        self._on_done()
+
+    def _stop_late(self, module: nn.Module, args: Any) -> None:
+        self.stop_profiler()
+        self.markers.remove()
+
+    def stop_profiler(self) -> None:
+        """Ends the profiler session; its events can be exported afterwards."""
+        if self._late is not None:
+            self._late.remove()
+            self._late = None
+        if self._range is not None:
+            self._range.__exit__(None, None, None)
+            self._range = None
+        if self.recording:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.profiler.stop_trace()
+            self.recording = False
