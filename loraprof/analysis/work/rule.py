@@ -1,0 +1,64 @@
+"""What one op costs at least, and the helper every rule is written with.
+
+Counting rule: every distinct input tensor is read once, every output written once, a view costs nothing; an
+in-place op reads and writes its target, unless it overwrites it; a gather reads the rows it selects. FLOPs are
+those of matrix products (GEMM, convolution, attention), a multiply-add being 2; elementwise arithmetic counts
+none, as in ``torch.utils.flop_counter``.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from loraprof.analysis.work.tensors import Inputs, Tensor
+
+Kind = Literal["gemm", "conv", "attention", "memory", "view"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Compulsory work of one op call.
+
+    ``exact`` is False when something was not recorded and left out: bytes are then a lower bound.
+    ``least_flops`` is what no algorithm avoids: causal attention may skip half the products, a 3x3 convolution
+    may use Winograd's (arXiv 1509.09308); only this figure may call a measurement impossible.
+    """
+
+    flops: int
+    read_bytes: int
+    write_bytes: int
+    kind: Kind = "memory"
+    dtype: str | None = None  # of the matrix products
+    exact: bool = True
+    least_flops: int = 0
+
+    @property
+    def min_bytes(self) -> int:
+        return self.read_bytes + self.write_bytes
+
+    @property
+    def gemm_like(self) -> bool:
+        """Whether the matrix units do the work."""
+        return self.kind in ("gemm", "conv", "attention")
+
+
+Rule = Callable[[str, Inputs], Work]
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """Bytes of all ``tensors``."""
+    return sum(t.bytes for t in tensors)
+
+
+def memory(reads: Iterable[Tensor], writes: Iterable[Tensor], exact: bool = True) -> Work:
+    """Work without matrix products."""
+    return Work(0, size(reads), size(writes), exact=exact)
+
+
+def present(*tensors: Tensor | None) -> list[Tensor]:
+    return [t for t in tensors if t is not None]
+
+
+def words(text: str) -> list[str]:
+    """A list of names written as text."""
+    return text.split()
