@@ -18,7 +18,7 @@ VIEWS = words("""
 view _unsafe_view reshape _reshape_alias as_strided as_strided_ t t_ transpose transpose_ permute movedim
 select slice narrow split split_with_sizes chunk unbind expand expand_as broadcast_to broadcast_tensors
 squeeze squeeze_ unsqueeze unsqueeze_ flatten unflatten detach detach_ alias diagonal unfold view_as
-view_as_real view_as_complex to type_as resolve_conj resolve_neg conj _conj lift lift_fresh result_type
+view_as_real view_as_complex contiguous to type_as resolve_conj resolve_neg conj _conj lift lift_fresh result_type
 empty empty_like empty_strided new_empty new_empty_strided resize_ set_ record_stream is_pinned item
 _local_scalar_dense is_nonzero _has_compatible_shallow_copy_type can_cast is_same_size _nested_tensor_size
 size numel

@@ -32,7 +32,8 @@ SCALAR_TYPES: Final = {
 }  # fmt: skip
 
 
-NO_TENSOR: Final = ("", "Scalar", "ScalarList")
+# The capitalised names are those of torch 1.8.
+NO_TENSOR: Final = ("", "Scalar", "ScalarList", "Int", "Bool", "Double", "IntList", "DoubleList", "None", "Device")
 
 
 class UnknownInput(Exception):
