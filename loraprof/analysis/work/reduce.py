@@ -138,8 +138,8 @@ RULES: Mapping[str, Rule] = (
         ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit",
          "_batch_norm_with_update", "native_group_norm"), batch_norm)
     | dict.fromkeys(
-        ("native_batch_norm_backward", "native_group_norm_backward", "cudnn_batch_norm_backward", "miopen_batch_norm_backward",
-         "batch_norm_backward"), batch_norm_backward)
+        ("native_batch_norm_backward", "native_group_norm_backward", "cudnn_batch_norm_backward",
+         "miopen_batch_norm_backward", "batch_norm_backward"), batch_norm_backward)
     | dict.fromkeys(("max_pool2d_with_indices", "avg_pool2d"), pool)
     | dict.fromkeys(
         ("max_pool2d_with_indices_backward", "avg_pool2d_backward", "_adaptive_avg_pool2d_backward"), pool_backward)
