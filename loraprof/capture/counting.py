@@ -43,14 +43,18 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._counts[(*self._where(), f"aten::{packet.__name__}", shapes, flops, moved)] += 1
         return out
 
+    def close(self) -> None:
+        """Stops counting."""
+        leave: Any = self.__exit__
+        leave(None, None, None)
+
     def counted(self, owner: Callable[[int], int]) -> list[CountedOp]:
         """Everything seen, sorted; ``owner`` maps an autograd number to a module id (-1 none).
 
         ``flops`` and ``min_bytes`` are totals over ``count``.
         """
         merged: Counter[tuple[int, str, str, str, int, int]] = Counter()
-        for (module, phase, number, *rest), n in self._counts.items():
-            op, shapes, flops, moved = rest
+        for (module, phase, number, op, shapes, flops, moved), n in self._counts.items():
             merged[(owner(number) if number >= 0 else module, phase, op, shapes, flops, moved)] += n
         return [
             CountedOp(module=m, phase=p, op=op, shapes=s, count=n, flops=f * n, min_bytes=b * n)

@@ -25,6 +25,12 @@ from loraprof.capture.plan import Plan
 from loraprof.errors import MeasurementError
 from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
 
+def _open_range(name: str) -> Any:
+    made: Any = record_function(name)
+    made.__enter__()
+    return made
+
+
 PASSES = ("skip", "timing", "nvml", "count", "warmup", "profile", "done")
 
 
@@ -69,7 +75,7 @@ class Session:
         self.stop_profiler()
         self.markers.remove()
         if self._counting is not None:
-            self._counting.__exit__(None, None, None)
+            self._counting.close()
             self._counting = None
         if self._sampler is not None:
             self._sampler.close()
@@ -127,7 +133,7 @@ class Session:
     def _stamp(self) -> None:
         self._host.append(time.perf_counter_ns())
         if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             self._events.append(event)
 
@@ -181,7 +187,7 @@ class Session:
 
     def _leave_count(self) -> None:
         assert self._counting is not None
-        self._counting.__exit__(None, None, None)
+        self._counting.close()
         self.counted = self._counting.counted(self.markers.owner)
         self._counting = None
         self.tokens = tokens_of(self.markers)
@@ -195,7 +201,7 @@ class Session:
         activities = [ProfilerActivity.CPU]
         if self.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        if torch.autograd._profiler_enabled():
+        if torch._C._autograd._profiler_enabled():
             raise MeasurementError(
                 "the script runs a profiler of its own", "loraprof needs the only profiler session: switch it off"
             )
@@ -223,8 +229,7 @@ class Session:
 
     def _open(self, index: int) -> None:
         self.markers.step = index
-        self._range = record_function(f"ProfilerStep#{index}")
-        self._range.__enter__()
+        self._range = _open_range(f"ProfilerStep#{index}")
 
     def _leave_profile(self) -> None:
         self.markers.step = None
