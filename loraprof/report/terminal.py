@@ -48,8 +48,12 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def _page(console: Console) -> tuple[int, bool]:
-    colour = console.color_system is not None and not console.no_color
-    return max(_LEAST_WIDTH, min(console.width, _WIDTH)), colour
+    return page_width(console), console.color_system is not None and not console.no_color
+
+
+def page_width(console: Console) -> int:
+    """Cells to fill: at least 80, at most 120, as long lines are hard to read."""
+    return max(_LEAST_WIDTH, min(console.width, _WIDTH))
 
 
 def print_lines(lines: Iterator[Text], console: Console) -> None:

@@ -1,0 +1,55 @@
+"""What does a finding mean, and what helps? A catalogue entry, or the list of all, on a terminal."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from loraprof import units
+from loraprof.diagnosis.catalogue import FAMILIES, Entry
+from loraprof.report.terminal import fact_lines, page_width, print_lines, wrapped
+from loraprof.report.terminal_text import DIM
+
+_EVIDENCE = {
+    "measured": "measured elsewhere, in a public source",
+    "asserted": "asserted by a maintainer or a document",
+    "derived": "derived from the cost model",
+    "unverified": "plausible, not verified",
+}
+
+
+def render_explain(entry: Entry, console: Console) -> None:
+    """Cause, signature, remedy, formula, gain and sources of one finding."""
+    print_lines(_entry_lines(entry, page_width(console)), console)
+
+
+def render_list(entries: Sequence[Entry], console: Console) -> None:
+    """Every id with its title, by family."""
+    print_lines(_list_lines(entries, page_width(console)), console)
+
+
+def _entry_lines(entry: Entry, width: int) -> Iterator[Text]:
+    yield from wrapped(f"{entry.id}  {entry.title}", width, "bold")
+    yield Text()
+    facts = [
+        ("cause", entry.cause),
+        ("signature", entry.signature),
+        ("remedy", entry.remedy),
+        ("formula", entry.formula or ""),
+        ("seen", entry.gain),
+        ("evidence", _EVIDENCE[entry.evidence]),
+        ("sources", ", ".join(entry.sources)),
+    ]
+    for label, text in facts:
+        if text:
+            yield from fact_lines([(label.ljust(9), text)], width)
+
+
+def _list_lines(entries: Sequence[Entry], width: int) -> Iterator[Text]:
+    yield from wrapped(f"{units.count(len(entries))} known causes; loraprof explain ID tells more", width, "bold")
+    for letter, family in FAMILIES.items():
+        yield Text()
+        yield Text(family, DIM)
+        for e in entries:
+            if e.id.startswith(letter):
+                yield Text(f"  {e.id:<5}{e.title}")

@@ -1,0 +1,108 @@
+import io
+import re
+from pathlib import Path
+
+import pytest
+from golden_files import assert_golden
+from rich.console import Console
+
+from loraprof.diagnosis.catalogue import FAMILIES, entries, entry
+from loraprof.errors import UsageError
+from loraprof.report.explain import render_explain, render_list
+
+COUNTS = {"G": 6, "L": 11, "H": 5, "B": 10, "D": 5, "N": 3, "W": 1}
+IDS = [f"{letter}{i}" for letter, n in COUNTS.items() for i in range(1, n + 1)]
+
+
+def _console(width: int = 80) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, width=width, color_system=None), out
+
+
+def test_every_id_has_an_entry_in_the_order_of_the_families() -> None:
+    assert [e.id for e in entries()] == IDS
+    assert list(FAMILIES) == list(COUNTS)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_an_entry_says_something_in_every_field(id: str) -> None:
+    e = entry(id)
+    assert e.id == id
+    for words in (e.cause, e.signature, e.remedy, e.gain):
+        assert words.endswith(".")
+        assert len(words) < 420
+    assert not e.title.endswith(".")
+    assert e.formula != ""
+
+
+def test_case_and_blanks_do_not_matter() -> None:
+    assert entry(" l2 ") is entry("L2")
+
+
+@pytest.mark.parametrize(("id", "close"), [("L12", "L1"), ("G7", "G"), ("L", "L"), ("8B", "B8")])
+def test_an_unknown_id_names_the_closest(id: str, close: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        entry(id)
+    assert caught.value.exit_code == 2
+    assert id in caught.value.message
+    assert close in (caught.value.hint or "")
+
+
+def test_an_id_like_none_points_to_the_list() -> None:
+    with pytest.raises(UsageError) as caught:
+        entry("???")
+    assert caught.value.hint == "loraprof explain lists all ids."
+
+
+def test_sources_look_like_threads_papers_or_documents() -> None:
+    thread = re.compile(r"[\w.-]+/[\w.-]+#\d+")
+    paper = re.compile(r"arXiv \d{4}\.\d{5}")
+    documents = {s for e in entries() for s in e.sources if not thread.fullmatch(s) and not paper.fullmatch(s)}
+    assert documents == {
+        "PEFT MetaMathQA benchmark README",
+        "PEFT MetaMathQA benchmark",
+        "torchtune README",
+        "NVIDIA Megatron-Bridge performance archive",
+        "NVIDIA Megatron-Bridge docs/training/peft.md",
+        "IBM fms-acceleration benchmarks",
+        "Liger-Kernel",
+        "CentML/lorafusion README",
+    }
+    assert [e.id for e in entries() if not e.sources and e.evidence != "derived"] == []
+
+
+def test_every_source_is_in_the_knowledge_file() -> None:
+    causes = Path(__file__).resolve().parents[1].parent / "shared" / "knowledge" / "causes.md"
+    if not causes.exists():
+        pytest.skip("the knowledge file is not beside this checkout")
+    text = causes.read_text()
+    for source in {s for e in entries() for s in e.sources}:
+        if "#" in source:
+            repository, number = source.split("#")
+            assert repository in text
+            assert f"#{number}" in text
+        elif source.startswith("arXiv"):
+            assert source.removeprefix("arXiv ") in text
+
+
+@pytest.mark.parametrize("id", ["L2", "L10"])
+def test_golden_explain(id: str) -> None:
+    console, out = _console()
+    render_explain(entry(id), console)
+    assert_golden(f"explain-{id}.txt", out.getvalue())
+
+
+def test_explain_prints_every_field_of_every_entry() -> None:
+    for e in entries():
+        console, out = _console(120)
+        render_explain(e, console)
+        printed = " ".join(out.getvalue().split())
+        for words in (e.id, e.title, e.cause, e.signature, e.remedy, e.gain, e.formula or "", *e.sources):
+            assert " ".join(words.split()) in printed
+
+
+def test_the_list_names_every_id_once() -> None:
+    console, out = _console()
+    render_list(entries(), console)
+    assert re.findall(r"^  ([A-Z]\d+) ", out.getvalue(), re.MULTILINE) == IDS
+    assert max(map(len, out.getvalue().splitlines())) <= 80
