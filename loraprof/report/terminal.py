@@ -47,6 +47,12 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
     print_lines(document_lines(view_comparison(comparison), *_page(console)), console)
 
 
+def to_text(shown: Report | Comparison, width: int = 100) -> bytes:
+    """The same text for a file: UTF-8, no colour."""
+    document = view_comparison(shown) if isinstance(shown, Comparison) else view(shown)
+    return "".join(f"{line.plain.rstrip()}\n" for line in document_lines(document, width, False)).encode()
+
+
 def _page(console: Console) -> tuple[int, bool]:
     return page_width(console), console.color_system is not None and not console.no_color
 

@@ -113,7 +113,7 @@ def short_kernel(name: str) -> str:
     """
     plain = name.removeprefix("void ").replace("(anonymous namespace)::", "")
     head = re.split(r"[<(]", plain, maxsplit=1)[0]
-    if head == plain or not head:
+    if head == plain or not re.fullmatch(r"[\w:]+", head):
         return name
     base = head.rsplit("::", 1)[-1]
     functor = _FUNCTOR.search(plain[len(head) :])

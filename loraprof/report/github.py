@@ -1,0 +1,44 @@
+"""How do findings appear on a GitHub run? As workflow commands: one annotation per finding.
+
+Format and escaping: GitHub's "Workflow commands" page and actions/toolkit, packages/core/src/command.ts.
+"""
+
+from loraprof.model.compare import Comparison
+from loraprof.model.report import Finding, Report
+from loraprof.report.document import printable
+from loraprof.report.view import remark
+from loraprof.report.view_compare import headline
+
+_LEVELS = {"blocker": "error", "major": "warning", "minor": "notice", "info": "notice"}
+
+
+def to_github(shown: Report | Comparison) -> bytes:
+    """UTF-8, one command per line: the verdict as a notice, then every finding."""
+    sentence = headline(shown) if isinstance(shown, Comparison) else shown.verdict.sentence
+    lines = [_command("notice", "loraprof", sentence), *map(_annotation, shown.findings)]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _annotation(finding: Finding) -> str:
+    item = remark(finding)
+    parts = [
+        item.remedy,
+        f"gain: {item.gain}" if item.gain else "",
+        "; ".join(item.evidence),
+        f"see {', '.join(item.see)}" if item.see else "",
+    ]
+    message = "\n".join(part for part in parts if part)
+    return _command(_LEVELS[item.severity], f"{item.id} {item.title}", message)
+
+
+def _command(level: str, title: str, message: str) -> str:
+    return f"::{level} title={_property(title)}::{_data(message)}"
+
+
+def _data(text: str) -> str:
+    lines = (printable(line) for line in text.splitlines())
+    return "%0A".join(line.replace("%", "%25") for line in lines)
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,166 @@
+"""How does a report look in a browser? One self-contained page: light and dark, sortable, nothing fetched."""
+
+import html
+from collections.abc import Sequence
+
+from loraprof.model.compare import Comparison
+from loraprof.model.report import Report
+from loraprof.report.document import (
+    Bar,
+    Block,
+    Cell,
+    Change,
+    Column,
+    Document,
+    Facts,
+    Paragraph,
+    Remarks,
+    Row,
+    Section,
+    Table,
+    Waterfall,
+    printable,
+)
+from loraprof.report.html_page import page
+from loraprof.report.palette import SEVERITY_TONES
+from loraprof.report.view import view
+from loraprof.report.view_compare import view_comparison
+
+_CHART_WIDTH = 360
+_WORDS = ("good", "bad")  # of a verdict: the word itself is coloured
+
+
+def to_html(shown: Report | Comparison) -> bytes:
+    """UTF-8; opens from disk, without a network."""
+    document = view_comparison(shown) if isinstance(shown, Comparison) else view(shown)
+    return page(escape(document.title), _body(document)).encode()
+
+
+def escape(text: str) -> str:
+    """Text that is only ever text, in an element as in an attribute."""
+    return html.escape(printable(text), quote=True)
+
+
+def _body(document: Document) -> str:
+    sections = "\n".join(_section(s) for s in document.sections)
+    return f"<h1>{escape(document.headline)}</h1>\n{_facts(document.facts)}\n{sections}"
+
+
+def _section(section: Section) -> str:
+    blocks = "\n".join(_block(b) for b in section.blocks)
+    if section.detail:
+        return f'<details id="{section.id}"><summary>{escape(section.title)}</summary>\n{blocks}\n</details>'
+    aside = f"<small>{escape(section.aside)}</small>" if section.aside else ""
+    return f'<section id="{section.id}">\n<h2>{escape(section.title)}{aside}</h2>\n{blocks}\n</section>'
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Table():
+            return _table(block)
+        case Bar():
+            return _bar(block)
+        case Waterfall():
+            return _waterfall(block)
+        case Facts():
+            return _facts(block.lines)
+        case Paragraph():
+            return f"<p>{escape(block.text)}</p>"
+        case Remarks():
+            return _remarks(block)
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in facts)}</dl>"
+
+
+def _table(table: Table) -> str:
+    heads = "".join(
+        f'<th scope="col"{_class("n" if c.number else "")}><button>{escape(c.title)}</button></th>'
+        for c in table.columns
+    )
+    rows = "\n".join(_row(row, table.columns) for row in table.rows)
+    footer = "\n".join(_row(row, table.columns) for row in table.footer)
+    foot = f"<tfoot>\n{footer}\n</tfoot>" if footer else ""
+    return (
+        f'<div class="scroll"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n{foot}</table></div>'
+    )
+
+
+def _row(row: Row, columns: Sequence[Column]) -> str:
+    return f"<tr>{''.join(_cell(cell, column) for cell, column in zip(row, columns, strict=True))}</tr>"
+
+
+def _cell(cell: Cell, column: Column) -> str:
+    value = "" if cell.value is None else f' data-v="{cell.value!r}"'
+    text = escape(cell.text)
+    if column.elastic:
+        text = f'<span class="cut" title="{escape(cell.full or cell.text)}">{text}</span>'
+    if cell.tone:
+        text = f'<span class="{"word" if cell.tone in _WORDS else "swatch"} t-{cell.tone}">{text}</span>'
+    return f"<td{_class('n' if column.number else '')}{value}>{text}</td>"
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def _rect(x: float, width: float, height: int, tone: str, title: str) -> str:
+    shape = f'<rect class="t-{tone}" x="{x:.3f}" width="{width:.3f}" height="{height}">'
+    return f"{shape}<title>{escape(title)}</title></rect>"
+
+
+def _bar(bar: Bar) -> str:
+    whole, at, shapes = sum(s.ns for s in bar.segments), 0, []
+    for s in bar.segments:
+        title = f"{s.label}: {s.time}, {s.share}"
+        shapes.append(_rect(1000 * at / whole, 1000 * s.ns / whole, 10, s.tone, title))
+        at += s.ns
+    label = "; ".join(f"{s.label} {s.share}" for s in bar.segments)
+    chart = (
+        f'<svg class="stack" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(label)}">{"".join(shapes)}</svg>'
+    )
+    columns = (Column("part"), Column("time", number=True), Column("% of step", number=True))
+    rows = tuple((Cell(s.label, tone=s.tone), Cell(s.time, s.ns), Cell(s.share, s.ns)) for s in bar.segments)
+    return chart + _table(Table(columns, rows))
+
+
+def _waterfall(data: Waterfall) -> str:
+    """Bars float where the step has got to; the scale begins at zero, so lengths compare."""
+    level_ns, spans = 0, []
+    for c in data.changes:
+        start_ns = 0 if c.level else level_ns
+        level_ns = c.ns if c.level else level_ns + c.ns
+        spans.append((min(start_ns, level_ns), max(start_ns, level_ns)))
+    right_ns = max(high for _, high in spans) or 1
+    rows = "\n".join(
+        _change(c, low / right_ns, high / right_ns) for c, (low, high) in zip(data.changes, spans, strict=True)
+    )
+    heads = ("", "", f"change, {data.unit}", "by count", "by length", "then")
+    head = "".join(f'<th scope="col"{_class("n" if i > 1 else "")}>{h}</th>' for i, h in enumerate(heads))
+    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _change(c: Change, low: float, high: float) -> str:
+    tone = "rest" if c.level else "good" if c.ns < 0 else "bad"
+    shape = _rect(low * _CHART_WIDTH, max(1.0, (high - low) * _CHART_WIDTH), 14, tone, f"{c.label}: {c.text}")
+    chart = f'<svg width="{_CHART_WIDTH}" height="14" aria-hidden="true">{shape}</svg>'
+    texts = ("", "", "", c.text) if c.level else (c.text, c.count, c.duration, c.after)
+    cells = "".join(f'<td class="n">{escape(t)}</td>' for t in texts)
+    return f"<tr><td>{escape(c.label)}</td><td>{chart}</td>{cells}</tr>"
+
+
+def _remarks(block: Remarks) -> str:
+    cards = []
+    for item in block.items:
+        facts = [
+            ("gain", item.gain),
+            ("do", item.remedy),
+            ("seen", " · ".join(item.evidence)),
+            ("see", ", ".join(item.see)),
+        ]
+        head = f"<h3><b>{escape(item.id)}</b>{escape(item.title)} <small>{item.severity}</small></h3>"
+        body = _facts([(label, text) for label, text in facts if text])
+        cards.append(f'<article class="finding t-{SEVERITY_TONES[item.severity]}">{head}{body}</article>')
+    return "\n".join(cards)

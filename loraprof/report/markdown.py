@@ -1,0 +1,128 @@
+"""How does a report read as Markdown? GitHub's flavour: for a pull request, an issue, a job summary."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from loraprof.model.compare import Comparison
+from loraprof.model.report import Report
+from loraprof.report.document import (
+    Bar,
+    Block,
+    Document,
+    Facts,
+    Paragraph,
+    Remarks,
+    Section,
+    Table,
+    Waterfall,
+    printable,
+)
+from loraprof.report.view import view
+from loraprof.report.view_compare import view_comparison
+
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~&])")
+_BAR_CELLS = 30
+
+
+def to_markdown(shown: Report | Comparison) -> bytes:
+    """UTF-8; every table is a GitHub table, details are folded."""
+    document = view_comparison(shown) if isinstance(shown, Comparison) else view(shown)
+    return ("\n".join(_lines(document)).rstrip() + "\n").encode()
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is: no table cell, tag, link or code span can open in it."""
+    plain = _SPECIAL.sub(r"\\\1", printable(text))
+    # Underscores inside a word do not emphasise, and names full of backslashes do not read.
+    return re.sub(r"(?<=\w)\\_(?=\w)", "_", plain)
+
+
+def _lines(document: Document) -> Iterator[str]:
+    yield f"## {escape(document.title)}"
+    yield ""
+    yield f"**{escape(document.headline)}**"
+    yield ""
+    yield from _facts(document.facts)
+    for section in document.sections:
+        yield from _section(section)
+
+
+def _section(section: Section) -> Iterator[str]:
+    aside = f" <sub>{escape(section.aside)}</sub>" if section.aside else ""
+    if section.detail:
+        yield f"<details><summary>{escape(section.title)}</summary>"
+    else:
+        yield f"### {escape(section.title)}{aside}"
+    yield ""
+    for block in section.blocks:
+        yield from _block(block)
+        yield ""
+    if section.detail:
+        yield "</details>"
+        yield ""
+
+
+def _block(block: Block) -> Iterator[str]:
+    match block:
+        case Table():
+            heads = [c.title for c in block.columns]
+            rows = [*block.rows, *block.footer]
+            yield from _table(heads, [c.number for c in block.columns], [[c.text for c in r] for r in rows])
+        case Bar():
+            yield from _bar(block)
+        case Waterfall():
+            yield from _waterfall(block)
+        case Facts():
+            yield from _facts(block.lines)
+        case Paragraph():
+            yield escape(block.text)
+        case Remarks():
+            yield from _remarks(block)
+
+
+def _table(heads: Sequence[str], numbers: Sequence[bool], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield _row(heads)
+    yield _row(["---:" if number else "---" for number in numbers], raw=True)
+    for row in rows:
+        yield _row(row)
+
+
+def _row(cells: Sequence[str], *, raw: bool = False) -> str:
+    return f"| {' | '.join(c if raw else escape(c) for c in cells)} |"
+
+
+def _bar(bar: Bar) -> Iterator[str]:
+    longest = max(s.ns for s in bar.segments)
+    rows = []
+    for s in bar.segments:
+        block = "░" if s.label.startswith("idle") else "█"
+        rows.append([s.label, block * max(1, round(_BAR_CELLS * s.ns / longest)), s.time, s.share])
+    yield from _table(["", "", "time", "% of step"], [False, False, True, True], rows)
+
+
+def _waterfall(data: Waterfall) -> Iterator[str]:
+    heads = ["", f"change, {data.unit}", "by count", "by length", "then"]
+    rows = [
+        [c.label, "", "", "", c.text] if c.level else [c.label, c.text, c.count, c.duration, c.after]
+        for c in data.changes
+    ]
+    yield from _table(heads, [False, True, True, True, True], rows)
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> Iterator[str]:
+    for label, text in facts:
+        yield f"- **{escape(label)}**: {escape(text)}"
+    yield ""
+
+
+def _remarks(block: Remarks) -> Iterator[str]:
+    for item in block.items:
+        yield f"**{escape(item.id)} {escape(item.title)}** ({item.severity})"
+        yield ""
+        facts = [
+            ("gain", item.gain),
+            ("do", item.remedy),
+            ("seen", " · ".join(item.evidence)),
+            ("see", ", ".join(item.see)),
+        ]
+        yield from _facts([(label, text) for label, text in facts if text])

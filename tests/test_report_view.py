@@ -1,0 +1,124 @@
+import msgspec
+import pytest
+from sample_report import bare_report, comparison, report
+
+from loraprof.model.compare import Bar, Waterfall
+from loraprof.report import view_compare
+from loraprof.report.document import Facts, Table
+from loraprof.report.view import partition_bar, view
+from loraprof.report.view_tables import idle_causes, kernel_table, phase_roles, short_kernel
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("aten::mm", "aten::mm"),
+        ("sm90_gemm_tn_n", "sm90_gemm_tn_n"),
+        ("void (anonymous namespace)::softmax_warp_forward<float, 4>(float*)", "softmax_warp_forward"),
+        (
+            "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float> >(int)",
+            "vectorized_elementwise_kernel<CUDAFunctor_add>",
+        ),
+        ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL"),
+        ("Memcpy DtoH (Device -> Pageable)", "Memcpy DtoH (Device -> Pageable)"),
+        ("<lambda>", "<lambda>"),
+    ],
+)  # fmt: skip
+def test_short_kernel(name: str, short: str) -> None:
+    assert short_kernel(name) == short
+
+
+def test_the_bar_holds_the_whole_step() -> None:
+    step = report().steps[1]
+    assert sum(s.ns for s in partition_bar(step)) == step.wall_ns
+    adapter = next(s for s in partition_bar(step) if s.tone == "adapter")
+    assert adapter.ns == 80_663_456
+
+
+def test_the_phase_table_adds_up_both_ways() -> None:
+    step = report().steps[1]
+    table = phase_roles(step)
+    assert [c.title for c in table.columns[1:]] == [
+        *("forward", "backward", "optimizer", "other"),
+        *("idle before", "total", "% of step"),
+    ]
+    totals = [row[-2].value for row in table.rows]
+    assert sum(v or 0 for v in totals) == step.wall_ns == table.footer[0][-2].value
+    for row in (*table.rows, table.footer[0]):
+        assert sum(c.value or 0 for c in row[1:-2]) == row[-2].value
+
+
+def test_the_idle_table_holds_all_idle_time() -> None:
+    step = report().steps[1]
+    table = idle_causes(step, cpu=False)
+    assert sum(row[2].value or 0 for row in table.rows) == step.ns(kind="idle") == table.footer[0][2].value
+    assert table.rows[0][0].text == "python"
+
+
+def test_kernels_of_many_modules_are_one_row_and_the_rest_is_summed() -> None:
+    kernels = [k for i in range(3) for k in (msgspec.structs.replace(k, module=f"m{i}") for k in report().kernels)]
+    table = kernel_table(msgspec.structs.replace(report(), kernels=kernels), limit=5)
+    assert [row[3].value for row in table.rows[:2]] == [672, 672]
+    assert table.footer[0][0].text == "3 more"
+    shown = sum(row[4].value or 0 for row in (*table.rows, *table.footer))
+    assert shown == sum(k.total_ns for k in kernels)
+
+
+def test_a_roof_is_unknown_unless_every_part_has_one() -> None:
+    first = report().kernels[0]
+    parts = [first, msgspec.structs.replace(first, module="other", roof_ns=None)]
+    table = kernel_table(msgspec.structs.replace(report(), kernels=parts))
+    assert table.rows[0][-1].text == "n/a"
+
+
+def test_what_is_absent_says_so() -> None:
+    sections = {s.id: s for s in view(bare_report()).sections}
+    facts = next(b for b in sections["trust"].blocks if isinstance(b, Facts))
+    lines = dict(facts.lines)
+    assert lines["device"] == "NVML absent: nvml: a trace carries no clocks or power"
+    assert lines["memory"] == "n/a"
+    assert "traffic" not in sections
+    assert sections["kernels"].title == "Top ops"
+
+
+def test_the_account_never_turns_unknown_into_zero() -> None:
+    section = next(s for s in view(report()).sections if s.id == "adapter")
+    account = next(b for b in section.blocks if isinstance(b, Table))
+    texts = {row[0].text: row[1].text for row in account.rows}
+    assert texts["saved: communication"] == "n/a"
+    assert texts["saved: weight gradients of the frozen layers"] == "-98.20"
+    assert texts["added: adapter path, busy"] == "+80.66"
+
+
+def test_the_waterfall_adds_up_when_small_bars_are_summed() -> None:
+    empty = {"phase": None, "role": None, "cause": None}
+    bars = [Bar(key=f"b{i}", ns=i, count_ns=1, duration_ns=i - 1, **empty) for i in range(1, 31)]
+    data = Waterfall(from_="a", to="b", from_ns=1000, to_ns=1000 + 465, bars=bars)
+    changes = view_compare.waterfall(data, limit=10).changes
+    assert [c.label for c in changes[:2]] == ["a", "b30"]
+    assert changes[-2].label == "20 smaller bars"
+    assert sum(c.ns for c in changes[1:-1]) == 465
+    assert changes[-1].ns == 1465
+
+
+def test_profiler_and_residual_come_last() -> None:
+    data = comparison().waterfall
+    assert data
+    assert view_compare.waterfall(data).changes[-2].label == "residual"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sentence"),
+    [
+        ("faster", "lora is faster than full: 1.319x [1.312, 1.324] its speed, measured."),
+        ("undecided", "No difference between lora and full is established: step time ratio 0.7583x [0.7551, 0.7622]."),
+    ],
+)
+def test_headline(verdict: str, sentence: str) -> None:
+    ratios = [msgspec.structs.replace(r, verdict=verdict) for r in comparison().ratios]
+    assert view_compare.headline(msgspec.structs.replace(comparison(), ratios=ratios)) == sentence
+
+
+def test_headline_without_a_pair() -> None:
+    alone = msgspec.structs.replace(comparison(), ratios=[])
+    assert view_compare.headline(alone) == "No two arms could be measured: there is nothing to compare."
