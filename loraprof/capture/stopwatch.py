@@ -1,0 +1,59 @@
+"""How long does one call take on this device? The median of short raw measurements after a warm-up.
+
+Host: ``perf_counter_ns`` around the call. CUDA: device events around it, so that only device time counts. A call
+shorter than the clock can resolve is repeated inside one measurement and divided.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import torch
+
+LEAST: Final = 5  # measurements per median
+MOST: Final = 25
+RESOLVABLE_NS: Final = 200_000  # one measurement lasts at least this long
+
+
+class Clock(Protocol):
+    def __call__(self, work: Callable[[], object], repeat: int) -> float:
+        """Time of ``repeat`` calls in ns."""
+
+
+def host_clock(work: Callable[[], object], repeat: int) -> float:
+    """Time of ``repeat`` calls on the host."""
+    started = time.perf_counter_ns()
+    for _ in range(repeat):
+        work()
+    return time.perf_counter_ns() - started
+
+
+def cuda_clock(work: Callable[[], object], repeat: int) -> float:
+    """Time of ``repeat`` calls on the current stream, between two device events."""
+    first, last = timing_event(), timing_event()
+    first.record()
+    for _ in range(repeat):
+        work()
+    last.record()
+    last.synchronize()
+    return float(first.elapsed_time(last)) * 1e6
+
+
+def timing_event() -> torch.cuda.Event:
+    """A device event that can be timed; torch leaves its constructor untyped."""
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The clock that times work of ``device``."""
+    return cuda_clock if device.type == "cuda" else host_clock
+
+
+def median_ns(work: Callable[[], object], clock: Clock, budget_ns: float) -> int:
+    """Median time of one call, at least 1. Always takes LEAST measurements, up to MOST within ``budget_ns``."""
+    clock(work, 1)
+    once = max(clock(work, 1), 1)
+    repeat = max(1, min(1000, round(RESOLVABLE_NS / once)))
+    count = int(min(MOST, max(LEAST, budget_ns / (once * repeat))))
+    return max(1, round(statistics.median(clock(work, repeat) / repeat for _ in range(count))))
