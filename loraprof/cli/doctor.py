@@ -1,0 +1,97 @@
+"""``loraprof doctor``: what can be measured here, what cannot, with the remedy for each; ``--calibrate``."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loraprof import units
+
+if TYPE_CHECKING:
+    from loraprof.capture.checks import Check
+    from loraprof.model.recording import Calibration
+
+SCHEMA = "loraprof.doctor/1"
+MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("-", "dim")}
+
+
+def doctor(
+    calibrate: bool = False,
+    format: Literal["terminal", "json"] = "terminal",
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    fresh: bool = True,
+) -> None:
+    """Prints every check, and with ``calibrate`` the ceilings of ``device`` (default: the first GPU, else the CPU).
+
+    ``fresh`` measures whatever the cache holds; the result is cached either way. Raises MeasurementError for a
+    device that cannot be measured, UsageError for an unknown dtype.
+    """
+    from loraprof.capture.checks import checks  # imports torch
+
+    found = checks()
+    measured, notes = _calibrate(device, dtype, fresh) if calibrate else (None, [])
+    if format == "json":
+        body = {"schema": SCHEMA, "checks": found, "calibration": measured, "notes": notes}
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(body), indent=2).decode() + "\n")
+        return
+    console = Console(highlight=False)
+    console.print(check_table(found))
+    if measured is not None:
+        console.print(ceiling_table(measured))
+    for note in notes:
+        console.print(Text(f"note: {note}", style="yellow"))
+
+
+def _calibrate(device: str | None, dtype: str, fresh: bool) -> tuple["Calibration", list[str]]:
+    import torch
+
+    from loraprof.capture.calibration_cache import cached_calibration
+
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return cached_calibration(chosen, dtype=dtype, fresh=fresh)
+
+
+def check_table(found: Sequence["Check"]) -> Table:
+    """One row per check; a remedy stands under what it is for."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("check", no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for check in found:
+        mark, style = MARKS[check.ok]
+        detail = Text(check.detail)
+        if check.remedy is not None:
+            detail.append(f"\n-> {check.remedy}", style="cyan")
+        table.add_row(Text(mark, style=style), check.name, detail)
+    return table
+
+
+def ceiling_table(calibration: "Calibration") -> Table:
+    """GEMM and copy rates over sizes, then the cost of tiny work."""
+    table = Table(box=None, pad_edge=False, title="ceilings, measured", title_justify="left")
+    table.add_column("what", no_wrap=True)
+    table.add_column("time", justify="right")
+    table.add_column("rate", justify="right")
+    for gemm in calibration.gemm:
+        rate = 2e9 * gemm.m * gemm.n * gemm.k / gemm.ns
+        what = f"GEMM {gemm.m} x {gemm.n} x {gemm.k} {gemm.dtype}"
+        table.add_row(what, units.ns(gemm.ns), units.flops_per_s(rate))
+    for copy in calibration.copy:
+        rate = 1e9 * copy.bytes / copy.ns
+        table.add_row(f"copy {units.nbytes(copy.bytes)}", units.ns(copy.ns), units.bytes_per_s(rate))
+    for what, cost_ns in (
+        ("launch floor", calibration.launch_floor_ns),
+        ("turnaround", calibration.turnaround_ns),
+        ("one tiny op", calibration.op_ns),
+        ("one op call from Python", calibration.host_ns),
+        ("profiler, per event", calibration.event_ns),
+    ):
+        if cost_ns is not None:
+            table.add_row(what, units.ns(cost_ns), "")
+    return table
