@@ -25,6 +25,7 @@ from loraprof.capture.plan import Plan
 from loraprof.errors import MeasurementError
 from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
 
+
 def _open_range(name: str) -> Any:
     made: Any = record_function(name)
     made.__enter__()
@@ -113,7 +114,7 @@ class Session:
     def _next(self) -> None:
         state = PASSES[PASSES.index(self.state) + 1]
         if state == "nvml" and self.device.type != "cuda":
-            self.notes.append("NVML: absent, the step runs on the CPU")
+            self.notes.append("NVML: the step runs on the CPU")
             state = "count"
         self.state = state
         self._left = {
@@ -172,7 +173,7 @@ class Session:
         begin, first = self._loop
         self.nvml = self._sampler.stop(self.steps - first, time.perf_counter_ns() - begin)
         if self.nvml is None:
-            self.notes.append(f"NVML: absent, {self._sampler.reason}")
+            self.notes.append(f"NVML: {self._sampler.reason}")
         self._sampler.close()
         self._sampler = None
 

@@ -34,6 +34,11 @@ def list_workloads() -> list[WorkloadSpec]:
     return [_read(path) for path in sorted((profiles_dir() / "workloads").glob("*.toml"))]
 
 
+def workload_names() -> tuple[str, ...]:
+    """Names of the presets, without reading them."""
+    return tuple(sorted(path.stem for path in (profiles_dir() / "workloads").glob("*.toml")))
+
+
 def load_workload(name: str, overrides: Mapping[str, object] | None = None) -> WorkloadSpec:
     """The preset ``name`` with ``overrides`` (field or ``config.KEY`` to value; strings are converted).
 

@@ -1,0 +1,200 @@
+"""How sure are we? Seeded bootstrap intervals, the three-way verdict, warm-up, outliers and when to stop.
+
+Estimate = median of the paired log ratios ln(of_i / to_i). Interval = 95 % percentile bootstrap over the highest
+level of the design (process or block where labels are given, else the pair), 2,000 resamples, fixed seed.
+The mean log ratio is not used: one 10x spike in 30 pairs moves it by 8 %, the median by almost nothing.
+Three-way verdict as in nvbench; outliers after Tukey are reported, never removed, as in criterion.rs.
+Medians under multiplicities are read from sorted values, so swapping the arms negates every number exactly.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES: Final = 2000
+SEED: Final = 20250711
+MIN_PAIRS: Final = 10
+MIN_WARMUP: Final = 10
+HALF_WIDTH: Final = 0.01
+TAIL: Final = 0.025  # each side of a 95 % interval
+# A shift counts as warm-up when the standardised rank statistic exceeds this (about 1 % under the null,
+# maximised over splits) and the earlier part is at least 2 % slower.
+CHANGE_Z: Final = 3.5
+CHANGE_RATIO: Final = 1.02
+
+Verdict = Literal["faster", "slower", "undecided"]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A log ratio of times with its interval; ``ratio``, ``ratio_low`` and ``ratio_high`` are the plain ratios."""
+
+    log: float
+    low: float
+    high: float
+    pairs: int
+
+    @property
+    def ratio(self) -> float:
+        return math.exp(self.log)
+
+    @property
+    def ratio_low(self) -> float:
+        return math.exp(self.low)
+
+    @property
+    def ratio_high(self) -> float:
+        return math.exp(self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Outliers:
+    """Samples beyond Tukey's fences: ``mild`` beyond 1.5 IQR, ``severe`` beyond 3 IQR (not counted as mild)."""
+
+    mild: int
+    severe: int
+
+
+def _labels(blocks: Sequence[Hashable] | None, size: int) -> npt.NDArray[np.int64]:
+    """Block number of each value; without labels, or with a single one, every value is its own block."""
+    if blocks is None or len(set(blocks)) < 2:
+        return np.arange(size)
+    if len(blocks) != size:
+        raise ValueError(f"{len(blocks)} block labels for {size} values")
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(b, len(numbers)) for b in blocks])
+
+
+def _resampled_medians(values: Floats, labels: npt.NDArray[np.int64], seed: int) -> Floats:
+    """Sorted medians of RESAMPLES resamples of whole blocks."""
+    blocks = int(labels.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=RESAMPLES)
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    reached = np.cumsum(drawn[:, labels[order]], axis=1)
+    total = reached[:, -1:]
+    lower = np.argmax(reached > (total - 1) // 2, axis=1)
+    upper = np.argmax(reached > total // 2, axis=1)
+    return np.sort((ordered[lower] + ordered[upper]) / 2)
+
+
+def _interval(values: Floats, labels: npt.NDArray[np.int64], seed: int) -> tuple[float, float]:
+    medians = _resampled_medians(values, labels, seed)
+    skip = int(TAIL * RESAMPLES)
+    return float(medians[skip]), float(medians[RESAMPLES - 1 - skip])
+
+
+def _median(values: Floats) -> float:
+    """As ``np.median``, but from the two middle values, so that negating all values negates it exactly."""
+    ordered = np.sort(values)
+    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
+
+
+def median_interval(
+    samples_ns: Sequence[int], blocks: Sequence[Hashable] | None = None, *, seed: int = SEED
+) -> tuple[int, int, int]:
+    """Median of step times and its 95 % interval, in ns: (median, low, high).
+
+    Below six samples no interval of the median reaches 95 %: the range of the samples is returned.
+    Raises ValueError without samples.
+    """
+    if not samples_ns:
+        raise ValueError("no samples")
+    values = np.asarray(samples_ns, dtype=np.float64)
+    middle = round(_median(values))
+    if len(values) < 6:
+        return middle, min(samples_ns), max(samples_ns)
+    low, high = _interval(values, _labels(blocks, len(values)), seed)
+    return middle, min(round(low), middle), max(round(high), middle)
+
+
+def paired_log_ratio(
+    of: Sequence[float], to: Sequence[float], blocks: Sequence[Hashable] | None = None, *, seed: int = SEED
+) -> Estimate:
+    """Median of ln(of_i / to_i) and its 95 % interval; ``blocks`` labels each pair's process or block.
+
+    Raises ValueError for unequal lengths, no pairs, or times that are not positive.
+    """
+    if len(of) != len(to) or not len(of):
+        raise ValueError(f"{len(of)} and {len(to)} samples do not pair")
+    if min(*of, *to) <= 0:
+        raise ValueError("step times must be positive")
+    logs = np.log(np.asarray(of, dtype=np.float64)) - np.log(np.asarray(to, dtype=np.float64))
+    middle = _median(logs)
+    low, high = _interval(logs, _labels(blocks, len(logs)), seed)
+    return Estimate(middle, min(low, middle), max(high, middle), len(logs))
+
+
+def floor_of(same: Estimate) -> float:
+    """The noise floor f of an A/A pair: the larger absolute bound of its interval, as a log ratio."""
+    return max(abs(same.low), abs(same.high))
+
+
+def three_way(
+    estimate: Estimate, floor: float, cycles: Estimate | None = None, *, minimum: int = MIN_PAIRS
+) -> Verdict:
+    """``slower`` if low > floor, ``faster`` if high < -floor, else ``undecided``.
+
+    ``cycles`` is the same estimate in cycle space (time x mean SM clock) where clocks are known: a difference
+    that only the clock made is undecided. So is anything from fewer than ``minimum`` pairs.
+    """
+    if estimate.pairs < minimum or not math.isfinite(estimate.log):
+        return "undecided"
+    verdict: Verdict = "undecided"
+    if estimate.low > floor:
+        verdict = "slower"
+    elif estimate.high < -floor:
+        verdict = "faster"
+    if cycles is not None and three_way(cycles, floor, minimum=minimum) != verdict:
+        return "undecided"
+    return verdict
+
+
+def _change(samples: Floats) -> int | None:
+    """First index after a significant drop within the first half, or ``None``.
+
+    For every split t the Mann-Whitney statistic U_t = 2 R_t - t (n + 1), R_t the rank sum before t, standardised
+    by its variance t (n - t) (n + 1) / 3; the maximum over t is the change point (Pettitt 1979, standardised so
+    that a short warm-up keeps its power).
+    """
+    n = len(samples)
+    ranks = np.empty(n)
+    ranks[np.argsort(samples, kind="stable")] = np.arange(1, n + 1)
+    t = np.arange(1, n // 2 + 1)
+    if not len(t):
+        return None
+    z = (2 * np.cumsum(ranks)[: len(t)] - t * (n + 1)) / np.sqrt(t * (n - t) * (n + 1) / 3)
+    split = int(t[np.argmax(z)])
+    if z.max() <= CHANGE_Z or _median(samples[:split]) < CHANGE_RATIO * _median(samples[split:]):
+        return None
+    return split
+
+
+def warmup_end(samples: Sequence[float], minimum: int = MIN_WARMUP) -> int:
+    """Number of leading steps to drop: at least ``minimum``, more while a change-point test still finds a drop."""
+    end = min(minimum, len(samples))
+    values = np.asarray(samples, dtype=np.float64)
+    while (more := _change(values[end:])) is not None:
+        end += more
+    return end
+
+
+def outliers(samples: Sequence[float]) -> Outliers:
+    """Counts beyond Tukey's inner (1.5 IQR) and outer (3 IQR) fences. Nothing is removed."""
+    if not len(samples):
+        return Outliers(0, 0)
+    values = np.asarray(samples, dtype=np.float64)
+    q1, q3 = np.quantile(values, (0.25, 0.75))
+    beyond = np.maximum(q1 - values, values - q3)
+    severe = int(np.count_nonzero(beyond > 3 * (q3 - q1)))
+    return Outliers(int(np.count_nonzero(beyond > 1.5 * (q3 - q1))) - severe, severe)
+
+
+def converged(estimate: Estimate, half_width: float = HALF_WIDTH) -> bool:
+    """Whether the interval's half-width is at most ``half_width`` (0.01: 1 %) and the pairs suffice."""
+    return estimate.pairs >= MIN_PAIRS and (estimate.high - estimate.low) / 2 <= math.log1p(half_width)

@@ -1,0 +1,101 @@
+"""From a finished session to a recording directory."""
+
+import datetime
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import nn
+
+from loraprof.capture.calibration_cache import cached_calibration
+from loraprof.capture.environment import device_info, environment
+from loraprof.capture.facts import module_table, parameter_table
+from loraprof.capture.markers import Markers
+from loraprof.capture.session import Session
+from loraprof.model.recording import Recording, Workload
+from loraprof.store.recordings import RecordingWriter
+
+
+def gemm_shapes(recording: Recording) -> list[tuple[int, int, int]]:
+    """(m, n, k) of the adapted layers at this step's tokens: what a prediction will ask for."""
+    tokens = recording.workload.tokens_per_step
+    per = (tokens or 0) // (recording.workload.micro_batches or 1)
+    if not per:
+        return []
+    out = {(per, s.out_features, s.in_features) for s in recording.sites if not s.kernel}
+    out |= {(s.out_features, s.in_features, per) for s in recording.sites if not s.kernel}
+    out |= {(per, s.rank, s.in_features) for s in recording.sites if s.rank and not s.kernel}
+    return sorted(out)
+
+
+def hook_cost_ns(markers: Markers) -> float:
+    """Median cost of the markers around one module call, ns: an empty module with and without them."""
+    module, x = nn.Identity(), torch.zeros(1)
+
+    def per_call(n: int = 2000) -> float:
+        begin = time.perf_counter_ns()
+        for _ in range(n):
+            module(x)
+        return (time.perf_counter_ns() - begin) / n
+
+    bare = sorted(per_call() for _ in range(5))[2]
+    probe = Markers()
+    probe.adopt([module])
+    probe.install()
+    try:
+        marked = sorted(per_call() for _ in range(5))[2]
+    finally:
+        probe.remove()
+    return max(marked - bare, 0.0)
+
+
+def recording_of(session: Session, workload: Workload, calibrate: bool = True) -> Recording:
+    """Everything but the trace. ``workload`` fields left null are filled from what the session saw."""
+    modules, sites = module_table(session.markers)
+    seen = {
+        "tokens_per_step": session.tokens,
+        "micro_batches": session.micro_batches,
+        "optimizer": session.optimizer,
+        "missing_gradients": session.missing,
+    }
+    facts = {k: v for k, v in seen.items() if getattr(workload, k) in (None, [])}
+    recording = Recording(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        environment=environment(),
+        device=device_info(session.device),
+        workload=msgspec.structs.replace(workload, **facts),
+        modules=modules,
+        parameters=parameter_table(session.markers),
+        sites=sites,
+        calls=session.markers.calls,
+        timing=session.timing(),
+        counted=session.counted,
+        memory=session.memory,
+        overhead_ns={
+            "boundary_hook": session.boundary.cost_ns / max(session.boundary.calls, 1),
+            "module_marker": hook_cost_ns(session.markers),
+        },
+        notes=session.notes,
+    )
+    if not calibrate:
+        return recording
+    dtype = next((s.base_dtype for s in recording.sites), "float32")
+    calibration, notes = cached_calibration(session.device, gemm_shapes(recording), dtype)
+    return msgspec.structs.replace(recording, calibration=calibration, notes=[*recording.notes, *notes])
+
+
+def save(
+    session: Session, workload: Workload, target: Path, force: bool, progress: Callable[[str], None]
+) -> Path:
+    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename. Raises MeasurementError when it cannot."""
+    session.stop_profiler()
+    with RecordingWriter(target, force=force) as writer:
+        progress("writing the trace")
+        session.profiler.export_chrome_trace(str(writer.trace(0)))
+        progress("calibrating the device")
+        writer.recording(recording_of(session, workload))
+        if session.nvml is not None:
+            writer.nvml(session.nvml)
+        return writer.commit()

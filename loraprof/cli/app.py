@@ -1,0 +1,73 @@
+"""The command line: one module per verb, errors printed once, exit codes of the contract.
+
+0 done, 1 internal error, 2 usage, 3 threshold missed, 4 cannot be measured here, 5 unreadable input, a profiled
+script's own code, 130 interrupted.
+"""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from loraprof import __version__
+from loraprof.cli import doctor, explain, profile, report, workloads
+from loraprof.cli.target import TargetCommand
+from loraprof.errors import LoraprofError
+
+app = typer.Typer(
+    name="loraprof",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Why LoRA is, or is not, faster than full fine-tuning on your hardware.",
+)
+
+# typer carries its own copy of click, so its base error is found through an exported subclass.
+ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+INTERSPERSED = {"allow_interspersed_args": False}
+app.command(cls=TargetCommand, context_settings=INTERSPERSED)(profile.profile)
+app.command()(report.report)
+app.command()(explain.explain)
+app.command()(workloads.workloads)
+app.command()(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loraprof {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line and exits with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Runs one command line and returns its exit code; prints errors as one line and a hint on stderr."""
+    try:
+        code = app(argv, prog_name="loraprof", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except LoraprofError as error:
+        return _fail(error.message, error.hint, error.exit_code)
+    except ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", None, 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _fail(message: str, hint: str | None, code: int) -> int:
+    print(f"loraprof: {' '.join(message.split())}", file=sys.stderr)
+    if hint:
+        print(f"          {' '.join(hint.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,81 @@
+"""Where a report goes: stdout or a file, never over an existing one without ``--force``."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+
+from loraprof.errors import UsageError
+from loraprof.model.compare import Comparison
+from loraprof.model.report import Report
+
+
+class Format(StrEnum):
+    """``--format``."""
+
+    terminal = "terminal"
+    json = "json"
+    html = "html"
+    markdown = "markdown"
+    github = "github"
+
+
+def refuse_existing(path: Path | None, force: bool) -> None:
+    """Raises UsageError before any work is done."""
+    if path is not None and path.exists() and not force:
+        raise UsageError(f"{path}: exists already", "--force overwrites it")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: its folder does not exist", None)
+
+
+@contextmanager
+def clean_stdout(wanted: bool) -> Iterator[None]:
+    """A machine format is alone on stdout: what a script prints meanwhile goes to stderr, at descriptor level."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def emit(result: Report | Comparison, form: Format, output: Path | None, force: bool) -> None:
+    """Writes ``result`` in ``form`` to ``output`` or stdout. Raises UsageError for an existing file."""
+    refuse_existing(output, force)
+    if form is Format.terminal and output is None:
+        _terminal(result)
+        return
+    from loraprof.report.registry import render
+
+    content = render(result, form.value)
+    if output is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+    else:
+        output.write_bytes(content)
+
+
+def _terminal(result: Report | Comparison) -> None:
+    from rich.console import Console
+
+    from loraprof.report.terminal import render, render_comparison
+
+    console = Console()
+    if isinstance(result, Report):
+        render(result, console)
+    else:
+        render_comparison(result, console)
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """Progress and pointers, on stderr."""
+    if not quiet:
+        print(f"loraprof: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,162 @@
+"""``loraprof profile``: runs a built-in workload or an unmodified script, records one step, prints the diagnosis."""
+
+import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
+from loraprof.errors import MeasurementError, UsageError
+
+_MODEL = "Built-in workload"
+
+
+def profile(
+    target: Annotated[list[str] | None, typer.Argument(help="A workload, or SCRIPT.py and its arguments.")] = None,
+    module: Annotated[bool, typer.Option("-m", help="The target is a module, as for python -m.")] = False,
+    skip: Annotated[int, typer.Option(min=1, help="Optimizer steps that pass before anything is measured.")] = 3,
+    timed: Annotated[int, typer.Option(min=1, help="Steps timed with nothing attached.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Steps recorded by the profiler.")] = 3,
+    finish: Annotated[bool, typer.Option("--finish", help="Let the script go on afterwards.")] = False,
+    record: Annotated[Path | None, typer.Option(help="The recording's directory, NAME.loraprof.")] = None,
+    format: Annotated[Format, typer.Option(help="How to write the report.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the report to this file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
+    arm: Annotated[str | None, typer.Option(help="lora, full, frozen, …", rich_help_panel=_MODEL)] = None,
+    rank: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    alpha: Annotated[float | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    dropout: Annotated[float | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    targets: Annotated[str | None, typer.Option(help="q_proj,v_proj · qv · all-linear", rich_help_panel=_MODEL)] = None,
+    batch: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    seq: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    dtype: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    autocast: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    checkpointing: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    layers: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    optimizer: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    accumulate: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    device: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    seed: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
+) -> int:
+    """Profile one training step and explain it."""
+    given = {
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": dropout,
+        "targets": targets,
+        "batch": batch,
+        "seq": seq,
+        "dtype": dtype,
+        "autocast": autocast,
+        "checkpointing": checkpointing,
+        "layers": layers,
+        "optimizer": optimizer,
+        "accumulate": accumulate,
+        "device": device,
+        "seed": seed,
+    }
+    overrides = {k: v for k, v in given.items() if v is not None}
+    from loraprof.store.specs import workload_names
+
+    builtin = not module and (not target or (target[0] in workload_names()))
+    if not builtin and (overrides or arm):
+        name = next(iter(overrides), "arm")
+        raise UsageError(f"--{name} is for built-in workloads; {target[0] if target else ''} is a script", None)
+    if builtin and target and len(target) > 1:
+        raise UsageError(f"{target[0]} is a built-in workload and takes no arguments: {target[1]}", None)
+    place = record or _default_path(target, module)
+    if place.suffix != ".loraprof":
+        raise UsageError(f"{place}: a recording's name ends in .loraprof", None)
+    refuse_existing(place, force)
+    refuse_existing(output, force)
+
+    from loraprof.capture.plan import Plan
+
+    plan = Plan(skip=skip, timed=timed, steps=steps, finish=finish)
+    with clean_stdout(format is not Format.terminal and output is None):
+        if builtin:
+            code = _builtin(target[0] if target else None, overrides, arm or "lora", plan, place, force, quiet)
+        else:
+            code = _script(list(target or []), module, plan, place, force, quiet)
+    from loraprof.diagnosis.load import diagnose
+
+    emit(diagnose(place), format, output, force)
+    say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
+    return code
+
+
+def _default_path(target: list[str] | None, module: bool) -> Path:
+    name = target[0] if target else "default"
+    stem = name.rsplit(".", 1)[-1] if module else Path(name).name.removesuffix(".py")
+    return Path(f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}.loraprof")
+
+
+def _builtin(
+    name: str | None, overrides: dict[str, Any], arm: str, plan: Any, place: Path, force: bool, quiet: bool
+) -> int:
+    import torch
+
+    from loraprof.capture.save import save
+    from loraprof.capture.session import Session
+    from loraprof.model.recording import Workload
+    from loraprof.store.specs import default_workload, load_workload
+    from loraprof.workloads.build import build
+
+    spec = load_workload(name or default_workload("cuda" if torch.cuda.is_available() else "cpu"), overrides)
+    say(f"building {spec.name} ({spec.summary}), arm {arm}", quiet)
+    built = build(spec, arm)
+    say(plan.sentence(built.device.type == "cuda"), quiet)
+    session = Session(plan, lambda: None)
+    session.install()
+    try:
+        while not session.done:
+            built.step()
+    finally:
+        session.remove()
+    options = {f: getattr(spec, f) for f in spec.__struct_fields__ if f not in ("config", "summary", "arms")}
+    options["targets"] = list(spec.targets)
+    workload = Workload(
+        name=spec.name,
+        kind="builtin",
+        argv=[spec.name],
+        arm=arm,
+        options=options,
+        tokens_per_step=built.tokens_per_step,
+        micro_batches=spec.accumulate,
+        autocast=spec.autocast,
+        checkpointing=spec.checkpointing,
+        grad_clip=spec.clip is not None,
+    )
+    save(session, workload, place, force, lambda text: say(text, quiet))
+    return 0
+
+
+def _script(target: list[str], module: bool, plan: Any, place: Path, force: bool, quiet: bool) -> int:
+    from loraprof.capture.save import save
+    from loraprof.capture.script import Finished, explain_missing, run_script
+    from loraprof.capture.session import Session
+    from loraprof.model.recording import Workload
+
+    def on_done() -> None:
+        if not plan.finish:
+            raise Finished
+
+    say(plan.sentence(False), quiet)
+    session = Session(plan, on_done)
+    session.install()
+    try:
+        code = run_script(target, module)
+    finally:
+        session.remove()
+    if not session.done:
+        if code:
+            say(f"the script exited with code {code} before the recording was complete; nothing was written", quiet)
+            raise typer.Exit(code)
+        raise explain_missing(session.steps, plan.total(False))
+    if session.profiler is None:
+        raise MeasurementError("the profiler did not start", None)
+    workload = Workload(name=Path(target[0]).name, kind="script", argv=target)
+    save(session, workload, place, force, lambda text: say(text, quiet))
+    return code

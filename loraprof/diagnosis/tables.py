@@ -1,0 +1,198 @@
+"""The report's tables of the reported step: kernels, modules, the adapter, memory, clocks."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.ledger import Ledger
+from loraprof.analysis.work import work_of
+from loraprof.analysis.work.rule import Work
+from loraprof.model.recording import Nvml, Recording
+from loraprof.model.report import Adapter, Kernel, MemoryReport, ModuleRow, NvmlReport, Savings
+from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES, HostKind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Busy:
+    """Work of one step, a row per device record (CPU: per leaf op): what the tables aggregate.
+
+    ``ns`` is the record's duration; ``work`` its FLOPs and bytes where the op's inputs were recorded. An op that
+    launched several kernels gives its work to the longest.
+    """
+
+    rows: Int64  # -> Ledger entries
+    ns: Int64
+    work: list[Work | None]
+    op: list[str | None]
+
+
+def leaves(trace: Trace, analysis: Analysis) -> Bool:
+    """Host rows that are ops without ops inside."""
+    host = trace.host
+    nearest = analysis.who.tree.nearest(host.kind == HostKind.OP)
+    out: Bool = host.kind == HostKind.OP
+    out = out.copy()
+    inner = np.flatnonzero(host.kind == HostKind.OP)
+    parent = analysis.who.tree.parent[inner]
+    above = parent[parent >= 0]
+    out[nearest[above][nearest[above] >= 0]] = False
+    return out
+
+
+def busy_of(analysis: Analysis, ledger: Ledger) -> Busy:
+    trace = analysis.trace
+    rows = np.flatnonzero(ledger.busy)
+    if not analysis.on_gpu:
+        leaf = leaves(trace, analysis)
+        rows = rows[leaf[ledger.op[rows]]]
+    ns = ledger.full_ns[rows] if analysis.on_gpu else ledger.ns[rows]
+    known: dict[tuple[int, int], Work | None] = {}
+    given: dict[int, int] = {}
+    for i in np.argsort(-ns, kind="stable").tolist():
+        given.setdefault(int(ledger.op[rows[i]]), i)
+    work: list[Work | None] = []
+    ops: list[str | None] = []
+    for i, row in enumerate(ledger.op[rows].tolist()):
+        if row < 0:
+            work.append(None)
+            ops.append(None)
+            continue
+        name, shape = int(trace.host.name[row]), int(trace.host.shapes[row])
+        ops.append(trace.names[name])
+        if (name, shape) not in known:
+            known[name, shape] = work_of(trace.names[name], trace.shapes[shape]) if shape >= 0 else None
+        work.append(known[name, shape] if given[row] == i else None)
+    return Busy(rows, ns, work, ops)
+
+
+def kernels(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[Kernel]:
+    """By (name, role, phase, module), longest first."""
+    groups: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
+    key = zip(*(c[busy.rows].tolist() for c in (ledger.name, ledger.role, ledger.phase, ledger.module)), strict=True)
+    for i, k in enumerate(key):
+        groups[k].append(i)
+    out = []
+    for (name, role, phase, module), members in groups.items():
+        known = [w for w in (busy.work[i] for i in members) if w is not None]
+        out.append(
+            Kernel(
+                name=analysis.trace.names[name],
+                role=ROLES[role],
+                phase=PHASES[phase],
+                module=analysis.who.paths[module] if module >= 0 else None,
+                count=len(members),
+                total_ns=int(busy.ns[members].sum()),
+                flops=sum(w.flops for w in known) if known else None,
+                min_bytes=sum(w.min_bytes for w in known) if known else None,
+                op=busy.op[members[0]],
+            )
+        )
+    return sorted(out, key=lambda k: (-k.total_ns, k.name, k.role, k.phase, k.module or ""))
+
+
+def modules(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[ModuleRow]:
+    """Own time by (module, role), busiest first. ``launches`` counts device records, on CPU leaf ops."""
+    busy_ns: dict[tuple[int, int], int] = defaultdict(int)
+    idle_ns: dict[tuple[int, int], int] = defaultdict(int)
+    launches: dict[tuple[int, int], int] = defaultdict(int)
+    columns = zip(ledger.module.tolist(), ledger.role.tolist(), ledger.busy.tolist(), ledger.ns.tolist(), strict=True)
+    for module, role, is_busy, ns in columns:
+        (busy_ns if is_busy else idle_ns)[module, role] += ns
+    for i in busy.rows.tolist():
+        launches[int(ledger.module[i]), int(ledger.role[i])] += 1
+    rows = [
+        ModuleRow(
+            path=analysis.who.paths[m],
+            role=ROLES[r],
+            busy_ns=busy_ns[m, r],
+            idle_ns=idle_ns[m, r],
+            launches=launches[m, r],
+        )
+        for m, r in {*busy_ns, *idle_ns}
+        if m >= 0
+    ]
+    return sorted(rows, key=lambda r: (-r.busy_ns - r.idle_ns, r.path, r.role))
+
+
+def adapter(recording: Recording | None, ledger: Ledger, table: list[Kernel], busy: Busy) -> Adapter | None:
+    """The adapter path of the reported step. None: no adapted layer is known."""
+    sites = [s for s in recording.sites if s.active] if recording else []
+    roles = [ROLES.index(r) for r in ADAPTER_ROLES]
+    mine = np.isin(ledger.role, roles)
+    if not sites and not mine.any():
+        return None
+    ranks = {s.rank for s in sites}
+    dtypes = {s.dtype for s in sites}
+    own = [k for k in table if k.role in ADAPTER_ROLES]
+    flops = [k.flops for k in own if k.flops is not None]
+    moved = [k.min_bytes for k in own if k.min_bytes is not None]
+    counts: dict[str, int] = defaultdict(int)
+    for s in sites:
+        counts[str(s.rank)] += 1
+    return Adapter(
+        modules=len(sites),
+        rank=next(iter(ranks)) if len(ranks) == 1 else None,
+        ranks=dict(counts) if len(ranks) > 1 else None,
+        dtype=next(iter(dtypes)) if len(dtypes) == 1 else None,
+        busy_ns=int(ledger.ns[mine & ledger.busy].sum()),
+        idle_ns=int(ledger.ns[mine & ~ledger.busy].sum()),
+        launches=int(np.isin(ledger.role[busy.rows], roles).sum()),
+        min_bytes=sum(moved) if moved else None,
+        flops=sum(flops) if flops else None,
+        savings=Savings(),
+        predicted_full_ns=None,
+        predicted_frozen_ns=None,
+    )
+
+
+def memory(recording: Recording | None) -> MemoryReport | None:
+    m = recording.memory if recording else None
+    if m is None:
+        return None
+    return MemoryReport(
+        peak_bytes=m.peak_bytes,
+        reserved_bytes=m.reserved_bytes,
+        allocator_retries=m.allocator_retries,
+        weights_bytes=m.weights_bytes,
+        gradients_bytes=m.gradients_bytes,
+        optimizer_bytes=m.optimizer_bytes,
+        activations_bytes=m.activations_bytes,
+    )
+
+
+_REASONS = {
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x20: "software thermal",
+    0x40: "hardware thermal",
+    0x80: "power brake",
+}
+
+
+def nvml(sampled: Nvml | None) -> NvmlReport | None:
+    """Means over the loop; a reason counts when it shows in at least two samples."""
+    if sampled is None:
+        return None
+
+    def mean(field: str, scale: float = 1.0) -> float | None:
+        values = [getattr(s, field) for s in sampled.samples if getattr(s, field) is not None]
+        return sum(values) / len(values) * scale if values else None
+
+    bits = [s.reasons for s in sampled.samples if s.reasons is not None]
+    throttle = [text for bit, text in _REASONS.items() if sum(bool(b & bit) for b in bits) >= 2]
+    energy = sampled.energy_mj
+    return NvmlReport(
+        samples=len(sampled.samples),
+        energy_j_per_step=energy / 1000 / sampled.steps if energy is not None and sampled.steps else None,
+        power_w=mean("power_mw", 1e-3),
+        power_limit_w=sampled.power_limit_mw / 1000 if sampled.power_limit_mw is not None else None,
+        sm_clock_mhz=mean("sm_clock_mhz"),
+        sm_clock_max_mhz=sampled.sm_clock_max_mhz,
+        utilization=mean("utilization"),
+        throttle=throttle if bits else None,
+        tensor_active=sampled.tensor_active,
+        dram_active=sampled.dram_active,
+    )

@@ -1,0 +1,420 @@
+"""What does a profiler trace say? The only file that knows how Kineto spells its keys and categories.
+
+Formats: Kineto's C++ exporter (``output_json.cpp``), torch's Python exporter (``_chrome_trace_export.py``), files
+re-serialised by others, and the categories of 2021. Events may come in any order; flows, instants, metadata,
+``gpu_user_annotation`` and synchronisation rows are not work and are dropped.
+"""
+
+import gc
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import compress
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from loraprof.errors import InputError
+from loraprof.model.trace import Collective, DeviceFacts, Int8, Int64, Trace
+from loraprof.model.vocabulary import DeviceKind, HostKind
+from loraprof.store.assemble import Facts, Rows, assemble
+from loraprof.store.columns import int32, int64
+from loraprof.store.feed import Feed, Inflated, repaired
+from loraprof.store.nanoseconds import NOT_FINITE, OK, fast_ns, text_ns
+
+HOST_CATEGORIES: Final = {
+    HostKind.OP: ("cpu_op", "Operator", "operator"),
+    HostKind.ANNOTATION: ("user_annotation",),
+    HostKind.PYTHON: ("python_function",),
+    HostKind.RUNTIME: (
+        *("cuda_runtime", "cuda_driver", "runtime", "Runtime", "driver"),
+        *("hip_runtime", "hip_driver", "hip", "rocm_runtime", "rocm_driver", "rocm"),
+    ),
+    HostKind.OVERHEAD: ("overhead",),
+}
+DEVICE_CATEGORIES: Final = {
+    DeviceKind.KERNEL: ("kernel", "Kernel"),
+    DeviceKind.MEMCPY: ("gpu_memcpy", "Memcpy", "memcpy"),
+    DeviceKind.MEMSET: ("gpu_memset", "Memset", "memset"),
+}
+NOT_WORK: Final = frozenset(
+    (
+        *("gpu_user_annotation", "cuda_sync", "cuda_event", "cpu_instant_event", "Trace", "ac2g", "fwdbwd", "async"),
+        *("async_cpu_to_gpu", "async_gpu", "forward_backward", "external_correlation", "collective_comm"),
+        *("cuda_profiler_range", "hardware_counters", "instant"),
+    )
+)
+# A row carries 16 kind + i: the categories of one kind stay apart (for duplicates) and sort as their kind does.
+HOST_CODES: Final = {c: 16 * kind + i for kind, cats in HOST_CATEGORIES.items() for i, c in enumerate(cats)}
+DEVICE_CODES: Final = {c: 16 * kind + i for kind, cats in DEVICE_CATEGORIES.items() for i, c in enumerate(cats)}
+
+SKIPPED: Final = "\0"  # stands for the category of events that are not complete ones
+_NO_TEXT: Final = msgspec.Raw(b"")
+_NO_TIMES: Final = np.empty(0, np.int64)
+
+
+class Args(msgspec.Struct, frozen=True, gc=False):
+    """The arguments that Trace holds; ``Any``, because a writer's odd type must not cost the whole event."""
+
+    correlation: Any = -1
+    device: Any = None
+    stream: Any = None
+    bytes: Any = -1
+    grid: Any = None
+    block: Any = None
+    dtype: Any = None
+    sequence: Any = msgspec.field(name="Sequence number", default=-1)
+    fwd_thread: Any = msgspec.field(name="Fwd thread id", default=-1)
+    dims: msgspec.Raw = msgspec.field(name="Input Dims", default=_NO_TEXT)
+    types: msgspec.Raw = msgspec.field(name="Input type", default=_NO_TEXT)
+    strides: msgspec.Raw = msgspec.field(name="Input Strides", default=_NO_TEXT)
+    concrete: msgspec.Raw = msgspec.field(name="Concrete Inputs", default=_NO_TEXT)
+    graph_node: Any = msgspec.field(name="graph node id", default=-1)
+    collective: Any = msgspec.field(name="Collective name", default=None)
+    in_elements: Any = msgspec.field(name="In msg nelems", default=None)
+    out_elements: Any = msgspec.field(name="Out msg nelems", default=None)
+    group_size: Any = msgspec.field(name="Group size", default=None)
+    group: Any = msgspec.field(name="Process Group Name", default=None)
+    collective_sequence: Any = msgspec.field(name="Seq", default=None)
+
+
+_NO_ARGS: Final = Args()
+
+
+class Event(msgspec.Struct, tag_field="ph", tag="X", gc=False):
+    """A complete event. ``ts`` and ``dur`` are microseconds."""
+
+    name: str = ""
+    cat: str = ""
+    pid: int | str | None = None
+    tid: int | str | None = None
+    ts: Any = None
+    dur: Any = 0
+    args: Args = _NO_ARGS
+
+
+class ExactEvent(Event, tag_field="ph", tag="X", gc=False):
+    """The same with times as text, for files where a float64 would not be exact."""
+
+    ts: msgspec.Raw = _NO_TEXT
+    dur: msgspec.Raw = msgspec.Raw(b"0")
+
+
+def _decoder(event: type[Event]) -> msgspec.json.Decoder[Any]:
+    """Decodes complete events; every other phase becomes an empty struct of its own."""
+    phases = ("s", "t", "f", "i", "I", "M", "C", "b", "e", "n", "N", "D", "O", "P", "R", "c", "v", "V", "a", "B", "E")
+    union: Any = event
+    for phase in phases:
+        union |= msgspec.defstruct(
+            f"Phase_{phase}", [], tag_field="ph", tag=phase, namespace={"cat": SKIPPED}, gc=False
+        )
+    return msgspec.json.Decoder(list[union])
+
+
+class _Skipped(msgspec.Struct, gc=False):
+    cat: str = SKIPPED
+
+
+_FAST, _EXACT = _decoder(Event), _decoder(ExactEvent)
+_TEXTS = msgspec.json.Decoder(list[msgspec.Raw])
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ARGS = msgspec.json.Decoder(Args)
+
+
+def read_trace(path: str | os.PathLike[str]) -> Trace:
+    """Read one rank's trace, ``.json`` or gzip (recognised by content). Raises InputError."""
+    name = os.fspath(path)
+    try:
+        with Path(name).open("rb") as stream:
+            return read_stream(stream, name)
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file", "give a profiler trace (.json, .json.gz)") from None
+    except IsADirectoryError:
+        raise InputError(f"{name}: is a directory", "give the trace file inside it") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: cannot be read ({error})", "check the path and its permissions") from error
+
+
+def read_stream(stream: BinaryIO, name: str) -> Trace:
+    """Read a trace from an open binary file; ``name`` is what errors call it. Raises InputError."""
+    try:
+        with _without_gc(), Inflated(stream, name) as text:
+            return _read(Feed(text, name))
+    except (RecursionError, MemoryError) as error:
+        raise InputError(f"{name}: {type(error).__name__} while reading it", "is it a profiler trace?") from error
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """Cyclic collection would walk every decoded event and doubles the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read(feed: Feed) -> Trace:
+    rows, values, found_events = Rows(), dict[str, Any](), False
+    if feed.peek() == b"":
+        raise InputError(f"{feed.name}: the file is empty", "record it again")
+    if feed.buf[feed.pos : feed.pos + 3] == b"\xef\xbb\xbf":
+        feed.pos += 3
+    if (first := feed.peek()) == b"[":
+        _read_events(feed, rows)
+        found_events = True
+    elif first == b"{":
+        for key in _keys(feed):
+            if key == "traceEvents" and feed.peek() == b"[":
+                _read_events(feed, rows)
+                found_events = True
+            else:
+                values[key] = _any(feed)
+    else:
+        raise feed.fail("not JSON")
+    if feed.peek():
+        raise feed.fail("text after the end of the JSON")
+    if not found_events:
+        what = f"{feed.name}: JSON without traceEvents, not a profiler trace"
+        raise InputError(what, "export_chrome_trace writes one")
+    if not rows.known:
+        seen = f"; categories found: {', '.join(sorted(rows.unknown)[:5])}" if rows.unknown else ""
+        raise InputError(f"{feed.name}: holds no profiler events{seen}", "export_chrome_trace writes them")
+    return assemble(rows, _facts(values))
+
+
+def _keys(feed: Feed) -> Iterator[str]:
+    """The keys of the object that starts here; the caller consumes each value before the next key."""
+    feed.expect(b"{")
+    while feed.peek() != b"}":
+        if feed.peek() != b'"':
+            raise feed.fail("not JSON: a key expected") if feed.peek() else feed.truncated()
+        key = _any(feed)
+        feed.expect(b":")
+        yield key
+        if feed.peek() == b",":
+            feed.pos += 1
+        elif feed.peek() != b"}":
+            raise feed.fail("not JSON: ',' or '}' expected") if feed.peek() else feed.truncated()
+    feed.pos += 1
+
+
+def _any(feed: Feed) -> Any:
+    text = feed.value()
+    try:
+        return msgspec.json.decode(repaired(text))
+    except msgspec.DecodeError as error:
+        raise feed.fail("invalid JSON before here") from error
+
+
+def _read_events(feed: Feed, rows: Rows) -> None:
+    for batches in feed.items(_decode):
+        for batch in batches:
+            _add(rows, batch)
+
+
+class Batch(NamedTuple):
+    """Events of one category in one piece. ``status`` has one entry per event where one cannot be used."""
+
+    cat: str
+    events: list[Event]
+    start: Int64
+    dur: Int64
+    status: Int8 | None
+
+
+def _decode(piece: bytes) -> list[Batch]:
+    """The complete events of a piece by category. Raises DecodeError when it is not JSON."""
+    events: list[Any]
+    try:
+        batches = [_timed(cat, es) for cat, es in _by_category(_FAST.decode(piece))]
+        if all(batch.status is None for batch in batches):
+            return batches
+        events = _EXACT.decode(piece)
+    except msgspec.ValidationError:
+        events = [_lenient(text) for text in _TEXTS.decode(piece)]
+    return [_exactly_timed(cat, es) for cat, es in _by_category(events)]
+
+
+def _by_category(events: list[Any]) -> Iterable[tuple[str, list[Any]]]:
+    buckets: defaultdict[str, list[Any]] = defaultdict(list)
+    for event in events:
+        buckets[event.cat].append(event)
+    return ((cat, es) for cat, es in buckets.items() if cat != SKIPPED)
+
+
+def _timed(cat: str, events: list[Event]) -> Batch:
+    if cat not in HOST_CODES and cat not in DEVICE_CODES:
+        return Batch(cat, events, _NO_TIMES, _NO_TIMES, None)
+    start, dur = fast_ns([e.ts for e in events]), fast_ns([e.dur for e in events])
+    if start is None or dur is None:
+        return Batch(cat, events, _NO_TIMES, _NO_TIMES, _NO_TIMES.astype(np.int8))
+    return Batch(cat, events, start, dur, None)
+
+
+def _exactly_timed(cat: str, events: list[ExactEvent]) -> Batch:
+    start, status = text_ns([bytes(e.ts) for e in events])
+    dur, dur_status = text_ns([bytes(e.dur) for e in events])
+    status[(status == OK) & (dur_status == NOT_FINITE)] = NOT_FINITE
+    return Batch(cat, list(events), start, dur, status)
+
+
+def _lenient(text: msgspec.Raw) -> Any:
+    """One item of ``traceEvents`` whose fields may have any type, or be no event at all."""
+    try:
+        fields = _FIELDS.decode(text)
+    except msgspec.ValidationError:
+        return _Skipped()
+    if "ph" not in fields or msgspec.json.decode(fields["ph"]) != "X":
+        return _Skipped()
+    try:
+        args = _ARGS.decode(fields["args"]) if "args" in fields else _NO_ARGS
+    except msgspec.ValidationError:
+        args = _NO_ARGS
+    values: dict[str, Any] = {key: _word(fields[key]) for key in ("name", "cat", "pid", "tid") if key in fields}
+    values |= {key: fields[key] for key in ("ts", "dur") if key in fields}
+    return ExactEvent(**values, args=args)
+
+
+def _word(text: msgspec.Raw) -> str:
+    """A string as it is, anything else as its JSON."""
+    raw = bytes(text)
+    return str(msgspec.json.decode(raw)) if raw[:1] == b'"' else raw.decode()
+
+
+def _add(rows: Rows, batch: Batch) -> None:
+    """Check the times of a batch and append it to its table."""
+    on_device = batch.cat in DEVICE_CODES
+    if not on_device and batch.cat not in HOST_CODES:
+        if batch.cat in NOT_WORK:
+            rows.known = True
+        else:
+            rows.unknown[batch.cat or "(none)"] += len(batch.events)
+        return
+    rows.known = True
+    use = rows.usable(batch.start, batch.dur, batch.status, on_device)
+    events, start, dur = batch.events, batch.start, batch.dur
+    if not use.all():
+        events, start, dur = list(compress(events, use)), start[use], dur[use]
+    if events:
+        append = _add_device if on_device else _add_host
+        append(rows, batch.cat, events, start, start + dur)
+
+
+def _add_host(rows: Rows, cat: str, events: list[Event], start: Int64, end: Int64) -> None:
+    names, threads, shapes, collectives = rows.names, rows.threads, rows.shapes, rows.collectives
+    code, count = HOST_CODES[cat], len(events)
+    is_op, is_call = code // 16 <= HostKind.ANNOTATION, code // 16 == HostKind.RUNTIME
+    args = [e.args for e in events]
+    none = np.full(count, -1, np.int32)
+    rows.host.add(
+        start=start,
+        end=end,
+        code=np.full(count, code, np.int8),
+        name=int32([names[e.name] for e in events]),
+        thread=int32([threads[e.pid, e.tid] for e in events]),
+        correlation=int64([a.correlation for a in args]) if is_call else none,
+        sequence=int64([a.sequence for a in args]) if is_op else none,
+        fwd_thread=int64([a.fwd_thread for a in args]) if is_op else none,
+        shapes=int32(
+            [-1 if a.dims is _NO_TEXT else shapes[_inputs(a)] for a in args]
+        )
+        if is_op
+        else none,
+        collective=int32([-1 if a.collective is None else collectives[_collective(a)] for a in args])
+        if is_op
+        else none,
+    )
+
+
+def _inputs(args: Args) -> tuple[bytes, bytes, bytes, bytes]:
+    return bytes(args.dims), bytes(args.types), bytes(args.strides), bytes(args.concrete)
+
+
+def _add_device(rows: Rows, cat: str, events: list[Event], start: Int64, end: Int64) -> None:
+    names, collectives = rows.names, rows.collectives
+    args = [e.args for e in events]
+    rows.device.add(
+        start=start,
+        end=end,
+        code=np.full(len(events), DEVICE_CODES[cat], np.int8),
+        name=int32([names[e.name] for e in events]),
+        device=int32([e.pid if e.args.device is None else e.args.device for e in events]),
+        stream=int64([e.tid if e.args.stream is None else e.args.stream for e in events]),
+        correlation=int64([a.correlation for a in args]),
+        graph_node=int64([a.graph_node for a in args]),
+        bytes=int64([a.bytes for a in args]),
+        blocks=int64([_volume(a.grid) for a in args]),
+        threads=int32([_volume(a.block) for a in args]),
+        collective=int32([-1 if a.collective is None else collectives[_collective(a)] for a in args]),
+    )
+
+
+def _volume(sides: Any) -> int:
+    """Product of a grid or block; -1 where it is not a list of counts."""
+    if type(sides) is not list or not all(type(side) is int and side >= 0 for side in sides):
+        return -1
+    return prod(sides) if sides else -1
+
+
+def _collective(args: Args) -> Collective:
+    def count(value: Any) -> int | None:
+        return value if type(value) is int else None
+
+    return Collective(
+        name=_text(args.collective),
+        dtype=_text(args.dtype),
+        in_elements=count(args.in_elements),
+        out_elements=count(args.out_elements),
+        group_size=count(args.group_size),
+        group=_text(args.group),
+        sequence=count(args.collective_sequence),
+    )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _facts(values: dict[str, Any]) -> Facts:
+    """What the other top-level keys say; anything of the wrong type counts as not said."""
+    listed, ranks = values.get("deviceProperties"), values.get("distributedInfo")
+    properties = [p for p in listed if isinstance(p, dict)] if isinstance(listed, list) else []
+    info = ranks if isinstance(ranks, dict) else {}
+    gpus = {gpu.index: gpu for gpu in map(_gpu, properties) if gpu is not None}
+    amd = any(word in gpu.name for gpu in gpus.values() for word in ("AMD", "Instinct", "Radeon"))
+    return Facts(
+        gpus=tuple(gpus[index] for index in sorted(gpus)),
+        base_ns=_count(values, "baseTimeNanoseconds"),
+        rank=_count(info, "rank"),
+        world_size=_count(info, "world_size"),
+        rocm=amd or any(key.startswith(("hip_", "roctracer", "rocprof")) for key in values),
+    )
+
+
+def _gpu(entry: dict[str, Any]) -> DeviceFacts | None:
+    index, sms = _count(entry, "id"), _count(entry, "numSms")
+    major, minor = _count(entry, "computeMajor"), _count(entry, "computeMinor")
+    if index is None:
+        return None
+    per_sm = _count(entry, "maxThreadsPerMultiprocessor")
+    if sms is None and per_sm is not None and per_sm < 1024:  # the Python exporter writes the SM count there
+        sms = per_sm
+    return DeviceFacts(
+        index=index,
+        name=_text(entry.get("name")),
+        memory_bytes=_count(entry, "totalGlobalMem"),
+        sms=sms,
+        capability=None if major is None or minor is None else (major, minor),
+    )
+
+
+def _count(entry: dict[str, Any], key: str) -> int | None:
+    value = entry.get(key)
+    return value if type(value) is int and value >= 0 else None
