@@ -21,9 +21,9 @@ MIN_PAIRS: Final = 10
 MIN_WARMUP: Final = 10
 HALF_WIDTH: Final = 0.01
 TAIL: Final = 0.025  # each side of a 95 % interval
-# A shift counts as warm-up when the standardised rank statistic exceeds this (about 1 % under the null,
-# maximised over splits) and the earlier part is at least 2 % slower.
-CHANGE_Z: Final = 3.5
+# A shift counts as warm-up when the standardised rank statistic, maximised over splits, exceeds this and the
+# earlier part is at least 2 % slower. At 3.0 a warm-up of three steps is just too short to be seen.
+CHANGE_Z: Final = 3.0
 CHANGE_RATIO: Final = 1.02
 
 Verdict = Literal["faster", "slower", "undecided"]
@@ -135,9 +135,7 @@ def floor_of(same: Estimate) -> float:
     return max(abs(same.low), abs(same.high))
 
 
-def three_way(
-    estimate: Estimate, floor: float, cycles: Estimate | None = None, *, minimum: int = MIN_PAIRS
-) -> Verdict:
+def three_way(estimate: Estimate, floor: float, cycles: Estimate | None = None, *, minimum: int = MIN_PAIRS) -> Verdict:
     """``slower`` if low > floor, ``faster`` if high < -floor, else ``undecided``.
 
     ``cycles`` is the same estimate in cycle space (time x mean SM clock) where clocks are known: a difference
@@ -176,12 +174,15 @@ def _change(samples: Floats) -> int | None:
 
 
 def warmup_end(samples: Sequence[float], minimum: int = MIN_WARMUP) -> int:
-    """Number of leading steps to drop: at least ``minimum``, more while a change-point test still finds a drop."""
-    end = min(minimum, len(samples))
+    """Number of leading steps to drop: up to the last change point found, but at least ``minimum``.
+
+    The test sees the steps before ``minimum`` too: a warm-up that ends shortly after it is then still found.
+    """
+    end = 0
     values = np.asarray(samples, dtype=np.float64)
     while (more := _change(values[end:])) is not None:
         end += more
-    return end
+    return max(end, min(minimum, len(samples)))
 
 
 def outliers(samples: Sequence[float]) -> Outliers:
