@@ -117,7 +117,7 @@ def test_accumulation_averages_micro_batches_and_steps_once() -> None:
 
     built.optimizer.register_step_post_hook(count)
     micro = build(spec)
-    expected = torch.stack([micro.forward_loss() for _ in range(3)]).mean()
+    expected = torch.stack([micro.forward_loss().detach() for _ in range(3)]).mean()
     assert built.tokens_per_step == 3 * 2 * 16
     assert float(built.step()) == pytest.approx(float(expected), rel=1e-6)
     assert steps == 1
@@ -153,9 +153,10 @@ def test_checkpointing_changes_no_gradient(name: str, arm: str, mode: str) -> No
 
 def _recomputed_layers(built: Built) -> list[int]:
     """How often each layer's first norm runs: twice where a layer is recomputed."""
-    bare = built.model.get_base_model() if hasattr(built.model, "get_base_model") else built.model
+    model: Any = built.model
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     calls: list[int] = []
-    for layer in layers_of(bare, family_of(built.spec)):  # type: ignore[arg-type]
+    for layer in layers_of(bare, family_of(built.spec)):
         calls.append(0)
         norm = next(m for m in layer.modules() if "Norm" in type(m).__name__)
 
@@ -168,7 +169,8 @@ def _recomputed_layers(built: Built) -> list[int]:
 
 def test_frozen_sends_a_gradient_to_the_embedding_and_steps_without_a_kernel() -> None:
     for name in ("tiny-llama-cpu", "gpt2-xl", "roberta-base", "resnet18", "minimind-26m", "opt-125m"):
-        built, outputs = build(small(name), "frozen"), []
+        built = build(small(name), "frozen")
+        outputs: list[Tensor] = []
         embedding_of(built.model, family_of(built.spec)).register_forward_hook(
             lambda _m, _i, output, kept=outputs: kept.append(output)
         )

@@ -8,7 +8,7 @@ from torch import nn
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.workloads.families import HEADS, family_of
-from loraprof.workloads.minimind import attach_lora
+from loraprof.workloads.handwritten import attach_lora
 from loraprof.workloads.models import HF_HINT
 
 

@@ -1,11 +1,6 @@
-"""A small decoder and a LoRA written by hand, as in github.com/jingyaogong/minimind: no transformers, no PEFT.
+"""A small decoder written by hand, as in github.com/jingyaogong/minimind: it needs no transformers."""
 
-Its LoRA is a module hung on each linear whose forward is replaced: y = W x + B A x, without a scaling factor.
-"""
-
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -146,33 +141,3 @@ class MiniMind(nn.Module):
         self.use_reentrant = gradient_checkpointing_kwargs["use_reentrant"]
         for layer in self.layers:
             layer.gradient_checkpointing = True  # type: ignore[assignment]
-
-
-class LoRA(nn.Module):
-    """B A x in the base layer's dtype; ``scaling`` 1, the original's only choice, costs no kernel."""
-
-    def __init__(self, base: nn.Linear, rank: int, scaling: float, dropout: float) -> None:
-        super().__init__()
-        self.rank, self.scaling = rank, scaling
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.A = nn.Linear(base.in_features, rank, bias=False, **like)
-        self.B = nn.Linear(rank, base.out_features, bias=False, **like)
-        nn.init.normal_(self.A.weight, std=0.02)
-        nn.init.zeros_(self.B.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.B(self.A(self.dropout(x)))
-        return out if self.scaling == 1 else out * self.scaling
-
-
-def attach_lora(linears: Iterable[nn.Linear], rank: int, scaling: float, dropout: float) -> None:
-    """Hang a LoRA on each linear and replace its forward."""
-    for linear in linears:
-        linear.lora = LoRA(linear, rank, scaling, dropout)
-        linear.forward = partial(_adapted, linear.forward, linear.lora)  # type: ignore[method-assign]
-
-
-def _adapted(base: Callable[[Tensor], Tensor], lora: LoRA, x: Tensor) -> Tensor:
-    out: Tensor = base(x) + lora(x)
-    return out

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from loraprof.errors import UsageError
 from loraprof.workloads.adapters import is_conv1d
-from loraprof.workloads.minimind import LoRA
+from loraprof.workloads.handwritten import LoRA
 
 
 @dataclass(frozen=True)
