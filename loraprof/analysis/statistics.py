@@ -156,9 +156,10 @@ def three_way(estimate: Estimate, floor: float, cycles: Estimate | None = None, 
 def _change(samples: Floats) -> int | None:
     """First index after a significant drop within the first half, or ``None``.
 
-    For every split t the Mann-Whitney statistic U_t = 2 R_t - t (n + 1), R_t the rank sum before t, standardised
-    by its variance t (n - t) (n + 1) / 3; the maximum over t is the change point (Pettitt 1979, standardised so
-    that a short warm-up keeps its power).
+    Whether: for every split t the Mann-Whitney statistic U_t = 2 R_t - t (n + 1), R_t the rank sum before t, over
+    the root of its variance t (n - t) (n + 1) / 3; the maximum over t (Pettitt 1979, standardised so that a short
+    warm-up keeps its power). Where: the split with the least absolute deviation from the two medians, which
+    spikes and slow drift move less than the maximum of U.
     """
     n = len(samples)
     ranks = np.empty(n)
@@ -167,10 +168,16 @@ def _change(samples: Floats) -> int | None:
     if not len(t):
         return None
     z = (2 * np.cumsum(ranks)[: len(t)] - t * (n + 1)) / np.sqrt(t * (n - t) * (n + 1) / 3)
-    split = int(t[np.argmax(z)])
-    if z.max() <= CHANGE_Z or _median(samples[:split]) < CHANGE_RATIO * _median(samples[split:]):
+    if z.max() <= CHANGE_Z:
         return None
-    return split
+    logs = np.log(samples)
+    split = min(t.tolist(), key=lambda at: _deviation(logs[:at]) + _deviation(logs[at:]))
+    slower = _median(logs[:split]) - _median(logs[split:])
+    return split if slower > math.log(CHANGE_RATIO) else None
+
+
+def _deviation(values: Floats) -> float:
+    return float(np.abs(values - np.median(values)).sum())
 
 
 def warmup_end(samples: Sequence[float], minimum: int = MIN_WARMUP) -> int:
