@@ -36,15 +36,15 @@ _CLASSES: tuple[tuple[str, str], ...] = (
 _OWN: tuple[tuple[str, str], ...] = (
     (r"embedding", "embedding"),
     (r"layer_norm|rms_norm|batch_norm|rsqrt", "norm"),
-    (r"scaled_dot_product|softmax|bmm|matmul|baddbmm|flash|efficient_attention", "attention"),
     (r"cross_entropy|nll_loss|mse_loss|log_softmax", "loss"),
+    (r"scaled_dot_product|softmax|bmm|matmul|baddbmm|flash|efficient_attention", "attention"),
     (r"gelu|silu|relu|tanh|sigmoid|aten::mul", "activation"),
-    (r"dropout", "dropout"),
+    (r"dropout|bernoulli|aten::div_$", "dropout"),
     (r"pool", "pooling"),
     (r"aten::add_?$|_foreach_add", "residual"),
     (r"arange|cumsum|mask|tril|triu|::full|where|::(eq|ne|le|lt|ge|gt)$|logical|bitwise|isin|all$|any$", "attention"),
     (r"expand|unsqueeze|cat$|cos|sin|neg$|outer|::sub|diff|clamp", "position"),
-    (r"view|reshape|::to$|copy|clone|contiguous|slice|select|index|transpose|permute|::t$|detach", "residual"),
+    (r"view|reshape|alias|strided|narrow|empty|item|is_nonzero|::to$|copy|clone|contiguous|slice|select|index|transpose|permute|::t$|detach", "residual"),
 )
 _OWN_COMPILED = tuple((re.compile(p), role) for p, role in _OWN)
 _ROTARY_OPS = re.compile(r"aten::(mul|neg|cat|add|sub|cos|sin|split|chunk|narrow|slice|unsqueeze|_unsafe_view)_?$")

@@ -55,7 +55,8 @@ def interval_owner(trace: Trace, calls: list[ModuleCall], nodes: Int64) -> Int64
     for thread, mine in by_thread.items():
         low = min(c.before for c in mine)
         paint = np.full(max(c.after for c in mine) - low, -1, dtype=np.int64)
-        for c in sorted(mine, key=lambda c: c.before - c.after):  # longest first: shorter ones paint over
+        # Longest first, and of equals the outer (recorded later, when it returned) first: the innermost paints over.
+        for c in sorted(mine[::-1], key=lambda c: c.before - c.after):
             paint[c.before - low : c.after - low] = c.module
         inside = (numbers >= low) & (numbers < low + len(paint))
         if several:

@@ -43,6 +43,11 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._counts[(*self._where(), f"aten::{packet.__name__}", shapes, flops, moved)] += 1
         return out
 
+    def open(self) -> None:
+        """Starts counting."""
+        enter: Any = self.__enter__
+        enter()
+
     def close(self) -> None:
         """Stops counting."""
         leave: Any = self.__exit__

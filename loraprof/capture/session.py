@@ -181,7 +181,7 @@ class Session:
         self.markers.install()
         self.markers.step = -1
         self._counting = Counting(self.markers.where)
-        self._counting.__enter__()
+        self._counting.open()
 
     def _in_count(self) -> None:
         self._left -= 1

@@ -7,12 +7,14 @@ import numpy as np
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
-from loraprof.analysis.work import work_of
+from loraprof.analysis.work import VIEWS, work_of
 from loraprof.analysis.work.rule import Work
 from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import Adapter, Kernel, MemoryReport, ModuleRow, NvmlReport, Savings
 from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES, HostKind
+
+_GEMMS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,15 +32,18 @@ class Busy:
 
 
 def leaves(trace: Trace, analysis: Analysis) -> Bool:
-    """Host rows that are ops without ops inside."""
+    """Host rows that are ops without ops inside, views aside: what does the work on a CPU."""
     host = trace.host
     nearest = analysis.who.tree.nearest(host.kind == HostKind.OP)
     out: Bool = host.kind == HostKind.OP
     out = out.copy()
-    inner = np.flatnonzero(host.kind == HostKind.OP)
+    view = np.array([n.removeprefix("aten::") in VIEWS for n in trace.names] or [False])
+    inner = np.flatnonzero((host.kind == HostKind.OP) & ~view[host.name])
     parent = analysis.who.tree.parent[inner]
     above = parent[parent >= 0]
     out[nearest[above][nearest[above] >= 0]] = False
+    gemm = np.array([n in _GEMMS for n in trace.names] or [False])  # addmm copies its bias inside itself
+    out |= gemm[host.name] & (host.kind == HostKind.OP)
     return out
 
 

@@ -1,0 +1,45 @@
+"""Real GPU traces of other people's runs: exact partitions, busy time as an independent program found it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import loraprof
+from loraprof.analysis.analyse import analyse
+from loraprof.store.kineto import read_trace
+
+TRACES = Path(__file__).resolve().parents[1].parent / "shared" / "traces"
+ORACLE = [json.loads(line) for line in (TRACES / "oracle.jsonl").open()] if TRACES.is_dir() else []
+pytestmark = pytest.mark.skipif(not ORACLE, reason="the folder of shared traces is not here")
+
+
+@pytest.mark.parametrize("truth", ORACLE, ids=lambda t: t["file"].split(".")[0])
+def test_busy_time_and_closure(truth: dict[str, object]) -> None:
+    analysis = analyse(read_trace(TRACES / str(truth["file"])))
+    events = int(truth["kernels"]) + int(truth["memcpy"]) + int(truth["memset"])  # type: ignore[call-overload]
+    dropped = analysis.trace.faults.zero_timestamps + analysis.trace.faults.duplicates
+    assert events - dropped <= len(analysis.trace.device) <= events
+    assert analysis.links.kernels_without_launch == truth["gpu_no_launch"]
+    for step in analysis.steps:
+        assert sum(p.ns for p in step.partition) == step.wall_ns
+    if "gpu_busy_us" in truth:
+        ns = sum(s.ns(kind="busy") for s in analysis.steps)
+        ns += sum(s.ns(kind="busy") for steps in analysis.others.values() for s in steps)
+        assert ns == pytest.approx(1000 * float(truth["gpu_busy_us"]), rel=1e-4)  # type: ignore[arg-type]
+
+
+def test_causes_tell_the_traces_apart() -> None:
+    """Launch-bound, GPU-bound, and the multi-stream trace that waits on other streams, not on the host."""
+
+    def idle(name: str) -> dict[str, float]:
+        step = loraprof.diagnose(TRACES / f"{name}.json.gz").step()
+        assert step is not None
+        return {p: step.ns(cause=p) / step.wall_ns for p in ("python", "framework", "launch_api", "queued")}
+
+    launch_bound = idle("h100_bert_small")
+    assert sum(launch_bound.values()) - launch_bound["queued"] > 0.8
+    gpu_bound = idle("v100_resnet_train_ns")
+    assert sum(gpu_bound.values()) < 0.05
+    streams = idle("noflow_sampled_rank0")
+    assert streams["queued"] > max(streams["framework"], streams["launch_api"])
