@@ -1,4 +1,4 @@
-"""Module, phase and role of real steps on the CPU: complete, consistent by two rules, and honest about a lost marker."""
+"""Module, phase and role of real CPU steps: complete, consistent by two rules, honest about a lost marker."""
 
 import gzip
 import json

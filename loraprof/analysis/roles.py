@@ -44,7 +44,8 @@ _OWN: tuple[tuple[str, str], ...] = (
     (r"aten::add_?$|_foreach_add", "residual"),
     (r"arange|cumsum|mask|tril|triu|::full|where|::(eq|ne|le|lt|ge|gt)$|logical|bitwise|isin|all$|any$", "attention"),
     (r"expand|unsqueeze|cat$|cos|sin|neg$|outer|::sub|diff|clamp", "position"),
-    (r"view|reshape|alias|strided|narrow|empty|item|is_nonzero|::to$|copy|clone|contiguous|slice|select|index|transpose|permute|::t$|detach", "residual"),
+    (r"view|reshape|alias|strided|narrow|empty|item|is_nonzero|detach|::t$|transpose|permute", "residual"),
+    (r"::to$|copy|clone|contiguous|slice|select|index", "residual"),
 )
 _OWN_COMPILED = tuple((re.compile(p), role) for p, role in _OWN)
 _ROTARY_OPS = re.compile(r"aten::(mul|neg|cat|add|sub|cos|sin|split|chunk|narrow|slice|unsqueeze|_unsafe_view)_?$")

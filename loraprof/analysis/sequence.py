@@ -56,7 +56,7 @@ def interval_owner(trace: Trace, calls: list[ModuleCall], nodes: Int64) -> Int64
         low = min(c.before for c in mine)
         paint = np.full(max(c.after for c in mine) - low, -1, dtype=np.int64)
         # Longest first, and of equals the outer (recorded later, when it returned) first: the innermost paints over.
-        for c in sorted(mine[::-1], key=lambda c: c.before - c.after):
+        for _, c in sorted(enumerate(mine), key=lambda item: (item[1].before - item[1].after, -item[0])):
             paint[c.before - low : c.after - low] = c.module
         inside = (numbers >= low) & (numbers < low + len(paint))
         if several:
