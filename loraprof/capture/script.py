@@ -3,9 +3,10 @@
 import multiprocessing
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
-from loraprof.errors import MeasurementError, UsageError
+from loraprof.errors import LoraprofError, MeasurementError, UsageError
 
 
 class Finished(SystemExit):
@@ -18,7 +19,8 @@ class Finished(SystemExit):
 def run_script(target: list[str], module: bool) -> int:
     """Runs ``target`` (path or module name, then its arguments) as ``__main__`` and returns its exit code.
 
-    What the script raises passes through; ``SystemExit`` becomes the code python would have exited with.
+    ``SystemExit`` becomes the code python would have exited with; any other exception is printed as python would
+    print it, from the script's own frames on, and is code 1.
     """
     name = target[0]
     argv, path = sys.argv, list(sys.path)
@@ -33,9 +35,22 @@ def run_script(target: list[str], module: bool) -> int:
             runpy.run_path(name, run_name="__main__")
     except SystemExit as stop:
         return _code(stop.code)
+    except (KeyboardInterrupt, LoraprofError):
+        raise
+    except BaseException as error:
+        _print(error)
+        return 1
     finally:
         sys.argv, sys.path[:] = argv, path
     return 0
+
+
+def _print(error: BaseException) -> None:
+    """The traceback without the frames of loraprof and runpy that lie above the script."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__") != "__main__":
+        frames = frames.tb_next
+    traceback.print_exception(error.with_traceback(frames or error.__traceback__))
 
 
 def _code(code: object) -> int:

@@ -1,0 +1,3 @@
+"""Never trains."""
+
+print("no training here")
