@@ -126,7 +126,7 @@ def test_event_cost_that_cannot_be_measured_is_unknown() -> None:
 
 
 def first_time(directory: Path, **options: bool) -> tuple[Calibration, list[str]]:
-    return cached_calibration(CPU, SKINNY, "float32", 0.1, event_cost=False, directory=directory, **options)
+    return cached_calibration(CPU, SKINNY, "float32", 1.0, event_cost=False, directory=directory, **options)
 
 
 def only_file(directory: Path) -> Path:
@@ -152,13 +152,13 @@ def test_a_hit_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_new_shapes_are_added_to_what_is_known(tmp_path: Path) -> None:
     found, _ = first_time(tmp_path)
-    more, notes = cached_calibration(CPU, [*SKINNY, (64, 16, 32)], "float32", 0.1, event_cost=False, directory=tmp_path)
+    more, notes = cached_calibration(CPU, [*SKINNY, (64, 16, 32)], "float32", 1.0, event_cost=False, directory=tmp_path)
     assert notes == []
     assert more.gemm[:-1] == found.gemm
     assert (more.gemm[-1].m, more.gemm[-1].n, more.gemm[-1].k) == (64, 16, 32)
     assert more.copy == found.copy
     assert msgspec.json.decode(only_file(tmp_path).read_bytes(), type=Cached).calibration == more
-    both, _ = cached_calibration(CPU, SKINNY, "bfloat16", 0.1, event_cost=False, directory=tmp_path)
+    both, _ = cached_calibration(CPU, SKINNY, "bfloat16", 1.0, event_cost=False, directory=tmp_path)
     assert both.gemm[: len(more.gemm)] == more.gemm
     assert {one.dtype for one in both.gemm} == {"float32", "bfloat16"}
 
@@ -173,7 +173,7 @@ def test_an_event_cost_the_cache_lacks_is_measured_once(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(calibration_cache, "event_cost_ns", played)
     for _ in range(2):
-        found, _ = cached_calibration(CPU, SKINNY, "float32", 0.1, directory=tmp_path)
+        found, _ = cached_calibration(CPU, SKINNY, "float32", 1.0, directory=tmp_path)
         assert found.event_ns == 432.5
     assert asked == [CPU]
 

@@ -22,9 +22,10 @@ print("argv", sys.argv[1:], __name__, os.getcwd())
 torch.manual_seed(0)
 model = nn.Sequential(LoRA(64, 128), nn.GELU(), LoRA(128, 64))
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=float(sys.argv[2]))
-step = 0
+steps = 0
 try:
-    for step in range(int(os.environ.get("STEPS", "40"))):
+    while steps < int(os.environ.get("STEPS", "40")):
+        steps += 1
         for _ in range(2):
             x = torch.randn(32, 64)
             loss = ((model(x) - x) ** 2).mean() / 2
@@ -32,6 +33,6 @@ try:
         optimizer.step()
         optimizer.zero_grad()
 finally:
-    print("steps", step + 1, "loss", loss.item())
+    print("steps", steps, "loss", loss.item())
 if os.environ.get("CODE"):
     sys.exit(int(os.environ["CODE"]))

@@ -65,7 +65,7 @@ class Program:
     parameters: tuple[ParameterInfo, ...] = ()
     load_ns: int = 30_000  # data loading outside ops
     load_op_ns: int = 5_000  # and inside an op
-    batch: Kernel = Kernel("Memcpy HtoD (Pageable -> Device)", 2_000, MEMCPY, bytes=8192)
+    batch: Kernel = Kernel("Memcpy HtoD (Pageable -> Device)", 2_000, MEMCPY, bytes=8192)  # noqa: RUF009
     read_loss: bool = True  # a blocking read at the end of each step
     steps: int = 3
     first: int = 3  # number of the first ProfilerStep
