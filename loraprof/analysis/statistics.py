@@ -25,6 +25,7 @@ TAIL: Final = 0.025  # each side of a 95 % interval
 # earlier part is at least 2 % slower. At 3.0 a warm-up of three steps is just too short to be seen.
 CHANGE_Z: Final = 3.0
 CHANGE_RATIO: Final = 1.02
+LEAST_AFTER: Final = 5  # fewer steps than this show no new level
 
 Verdict = Literal["faster", "slower", "undecided"]
 Floats = npt.NDArray[np.float64]
@@ -154,7 +155,7 @@ def three_way(estimate: Estimate, floor: float, cycles: Estimate | None = None, 
 
 
 def _change(samples: Floats) -> int | None:
-    """First index after a significant drop within the first half, or ``None``.
+    """First index after a significant drop that leaves at least LEAST_AFTER steps, or ``None``.
 
     Whether: for every split t the Mann-Whitney statistic U_t = 2 R_t - t (n + 1), R_t the rank sum before t, over
     the root of its variance t (n - t) (n + 1) / 3; the maximum over t (Pettitt 1979, standardised so that a short
@@ -164,7 +165,7 @@ def _change(samples: Floats) -> int | None:
     n = len(samples)
     ranks = np.empty(n)
     ranks[np.argsort(samples, kind="stable")] = np.arange(1, n + 1)
-    t = np.arange(1, n // 2 + 1)
+    t = np.arange(1, n - LEAST_AFTER + 1)
     if not len(t):
         return None
     z = (2 * np.cumsum(ranks)[: len(t)] - t * (n + 1)) / np.sqrt(t * (n - t) * (n + 1) / 3)

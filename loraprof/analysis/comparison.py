@@ -1,0 +1,181 @@
+"""What do interleaved (or recorded) step times say about the arms? Ratios, noise floor, thresholds, the sentence.
+
+A ratio is exp of the median paired log ratio over the blocks; the A/A pair of the same design is the noise floor,
+and no claim smaller than it is made. Recordings were not interleaved: there the ratio is median(of) / median(to),
+and a verdict is given only where it exceeds both intervals and both noise floors together.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Final
+
+from msgspec.structs import replace
+
+from loraprof.analysis.statistics import (
+    MIN_PAIRS,
+    Estimate,
+    Verdict,
+    floor_of,
+    median_interval,
+    paired_log_ratio,
+    three_way,
+)
+from loraprof.errors import UsageError
+from loraprof.model.compare import ArmResult, Comparison, NoiseFloor, Ratio
+
+_THRESHOLD: Final = re.compile(r"\s*slower\s*>\s*(\d+(?:\.\d+)?)\s*%\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Step times of one arm per block, and the SM clock during each block (empty: unknown)."""
+
+    blocks: tuple[tuple[int, ...], ...]
+    clocks_mhz: tuple[float, ...] = ()
+
+    def samples(self) -> list[int]:
+        return [ns for block in self.blocks for ns in block]
+
+    def labels(self) -> list[int]:
+        """The block of every sample."""
+        return [i for i, block in enumerate(self.blocks) for _ in block]
+
+    def cycles(self) -> list[float]:
+        """Step times in clock cycles (times 1e3)."""
+        return [ns * mhz for block, mhz in zip(self.blocks, self.clocks_mhz, strict=True) for ns in block]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an arm has no times."""
+
+    reason: str
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What the timing engine saw. ``twin`` is the reference arm run a second time as an arm of its own."""
+
+    reference: str
+    series: Mapping[str, Series]
+    twin: Series | None
+    clock: str
+    stopped: str
+    dropped: Mapping[str, int] = field(default_factory=dict)  # warm-up steps
+    failed: Mapping[str, Failure] = field(default_factory=dict)
+    rejected: int = 0  # blocks redone
+    notes: tuple[str, ...] = ()
+
+
+def estimate(of: Series, to: Series) -> Estimate:
+    """Log ratio of two interleaved series, resampled by block."""
+    return paired_log_ratio(of.samples(), to.samples(), of.labels())
+
+
+def ratios_of(timed: Timed) -> tuple[list[Ratio], NoiseFloor | None]:
+    """Every arm against the reference, and the A/A pair. Without an A/A pair every verdict is undecided."""
+    if not timed.series:
+        return [], None
+    base = timed.series[timed.reference]
+    same = estimate(timed.twin, base) if timed.twin else None
+    floor = floor_of(same) if same else math.inf
+    ratios = []
+    for name, series in timed.series.items():
+        if name != timed.reference:
+            found = estimate(series, base)
+            cycles = None
+            if series.clocks_mhz and base.clocks_mhz:
+                cycles = paired_log_ratio(series.cycles(), base.cycles(), series.labels())
+            ratios.append(_ratio(name, timed.reference, found, three_way(found, floor, cycles)))
+    noise = NoiseFloor(ratio=same.ratio, low=same.ratio_low, high=same.ratio_high) if same else None
+    return ratios, noise
+
+
+def _ratio(of: str, to: str, found: Estimate, verdict: Verdict) -> Ratio:
+    return Ratio(of=of, to=to, ratio=found.ratio, low=found.ratio_low, high=found.ratio_high, verdict=verdict)
+
+
+def arm_result(samples: Sequence[int], blocks: Sequence[int] | None, tokens: int | None) -> ArmResult:
+    """Median with interval, mean and throughput of one arm's step times."""
+    median, low, high = median_interval(samples, blocks)
+    return ArmResult(
+        median_ns=median,
+        mean_ns=round(fmean(samples)),
+        low_ns=low,
+        high_ns=high,
+        steps=len(samples),
+        tokens_per_s=tokens / median * 1e9 if tokens else None,
+    )
+
+
+def own_floor(samples: Sequence[int]) -> float:
+    """Noise floor of one recording, as a log ratio: its odd steps against its even ones; infinite if too few."""
+    even, odd = samples[: len(samples) // 2 * 2 : 2], samples[1::2]
+    return floor_of(paired_log_ratio(odd, even)) if len(even) >= MIN_PAIRS // 2 else math.inf
+
+
+def recorded_ratio(of: str, to: str, new: Sequence[int], base: Sequence[int]) -> Ratio:
+    """Two recordings: a difference must exceed both intervals and both noise floors together.
+
+    ``low`` and ``high`` are the least and greatest quotient of the two medians' intervals.
+    """
+    (m1, low1, high1), (m0, low0, high0) = median_interval(new), median_interval(base)
+    low, high = low1 / high0, high1 / low0
+    floor = own_floor(new) + own_floor(base)
+    verdict: Verdict = "undecided"
+    if math.log(low) > floor:
+        verdict = "slower"
+    elif math.log(high) < -floor:
+        verdict = "faster"
+    return Ratio(of=of, to=to, ratio=m1 / m0, low=low, high=high, verdict=verdict)
+
+
+def parse_threshold(text: str) -> float:
+    """``slower>3%`` -> 1.03, the ratio that ``low`` must not exceed. Raises UsageError."""
+    found = _THRESHOLD.fullmatch(text)
+    if not found:
+        raise UsageError(f"--fail-on {text!r} is not a threshold", "write for example --fail-on 'slower>3%'")
+    return 1 + float(found[1]) / 100
+
+
+def missed(ratios: Sequence[Ratio], limit: float) -> list[Ratio]:
+    """Ratios that are surely above ``limit``: only where the whole interval is."""
+    return [r for r in ratios if r.low > limit]
+
+
+def recommend(ratios: Sequence[Ratio], reference: str) -> str | None:
+    """What to run, from the verdicts alone: the fastest arm that does train, if it is surely faster."""
+    trains = [r for r in ratios if r.to == reference and r.of != "frozen"]
+    if not trains:
+        return None
+    best = min(trains, key=lambda r: (r.ratio, r.of))
+    if best.verdict == "faster":
+        return f"Run {best.of}: it is the fastest arm measured that trains; look at its loss before you rely on it."
+    if all(r.verdict == "slower" for r in trains):
+        return f"Stay with {reference}: every other arm that trains is slower."
+    return f"Choose by memory or quality, not by speed: no arm is shown to be faster than {reference}."
+
+
+def with_ideal(arms: Mapping[str, ArmResult]) -> dict[str, ArmResult]:
+    """Adds to every LoRA arm of full depth the bound no adapter can beat: full / frozen."""
+    full, frozen = arms.get("full"), arms.get("frozen")
+    if not full or not frozen or full.median_ns is None or not frozen.median_ns:
+        return dict(arms)
+    bound = full.median_ns / frozen.median_ns
+    whole = ("lora", "dora")
+    return {
+        name: replace(arm, ideal_speedup=bound)
+        if arm.status == "ok" and name.startswith(whole) and not name.startswith("lora-top")
+        else arm
+        for name, arm in arms.items()
+    }
+
+
+def failures(comparison: Comparison, limit: float) -> str | None:
+    """One line on what missed the threshold, ``None`` when nothing did."""
+    late = missed(comparison.ratios, limit)
+    return "; ".join(f"{r.of} is slower than {r.to}" for r in late) or None
