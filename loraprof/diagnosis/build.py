@@ -7,6 +7,8 @@ import msgspec
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.statistics import median_interval
 from loraprof.diagnosis import tables
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.findings import findings
 from loraprof.diagnosis.verdict import sentence
 from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import Closure, Report, Source, TimingReport, Unprofiled, Verdict
@@ -26,6 +28,9 @@ def build_report(
     rows = tables.modules(analysis, ledger, busy) if ledger is not None and busy is not None else []
     adapter = tables.adapter(recording, ledger, table, busy) if ledger is not None and busy is not None else None
     timing = _timing(recording, step.wall_ns if step else None)
+    found = []
+    if ledger is not None and step is not None and busy is not None and step.wall_ns:
+        found = findings(Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml))
     return Report(
         source=_source(analysis, path, recording, ranks),
         verdict=Verdict(sentence=sentence(step, adapter, timing)),
@@ -40,7 +45,7 @@ def build_report(
         probes=None,
         memory=tables.memory(recording),
         nvml=tables.nvml(nvml),
-        findings=[],
+        findings=found,
         closure=_with_notes(analysis, recording),
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
     )

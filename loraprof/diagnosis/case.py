@@ -1,0 +1,97 @@
+"""Everything a finding may look at, gathered once: one frozen case per report."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.ledger import Ledger
+from loraprof.diagnosis.tables import Busy
+from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
+from loraprof.model.report import Adapter, Evidence, Gain, Kernel, Step, TimingReport
+from loraprof.model.vocabulary import ADAPTER_ROLES, HostKind
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """The reported step of one rank. ``recording`` is None for foreign traces: a rule that needs it stays silent."""
+
+    analysis: Analysis
+    ledger: Ledger
+    step: Step
+    busy: Busy
+    kernels: list[Kernel]
+    adapter: Adapter | None
+    timing: TimingReport
+    recording: Recording | None
+    nvml: Nvml | None
+
+    @property
+    def workload(self) -> Workload | None:
+        return self.recording.workload if self.recording else None
+
+    @property
+    def sites(self) -> list[AdapterSite]:
+        """Active adapted layers."""
+        return [s for s in self.recording.sites if s.active] if self.recording else []
+
+    @property
+    def wall_ns(self) -> int:
+        return self.step.wall_ns
+
+    @property
+    def busy_ns(self) -> int:
+        return self.step.ns(kind="busy")
+
+    @property
+    def adapter_ns(self) -> int:
+        """Exclusive busy time of the adapter path."""
+        return sum(self.step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
+
+    @property
+    def launching_ns(self) -> int:
+        """Idle time in which the device waited for the host to submit work."""
+        return sum(self.step.ns(cause=c) for c in ("python", "framework", "launch_api", "launch_latency"))
+
+    @property
+    def scale(self) -> float:
+        """Unprofiled over profiled time of the step; 1 where the unprofiled time is unknown."""
+        unprofiled = self.timing.unprofiled
+        return unprofiled.median_ns / self.wall_ns if unprofiled and self.wall_ns else 1.0
+
+    @cached_property
+    def op_names(self) -> frozenset[str]:
+        """Names of ops anywhere in the trace."""
+        host = self.analysis.trace.host
+        rows = host.kind == HostKind.OP
+        return frozenset(self.analysis.trace.names[i] for i in set(host.name[rows].tolist()))
+
+    def count(self, name: str, **where: str) -> int:
+        """Kernels (CPU: ops) called ``name`` in the reported step, by role, phase or module."""
+        return sum(k.count for k in self.kernels if k.op == name and all(getattr(k, f) == v for f, v in where.items()))
+
+    def total_ns(self, name: str, **where: str) -> int:
+        return sum(
+            k.total_ns for k in self.kernels if k.op == name and all(getattr(k, f) == v for f, v in where.items())
+        )
+
+
+def gain(case: Case, saved_ns: float, low_ns: float, high_ns: float) -> Gain | None:
+    """What saving ``saved_ns`` (unprofiled ns) of the step gives; the interval bounds the speed-up.
+
+    None without an unprofiled time or where nothing is saved.
+    """
+    unprofiled = case.timing.unprofiled
+    if unprofiled is None or saved_ns <= 0:
+        return None
+    step = unprofiled.median_ns
+
+    def speedup(ns: float) -> float:
+        return step / max(step - min(max(ns, 0.0), 0.95 * step), 1.0)
+
+    return Gain(
+        ns=round(saved_ns), speedup=speedup(saved_ns), low=speedup(low_ns), high=speedup(high_ns), basis="model"
+    )
+
+
+def evidence(what: str, value: float | int | str | None, unit: str = "") -> Evidence:
+    return Evidence(what=what, value=value, unit=unit)

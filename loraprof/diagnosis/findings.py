@@ -1,0 +1,24 @@
+"""Which of the known causes does this step show? One small function each, ordered by what fixing it gains.
+
+G findings that forbid a comparison come first, then by gain, unknown gains last. Gains that overlap are not added.
+"""
+
+from collections.abc import Callable
+
+from loraprof.diagnosis.adapter import ADAPTER
+from loraprof.diagnosis.case import Case
+from loraprof.model.report import Finding
+
+Rule = Callable[[Case], Finding | None]
+RULES: tuple[Rule, ...] = (*ADAPTER,)
+SEVERITY = {"blocker": 0, "major": 1, "minor": 2, "info": 3}
+
+
+def findings(case: Case) -> list[Finding]:
+    found = [f for f in (rule(case) for rule in RULES) if f is not None]
+    return sorted(found, key=_order)
+
+
+def _order(finding: Finding) -> tuple[bool, float, int, str]:
+    gain = -float(finding.gain.ns) if finding.gain else 0.0
+    return not (finding.id[0] == "G" and finding.severity == "blocker"), gain, SEVERITY[finding.severity], finding.id
