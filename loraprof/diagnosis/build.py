@@ -5,13 +5,15 @@ from pathlib import Path
 import msgspec
 
 from loraprof.analysis.analyse import Analysis, analyse
+from loraprof.analysis.rates import Rates
 from loraprof.analysis.statistics import median_interval
 from loraprof.diagnosis import tables
 from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
 from loraprof.diagnosis.findings import findings
-from loraprof.diagnosis.verdict import sentence
+from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import Closure, Report, Source, TimingReport, Unprofiled, Verdict
+from loraprof.model.report import Adapter, Ceilings, Closure, Report, Source, TimingReport, Unprofiled
 from loraprof.model.trace import Trace
 
 
@@ -28,19 +30,21 @@ def build_report(
     rows = tables.modules(analysis, ledger, busy) if ledger is not None and busy is not None else []
     adapter = tables.adapter(recording, ledger, table, busy) if ledger is not None and busy is not None else None
     timing = _timing(recording, step.wall_ns if step else None)
+    other = counterfactual(analysis, ledger, recording, timing.unprofiled) if ledger is not None else None
+    adapter = _predicted(adapter, other)
     found = []
     if ledger is not None and step is not None and busy is not None and step.wall_ns:
-        found = findings(Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml))
+        found = findings(Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other))
     return Report(
         source=_source(analysis, path, recording, ranks),
-        verdict=Verdict(sentence=sentence(step, adapter, timing)),
+        verdict=verdict(step, adapter, timing, other, found),
         timing=timing,
         reported_step=step.name if step else None,
         steps=list(analysis.steps),
         kernels=table,
         modules=rows,
         adapter=adapter,
-        ceilings=None,
+        ceilings=_ceilings(analysis, recording),
         replay=None,
         probes=None,
         memory=tables.memory(recording),
@@ -82,3 +86,31 @@ def _timing(recording: Recording | None, profiled_ns: int | None) -> TimingRepor
 def _with_notes(analysis: Analysis, recording: Recording | None) -> Closure:
     extra = list(recording.notes) if recording else ["a trace without a recording: modules, timing and memory unknown"]
     return msgspec.structs.replace(analysis.closure, notes=[*analysis.closure.notes, *extra])
+
+
+def _predicted(adapter: Adapter | None, other: Counterfactual | None) -> Adapter | None:
+    if adapter is None or other is None:
+        return adapter
+    return msgspec.structs.replace(
+        adapter,
+        savings=other.savings,
+        predicted_full_ns=other.full_ns,
+        predicted_full_interval=other.full,
+        predicted_frozen_ns=other.frozen_ns,
+        predicted_frozen_interval=other.frozen,
+    )
+
+
+def _ceilings(analysis: Analysis, recording: Recording | None) -> Ceilings | None:
+    """What this device reached in its own calibration."""
+    calibration = recording.calibration if recording else None
+    if calibration is None:
+        return None
+    rates = Rates(calibration)
+    return Ceilings(
+        gemm_flops_per_s=rates.gemm_flops_per_s,
+        copy_bytes_per_s=rates.stream_bytes_per_s,
+        launch_floor_ns=calibration.launch_floor_ns if analysis.on_gpu else None,
+        turnaround_ns=calibration.turnaround_ns if analysis.on_gpu else None,
+        basis="calibrated on this device",
+    )

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
+from loraprof.diagnosis.counterfactual import Counterfactual
 from loraprof.diagnosis.tables import Busy
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
 from loraprof.model.report import Adapter, Evidence, Gain, Kernel, Step, TimingReport
@@ -24,6 +25,7 @@ class Case:
     timing: TimingReport
     recording: Recording | None
     nvml: Nvml | None
+    counterfactual: Counterfactual | None = None
 
     @property
     def workload(self) -> Workload | None:

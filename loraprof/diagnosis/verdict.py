@@ -1,11 +1,12 @@
-"""One sentence that answers: where does this LoRA step's time go?"""
+"""One sentence on top: what LoRA gains over full fine-tuning here, and where this step's time goes."""
 
 from loraprof import units
-from loraprof.model.report import Adapter, Step, TimingReport
+from loraprof.diagnosis.counterfactual import Counterfactual
+from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
 
-def sentence(step: Step | None, adapter: Adapter | None, timing: TimingReport) -> str:
+def _where(step: Step | None, adapter: Adapter | None) -> str:
     """From the reported step alone; shares are of its profiled window."""
     if step is None or not step.wall_ns:
         return "The trace holds no step to explain."
@@ -24,3 +25,35 @@ def sentence(step: Step | None, adapter: Adapter | None, timing: TimingReport) -
     if adapter is not None and base:
         extra = f" The adapter adds {units.percent(adapter.busy_ns / base)} on top of the frozen layers' own work."
     return f"Of this step, {shares}.{extra}"
+
+
+def verdict(
+    step: Step | None,
+    adapter: Adapter | None,
+    timing: TimingReport,
+    other: Counterfactual | None,
+    found: list[Finding],
+) -> Verdict:
+    """The predicted speed-up with its interval where the recording allows one; never a number without it."""
+    cause = next((f.id for f in found if f.id[0] != "G" and f.severity != "info"), None)
+    if other is None or timing.unprofiled is None:
+        return Verdict(sentence=_where(step, adapter), limiting_cause=cause)
+    now = timing.unprofiled.median_ns
+    speedup, low, high = other.full_ns / now, other.full.low / now, other.full.high / now
+    ideal = other.full_ns / max(other.frozen_ns, 1)
+    word = "faster than" if low > 1 else "slower than" if high < 1 else "not clearly different from"
+    decimals = units.interval_decimals(low, high, least=1, most=2)
+    text = (
+        f"LoRA is predicted {word} full fine-tuning here: {units.ratio(speedup, decimals)} "
+        f"[{units.ratio(low, decimals)}, {units.ratio(high, decimals)}] of its speed, at most "
+        f"{units.ratio(ideal, decimals)} if the adapters were free. {_where(step, adapter)}"
+    )
+    return Verdict(
+        sentence=text,
+        speedup_vs_full=speedup,
+        speedup_low=low,
+        speedup_high=high,
+        basis="predicted",
+        ideal_speedup=ideal,
+        limiting_cause=cause,
+    )

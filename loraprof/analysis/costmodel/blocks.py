@@ -41,7 +41,7 @@ def attention_bytes(s: AttentionShape, width: int = 2) -> Pass:
 def rms_norm_bytes(t: int, d: int, width: int = 2, trained: bool = False) -> Pass:
     """Eager RMSNorm computed in fp32: 8 kernels forward, 14 backward (bf16), 2 fewer each in fp32."""
     cast = 2 * (width + 4) if width < 4 else 0
-    forward = (cast + 20 + 4 + 2 * width) * t * d - 4 * t * d + 24 * t + width * d
+    forward = (cast + 20 + 2 * width) * t * d + 24 * t + width * d
     backward = (cast + 68 + 2 * width) * t * d + 40 * t + width * d
     if trained:
         backward += 4 * width * t * d + width * d

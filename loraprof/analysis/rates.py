@@ -1,0 +1,56 @@
+"""How long would work that did not run have taken here? Times from this device's own calibration.
+
+GEMM: the achieved rate of the calibrated shapes, interpolated by inverse distance in log(m, n, k); a shape that was
+calibrated is its own answer. Copy: the calibrated curve time(bytes), interpolated in log-log.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.model.recording import Calibration, GemmRate
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Rates of one device from its calibration."""
+
+    calibration: Calibration
+
+    def gemm_ns(self, m: int, n: int, k: int, dtype: str) -> float | None:
+        """Time of C[m,n] = A[m,k] B[k,n], ns; None when nothing of that dtype was calibrated."""
+        known = [g for g in self.calibration.gemm if g.dtype == dtype]
+        if not known:
+            return None
+        exact = [g.ns for g in known if (g.m, g.n, g.k) == (m, n, k)]
+        if exact:
+            return float(exact[0])
+        weights = [1.0 / (_distance(g, m, n, k) ** 2 + 1e-9) for g in known]
+        logs = [math.log(2.0 * g.m * g.n * g.k / g.ns) for g in known]
+        rate = math.exp(sum(w * x for w, x in zip(weights, logs, strict=True)) / sum(weights))
+        return 2.0 * m * n * k / rate
+
+    def copy_ns(self, nbytes: float) -> float | None:
+        """Time to read and write ``nbytes`` in all, ns; None without a calibrated curve."""
+        curve = sorted(self.calibration.copy, key=lambda c: c.bytes)
+        if not curve or nbytes <= 0:
+            return None
+        x = [math.log(c.bytes) for c in curve]
+        y = [math.log(c.ns / c.bytes) for c in curve]
+        return float(nbytes * math.exp(float(np.interp(math.log(nbytes), x, y))))
+
+    @property
+    def stream_bytes_per_s(self) -> float | None:
+        """Bandwidth of the largest calibrated copy."""
+        curve = sorted(self.calibration.copy, key=lambda c: c.bytes)
+        return 1e9 * curve[-1].bytes / curve[-1].ns if curve else None
+
+    @property
+    def gemm_flops_per_s(self) -> float | None:
+        """Best calibrated GEMM rate, any dtype."""
+        return max((2e9 * g.m * g.n * g.k / g.ns for g in self.calibration.gemm), default=None)
+
+
+def _distance(g: GemmRate, m: int, n: int, k: int) -> float:
+    return math.hypot(math.log(g.m / m), math.log(g.n / n), math.log(g.k / k))
