@@ -1,6 +1,6 @@
 """Whose option is it? loraprof's options come before the target, the script's after it (decided by the target).
 
-After a built-in workload's name loraprof's own options may follow too, since a workload takes none.
+After a built-in workload's name or a recording loraprof's own options may follow too, since neither takes any.
 """
 
 from typing import Any
@@ -9,13 +9,14 @@ from typer.core import TyperCommand
 
 from loraprof.store.specs import workload_names
 
+RECORDING = ".loraprof"
+
 
 class TargetCommand(TyperCommand):
-    """Moves what follows a built-in workload's name in front of it; leaves a script's arguments alone."""
+    """Reads what follows a workload or a recording as loraprof's options; leaves a script's arguments alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        _, left, _ = self.make_parser(ctx).parse_args(list(args))
-        if left and left[0] in workload_names():
-            front = args[: len(args) - len(left)]
-            args = [*front, *left[1:], left[0]]
+        target = self.make_parser(ctx).parse_args(list(args))[0].get("target")
+        if target and (target[0] in workload_names() or target[0].endswith(RECORDING)):
+            ctx.allow_interspersed_args = True
         return super().parse_args(ctx, args)
