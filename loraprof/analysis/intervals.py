@@ -79,6 +79,17 @@ def gaps(cover: Cover, low: int, high: int) -> tuple[Int64, Int64]:
     return s[keep], e[keep]
 
 
+def meet(start: Int64, end: Int64, others_start: Int64, others_end: Int64) -> tuple[Int64, Int64, Int64, Int64]:
+    """What two lists of disjoint sorted pieces share: ``(start, end, row of the first, row of the second)``."""
+    first = np.searchsorted(others_end, start, side="right")
+    count = np.maximum(np.searchsorted(others_start, end, side="left") - first, 0)
+    row = np.repeat(np.arange(len(start)), count)
+    other = np.arange(len(row)) + np.repeat(first - (np.cumsum(count) - count), count)
+    low, high = np.maximum(start[row], others_start[other]), np.minimum(end[row], others_end[other])
+    keep = high > low
+    return low[keep], high[keep], row[keep], other[keep]
+
+
 def nesting(start: Int64, end: Int64) -> tuple[Int64, Int64, bool]:
     """Parent and depth of each interval by time; input sorted by (start, -end).
 

@@ -17,7 +17,7 @@ from loraprof.analysis.link import Links
 from loraprof.analysis.windows import Window
 from loraprof.model.report import Overlap
 from loraprof.model.trace import Bool, Int8, Int64, Trace
-from loraprof.model.vocabulary import CLASSES, PHASE, ROLE, DeviceClass, DeviceKind, HostKind
+from loraprof.model.vocabulary import CLASSES, ROLE, DeviceClass, DeviceKind, HostKind
 
 _COMM = ("nccl", "rccl", "ncclDevKernel", "ncclKernel", "msccl", "oneccl")
 _DEQUANT = ("dequantize", "Dequantize", "kDequant")
@@ -159,37 +159,63 @@ class _Idle:
     events: Int64
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Gaps:
+    """Idle gaps ``[low, high)`` with the record that ends each and that record's launch call ``[call, called)``."""
+
+    low: Int64
+    high: Int64
+    ender: Int64  # -> DeviceWork, -1 none
+    launch: Int64  # -> Trace.host, -1 none
+    call: Int64
+    called: Int64  # clipped to the gap
+    unknown: Bool  # no launch record, or one that starts at or after the gap's end
+    queued: Bool  # launched before the gap began
+
+    def owner(self, column: Int64, default: int) -> Int64:
+        """A column of DeviceWork per gap; ``default`` where no record ends it."""
+        return _taken(column, self.ender, default)
+
+
+def gaps_of(trace: Trace, work: DeviceWork, low: Int64, high: Int64) -> Gaps:
+    """What ended each gap: the record that starts there, of several the one with the lowest correlation."""
+    by_start = np.lexsort((trace.device.correlation[work.rows], work.start))
+    at = np.searchsorted(work.start[by_start], high)
+    ender = _taken(by_start, np.where(at < len(by_start), at, -1), -1)
+    ender = np.where(_taken(work.start, ender, 0) == high, ender, -1)
+    launch = _taken(work.launch, ender, -1)
+    call = _taken(trace.host.start, launch, 0)
+    unknown = (launch < 0) | (call >= high)
+    called = np.clip(_taken(trace.host.end, launch, 0), call, high)
+    return Gaps(low, high, ender, launch, call, called, unknown, ~unknown & (call <= low))
+
+
+def _taken(column: Int64, at: Int64, default: int) -> Int64:
+    """``column[at]``; ``default`` where ``at`` is negative."""
+    if not len(column):
+        return np.full(len(at), default, dtype=np.int64)
+    return np.where(at >= 0, column[np.maximum(at, 0)], default)
+
+
 def _idle(
     trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[int, Timeline], tau: int
 ) -> _Idle:
     """Charges every gap ``[low, high)`` to the record that ends it; the pieces of a gap sum to it."""
-    by_start = np.lexsort((trace.device.correlation[work.rows], work.start))
-    at = np.searchsorted(work.start[by_start], high)
-    exists = at < len(by_start)
-    ender = by_start[np.minimum(at, len(by_start) - 1)] if len(by_start) else np.zeros(len(high), np.int64)
-    exists = exists & (work.start[ender] == high) if len(by_start) else np.zeros(len(high), bool)
-    launch = np.where(exists, work.launch[ender], -1) if len(by_start) else np.full(len(high), -1)
-    host = trace.host
-    safe = np.maximum(launch, 0)
-    l0 = host.start[safe] if len(host) else low
-    l1 = host.end[safe] if len(host) else low
-    unknown = (launch < 0) | (l0 >= high)
-    queued = ~unknown & (l0 <= low)
-    pieces: dict[str, Int64] = {"unknown": np.where(unknown, high - low, 0)}
-    pieces["turnaround"] = np.where(queued, np.minimum(tau, high - low), 0)
-    pieces["queued"] = np.where(queued, high - low - pieces["turnaround"], 0)
-    waiting = ~unknown & ~queued
-    called = np.clip(l1, l0, high)
-    pieces["launch_api"] = np.where(waiting, called - l0, 0)
-    pieces["launch_latency"] = np.where(waiting, high - called, 0)
-    for thread in np.unique(host.thread[launch[waiting]]).tolist() if waiting.any() else []:
-        mine = np.flatnonzero(waiting & (host.thread[safe] == thread))
-        spent = measure(states[thread], low[mine], l0[mine])
+    gap = gaps_of(trace, work, low, high)
+    pieces: dict[str, Int64] = {"unknown": np.where(gap.unknown, high - low, 0)}
+    pieces["turnaround"] = np.where(gap.queued, np.minimum(tau, high - low), 0)
+    pieces["queued"] = np.where(gap.queued, high - low - pieces["turnaround"], 0)
+    waiting = ~gap.unknown & ~gap.queued
+    pieces["launch_api"] = np.where(waiting, gap.called - gap.call, 0)
+    pieces["launch_latency"] = np.where(waiting, high - gap.called, 0)
+    thread = _taken(trace.host.thread.astype(np.int64), gap.launch, -1)
+    for one in np.unique(thread[waiting]).tolist():
+        mine = np.flatnonzero(waiting & (thread == one))
+        spent = measure(states[one], low[mine], gap.call[mine])
         for i, state in enumerate(STATES):
             pieces.setdefault(state, np.zeros(len(low), dtype=np.int64))[mine] += spent[i]
-    phase = np.where(exists, work.phase[ender], PHASE["other"]) if len(by_start) else np.full(len(low), OTHER_PHASE)
-    role = np.where(exists, work.role[ender], OTHER_ROLE) if len(by_start) else np.full(len(low), OTHER_ROLE)
-    module = np.where(exists, work.module[ender], -1) if len(by_start) else np.full(len(low), -1)
+    phase, role = gap.owner(work.phase, OTHER_PHASE), gap.owner(work.role, OTHER_ROLE)
+    module = gap.owner(work.module, -1)
     columns: list[tuple[Int64, ...]] = []
     for cause, ns in pieces.items():
         some = np.flatnonzero(ns)

@@ -4,20 +4,38 @@ Markers and annotations are not work. Time inside a data loader is idle cause ``
 which a collective on another thread ends was a wait for it: cause ``sync``, role ``comm``. The rest is python.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from loraprof.analysis.attribution import Attribution
 from loraprof.analysis.hoststate import COLLECTIVE, DATA
-from loraprof.analysis.intervals import innermost, union
+from loraprof.analysis.intervals import Cover, innermost, union
 from loraprof.analysis.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.windows import Window
 from loraprof.model.report import Overlap
-from loraprof.model.trace import Int64, Trace
+from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import ROLE, DeviceClass, HostKind
 
 
-def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
-    """One window's ledger; entries of ops carry their own time, without that of the ops they call."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Slices:
+    """What the main thread of a window was in: disjoint, sorted pieces; nothing covers what they leave free."""
+
+    begin: Int64
+    stop: Int64
+    owner: Int64  # -> Trace.host, the innermost op or loader
+    data: Bool  # inside a data loader
+
+    def next_op(self, t: Int64) -> Int64:
+        """The op (not a loader's) that comes at or after each instant; -1 none."""
+        begin, owner = self.begin[~self.data], self.owner[~self.data]
+        at = np.searchsorted(begin, t, side="left")
+        return np.append(owner, -1)[at]
+
+
+def slices_of(trace: Trace, who: Attribution, window: Window) -> Slices:
+    """The window's main thread, cut by the innermost op."""
     host = trace.host
     names = trace.names or ("",)
     loader = np.array([bool(DATA.search(n)) for n in names])[host.name] & (host.kind == HostKind.ANNOTATION)
@@ -28,9 +46,15 @@ def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
     mine, start, end = mine[order], start[order], end[order]
     begin, stop, at = innermost(start, end)
     owner = mine[at]
-    data = who.tree.nearest(loader)[owner] >= 0
+    return Slices(begin, stop, owner, who.tree.nearest(loader)[owner] >= 0)
+
+
+def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
+    """One window's ledger; entries of ops carry their own time, without that of the ops they call."""
+    slices = slices_of(trace, who, window)
+    begin, stop, owner, data = slices.begin, slices.stop, slices.owner, slices.data
     busy = _busy(trace, who, window, owner[~data], (stop - begin)[~data])
-    idle = _idle(trace, who, window, (begin, stop, owner, data))
+    idle = _idle(trace, who, window, slices)
     columns = [np.concatenate((b, i)).astype(np.int64) for b, i in zip(busy, idle, strict=True)]
     kind, phase, role, module, name, op, ns, full, events = columns
     overlap = _overlap(trace, window, begin[~data], stop[~data])
@@ -50,21 +74,12 @@ def _busy(trace: Trace, who: Attribution, window: Window, owner: Int64, length: 
     return tuple(c.astype(np.int64) for c in columns)
 
 
-def _idle(
-    trace: Trace, who: Attribution, window: Window, slices: tuple[Int64, Int64, Int64, np.ndarray]
-) -> tuple[Int64, ...]:
+def _idle(trace: Trace, who: Attribution, window: Window, slices: Slices) -> tuple[Int64, ...]:
     """Gaps between slices, and the slices of the data loader; charged to the op that comes next."""
-    begin, stop, owner, data = slices
-    low = np.concatenate(([window.start], stop))
-    high = np.concatenate((begin, [window.end]))
-    work = np.flatnonzero(~data)
-    at = np.searchsorted(begin[work], high, side="left")
-    ender = np.where(at < len(work), owner[work[np.minimum(at, len(work) - 1)]] if len(work) else -1, -1)
-    keep = high > low
-    low, high, ender = low[keep], high[keep], ender[keep]
-    waited = _waited(trace, window, low, high)
-    later = np.searchsorted(begin[work], begin[data], side="left")
-    loaded = np.where(later < len(work), owner[work[np.minimum(later, len(work) - 1)]] if len(work) else -1, -1)
+    begin, stop, data = slices.begin, slices.stop, slices.data
+    low, high = free_of(slices, window)
+    ender, loaded = slices.next_op(high), slices.next_op(begin[data])
+    waited = waits_of(trace, window, low, high).measure(low, high)
     causes = (("python", len(low)), ("sync", len(low)), ("data", int(data.sum())))
     cause = np.concatenate([np.full(n, idle_kind(name)) for name, n in causes])
     ns = np.concatenate((high - low - waited, waited, (stop - begin)[data]))
@@ -80,20 +95,25 @@ def _idle(
     return cause, phase, np.where(comm, ROLE["comm"], role), module, blank, blank, ns, ns, np.ones(len(ns), np.int64)
 
 
-def _waited(trace: Trace, window: Window, low: Int64, high: Int64) -> Int64:
-    """Time of each gap spent waiting for collectives of other threads that end inside it."""
+def free_of(slices: Slices, window: Window) -> tuple[Int64, Int64]:
+    """The parts of the window that no slice covers, sorted."""
+    low = np.concatenate(([window.start], slices.stop))
+    high = np.concatenate((slices.begin, [window.end]))
+    keep = high > low
+    return low[keep], high[keep]
+
+
+def waits_of(trace: Trace, window: Window, low: Int64, high: Int64) -> Cover:
+    """Time spent waiting for collectives of other threads, in the gap ``[low, high)`` in which each ends."""
     host = trace.host
     named = np.array([bool(COLLECTIVE.search(n)) for n in trace.names] or [False])
     elsewhere = (host.kind == HostKind.ANNOTATION) & (host.thread != window.thread) & (host.end > window.start)
     rows = np.flatnonzero(named[host.name] & elsewhere)
-    out = np.zeros(len(low), dtype=np.int64)
-    if not len(rows) or not len(low):
-        return out
     gap = np.searchsorted(low, host.end[rows], side="left") - 1
-    hit = (gap >= 0) & (host.end[rows] <= high[np.maximum(gap, 0)])
+    hit = gap >= 0
+    hit[hit] = host.end[rows[hit]] <= high[gap[hit]]
     rows, gap = rows[hit], gap[hit]
-    cover = union(np.maximum(host.start[rows], low[gap]), host.end[rows])
-    return cover.measure(low, high)
+    return union(np.maximum(host.start[rows], low[gap]), host.end[rows])
 
 
 def _overlap(trace: Trace, window: Window, begin: Int64, stop: Int64) -> tuple[Overlap, ...]:
