@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
+from loraprof.cli.workload_options import PANEL, workload_options
 from loraprof.errors import MeasurementError, UsageError
 
-_MODEL = "Built-in workload"
 
-
+@workload_options
 def profile(
     target: Annotated[list[str] | None, typer.Argument(help="A workload, or SCRIPT.py and its arguments.")] = None,
     module: Annotated[bool, typer.Option("-m", help="The target is a module, as for python -m.")] = False,
@@ -24,40 +24,11 @@ def profile(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the report to this file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
-    arm: Annotated[str | None, typer.Option(help="lora, full, frozen, …", rich_help_panel=_MODEL)] = None,
-    rank: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    alpha: Annotated[float | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    dropout: Annotated[float | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    targets: Annotated[str | None, typer.Option(help="q_proj,v_proj · qv · all-linear", rich_help_panel=_MODEL)] = None,
-    batch: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    seq: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    dtype: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    autocast: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    checkpointing: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    layers: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    optimizer: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    accumulate: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    device: Annotated[str | None, typer.Option(rich_help_panel=_MODEL)] = None,
-    seed: Annotated[int | None, typer.Option(rich_help_panel=_MODEL)] = None,
+    arm: Annotated[str | None, typer.Option(help="lora, full, frozen, …", rich_help_panel=PANEL)] = None,
+    *,
+    overrides: dict[str, Any],
 ) -> int:
     """Profile one training step and explain it."""
-    given = {
-        "rank": rank,
-        "alpha": alpha,
-        "dropout": dropout,
-        "targets": targets,
-        "batch": batch,
-        "seq": seq,
-        "dtype": dtype,
-        "autocast": autocast,
-        "checkpointing": checkpointing,
-        "layers": layers,
-        "optimizer": optimizer,
-        "accumulate": accumulate,
-        "device": device,
-        "seed": seed,
-    }
-    overrides = {k: v for k, v in given.items() if v is not None}
     from loraprof.store.specs import workload_names
 
     builtin = not module and (not target or (target[0] in workload_names()))

@@ -97,3 +97,4 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     interleaved: bool = True
     recommendation: str | None = None
     notes: list[str] = []
+    missed: str | None = None  # what --fail-on found too slow

@@ -16,6 +16,8 @@ def to_github(shown: Report | Comparison) -> bytes:
     """UTF-8, one command per line: the verdict as a notice, then every finding."""
     sentence = headline(shown) if isinstance(shown, Comparison) else shown.verdict.sentence
     lines = [_command("notice", "loraprof", sentence), *map(_annotation, shown.findings)]
+    if isinstance(shown, Comparison) and shown.missed:
+        lines.append(_command("error", "loraprof: threshold missed", shown.missed))
     return "".join(f"{line}\n" for line in lines).encode()
 
 

@@ -35,6 +35,8 @@ def view_comparison(comparison: Comparison) -> Document:
     if c.predicted:
         error = f", off by {units.percent(abs(c.predicted.error))}" if c.predicted.error is not None else ""
         facts.append(("predicted", f"full / lora {units.ratio(c.predicted.full_over_lora)}{error}"))
+    if c.missed:
+        facts.append(("missed", c.missed))
     if c.recommendation:
         facts.append(("do", c.recommendation))
     return Document(f"loraprof compare: {c.workload}", headline(c), tuple(facts), tuple(_sections(c)))
@@ -55,8 +57,8 @@ def headline(comparison: Comparison) -> str:
 
 def _chosen(c: Comparison) -> Ratio | None:
     if c.waterfall:
-        wanted = (c.waterfall.to, c.waterfall.from_)
-        found = [r for r in c.ratios if (r.of, r.to) == wanted]
+        wanted = {c.waterfall.to, c.waterfall.from_}
+        found = [r for r in c.ratios if {r.of, r.to} == wanted]
         if found:
             return found[0]
     return c.ratios[-1] if c.ratios else None

@@ -1,0 +1,154 @@
+"""``loraprof compare``: recordings against each other, and arms in turn."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from recorded import recorded
+
+from loraprof.cli.app import run
+from loraprof.diagnosis.recorded import compare_recordings
+from loraprof.errors import InputError, UsageError
+from loraprof.model.recording import Recording, Timing, Workload
+
+MS = 1_000_000
+
+
+def variant(source: Path, target: Path, change: Callable[[Recording], Recording]) -> Path:
+    """A copy of a recording with other facts."""
+    shutil.copytree(source, target)
+    file = target / "recording.json"
+    file.write_bytes(msgspec.json.encode(change(msgspec.json.decode(file.read_bytes(), type=Recording))))
+    return target
+
+
+def timed(step_ns: int, count: int = 20) -> Callable[[Recording], Recording]:
+    """Steps of ``step_ns`` with a jitter of a tenth of a percent."""
+    samples = [step_ns + step_ns * (i * 7 % 5 - 2) // 2000 for i in range(count)]
+    return lambda r: replace(r, timing=Timing(samples_ns=samples, dropped=3, clock="perf_counter_ns"))
+
+
+def works(change: Callable[[Workload], Workload]) -> Callable[[Recording], Recording]:
+    return lambda r: replace(timed(100 * MS)(r), workload=change(r.workload))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    base = variant(recorded("tiny-llama-cpu", "arm=full"), tmp_path / "base.loraprof", timed(100 * MS))
+    new = variant(recorded("tiny-llama-cpu"), tmp_path / "new.loraprof", timed(110 * MS))
+    return base, new
+
+
+def test_the_bars_of_two_recordings_add_up(pair: tuple[Path, Path]) -> None:
+    found = compare_recordings(pair)
+    way = found.waterfall
+    assert way is not None
+    assert (way.from_, way.to, way.from_ns, way.to_ns) == ("base", "new", 100 * MS, 110 * MS)
+    assert sum(bar.ns for bar in way.bars) == 10 * MS
+    assert {"wgrad", "optimizer", "adapter.gemm", "adapter.elementwise", "profiler", "residual"} <= {
+        bar.key for bar in way.bars
+    }
+    assert {bar.key: bar.ns for bar in way.bars}["residual"] == 0
+    assert [(r.of, r.to, round(r.ratio, 3), r.verdict) for r in found.ratios] == [("new", "base", 1.1, "slower")]
+    assert not found.interleaved
+    assert found.arms["base"].trainable is not None
+    assert found.arms["new"].trainable is not None
+    assert found.arms["base"].trainable > found.arms["new"].trainable
+
+
+def test_swapping_two_recordings_negates_every_bar(pair: tuple[Path, Path]) -> None:
+    there, back = compare_recordings(pair).waterfall, compare_recordings(pair[::-1]).waterfall
+    assert there is not None
+    assert back is not None
+    assert {b.key: (b.ns, b.count_ns, b.duration_ns) for b in there.bars} == {
+        b.key: (-b.ns, -b.count_ns, -b.duration_ns) for b in back.bars
+    }
+
+
+def test_a_recording_against_itself_is_all_zeros(pair: tuple[Path, Path]) -> None:
+    found = compare_recordings((pair[1], pair[1]))
+    assert found.waterfall is not None
+    assert {(b.ns, b.count_ns, b.duration_ns) for b in found.waterfall.bars} == {(0, 0, 0)}
+    assert [(r.ratio, r.verdict) for r in found.ratios] == [(1.0, "undecided")]
+    assert not found.waterfall.residual_flagged
+    assert len(found.arms) == 2
+
+
+def test_other_workloads_and_token_counts_need_a_word(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, _ = pair
+    other = variant(base, tmp_path / "other.loraprof", works(lambda w: replace(w, name="gpt2-xl")))
+    with pytest.raises(UsageError, match="differ in workload: tiny-llama-cpu in base, gpt2-xl in other"):
+        compare_recordings((base, other))
+    found = compare_recordings((base, other), allow_different=True)
+    assert next((f.id, f.severity) for f in found.findings) == ("G1", "blocker")
+    many = variant(base, tmp_path / "many.loraprof", works(lambda w: replace(w, tokens_per_step=1000)))
+    near = variant(base, tmp_path / "near.loraprof", works(lambda w: replace(w, tokens_per_step=1010)))
+    far = variant(base, tmp_path / "far.loraprof", works(lambda w: replace(w, tokens_per_step=1011)))
+    with pytest.raises(UsageError, match="tokens per step: 1000 in many, 1011 in far"):
+        compare_recordings((many, far))
+    assert not any(f.severity == "blocker" for f in compare_recordings((many, near)).findings)
+
+
+def test_a_setting_that_differs_is_a_finding(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, new = pair
+    assert "G1" not in {f.id for f in compare_recordings(pair).findings}
+    mixed = variant(new, tmp_path / "mixed.loraprof", works(lambda w: replace(w, autocast="bfloat16")))
+    finding = next(f for f in compare_recordings((base, mixed)).findings if f.id == "G1")
+    assert finding.severity == "major"
+    assert [(e.what, e.value) for e in finding.evidence] == [("autocast", "None in base, bfloat16 in mixed")]
+
+
+def test_few_steps_give_no_verdict(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    few = variant(pair[1], tmp_path / "few.loraprof", timed(300 * MS, 4))
+    found = compare_recordings((pair[0], few))
+    assert [r.verdict for r in found.ratios] == ["undecided"]
+    assert "too few timed steps for a verdict in few: record with --timed 10 or more" in found.notes
+
+
+def test_what_cannot_be_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    untimed = variant(pair[1], tmp_path / "untimed.loraprof", lambda r: replace(r, timing=None))
+    with pytest.raises(InputError, match="no unprofiled step times"):
+        compare_recordings((pair[0], untimed))
+    with pytest.raises(InputError, match="no such file"):
+        compare_recordings((pair[0], tmp_path / "gone.loraprof"))
+    with pytest.raises(UsageError, match="one recording"):
+        compare_recordings(pair[:1])
+
+
+def test_thresholds_decide_the_exit_code(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    base, new = map(str, pair)
+    assert run(["compare", base, new, "--fail-on", "slower>12%", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["missed"] is None
+    assert run(["compare", "--fail-on", "slower>3%", "--format", "json", base, new]) == 3
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["missed"] == "new is slower than base"
+    assert "--fail-on slower>3%: new is slower than base" in shown.err
+    assert run(["compare", "--format", "github", "--fail-on", "slower>3%", base, new]) == 3
+    assert "::error title=loraprof%3A threshold missed::new is slower than base" in capsys.readouterr().out
+    assert run(["compare", new, base, "--fail-on", "slower>3%"]) == 0
+    assert run(["compare", base, new, "--fail-on", "faster"]) == 2
+
+
+def test_options_and_words_that_do_not_fit_recordings(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, new = map(str, pair)
+    assert run(["compare", base, new, "--rank", "8"]) == 2
+    assert run(["compare", base, "train.py"]) == 2
+    written = tmp_path / "out.json"
+    assert run(["compare", base, new, "--format", "json", "-o", str(written), "--quiet"]) == 0
+    assert json.loads(written.read_text())["schema"] == "loraprof.compare/1"
+    assert run(["compare", base, new, "-o", str(written)]) == 2
+    assert run(["compare", base, new, "-o", str(written), "--force"]) == 0
+
+
+def test_recordings_are_compared_without_torch(pair: tuple[Path, Path]) -> None:
+    argv: Any = ["compare", *map(str, pair), "--format", "json"]
+    code = f"import sys; from loraprof.cli.app import run; assert run({argv}) == 0; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
