@@ -16,7 +16,7 @@ from loraprof.analysis.names import modules_of, names_of
 from loraprof.analysis.surroundings import place_between
 from loraprof.analysis.tree import Tree, tree_of
 from loraprof.model.recording import Recording
-from loraprof.model.trace import Int8, Int64, Trace
+from loraprof.model.trace import Bool, Int8, Int64, Trace
 from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, HostKind
 
 
@@ -69,5 +69,19 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     place_between(trace, names, outside, tops, special, module, phase, role)
     if state.unplaced_loss is not None:
         module[state.unplaced_loss & (module < 0)] = special[LOSS]
+    enclosing = (opens[host.name] >= 0) | (names.optimizer[host.name] & annotation)
+    call, issuer = _issued(trace, tree, enclosing)
+    for column in (module, phase, role):
+        column[call] = column[issuer]
     notes = (f"{tree.crossing} threads hold ranges that cross instead of nesting",) if tree.crossing else ()
     return Attribution((*paths, *special), module, phase, role, tree, disagreements, notes)
+
+
+def _issued(trace: Trace, tree: Tree, enclosing: Bool) -> tuple[Int64, Int64]:
+    """Runtime calls made inside an op, and that op: a call does its op's work, whatever the call's name."""
+    host = trace.host
+    op = host.kind == HostKind.OP
+    nearest = tree.nearest(op | enclosing)
+    call = np.flatnonzero((host.kind == HostKind.RUNTIME) & (nearest >= 0))
+    call = call[op[nearest[call]]]
+    return call, nearest[call]

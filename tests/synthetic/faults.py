@@ -117,10 +117,12 @@ def decorated(document: Document) -> Document:
         extra.append({"ph": "f", **place, "bp": "e", **{k: record[k] for k in ("pid", "tid", "ts")}})
         extra.append({**record, "cat": "gpu_user_annotation", "name": "forward", "args": {}})
         extra.append({**record, "cat": "cuda_sync", "name": "Stream Synchronize"})
-        extra.append({**launch, "cat": "python_function", "name": "train.py(1): step", "args": {"Python id": number}})
-        extra.append({**launch, "cat": "user_annotation", "name": "my range", "args": {}})
         memory = {"ph": "i", "s": "t", "cat": "cpu_instant_event", "name": "[memory]", "args": {"Bytes": 512}}
         extra.append({**memory, **{k: launch[k] for k in ("pid", "tid", "ts")}})
+    for launch in filter(is_launch, events(document)):
+        frame = {"Python id": correlation(launch)}
+        extra.append({**launch, "cat": "python_function", "name": "train.py(1): step", "args": frame})
+        extra.append({**launch, "cat": "user_annotation", "name": "my range", "args": {}})
     extra.append({"ph": "M", "name": "process_name", "pid": 1000, "tid": 0, "ts": 0, "args": {"name": "python"}})
     return plus(document, *extra)
 
