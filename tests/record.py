@@ -17,10 +17,9 @@ from loraprof.workloads.build import build, shrink
 def main(name: str, out: Path, overrides: dict[str, str]) -> None:
     arm = overrides.pop("arm", "lora")
     spec = shrink(load_workload(name))
-    if overrides:
-        spec = msgspec.convert(
-            msgspec.to_builtins(spec) | overrides, type(spec), strict=False
-        )
+    changes = {k: v.split(",") if k == "targets" else v for k, v in overrides.items()}
+    if changes:
+        spec = msgspec.convert(msgspec.to_builtins(spec) | changes, type(spec), strict=False)
     built = build(spec, arm)
     session = Session(Plan(skip=1, timed=2, warmup=1, steps=2), lambda: None)
     session.install()

@@ -1,34 +1,366 @@
-"""L findings: what the adapter path itself costs."""
+"""L findings: what the adapter path itself costs, and in which form.
 
-from loraprof.diagnosis.case import Case, evidence, gain
+Gains are the unprofiled time of the work that would vanish (``select.worth``), times the range that the remedy has
+in the cost model or elsewhere. Every threshold is a default of the catalogue.
+"""
+
+import re
+
+import numpy as np
+
+from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record, conversions, records
+from loraprof.diagnosis.select import (
+    Worth,
+    both,
+    busy_ns,
+    either,
+    gain_of,
+    modules,
+    of_rows,
+    roles,
+    total_ns,
+    within,
+    worth,
+)
+from loraprof.model.recording import AdapterSite
 from loraprof.model.report import Finding
+from loraprof.model.vocabulary import ADAPTER_ROLES, ROLES, HostKind
+
+ELEMENTWISE_SHARE = 0.30  # L1: of the adapter's busy time
+STREAMING = 0.5  # L1: of the calibrated bandwidth
+GEMM_SHARE = 0.30  # L5: of the adapter's busy time
+RIDGE_SHARE = 0.5  # L5: arithmetic intensity over the ridge
+LAUNCH_SHARE = 0.30  # L6: of all launches
+SYNC_SHARE = 0.01  # L8: of the step, on a GPU
+SPLIT_SHARE = 0.10  # L10: of all launches
+SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))
+ATTENTION_PAIRS = (("q_proj", "v_proj"), ("query", "value"), ("q", "v"), ("c_attn",), ("qkv",), ("query_key_value",))
 
 
-def dropout(case: Case) -> Finding | None:
-    """L4: dropout inside the adapter streams a mask and a copy of the full activation, both ways."""
-    probability = max((s.dropout for s in case.sites), default=0.0)
-    rows = [
-        k
-        for k in case.kernels
-        if k.role == "adapter.elementwise" and k.op and ("dropout" in k.op or "bernoulli" in k.op)
-    ]
-    spent = sum(k.total_ns for k in rows)
-    if probability <= 0 or not spent:
+def elementwise(case: Case) -> Finding | None:
+    """L1: full-size tensors stream through scale, add, dropout, casts and gradient sums."""
+    spent = case.step.ns(kind="busy", role="adapter.elementwise")
+    if not case.adapter_ns or spent < ELEMENTWISE_SHARE * case.adapter_ns or case.rates is None:
         return None
-    saved = spent * case.scale
-    return Finding(
-        id="L4",
-        severity="major" if spent > 0.05 * case.wall_ns else "minor",
-        title="Adapter dropout streams the full activation",
-        evidence=[
-            evidence("dropout probability", probability),
-            evidence("dropout ops in the adapter", sum(k.count for k in rows), "ops"),
-            evidence("their busy time", spent, "ns"),
+    rows = [k for k in case.kernels if k.role == "adapter.elementwise" and k.min_bytes]
+    moved, time = sum(k.min_bytes or 0 for k in rows), sum(k.total_ns for k in rows)
+    ceiling = case.rates.stream_bytes_per_s
+    if not time or not ceiling or moved / time * 1e9 < STREAMING * ceiling:
+        return None
+    return finding(
+        case,
+        "L1",
+        [
+            evidence("share of the adapter's busy time", spent / case.adapter_ns, "ratio"),
+            evidence("bytes moved by its elementwise ops, at least", moved, "B"),
+            evidence("achieved bandwidth", moved / time * 1e9, "B/s"),
+            evidence("bandwidth of this device", ceiling, "B/s"),
         ],
-        remedy="LoraConfig(lora_dropout=0.0); loraprof compare --arms lora,lora-nodropout shows the gain",
-        gain=gain(case, saved, 0.8 * saved, 1.5 * saved),
-        see=["axolotl-ai-cloud/axolotl#2324"],
+        "fuse the adapter: torch.compile(get_peft_model(model, config)), or Unsloth, axolotl "
+        "(lora_mlp_kernel: true, lora_qkv_kernel: true, lora_o_kernel: true); lora_dropout=0.0",
+        gain_of(case, _scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
     )
 
 
-ADAPTER = (dropout,)
+def fp32_adapters(case: Case) -> Finding | None:
+    """L2: fp32 adapters on a half-precision base, without autocast."""
+    sites = {i for i, s in _active(case) if s.dtype == "float32" and s.base_dtype in HALF}
+    if not sites:
+        return None
+    gemms = [r for r in records(case) if r.site in sites and r.gemm_type and r.role in ADAPTER_ROLES]
+    wide = [r for r in gemms if r.gemm_type == "float"]
+    if not wide or len(wide) < len(gemms) / 2:
+        return None
+    casts = both(of_rows(case, conversions(case)), roles(*ADAPTER_ROLES))
+    saved, path = worth(case, casts), worth(case, roles(*ADAPTER_ROLES))
+    if saved is not None and path is not None:  # at least the casts vanish; at most, the rest moves half the bytes too
+        half = 0.5 * max(path.high - saved.high, 0.0)
+        saved = Worth(saved.ns + half / 2, saved.low, saved.high + half)
+    base = next(s.base_dtype for i, s in _active(case) if i in sites)
+    return finding(
+        case,
+        "L2",
+        [
+            evidence(f"adapted layers with float32 adapters on a {base} base", len(sites), "layers"),
+            evidence("their matrix products in float32", len(wide), "ops"),
+            evidence("time of those products", sum(r.ns for r in wide), "ns"),
+            evidence("time of the dtype conversions around them", busy_ns(case, casts), "ns"),
+        ],
+        "get_peft_model(model, config, autocast_adapter_dtype=False); or run the step under "
+        f'torch.autocast("{_device(case)}", torch.{base})',
+        gain_of(case, saved),
+    )
+
+
+def undone_casts(case: Case) -> Finding | None:
+    """L3: PEFT casts the input to fp32 and autocast casts the same tensor back for the product."""
+    sites = {i for i, s in _active(case) if s.dtype == "float32" and s.base_dtype in HALF}
+    rows = [r for r in records(case) if r.site in sites and r.phase == "forward" and r.conversion]
+    up = {(r.site, r.dims[0]) for r in rows if r.role == "adapter.elementwise" and _widens(r)}
+    undone = [r for r in rows if r.role == "adapter.down" and not _widens(r) and (r.site, r.dims[0]) in up]
+    if not undone:
+        return None
+    casts = both(of_rows(case, conversions(case, weights=False)), roles(*ADAPTER_ROLES))
+    elements = sum(int(np.prod(np.array(r.dims[0], dtype=np.int64))) for r in undone)
+    return finding(
+        case,
+        "L3",
+        [
+            evidence("inputs cast to float32 and back before A", len(undone), "tensors"),
+            evidence("bytes of these casts, forward and backward", 24 * elements, "B"),
+            evidence("their busy time", busy_ns(case, casts), "ns"),
+        ],
+        "from peft.helpers import disable_input_dtype_casting; "
+        "run the step inside `with disable_input_dtype_casting(model):`",
+        gain_of(case, worth(case, casts)),
+    )
+
+
+def dropout(case: Case) -> Finding | None:
+    """L4: dropout inside the adapter streams a mask and a copy of the full input, both ways."""
+    probability = max((s.dropout for s in case.sites), default=0.0)
+    own = modules(case, lambda m: m.site is not None and "Dropout" in m.cls)
+    called = both(within(case, r"^aten::(native_|alpha_|feature_)?dropout|DropoutBackward"), roles(*ADAPTER_ROLES))
+    select = both(either(own, called), roles(*ADAPTER_ROLES))
+    spent = busy_ns(case, select)
+    if probability <= 0 or not spent:
+        return None
+    masked = [k for k in case.kernels if k.role in ADAPTER_ROLES and k.op and re.search("bernoulli|native_dro", k.op)]
+    return finding(
+        case,
+        "L4",
+        [
+            evidence("dropout probability", probability, "ratio"),
+            evidence("masks drawn in the adapter", sum(k.count for k in masked if k.phase != "backward"), "ops"),
+            evidence("busy time of dropout, forward and backward", spent, "ns"),
+        ],
+        "LoraConfig(lora_dropout=0.0)",
+        gain_of(case, worth(case, select)),
+    )
+
+
+def bandwidth_bound(case: Case) -> Finding | None:
+    """L5: A and B read the layer's whole input and output for a handful of operations per byte."""
+    rows = [k for k in case.kernels if k.role in ("adapter.down", "adapter.up") and k.flops and k.min_bytes]
+    flops, moved, time = (sum(getattr(k, f) or 0 for k in rows) for f in ("flops", "min_bytes", "total_ns"))
+    rates = case.rates
+    if rates is None or not moved or time < GEMM_SHARE * case.adapter_ns:
+        return None
+    compute, stream = rates.gemm_flops_per_s, rates.stream_bytes_per_s
+    if not compute or not stream or flops / moved >= RIDGE_SHARE * compute / stream:
+        return None
+    if moved / time * 1e9 < STREAMING * stream:  # too small for the memory system: launches decide, not bytes
+        return None
+    spare, groups = _sharable(case)
+    saved = _scaled(worth(case, roles("adapter.down")), spare, 0.3 * spare, spare) if spare else None
+    return finding(
+        case,
+        "L5",
+        [
+            evidence("share of the adapter's busy time in A and B", time / case.adapter_ns, "ratio"),
+            evidence("arithmetic intensity of A and B", flops / moved, "FLOP/B"),
+            evidence("ridge of this device", compute / stream, "FLOP/B"),
+            evidence("A products that read an input another A reads too", spare, "ratio"),
+        ],
+        f"fuse {' and '.join('+'.join(g) for g in groups)} into one linear with one adapter, so that A reads the input "
+        "once; raising r to 64 costs almost no time"
+        if groups
+        else "do not lower r for speed: LoraConfig(r=64) costs almost the same time",
+        gain_of(case, saved),
+    )
+
+
+def too_many_targets(case: Case) -> Finding | None:
+    """L6: every linear is adapted, and launches follow the number of adapted layers."""
+    launches = len(case.busy.rows)
+    suffixes = sorted({s.path.rsplit(".", 1)[-1] for s in case.sites})
+    if case.adapter is None or not launches or case.adapter.launches < LAUNCH_SHARE * launches:
+        return None
+    keep = next((p for p in ATTENTION_PAIRS if set(p) <= set(suffixes)), ())
+    if not keep or len(suffixes) <= max(len(keep), 2):
+        return None
+    spared = {i for i, s in _active(case) if s.path.rsplit(".", 1)[-1] not in keep}
+    select = both(modules(case, lambda m: m.site in spared), roles(*ADAPTER_ROLES))
+    return finding(
+        case,
+        "L6",
+        [
+            evidence("adapted layers", len(case.sites), "layers"),
+            evidence("layers that stay adapted", len(case.sites) - len(spared), "layers"),
+            evidence("share of all launches that the adapters issue", case.adapter.launches / launches, "ratio"),
+            evidence("time of the adapters that would go", total_ns(case, select), "ns"),
+        ],
+        f"LoraConfig(target_modules={list(keep)!r}), or only the upper layers (layers_to_transform=[...]); "
+        "check the quality afterwards",
+        gain_of(case, worth(case, select)),
+    )
+
+
+def dense_delta(case: Case) -> Finding | None:
+    """L7: the weight difference is built as a full matrix (DoRA's norm, parametrization) in every pass."""
+    shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in _active(case)}
+    tokens = _tokens(case)
+    rows = [
+        r
+        for r in records(case)
+        if r.site in shapes
+        and r.phase == "forward"
+        and r.role in ADAPTER_ROLES
+        and r.op not in ("aten::mm", "aten::addmm", "aten::copy_")
+        and any(d in shapes[r.site or 0] and tokens not in d for d in r.dims if isinstance(d, tuple) and len(d) == 2)
+        and r.ns
+        and not re.search(r"::(t|transpose|as_strided|view|expand|detach|to|empty\w*|resolve_\w+)$", r.op)
+    ]
+    layers = {r.site for r in rows}
+    if not layers or tokens is None:
+        return None
+    kinds = {case.recording.sites[i or 0].kind for i in layers} if case.recording else set()
+    spent = sum(r.ns for r in rows)
+    seen = np.zeros(len(case.analysis.trace.host), dtype=np.bool_)
+    seen[[r.row for r in rows]] = True
+    return finding(
+        case,
+        "L7",
+        [
+            evidence("layers that build a matrix as large as their weight", len(layers), "layers"),
+            evidence("ops on such matrices in forward", len(rows), "ops"),
+            evidence("their time, whatever the number of tokens", spent, "ns"),
+        ],
+        "LoraConfig(use_dora=False)" if "dora" in kinds else "apply the adapter to activations: B(A(x)), not W + BA",
+        gain_of(case, _scaled(worth(case, of_rows(case, seen)), 1.5, 1.0, 3.0)),  # its backward comes on top
+    )
+
+
+def host_sync(case: Case) -> Finding | None:
+    """L8: the adapter reads a value back, so the host waits for the device at every call."""
+    who, host, window = case.analysis.who, case.analysis.trace.host, case.ledger.window
+    inside = np.array([r in ADAPTER_ROLES for r in ROLES])[who.role] & (who.module >= 0)
+    inside &= (host.start >= window.noted_start) & (host.start < window.end)
+    names = case.analysis.trace.names
+    reads = np.array([n in ("aten::item", "aten::nonzero") for n in names] or [False])[host.name]
+    waits = np.array([bool(re.search(r"Synchronize|^(cuda|hip)Memcpy(?!.*Async)", n)) for n in names] or [False])
+    waiting = inside & waits[host.name] & (host.kind == HostKind.RUNTIME)
+    reading = inside & reads & (host.kind == HostKind.OP)
+    waited = min(int((host.end - host.start)[waiting].sum()), case.step.ns(cause="sync"))
+    count = int(reading.sum()) or int(waiting.sum())
+    if not count or (case.analysis.on_gpu and waited < SYNC_SHARE * case.wall_ns):
+        return None
+    where = sorted({who.paths[m] for m in who.module[reading | waiting].tolist()})
+    select = both(of_rows(case, reading), roles(*ADAPTER_ROLES))
+    scaled = waited * case.scale
+    saved = Worth(scaled, 0.5 * scaled, scaled) if waited else worth(case, select)
+    spent = waited or busy_ns(case, select)
+    return finding(
+        case,
+        "L8",
+        [
+            evidence("reads of a device value inside adapted layers", count, "per step"),
+            evidence("first of them in", where[0], ""),
+            evidence("time the host waited there" if waited else "time of these ops", spent, "ns"),
+        ],
+        f"remove .item(), nonzero() and tensors built from Python values in the forward of {where[0]}; "
+        "keep index tensors as buffers",
+        gain_of(case, saved),
+        severity=None if case.analysis.on_gpu else "minor",
+    )
+
+
+def other_device(case: Case) -> Finding | None:
+    """L9: adapter parameters live on another device than the base."""
+    if case.recording is None:
+        return None
+    table = case.recording.modules
+    own = [p for p in case.recording.parameters if table[p.module].part in ("down", "up")]
+    base = {p.device for p in case.recording.parameters if table[p.module].part == "base"}
+    astray = [p for p in own if base and p.device not in base]
+    if not astray:
+        return None
+    device = next(iter(sorted(base)))
+    copies = both(roles("copy"), modules(case, lambda m: m.site is not None))
+    return finding(
+        case,
+        "L9",
+        [
+            evidence("adapter parameters on another device than the base", len(astray), "tensors"),
+            evidence("theirs", astray[0].device, ""),
+            evidence("the base's", device, ""),
+            evidence("copies inside adapted layers", total_ns(case, copies), "ns"),
+        ],
+        f'model.to("{device}") after get_peft_model',
+        gain_of(case, worth(case, copies)),
+        severity="major",
+    )
+
+
+def split_gradients(case: Case) -> Finding | None:
+    """L10: the weight gradients of A and B run as a split-K product and a kernel that collects the parts."""
+    if not case.analysis.on_gpu:
+        return None
+    products = [r for r in records(case) if r.role in ("adapter.down", "adapter.up") and r.phase == "backward"]
+    rows = [r for r in products if re.search("(?i)split_?k|reduce", r.name)]
+    launches = len(case.busy.rows)
+    pairs = 2 * len(rows)  # each comes with the product it belongs to
+    if not launches or pairs < SPLIT_SHARE * launches:
+        return None
+    sms = case.analysis.trace.gpus[0].sms if case.analysis.trace.gpus else None
+    small = [r for r in rows if sms and 0 <= r.blocks < sms]
+    return finding(
+        case,
+        "L10",
+        [
+            evidence("reductions after split weight gradients", len(rows), "kernels"),
+            evidence("launches of these gradients, of all", pairs / launches, "ratio"),
+            evidence("reductions with fewer blocks than the device has SMs", len(small) if sms else None, "kernels"),
+            evidence("time of the reductions", sum(r.ns for r in rows), "ns"),
+        ],
+        "torch.compile(get_peft_model(model, config)), or one adapter for fused q, k and v",
+        None,
+    )
+
+
+def _active(case: Case) -> list[tuple[int, AdapterSite]]:
+    sites = case.recording.sites if case.recording else []
+    return [(i, s) for i, s in enumerate(sites) if s.active]
+
+
+def _device(case: Case) -> str:
+    return "cuda" if case.analysis.on_gpu else "cpu"
+
+
+def _tokens(case: Case) -> int | None:
+    w = case.workload
+    return w.tokens_per_step // (w.micro_batches or 1) if w and w.tokens_per_step else None
+
+
+def _widens(record: Record) -> bool:
+    return record.conversion is not None and record.conversion[0] in HALF_INPUTS
+
+
+def _scaled(value: Worth | None, factor: float, low: float, high: float) -> Worth | None:
+    return value.times(factor, low, high) if value is not None else None
+
+
+def _sharable(case: Case) -> tuple[float, list[tuple[str, ...]]]:
+    """Share of A products that repeat the read of a shared input, and the groups of layers that share one."""
+    parents: dict[str, set[str]] = {}
+    for s in case.sites:
+        parent, _, name = s.path.rpartition(".")
+        parents.setdefault(parent, set()).add(name)
+    found = [(g, sum(set(g) <= names for names in parents.values())) for g in SHARED_INPUT]
+    spare = sum((len(g) - 1) * count for g, count in found)
+    return spare / max(len(case.sites), 1), [g for g, count in found if count]
+
+
+ADAPTER = (
+    elementwise,
+    fp32_adapters,
+    undone_casts,
+    dropout,
+    bandwidth_bound,
+    too_many_targets,
+    dense_delta,
+    host_sync,
+    other_device,
+    split_gradients,
+)

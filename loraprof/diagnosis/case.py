@@ -5,10 +5,12 @@ from functools import cached_property
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
+from loraprof.analysis.rates import Rates
+from loraprof.diagnosis.catalogue import entry
 from loraprof.diagnosis.counterfactual import Counterfactual
 from loraprof.diagnosis.tables import Busy
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
-from loraprof.model.report import Adapter, Evidence, Gain, Kernel, Step, TimingReport
+from loraprof.model.report import Adapter, Evidence, Finding, Gain, Kernel, Severity, Step, TimingReport
 from loraprof.model.vocabulary import ADAPTER_ROLES, HostKind
 
 
@@ -61,6 +63,12 @@ class Case:
         return unprofiled.median_ns / self.wall_ns if unprofiled and self.wall_ns else 1.0
 
     @cached_property
+    def rates(self) -> Rates | None:
+        """What this device reached in its calibration."""
+        calibration = self.recording.calibration if self.recording else None
+        return Rates(calibration) if calibration else None
+
+    @cached_property
     def op_names(self) -> frozenset[str]:
         """Names of ops anywhere in the trace."""
         host = self.analysis.trace.host
@@ -97,3 +105,30 @@ def gain(case: Case, saved_ns: float, low_ns: float, high_ns: float) -> Gain | N
 
 def evidence(what: str, value: float | int | str | None, unit: str = "") -> Evidence:
     return Evidence(what=what, value=value, unit=unit)
+
+
+MAJOR = 0.05  # share of the step from which a gain is major
+
+
+def finding(
+    case: Case,
+    id: str,
+    evidence: list[Evidence],
+    remedy: str,
+    gain: Gain | None = None,
+    severity: Severity | None = None,
+    title: str | None = None,
+) -> Finding:
+    """Title and sources are the catalogue's unless given; the severity follows the gain unless given."""
+    known = entry(id)
+    step = case.timing.unprofiled.median_ns if case.timing.unprofiled else case.wall_ns
+    judged: Severity = "major" if gain is not None and gain.ns >= MAJOR * step else "minor"
+    return Finding(
+        id=id,
+        severity=severity or judged,
+        title=title or known.title,
+        evidence=evidence,
+        remedy=remedy,
+        gain=gain,
+        see=list(known.sources),
+    )

@@ -1,0 +1,143 @@
+"""Which part of a step would go away, and what is it worth? Masks over a ledger, and their unprofiled time.
+
+    worth = exclusive time of the chosen entries + their share of the idle time before the same module's entries
+
+in unprofiled ns. ``low`` and ``high`` are the least and the largest worth over the recorded steps, at the two ends of
+the interval of the unprofiled median: the two inputs that are known to vary.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.ledger import Ledger, idle_kind
+from loraprof.diagnosis.case import Case, gain
+from loraprof.diagnosis.counterfactual import unprofiled_ns
+from loraprof.model.recording import ModuleInfo
+from loraprof.model.report import Gain
+from loraprof.model.trace import Bool, Int64
+from loraprof.model.vocabulary import PHASE, PHASES, ROLE, ROLES
+
+Select = Callable[[Ledger], Bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """Unprofiled ns of one step."""
+
+    ns: float
+    low: float
+    high: float
+
+    def times(self, factor: float, low: float | None = None, high: float | None = None) -> "Worth":
+        """Scaled; the ends by factors of their own where given."""
+        ends = (factor if low is None else low), (factor if high is None else high)
+        return Worth(self.ns * factor, self.low * ends[0], self.high * ends[1])
+
+    def plus(self, other: "Worth") -> "Worth":
+        return Worth(self.ns + other.ns, self.low + other.low, self.high + other.high)
+
+
+def roles(*names: str, phase: str | None = None) -> Select:
+    """Entries of these roles, idle ones included."""
+    wanted = [ROLE[n] for n in names]
+
+    def select(ledger: Ledger) -> Bool:
+        found: Bool = np.isin(ledger.role, wanted)
+        return found & (ledger.phase == PHASE[phase]) if phase else found
+
+    return select
+
+
+def phase(name: str) -> Select:
+    return lambda ledger: ledger.phase == PHASE[name]
+
+
+def idle(*causes: str, above_ns: int = 0) -> Select:
+    """Idle entries of these causes, longer than ``above_ns`` each."""
+    kinds = [idle_kind(c) for c in causes]
+    return lambda ledger: np.isin(ledger.kind, kinds) & (ledger.ns > above_ns)
+
+
+def modules(case: Case, test: Callable[[ModuleInfo], bool]) -> Select:
+    """Entries of the modules that pass, forward and backward, idle ones included. Nothing without a recording."""
+    table = case.recording.modules if case.recording else []
+    wanted = [i for i, m in enumerate(table) if test(m)]
+    return lambda ledger: np.isin(ledger.module, wanted)
+
+
+def within(case: Case, pattern: str) -> Select:
+    """Busy entries whose op is, or was called by, an op whose name matches."""
+    return of_rows(case, np.array([bool(re.search(pattern, n)) for n in case.analysis.trace.names] or [False])[
+        case.analysis.trace.host.name
+    ])  # fmt: skip
+
+
+def of_rows(case: Case, flag: Bool) -> Select:
+    """Busy entries whose op is, or was called by, a flagged host row."""
+    above = case.analysis.who.tree.nearest(flag)
+
+    def select(ledger: Ledger) -> Bool:
+        found: Bool = ledger.busy & (ledger.op >= 0)
+        return found & (above[np.maximum(ledger.op, 0)] >= 0) if len(above) else found & False
+
+    return select
+
+
+def both(first: Select, second: Select) -> Select:
+    return lambda ledger: first(ledger) & second(ledger)
+
+
+def either(first: Select, second: Select) -> Select:
+    return lambda ledger: first(ledger) | second(ledger)
+
+
+def busy_ns(case: Case, select: Select) -> int:
+    """Exclusive busy time of the chosen entries in the reported step, profiled ns."""
+    ledger = case.ledger
+    return int(ledger.ns[select(ledger) & ledger.busy].sum())
+
+
+def total_ns(case: Case, select: Select) -> int:
+    """Time of the chosen entries in the reported step, idle included, profiled ns."""
+    return int(case.ledger.ns[select(case.ledger)].sum())
+
+
+def worth(case: Case, select: Select) -> Worth | None:
+    """None without an unprofiled time."""
+    unprofiled, recording = case.timing.unprofiled, case.recording
+    if unprofiled is None or recording is None or not unprofiled.median_ns:
+        return None
+    values = []
+    for ledger in case.analysis.ledgers:
+        if not ledger.ns.sum():
+            continue
+        time = unprofiled_ns(case.analysis, ledger, recording, unprofiled.median_ns)
+        values.append(_worth(ledger, time, select(ledger)))
+        if ledger is case.ledger:
+            mine = values[-1]
+    low, high = unprofiled.low_ns / unprofiled.median_ns, unprofiled.high_ns / unprofiled.median_ns
+    return Worth(mine, min(values) * low, max(values) * high)
+
+
+def _worth(ledger: Ledger, time: np.ndarray[tuple[int], np.dtype[np.float64]], chosen: Bool) -> float:
+    """The chosen entries, and their share (by count) of the idle time before their (module, phase, role)."""
+    key = (ledger.module * len(PHASES) + ledger.phase) * len(ROLES) + ledger.role
+    _, group = np.unique(key, return_inverse=True)
+    entries = np.bincount(group, ledger.busy)
+    mine = np.bincount(group, ledger.busy & chosen)
+    share = np.divide(mine, entries, out=np.zeros_like(mine), where=entries > 0)
+    waiting = ~ledger.busy & ~chosen
+    return float(time[chosen].sum() + (time[waiting] * share[group[waiting]]).sum())
+
+
+def gain_of(case: Case, saved: Worth | None) -> Gain | None:
+    return gain(case, saved.ns, saved.low, saved.high) if saved is not None else None
+
+
+def site_of(case: Case) -> Int64:
+    """Index of the adapted layer per module id (-1 none)."""
+    table = case.recording.modules if case.recording else []
+    return np.array([-1 if m.site is None else m.site for m in table] or [-1], dtype=np.int64)

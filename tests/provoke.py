@@ -1,0 +1,65 @@
+"""Findings of a recording by id, and small changes to recordings and traces that provoke one or nearly do."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import msgspec
+from synthetic.lora import Shape, program
+from synthetic.machine import Hardware
+from synthetic.presets import preset
+from synthetic.program import Program
+from synthetic.simulate import Synthetic, simulate
+
+import loraprof
+from loraprof.model.recording import Calibration, CopyRate, GemmRate, Nvml, Recording, Timing
+from loraprof.model.report import Finding
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # recordings made beside other work: threads would fight for the cores
+
+CALIBRATION = Calibration(
+    gemm=[GemmRate(m=4096, n=4096, k=4096, dtype="bfloat16", ns=343_597)],  # 400 TFLOP/s
+    copy=[CopyRate(bytes=2_000_000_000, ns=1_000_000)],  # 2 TB/s
+    launch_floor_ns=6000,
+    turnaround_ns=1000,
+)
+
+
+def found(path: Path) -> dict[str, Finding]:
+    return {f.id: f for f in loraprof.diagnose(path).findings}
+
+
+def facts(finding: Finding) -> dict[str, Any]:
+    return {e.what: e.value for e in finding.evidence}
+
+
+def made(run: Synthetic, nvml: Nvml | None = None, **changes: Any) -> Path:
+    """Writes a simulated run as a recording with a calibration; ``changes`` replace fields of the recording."""
+    recording = msgspec.structs.replace(run.recording, **{"calibration": CALIBRATION, "timing": timing(run), **changes})
+    place = replace(run, recording=recording).save(Path(mkdtemp(prefix="loraprof-")))
+    if nvml is not None:
+        (place / "nvml.json").write_bytes(msgspec.json.encode(nvml))
+    return place
+
+
+def timing(run: Synthetic) -> Timing:
+    """Unprofiled steps as long as the simulated ones."""
+    return Timing(samples_ns=[s.end - s.start for s in run.truth] * 4, dropped=3, clock="cuda_event")
+
+
+def synthetic(name: str, change: Callable[[Program], Program] | None = None) -> Synthetic:
+    """A named preset, its program changed."""
+    made, hardware = preset(name)
+    return simulate(change(made) if change else made, hardware)
+
+
+def shaped(hardware: Hardware | None = None, **fields: Any) -> Synthetic:
+    return simulate(program(Shape(**fields)), hardware)
+
+
+def workload(recording: Recording, **changes: Any) -> dict[str, Any]:
+    """For ``made``: the workload with other facts."""
+    return {"workload": msgspec.structs.replace(recording.workload, **changes)}
