@@ -122,9 +122,7 @@ def _warm_up(timed: Timed) -> list[str]:
     return [f"warm-up steps that were dropped: {dropped}"]
 
 
-def _arm(
-    name: str, timed: Timed, facts: ArmResult, tokens: int | None, profiled: Mapping[str, Profiled]
-) -> ArmResult:
+def _arm(name: str, timed: Timed, facts: ArmResult, tokens: int | None, profiled: Mapping[str, Profiled]) -> ArmResult:
     nvml = profiled[name].report.nvml if name in profiled else None
     facts = replace(facts, energy_j_per_step=nvml.energy_j_per_step if nvml else None)
     if name in timed.failed:

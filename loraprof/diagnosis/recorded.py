@@ -47,7 +47,8 @@ def compare_recordings(paths: Sequence[Path], allow_different: bool = False) -> 
     different = [f for other in others if (f := _different(base, other)) is not None]
     if not allow_different and (forbidden := [f for f in different if f.severity == "blocker"]):
         seen = forbidden[0].evidence[0]
-        raise UsageError(f"the recordings differ in {seen.what}: {seen.value}", "--allow-different compares them all the same")
+        hint = "--allow-different compares them all the same"
+        raise UsageError(f"the recordings differ in {seen.what}: {seen.value}", hint)
     profiled = {one.name: one.profiled for one in loaded}
     times = {name: p.samples_ns for name, p in profiled.items()}
     steps = times[base.name]
