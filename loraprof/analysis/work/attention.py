@@ -7,7 +7,7 @@ With s_q x s_k scores per head, forward 2 b h s_q s_k (d_qk + d_v) FLOPs, backwa
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from loraprof.analysis.work.rule import Rule, Work, size
+from loraprof.analysis.work.rule import Rule, Work, product
 from loraprof.analysis.work.tensors import Inputs, Tensor, UnknownInput, dense
 
 
@@ -63,8 +63,7 @@ def attention(op: str, inputs: Inputs) -> Work:
     writes = _outputs(at, q, k, v, rows * s_q)
     least = _pairs(s_q, s_k) if causal else s_q * s_k
     flops = 2 * rows * width
-    reads = size(inputs.tensors())
-    return Work(flops * s_q * s_k, reads, size(writes), "attention", q.dtype, least_flops=flops * least)
+    return product(flops * s_q * s_k, inputs.tensors(), writes, "attention", q.dtype, flops * least)
 
 
 def _outputs(at: Layout, q: Tensor, k: Tensor, v: Tensor, rows: int) -> list[Tensor]:

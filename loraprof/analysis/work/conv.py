@@ -9,7 +9,7 @@ from math import prod
 from typing import NamedTuple
 
 from loraprof.analysis.work.gemm import Problem
-from loraprof.analysis.work.rule import Rule, Work, present, size
+from loraprof.analysis.work.rule import Rule, Work, present, product
 from loraprof.analysis.work.tensors import Inputs, Tensor, UnknownInput, dense
 
 
@@ -71,8 +71,7 @@ def forward(op: str, inputs: Inputs) -> Work:
     dims, transposed = _out_dims(x, w, inputs, at)
     flops = 2 * (x.numel if transposed else prod(dims)) * prod(w.dims[1:])
     reads = [x, w, *present(inputs.optional(at.bias) if at.bias >= 0 else None)]
-    out = dense(dims, x.dtype)
-    return Work(flops, size(reads), out.bytes, "conv", x.dtype, least_flops=_winograd(flops, w))
+    return product(flops, reads, [dense(dims, x.dtype)], "conv", x.dtype, _winograd(flops, w))
 
 
 def _gradients(dy: Tensor, x: Tensor, w: Tensor, mask: list[bool], transposed: bool) -> Work:
@@ -82,7 +81,7 @@ def _gradients(dy: Tensor, x: Tensor, w: Tensor, mask: list[bool], transposed: b
     reads = [dy] * any(mask) + [w] * mask[0] + [x] * mask[1]
     writes = [dense(x.dims, x.dtype)] * mask[0] + [dense(w.dims, w.dtype)] * mask[1]
     writes += [dense((dy.dims[1],), dy.dtype)] * mask[2]
-    return Work(flops, size(reads), size(writes), "conv", x.dtype, least_flops=_winograd(flops, w))
+    return product(flops, reads, writes, "conv", x.dtype, _winograd(flops, w))
 
 
 def backward(op: str, inputs: Inputs) -> Work:

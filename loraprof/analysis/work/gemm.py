@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from math import prod
 
-from loraprof.analysis.work.rule import Rule, Work, present, size
+from loraprof.analysis.work.rule import Rule, Work, present, product
 from loraprof.analysis.work.tensors import Inputs, Tensor, dense
 
 Problem = tuple[int, int, int, int]  # batch, m, n, k
 
 
 def _product(a: Tensor, b: Tensor, extra: list[Tensor], out: tuple[int, ...], problem: Problem) -> Work:
-    flops = 2 * prod(problem)
-    reads = size([a, b, *extra])
-    return Work(flops, reads, dense(out, a.dtype).bytes, "gemm", a.dtype, least_flops=flops)
+    return product(2 * prod(problem), [a, b, *extra], [dense(out, a.dtype)], "gemm", a.dtype)
 
 
 def mm_problem(a: Tensor, b: Tensor) -> Problem:
@@ -86,18 +84,15 @@ def scaled_mm(op: str, inputs: Inputs) -> Work:
     """fp8 product; the output has the dtype of argument 6, or of the first operand."""
     a, b = inputs.tensor(0), inputs.tensor(1)
     p = mm_problem(a, b)
-    flops = 2 * prod(p)
     scales = present(*(inputs.optional(i) for i in (2, 3, 4)))
     out = dense((p[1], p[2]), inputs.dtype(6, a.dtype))
-    return Work(flops, size([a, b, *scales]), out.bytes, "gemm", a.dtype, least_flops=flops)
+    return product(2 * prod(p), [a, b, *scales], [out], "gemm", a.dtype)
 
 
 def int_mm(op: str, inputs: Inputs) -> Work:
     a, b = inputs.tensor(0), inputs.tensor(1)
     p = mm_problem(a, b)
-    flops = 2 * prod(p)
-    out = dense((p[1], p[2]), "int32")
-    return Work(flops, size([a, b]), out.bytes, "gemm", a.dtype, least_flops=flops)
+    return product(2 * prod(p), [a, b], [dense((p[1], p[2]), "int32")], "gemm", a.dtype)
 
 
 RULES: Mapping[str, Rule] = {

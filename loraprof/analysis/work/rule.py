@@ -31,6 +31,8 @@ class Work:
     dtype: str | None = None  # of the matrix products
     exact: bool = True
     least_flops: int = 0
+    reads: tuple[int, ...] = ()  # bytes of each input and output: what finds the op that made an input
+    writes: tuple[int, ...] = ()
 
     @property
     def min_bytes(self) -> int:
@@ -45,14 +47,23 @@ class Work:
 Rule = Callable[[str, Inputs], Work]
 
 
-def size(tensors: Iterable[Tensor]) -> int:
-    """Bytes of all ``tensors``."""
-    return sum(t.bytes for t in tensors)
-
-
 def memory(reads: Iterable[Tensor], writes: Iterable[Tensor], exact: bool = True) -> Work:
     """Work without matrix products."""
-    return Work(0, size(reads), size(writes), exact=exact)
+    into, out = _sizes(reads), _sizes(writes)
+    return Work(0, sum(into), sum(out), exact=exact, reads=into, writes=out)
+
+
+def product(
+    flops: int, reads: Iterable[Tensor], writes: Iterable[Tensor], kind: Kind, dtype: str, least: int | None = None
+) -> Work:
+    """Work of matrix products on operands of ``dtype``; ``least`` FLOPs where an algorithm needs fewer."""
+    into, out = _sizes(reads), _sizes(writes)
+    fewest = flops if least is None else least
+    return Work(flops, sum(into), sum(out), kind, dtype, least_flops=fewest, reads=into, writes=out)
+
+
+def _sizes(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    return tuple(t.bytes for t in tensors)
 
 
 def present(*tensors: Tensor | None) -> list[Tensor]:

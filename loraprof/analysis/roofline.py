@@ -1,0 +1,159 @@
+"""How fast could a kernel run at best on this device, and what would limit it?
+
+    roof = max(FLOPs / matrix ceiling, time to move the compulsory bytes)      (Williams et al., CACM 52(4), 2009)
+
+Ceilings come from the device's own calibration, or from the data sheet scaled to the SM clock that was measured. A
+kernel with fewer blocks than the device has SMs, or whose roof is shorter than one tiny kernel takes, is bound by
+latency. A kernel above 105 % of its roof is "L2-assisted" where its bytes with cache reuse explain it, "higher clock"
+where the clock was not measured and the highest explains it, "fewer FLOPs" where an algorithm needs fewer (Winograd,
+arXiv 1509.09308), else "impossible": a finding about the measurement.
+"""
+
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from loraprof import units
+from loraprof.analysis.work.rule import Work
+from loraprof.model.gpu import GpuSpec
+from loraprof.model.recording import Calibration
+from loraprof.model.report import Bound
+
+TOLERANCE = 1.05
+# Bytes that a cache can hold take no time; nor does what the highest clock saves; nor FLOPs that algorithms avoid.
+EXCUSES = ("{cache}-assisted", "higher clock", "fewer FLOPs")
+DTYPES = ("bfloat16", "float16", "tf32", "float32", "float8_e4m3fn", "float8_e5m2")
+_TF32 = re.compile(r"tf32|s1688", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What a device can reach. Rates by dtype of the operands; "tf32" is float32 on tensor cores."""
+
+    flops_per_s: Mapping[str, float]
+    most_flops_per_s: Mapping[str, float]  # what nothing exceeds: at the highest clock
+    bytes_per_s: float | None  # large transfers
+    basis: str
+    copies: tuple[tuple[int, int], ...] = ()  # calibrated (bytes, ns), by size
+    least_ns: float = 0.0  # a tiny kernel; CPU: a tiny op
+    sms: int | None = None
+    cache_bytes: int | None = None
+    cache: str = "L2"
+
+    def memory_ns(self, nbytes: float) -> float | None:
+        """Time to move ``nbytes``: a small transfer is held against a copy of its own size, a large one against the
+        rate of the largest."""
+        if self.bytes_per_s is None:
+            return None
+        if not self.copies or nbytes <= 0 or nbytes >= self.copies[-1][0]:
+            return nbytes / self.bytes_per_s * 1e9
+        above = bisect_left(self.copies, (math.ceil(nbytes), 0))
+        (low, fast), (high, slow) = self.copies[max(above - 1, 0)], self.copies[above]
+        part = math.log(nbytes / low) / math.log(high / low) if high > low else 0.0
+        return nbytes * math.exp((1 - part) * math.log(fast / low) + part * math.log(slow / high))
+
+    def far_ns(self, nbytes: int, reused_bytes: int | None) -> float:
+        """Least time for the part of ``nbytes`` that no cache can hold: with the reuse that was seen, or with all of
+        the cache in use."""
+        far = nbytes if reused_bytes is None else reused_bytes
+        if self.cache_bytes is not None:
+            far = min(far, max(nbytes - self.cache_bytes, 0))
+        return far / self.bytes_per_s * 1e9 if self.bytes_per_s else 0.0
+
+
+def calibrated(
+    calibration: Calibration,
+    sms: int | None = None,
+    cache_bytes: int | None = None,
+    on_gpu: bool = True,
+    spec: GpuSpec | None = None,
+) -> Ceiling | None:
+    """Ceilings that this device reached. Dtypes that were not calibrated take the data sheet's ratio to one that was.
+
+    None where neither GEMMs nor copies were calibrated.
+    """
+    rates: dict[str, float] = {}
+    for g in calibration.gemm:
+        rates[g.dtype] = max(rates.get(g.dtype, 0.0), 2e9 * g.m * g.n * g.k / g.ns)
+    copies = tuple(sorted((c.bytes, c.ns) for c in calibration.copy))
+    if not rates and not copies:
+        return None
+    scale = [rate / peak for dtype, rate in rates.items() if spec and (peak := spec.peak(dtype))]
+    if spec and scale:
+        others = {d: peak * max(scale) for d in DTYPES if d not in rates and (peak := spec.peak(d))}
+        rates = others | rates
+    tiny = calibration.turnaround_ns if on_gpu else calibration.op_ns
+    return Ceiling(
+        flops_per_s=rates,
+        most_flops_per_s=rates,
+        bytes_per_s=copies[-1][0] / copies[-1][1] * 1e9 if copies else None,
+        basis="calibrated on this device",
+        copies=copies,
+        least_ns=float(tiny or 0),
+        sms=sms,
+        cache_bytes=cache_bytes,
+        cache="L2" if on_gpu else "cache",
+    )
+
+
+def data_sheet(spec: GpuSpec, sm_mhz: float | None = None, cache_bytes: int | None = None) -> Ceiling:
+    """Peaks of ``spec`` at the measured SM clock, as quoted where none was measured."""
+    known = {d: peak for d in DTYPES if (peak := spec.peak(d, sm_mhz))}
+    most = {d: peak for d in DTYPES if (peak := spec.peak(d, sm_mhz or spec.max_sm_mhz))}
+    at = f" at {units.quantity(sm_mhz, 'MHz')}" if sm_mhz else ""
+    return Ceiling(
+        flops_per_s=known,
+        most_flops_per_s={d: max(peak, known[d]) for d, peak in most.items()},
+        bytes_per_s=spec.dram_bytes_per_s,
+        basis=f"data sheet of {spec.name}{at}",
+        sms=spec.sms,
+        cache_bytes=cache_bytes or spec.l2_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Roof:
+    """Best time of one call, ns, and that with more and more excuses: see ``EXCUSES``."""
+
+    ns: float
+    bound: Bound
+    excused_ns: tuple[float, float, float]
+
+
+def roof(
+    work: Work | None, ceiling: Ceiling, blocks: int = -1, kernel: str = "", reused_bytes: int | None = None
+) -> Roof | None:
+    """None where the work, or a ceiling that it needs, is unknown, and for views, which do nothing.
+
+    ``blocks``: grid size, -1 unknown. ``reused_bytes``: bytes that reach memory with cache reuse.
+    """
+    if work is None or not work.exact or not (work.flops or work.min_bytes):
+        return None
+    memory = ceiling.memory_ns(work.min_bytes)
+    dtype = "tf32" if work.dtype == "float32" and _TF32.search(kernel) else work.dtype or ""
+    rate, most = ceiling.flops_per_s.get(dtype), ceiling.most_flops_per_s.get(dtype)
+    if memory is None or (work.flops and not (rate and most)):
+        return None
+    flops = work.least_flops if work.kind == "attention" else work.flops  # a mask's half is never computed
+    compute = flops / rate * 1e9 if rate else 0.0
+    fastest = max(most or 0.0, ceiling.most_flops_per_s.get("tf32", 0.0) if dtype == "float32" else 0.0)
+    far = ceiling.far_ns(work.min_bytes, reused_bytes)
+    ns = max(compute, memory)
+    small = 0 <= blocks < (ceiling.sms or 0) or ns < ceiling.least_ns
+    bound: Bound = "latency" if small else "compute" if compute >= memory else "memory"
+    all_flops, fewest = (n / fastest * 1e9 if fastest else 0.0 for n in (flops, work.least_flops))
+    return Roof(ns, bound, (max(compute, far), max(all_flops, far), max(fewest, far)))
+
+
+def note(total_ns: float, roofs: Iterable[Roof], cache: str = "L2") -> str | None:
+    """What explains calls that together ran above their roof; None where they did not."""
+    calls = list(roofs)
+    measured = total_ns * TOLERANCE
+    if not calls or measured >= sum(r.ns for r in calls):
+        return None
+    for reason, limits in zip(EXCUSES, zip(*(r.excused_ns for r in calls), strict=True), strict=True):
+        if measured >= sum(limits):
+            return reason.format(cache=cache)
+    return "impossible"
