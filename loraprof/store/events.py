@@ -30,8 +30,10 @@ DEVICE_CATEGORIES: Final = {
     DeviceKind.MEMCPY: ("gpu_memcpy", "Memcpy", "memcpy"),
     DeviceKind.MEMSET: ("gpu_memset", "Memset", "memset"),
 }
+OWN_CATEGORY: Final = "loraprof"  # the tracks that an export adds
 NOT_WORK: Final = frozenset(
     (
+        OWN_CATEGORY,
         *("gpu_user_annotation", "cuda_sync", "cuda_event", "cpu_instant_event", "Trace", "ac2g", "fwdbwd", "async"),
         *("async_cpu_to_gpu", "async_gpu", "forward_backward", "external_correlation", "collective_comm"),
         *("cuda_profiler_range", "hardware_counters", "instant"),

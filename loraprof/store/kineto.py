@@ -72,7 +72,7 @@ def _read(feed: Feed) -> Trace:
         _read_events(feed, rows)
         found_events = True
     elif first == b"{":
-        for key in _keys(feed):
+        for key in keys(feed):
             if key == "traceEvents" and feed.peek() == b"[":
                 _read_events(feed, rows)
                 found_events = True
@@ -91,7 +91,7 @@ def _read(feed: Feed) -> Trace:
     return assemble(rows, _facts(values))
 
 
-def _keys(feed: Feed) -> Iterator[str]:
+def keys(feed: Feed) -> Iterator[str]:
     """The keys of the object that starts here; the caller consumes each value before the next key."""
     feed.expect(b"{")
     while feed.peek() != b"}":

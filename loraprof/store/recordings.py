@@ -90,7 +90,7 @@ class RecordingWriter:
         self.folder = target.absolute().parent / f".{target.name}.tmp-{os.getpid()}"
 
     def __enter__(self) -> Self:
-        with _disk(self.target):
+        with disk(self.target):
             self.folder.mkdir(parents=True)
         return self
 
@@ -112,12 +112,12 @@ class RecordingWriter:
         self._write(NVML, msgspec.json.encode(nvml))
 
     def _write(self, name: str, content: bytes) -> None:
-        with _disk(self.target):
+        with disk(self.target):
             (self.folder / name).write_bytes(content)
 
     def commit(self) -> Path:
         """Gives the recording its name."""
-        with _disk(self.target):
+        with disk(self.target):
             if self.target.exists() and self.force:
                 shutil.rmtree(self.target) if self.target.is_dir() else self.target.unlink()
             self.folder.rename(self.target)
@@ -125,7 +125,7 @@ class RecordingWriter:
 
 
 @contextmanager
-def _disk(target: Path) -> Iterator[None]:
+def disk(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
