@@ -5,15 +5,17 @@ from pathlib import Path
 import msgspec
 
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.analysis.rates import Rates
 from loraprof.analysis.statistics import median_interval
 from loraprof.diagnosis import tables
 from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.ceiling import ceiling_of, ceilings
 from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
 from loraprof.diagnosis.findings import findings
+from loraprof.diagnosis.limits import limits_of
+from loraprof.diagnosis.traffic import traffic, uncovered
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import Adapter, Ceilings, Closure, Report, Source, TimingReport, Unprofiled
+from loraprof.model.report import Adapter, Closure, Kernel, Report, Source, TimingReport, Traffic, Unprofiled
 from loraprof.model.trace import Trace
 
 
@@ -26,7 +28,15 @@ def build_report(
     ledger = analysis.ledgers[reported] if reported is not None else None
     step = analysis.steps[reported] if reported is not None else None
     busy = tables.busy_of(analysis, ledger) if ledger is not None else None
-    table = tables.kernels(analysis, ledger, busy) if ledger is not None and busy is not None else []
+    ceiling, roofless = ceiling_of(analysis, recording, nvml)
+    notes = [roofless]
+    table: list[Kernel] = []
+    moved: list[Traffic] | None = None
+    if ledger is not None and busy is not None:
+        limits = limits_of(trace, ledger, busy.rows, busy.work, ceiling)
+        table = tables.kernels(analysis, ledger, busy, limits)
+        moved = traffic(ledger, busy, limits)
+        notes.append(uncovered(ledger, moved))
     rows = tables.modules(analysis, ledger, busy) if ledger is not None and busy is not None else []
     adapter = tables.adapter(recording, ledger, table, busy) if ledger is not None and busy is not None else None
     timing = _timing(recording, step.wall_ns if step else None)
@@ -44,13 +54,14 @@ def build_report(
         kernels=table,
         modules=rows,
         adapter=adapter,
-        ceilings=_ceilings(analysis, recording),
+        ceilings=ceilings(analysis, recording, ceiling),
         replay=None,
         probes=None,
         memory=tables.memory(recording),
         nvml=tables.nvml(nvml),
         findings=found,
-        closure=_with_notes(analysis, recording),
+        closure=_with_notes(analysis, recording, [n for n in notes if n]),
+        traffic=moved,
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
     )
 
@@ -83,9 +94,9 @@ def _timing(recording: Recording | None, profiled_ns: int | None) -> TimingRepor
     )
 
 
-def _with_notes(analysis: Analysis, recording: Recording | None) -> Closure:
+def _with_notes(analysis: Analysis, recording: Recording | None, notes: list[str]) -> Closure:
     extra = list(recording.notes) if recording else ["a trace without a recording: modules, timing and memory unknown"]
-    return msgspec.structs.replace(analysis.closure, notes=[*analysis.closure.notes, *extra])
+    return msgspec.structs.replace(analysis.closure, notes=[*analysis.closure.notes, *extra, *notes])
 
 
 def _predicted(adapter: Adapter | None, other: Counterfactual | None) -> Adapter | None:
@@ -98,19 +109,4 @@ def _predicted(adapter: Adapter | None, other: Counterfactual | None) -> Adapter
         predicted_full_interval=other.full,
         predicted_frozen_ns=other.frozen_ns,
         predicted_frozen_interval=other.frozen,
-    )
-
-
-def _ceilings(analysis: Analysis, recording: Recording | None) -> Ceilings | None:
-    """What this device reached in its own calibration."""
-    calibration = recording.calibration if recording else None
-    if calibration is None:
-        return None
-    rates = Rates(calibration)
-    return Ceilings(
-        gemm_flops_per_s=rates.gemm_flops_per_s,
-        copy_bytes_per_s=rates.stream_bytes_per_s,
-        launch_floor_ns=calibration.launch_floor_ns if analysis.on_gpu else None,
-        turnaround_ns=calibration.turnaround_ns if analysis.on_gpu else None,
-        basis="calibrated on this device",
     )

@@ -9,6 +9,7 @@ from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.work import VIEWS, work_of
 from loraprof.analysis.work.rule import Work
+from loraprof.diagnosis.limits import Limits
 from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import Adapter, Kernel, MemoryReport, ModuleRow, NvmlReport, Savings
 from loraprof.model.trace import Bool, Int64, Trace
@@ -73,7 +74,7 @@ def busy_of(analysis: Analysis, ledger: Ledger) -> Busy:
     return Busy(rows, ns, work, ops)
 
 
-def kernels(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[Kernel]:
+def kernels(analysis: Analysis, ledger: Ledger, busy: Busy, limits: Limits) -> list[Kernel]:
     """By (name, role, phase, module), longest first."""
     groups: dict[tuple[int, int, int, int], list[int]] = defaultdict(list)
     key = zip(*(c[busy.rows].tolist() for c in (ledger.name, ledger.role, ledger.phase, ledger.module)), strict=True)
@@ -82,6 +83,8 @@ def kernels(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[Kernel]:
     out = []
     for (name, role, phase, module), members in groups.items():
         known = [w for w in (busy.work[i] for i in members) if w is not None]
+        total_ns = int(busy.ns[members].sum())
+        roof_ns, bound, note, l2_bytes = limits.over(members, total_ns)
         out.append(
             Kernel(
                 name=analysis.trace.names[name],
@@ -89,9 +92,13 @@ def kernels(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[Kernel]:
                 phase=PHASES[phase],
                 module=analysis.who.paths[module] if module >= 0 else None,
                 count=len(members),
-                total_ns=int(busy.ns[members].sum()),
+                total_ns=total_ns,
                 flops=sum(w.flops for w in known) if known else None,
                 min_bytes=sum(w.min_bytes for w in known) if known else None,
+                roof_ns=roof_ns,
+                bound=bound,
+                note=note,
+                l2_bytes=l2_bytes,
                 op=busy.op[members[0]],
             )
         )
@@ -168,7 +175,7 @@ def memory(recording: Recording | None) -> MemoryReport | None:
     )
 
 
-_REASONS = {
+REASONS = {
     0x4: "software power cap",
     0x8: "hardware slowdown",
     0x20: "software thermal",
@@ -187,7 +194,7 @@ def nvml(sampled: Nvml | None) -> NvmlReport | None:
         return sum(values) / len(values) * scale if values else None
 
     bits = [s.reasons for s in sampled.samples if s.reasons is not None]
-    throttle = [text for bit, text in _REASONS.items() if sum(bool(b & bit) for b in bits) >= 2]
+    throttle = [text for bit, text in REASONS.items() if sum(bool(b & bit) for b in bits) >= 2]
     energy = sampled.energy_mj
     return NvmlReport(
         samples=len(sampled.samples),
