@@ -33,10 +33,7 @@ class Backward:
         nodes = np.flatnonzero(self.names.evaluate[host.name] & (host.kind == HostKind.OP))
         numbered = nodes[host.sequence[nodes] >= 0]
         ops = np.flatnonzero(
-            (host.kind == HostKind.OP)
-            & (host.sequence >= 0)
-            & (host.fwd_thread == 0)
-            & ~self.names.backward[host.name]
+            (host.kind == HostKind.OP) & (host.sequence >= 0) & (host.fwd_thread == 0) & ~self.names.backward[host.name]
         )
         source = forward_owner(self.trace, ops, numbered)
         found = source >= 0
@@ -58,9 +55,7 @@ class Backward:
         role[self.unplaced_loss] = ROLE["loss"]
         return disagreements
 
-    def _rule_b(
-        self, nodes: Int64, source: Int64, module: Int64, node_module: Int64, node_role: Int8
-    ) -> int | None:
+    def _rule_b(self, nodes: Int64, source: Int64, module: Int64, node_module: Int64, node_role: Int8) -> int | None:
         """Overrides rule (a) where a recorded module call holds the number; returns the disagreements."""
         if self.recording is None or not self.recording.calls:
             return None
@@ -107,6 +102,8 @@ class Backward:
         add = np.array([n in ("aten::add", "aten::add_") for n in self.trace.names] or [False])
         sums = rows[add[host.name[rows]]]
         sums = sums[(self.tree.parent[sums] == self.evaluate[sums]) & (module[sums] >= 0)]
-        adapted = np.array([m.site is not None and m.part in ("base", "fused") for m in table] or [False])
+        sites = self.recording.sites if self.recording else []
+        active = {i for i, site in enumerate(sites) if site.active}
+        adapted = np.array([m.site in active and m.part in ("base", "fused") for m in table] or [False])
         joins = adapted[np.minimum(module[sums], len(table) - 1)] & (role[sums] == ROLE["base.linear"])
         role[sums] = np.where(joins, ROLE["adapter.elementwise"], ROLE["residual"])

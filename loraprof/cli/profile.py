@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
-from loraprof.cli.workload_options import PANEL, workload_options
+from loraprof.cli.workload_options import workload_options
 from loraprof.errors import MeasurementError, UsageError
 
 
@@ -24,7 +24,7 @@ def profile(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the report to this file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
-    arm: Annotated[str | None, typer.Option(help="lora, full, frozen, …", rich_help_panel=PANEL)] = None,
+    arm: Annotated[str | None, typer.Option(help="lora, full, frozen, …; also for scripts.")] = None,
     *,
     overrides: dict[str, Any],
 ) -> int:
@@ -32,8 +32,8 @@ def profile(
     from loraprof.store.specs import workload_names
 
     builtin = not module and (not target or (target[0] in workload_names()))
-    if not builtin and (overrides or arm):
-        name = next(iter(overrides), "arm")
+    if not builtin and overrides:
+        name = next(iter(overrides))
         raise UsageError(f"--{name} is for built-in workloads; {target[0] if target else ''} is a script", None)
     if builtin and target and len(target) > 1:
         raise UsageError(f"{target[0]} is a built-in workload and takes no arguments: {target[1]}", None)
@@ -50,7 +50,7 @@ def profile(
         if builtin:
             code = _builtin(target[0] if target else None, overrides, arm or "lora", plan, place, force, quiet)
         else:
-            code = _script(list(target or []), module, plan, place, force, quiet)
+            code = _script(list(target or []), module, arm, plan, place, force, quiet)
     from loraprof.diagnosis.load import diagnose
 
     emit(diagnose(place), format, output, force)
@@ -104,9 +104,10 @@ def _builtin(
     return 0
 
 
-def _script(target: list[str], module: bool, plan: Any, place: Path, force: bool, quiet: bool) -> int:
+def _script(target: list[str], module: bool, arm: str | None, plan: Any, place: Path, force: bool, quiet: bool) -> int:
     from loraprof.capture.save import save
     from loraprof.capture.script import Finished, explain_missing, run_script
+    from loraprof.capture.script_arm import ScriptArm
     from loraprof.capture.session import Session
     from loraprof.model.recording import Workload
 
@@ -116,11 +117,18 @@ def _script(target: list[str], module: bool, plan: Any, place: Path, force: bool
 
     say(plan.sentence(False), quiet)
     session = Session(plan, on_done)
+    changed = ScriptArm(arm) if arm else None
+    if changed is not None:
+        changed.install()
     session.install()
     try:
         code = run_script(target, module)
     finally:
         session.remove()
+        if changed is not None:
+            changed.remove()
+    if changed is not None and changed.refusal is not None:
+        raise changed.refusal
     if not session.done:
         if code:
             say(f"the script exited with code {code} before the recording was complete; nothing was written", quiet)
@@ -128,6 +136,6 @@ def _script(target: list[str], module: bool, plan: Any, place: Path, force: bool
         raise explain_missing(session.steps, plan.total(False))
     if session.profiler is None:
         raise MeasurementError("the profiler did not start", None)
-    workload = Workload(name=Path(target[0]).name, kind="script", argv=target)
+    workload = Workload(name=Path(target[0]).name, kind="script", argv=target, arm=arm)
     save(session, workload, place, force, lambda text: say(text, quiet))
     return code
