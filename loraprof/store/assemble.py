@@ -210,8 +210,9 @@ def _shapes(key: InputTexts) -> Shapes | None:
 
 
 def _parsed(text: bytes) -> Any:
+    """``None`` for what cannot be read; bytes that are not UTF-8 are replaced."""
     try:
-        return msgspec.json.decode(text) if text else None
+        return msgspec.json.decode(text.decode("utf-8", "replace")) if text else None
     except msgspec.DecodeError:
         return None
 
@@ -222,4 +223,4 @@ def _inputs(values: list[Any]) -> tuple[tuple[object, ...], ...]:
 
 
 def _nested(value: list[Any]) -> tuple[object, ...]:
-    return tuple(_nested(item) if isinstance(item, list) else item for item in value)
+    return tuple(_nested(i) if isinstance(i, list) else i if isinstance(i, int) else str(i) for i in value)

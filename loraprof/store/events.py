@@ -83,16 +83,16 @@ class Event(msgspec.Struct, tag_field="ph", tag="X", gc=False):
     cat: str = ""
     pid: int | str | None = None
     tid: int | str | None = None
-    ts: Any = None
-    dur: Any = 0
+    ts: int | float | None = None
+    dur: int | float = 0
     args: Args = _NO_ARGS
 
 
 class ExactEvent(Event, tag_field="ph", tag="X", gc=False):
     """The same with times as text, for files where a float64 would not be exact."""
 
-    ts: msgspec.Raw = NO_TEXT
-    dur: msgspec.Raw = msgspec.Raw(b"0")
+    ts: msgspec.Raw = NO_TEXT  # type: ignore[assignment]
+    dur: msgspec.Raw = msgspec.Raw(b"0")  # type: ignore[assignment]
 
 
 def _decoder(event: type[Event]) -> msgspec.json.Decoder[Any]:

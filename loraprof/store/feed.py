@@ -170,10 +170,12 @@ class Feed:
                     self.expect(b",")
                     yield decoded
                     continue
-            if piece := self._scanned_piece().strip():
-                yield self._decode_or_repair(b"[" + piece + b"]", decode)
-            if self.peek() == b",":
-                self.pos += 1
+            piece = self._scanned_piece().strip()
+            if not piece:
+                raise self.fail("invalid JSON: an event expected")
+            yield self._decode_or_repair(b"[" + piece + b"]", decode)
+            if self.peek() != b"]":
+                self.expect(b",")
         self.pos += 1
 
     def _scanned_piece(self) -> bytes:

@@ -11,9 +11,9 @@ decimals are read from their text. Times finer than a nanosecond are rounded to 
 
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,8 +27,8 @@ OK, MISSING, NOT_FINITE = 0, 1, 2
 _PLAIN = re.compile(rb"(-?)(\d{1,15}|[1-3]\d{15})(?:\.(\d{1,3}))?")
 
 
-def fast_ns(values: list[int | float]) -> Int64 | None:
-    """``values`` in microseconds as exact ns, or ``None`` when only their text can tell."""
+def fast_ns(values: Sequence[Any]) -> Int64 | None:
+    """``values`` (numbers, or what is none) in microseconds as exact ns; ``None`` when only their text can tell."""
     try:
         us = np.frombuffer(array("d", values), np.float64)
     except (TypeError, OverflowError):  # a string, a null, an integer of 400 digits
