@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from loraprof.model.recording import AdapterSite, ModuleInfo
 from loraprof.model.trace import Shapes
 
-_HEAD = re.compile(r"(^|\.)(lm_head|score|classifier|embed_out|qa_outputs|head)(\.|$)")
+HEAD = re.compile(r"(^|\.)(lm_head|score|classifier|embed_out|qa_outputs|head)(\.|$)")
 _LINEAR = re.compile(r"Linear|Conv\dd?$|Conv1D")
 _PARTS = {"down": "adapter.down", "up": "adapter.up"}
 _GEMM = {"aten::mm": (0, 1), "aten::addmm": (1, 2), "aten::bmm": (0, 1), "aten::baddbmm": (1, 2)}
@@ -68,7 +68,7 @@ def role_of(module: ModuleInfo, site: AdapterSite | None, op: str, shapes: Shape
             return inside
     cls = module.cls
     if _LINEAR.search(cls) or cls == "Embedding":
-        if _HEAD.search(module.path):
+        if HEAD.search(module.path):
             return "head"
         return "embedding" if cls == "Embedding" else "base.linear"
     for fragment, role in _CLASSES:
@@ -81,7 +81,7 @@ def role_of(module: ModuleInfo, site: AdapterSite | None, op: str, shapes: Shape
         return "loss"
     if cls.endswith("Embeddings"):
         return "embedding"
-    if _HEAD.search(module.path):
+    if HEAD.search(module.path):
         return "head"
     return next((role for pattern, role in _OWN_COMPILED if pattern.search(op)), "other")
 

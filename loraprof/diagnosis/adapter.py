@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from loraprof.diagnosis.case import Case, evidence, finding
-from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record, conversions, records
+from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record, conversions, like, records
 from loraprof.diagnosis.select import (
     Worth,
     both,
@@ -19,6 +19,7 @@ from loraprof.diagnosis.select import (
     modules,
     of_rows,
     roles,
+    scaled,
     total_ns,
     within,
     worth,
@@ -59,7 +60,7 @@ def elementwise(case: Case) -> Finding | None:
         ],
         "fuse the adapter: torch.compile(get_peft_model(model, config)), or Unsloth, axolotl "
         "(lora_mlp_kernel: true, lora_qkv_kernel: true, lora_o_kernel: true); lora_dropout=0.0",
-        gain_of(case, _scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
+        gain_of(case, scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
     )
 
 
@@ -153,7 +154,7 @@ def bandwidth_bound(case: Case) -> Finding | None:
     if moved / time * 1e9 < STREAMING * stream:  # too small for the memory system: launches decide, not bytes
         return None
     spare, groups = _sharable(case)
-    saved = _scaled(worth(case, roles("adapter.down")), spare, 0.3 * spare, spare) if spare else None
+    saved = scaled(worth(case, roles("adapter.down")), spare, 0.3 * spare, spare) if spare else None
     return finding(
         case,
         "L5",
@@ -217,8 +218,6 @@ def dense_delta(case: Case) -> Finding | None:
         return None
     kinds = {case.recording.sites[i or 0].kind for i in layers} if case.recording else set()
     spent = sum(r.ns for r in rows)
-    seen = np.zeros(len(case.analysis.trace.host), dtype=np.bool_)
-    seen[[r.row for r in rows]] = True
     return finding(
         case,
         "L7",
@@ -228,7 +227,7 @@ def dense_delta(case: Case) -> Finding | None:
             evidence("their time, whatever the number of tokens", spent, "ns"),
         ],
         "LoraConfig(use_dora=False)" if "dora" in kinds else "apply the adapter to activations: B(A(x)), not W + BA",
-        gain_of(case, _scaled(worth(case, of_rows(case, seen)), 1.5, 1.0, 3.0)),  # its backward comes on top
+        gain_of(case, scaled(worth(case, of_rows(case, like(case, rows))), 1.5, 1.0, 3.0)),  # its backward comes on top
     )
 
 
@@ -335,10 +334,6 @@ def _tokens(case: Case) -> int | None:
 
 def _widens(record: Record) -> bool:
     return record.conversion is not None and record.conversion[0] in HALF_INPUTS
-
-
-def _scaled(value: Worth | None, factor: float, low: float, high: float) -> Worth | None:
-    return value.times(factor, low, high) if value is not None else None
 
 
 def _sharable(case: Case) -> tuple[float, list[tuple[str, ...]]]:

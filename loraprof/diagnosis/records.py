@@ -71,6 +71,15 @@ def records(case: Case) -> list[Record]:
     return out
 
 
+def like(case: Case, rows: list[Record]) -> Bool:
+    """Host rows, of every step, with the op, the inputs and the module of one of these."""
+    host, who = case.analysis.trace.host, case.analysis.who
+    key = (host.name.astype(np.int64) * (len(case.analysis.trace.shapes) + 1) + host.shapes) * (len(who.paths) + 1)
+    key += who.module
+    found: Bool = np.isin(key, key[[r.row for r in rows]])
+    return found
+
+
 def _conversion(types: tuple[str, ...], dims: tuple[object, ...]) -> Conversion | None:
     """A copy's inputs are destination and source; scalars do not count."""
     return (types[1], types[0]) if len(types) > 1 and types[0] != types[1] and dims and dims[0] else None
@@ -88,7 +97,8 @@ def conversions(case: Case, weights: bool = True) -> Bool:
     name = np.array(trace.names or ("",))[host.name]
     flag: Bool = (name == "aten::copy_") & known[host.shapes]
     if case.analysis.on_gpu:  # a kernel launched by the conversion itself
-        flag |= np.isin(name, ("aten::to", "aten::_to_copy")) & np.isin(np.arange(len(host)), case.ledger.op)
+        launching = np.unique(np.concatenate([x.op[x.busy] for x in case.analysis.ledgers]))
+        flag |= np.isin(name, ("aten::to", "aten::_to_copy")) & np.isin(np.arange(len(host)), launching)
     wraps = np.array([n.endswith(("aten::to", "aten::_to_copy", "ToCopyBackward0")) for n in trace.names] or [False])
     parent = case.analysis.who.tree.parent
     rows = np.flatnonzero(flag)

@@ -17,7 +17,7 @@ from loraprof.diagnosis.case import Case, gain
 from loraprof.diagnosis.counterfactual import unprofiled_ns
 from loraprof.model.recording import ModuleInfo
 from loraprof.model.report import Gain
-from loraprof.model.trace import Bool, Int64
+from loraprof.model.trace import Bool
 from loraprof.model.vocabulary import PHASE, PHASES, ROLE, ROLES
 
 Select = Callable[[Ledger], Bool]
@@ -133,11 +133,10 @@ def _worth(ledger: Ledger, time: np.ndarray[tuple[int], np.dtype[np.float64]], c
     return float(time[chosen].sum() + (time[waiting] * share[group[waiting]]).sum())
 
 
+def scaled(value: Worth | None, factor: float, low: float, high: float) -> Worth | None:
+    return value.times(factor, low, high) if value is not None else None
+
+
 def gain_of(case: Case, saved: Worth | None) -> Gain | None:
     return gain(case, saved.ns, saved.low, saved.high) if saved is not None else None
 
-
-def site_of(case: Case) -> Int64:
-    """Index of the adapted layer per module id (-1 none)."""
-    table = case.recording.modules if case.recording else []
-    return np.array([-1 if m.site is None else m.site for m in table] or [-1], dtype=np.int64)

@@ -1,0 +1,147 @@
+"""G findings: do these numbers mean what they seem to mean?"""
+
+from loraprof.analysis.roles import HEAD
+from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.select import Worth, gain_of
+from loraprof.model.report import Finding
+
+COLD = 1.5  # G3: first step over the median
+PADDING = 0.80  # G4: real tokens of all tokens
+FREE_BACKWARD = 0.5  # G5: backward over forward
+OPTIMIZER_SHARE = 0.25  # G2: of the full step
+BOUND = 0.90  # G6: speed-up over the ideal one
+
+
+def optimizer_decides(case: Case) -> Finding | None:
+    """G2: most of what LoRA saves here is the optimizer's work."""
+    other = case.counterfactual
+    if other is None or not other.full_ns:
+        return None
+    optimizer = (other.savings.optimizer_ns or 0) + (other.savings.grad_clip_ns or 0) + other.trained_ns
+    if optimizer <= OPTIMIZER_SHARE * other.full_ns:
+        return None
+    now = case.timing.unprofiled.median_ns if case.timing.unprofiled else None
+    without = (other.full_ns - optimizer) / (now - other.trained_ns) if now and now > other.trained_ns else None
+    return finding(
+        case,
+        "G2",
+        [
+            evidence("optimizer and clipping of full fine-tuning, predicted", optimizer, "ns"),
+            evidence("of its step", optimizer / other.full_ns, "ratio"),
+            evidence("speed-up over full fine-tuning, whole step", other.full_ns / now if now else None, "ratio"),
+            evidence("the same without optimizer and clipping", without, "ratio"),
+            evidence("tokens per optimizer step", case.timing.tokens_per_step, "tokens"),
+        ],
+        "state tokens per optimizer step with every speed-up; gradient_accumulation_steps moves it",
+        severity="info",
+    )
+
+
+def cold_timing(case: Case) -> Finding | None:
+    """G3: the first steps were slower than the rest, so a mean over all of them is not the speed of training."""
+    timing = case.recording.timing if case.recording else None
+    samples = list(timing.samples_ns) if timing else [s.wall_ns for s in case.analysis.steps]
+    if len(samples) < 3:
+        return None
+    median = sorted(samples)[(len(samples) - 1) // 2]
+    if samples[0] <= COLD * median:
+        return None
+    remedy = f"loraprof profile --skip {2 * timing.dropped + 3}" if timing else "record after a few warm-up steps"
+    return finding(
+        case,
+        "G3",
+        [
+            evidence("first step that was timed", samples[0], "ns"),
+            evidence("median step", median, "ns"),
+            evidence("steps dropped before", timing.dropped if timing else None, "steps"),
+        ],
+        f"{remedy}: the first steps still allocate, compile or fill caches",
+    )
+
+
+def padding(case: Case) -> Finding | None:
+    """G4: padded tokens take time and count for nothing."""
+    w = case.workload
+    if w is None or not w.tokens_per_step or w.real_tokens_per_step is None:
+        return None
+    share = w.real_tokens_per_step / w.tokens_per_step
+    if share >= PADDING:
+        return None
+    now = case.timing.unprofiled.median_ns if case.timing.unprofiled else None
+    saved = Worth(*((1 - share) * f * now for f in (0.8, 0.5, 1.0))) if now else None
+    return finding(
+        case,
+        "G4",
+        [
+            evidence("tokens per step", w.tokens_per_step, "tokens"),
+            evidence("of them real", w.real_tokens_per_step, "tokens"),
+            evidence("share", share, "ratio"),
+        ],
+        'SFTConfig(packing=True), or TrainingArguments(train_sampling_strategy="group_by_length")',
+        gain_of(case, saved),
+    )
+
+
+def not_training(case: Case) -> Finding | None:
+    """G5: no gradient reaches the adapters, or base weights train with them."""
+    if case.recording is None or not case.sites:
+        return None
+    table, parameters = case.recording.modules, case.recording.parameters
+    names = {p.id: f"{table[p.module].path}.{p.name}" for p in parameters}
+    own = [p for p in parameters if p.trainable and table[p.module].part in ("down", "up")]
+    missing = set(case.workload.missing_gradients) if case.workload else set()
+    starved = [p for p in own if names[p.id] in missing]
+    frozen_late = [
+        p
+        for p in parameters
+        if p.trainable
+        and len(p.shape) >= 2
+        and (table[p.module].part == "base" or (table[p.module].part is None and table[p.module].in_features))
+        and not HEAD.search(table[p.module].path)
+        and "modules_to_save" not in table[p.module].path
+    ]
+    if not starved and not frozen_late:
+        return None
+    forward, backward = (sum(case.step.ns(phase=p) for p in ps) for ps in (("forward",), ("backward", "recompute")))
+    first = names[(starved or frozen_late)[0].id]
+    remedy = (
+        'model.enable_input_require_grads(), or gradient_checkpointing_kwargs={"use_reentrant": False}'
+        if starved
+        else "freeze before the optimizer is built: get_peft_model(model, config) does; else "
+        "base.requires_grad_(False)"
+    )
+    return finding(
+        case,
+        "G5",
+        [
+            evidence("adapter parameters", len(own), "tensors"),
+            evidence("of them without a gradient after backward", len(starved), "tensors"),
+            evidence("base weights that train", len(frozen_late), "tensors"),
+            evidence("first of them", first, ""),
+            evidence("backward over forward", backward / forward if forward else None, "ratio"),
+        ],
+        remedy,
+        severity="blocker",
+        title="The adapters are not training" if starved else "Base weights train with the adapters",
+    )
+
+
+def at_the_bound(case: Case) -> Finding | None:
+    """G6: removing the adapters altogether would gain less than a tenth."""
+    other, now = case.counterfactual, case.timing.unprofiled
+    if other is None or now is None or other.frozen_ns < BOUND * now.median_ns:
+        return None
+    return finding(
+        case,
+        "G6",
+        [
+            evidence("speed-up over full fine-tuning, predicted", other.full_ns / now.median_ns, "ratio"),
+            evidence("ideal speed-up, adapters for free", other.full_ns / max(other.frozen_ns, 1), "ratio"),
+            evidence("this step without adapters, predicted", other.frozen_ns, "ns"),
+        ],
+        "nothing to fix in the adapters; more needs fewer trained layers, a smaller base or more tokens per step",
+        severity="info",
+    )
+
+
+COMPARABILITY = (optimizer_decides, cold_timing, padding, not_training, at_the_bound)

@@ -1,0 +1,226 @@
+"""H findings: does the device wait for the host, and for what?"""
+
+import re
+
+import numpy as np
+
+from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.select import Worth, gain_of, idle, scaled, worth
+from loraprof.model.report import Finding, Severity
+from loraprof.model.trace import Int64
+from loraprof.model.vocabulary import HostKind
+
+LAUNCHING = ("python", "framework", "launch_api", "launch_latency")
+LAUNCH_SHARE = 0.30  # H1: idle for the host, of the step
+ENQUEUE_SHARE = 0.95  # H1: host time to submit a step, of the unprofiled step
+EMPTY_SHARE = 0.50  # H1: kernels that were not yet launched when the device fell idle
+DATA_SHARE = 0.05  # H4
+HOST_SHARE = 0.20  # H2: idle in Python or inside ops, of the step
+LONG_NS = 200_000  # H2: a host range without a launch
+LONG_SHARE = 0.10  # H2: such ranges, of the step
+OVERLAP = 0.10  # H5: time two devices work at once, of the busier one's
+
+
+def launch_bound(case: Case) -> Finding | None:
+    """H1: the device waits for work to be submitted. On a CPU: issuing the ops costs more than doing them."""
+    return _launch_bound_gpu(case) if case.analysis.on_gpu else _overhead_bound_cpu(case)
+
+
+def _launch_bound_gpu(case: Case) -> Finding | None:
+    saved = worth(case, idle(*LAUNCHING))
+    unprofiled = case.timing.unprofiled
+    share = saved.ns / unprofiled.median_ns if saved and unprofiled else case.launching_ns / case.wall_ns
+    launches = len(case.busy.rows)
+    late = max(_events(case, "launch_api"), _events(case, "launch_latency"))
+    timing = case.recording.timing if case.recording else None
+    submit = _median(timing.enqueue_ns) if timing else None
+    signs = [share >= LAUNCH_SHARE, bool(launches) and late >= EMPTY_SHARE * launches]
+    if submit is not None and unprofiled:
+        signs.append(submit >= ENQUEUE_SHARE * unprofiled.median_ns)
+    if not signs[0] or sum(signs) < 2:
+        return None
+    rows = [
+        evidence("share of the step in which the device waits for launches", share, "ratio"),
+        evidence("kernels launched after the device had fallen idle", late, "kernels"),
+        evidence("of all", launches, "kernels"),
+        evidence("host time to submit a step", submit, "ns"),
+    ]
+    compile_it = "" if case.workload and case.workload.compiled else "; torch.compile(get_peft_model(model, config))"
+    return finding(
+        case,
+        "H1",
+        rows,
+        f"per_device_train_batch_size x 2, or packing{compile_it}; fewer target_modules; lora_dropout=0.0",
+        gain_of(case, saved.times(0.5, 0.15, 0.9) if saved else None),
+        severity=None if saved else "major",
+    )
+
+
+def _events(case: Case, cause: str) -> int:
+    """Gaps with time of this cause."""
+    return sum(p.events for p in case.step.partition if p.cause == cause)
+
+
+def _overhead_bound_cpu(case: Case) -> Finding | None:
+    """Python between the ops, and per op what the smallest op costs in the calibration."""
+    calibration = case.recording.calibration if case.recording else None
+    unprofiled = case.timing.unprofiled
+    if calibration is None or not calibration.op_ns or unprofiled is None or not case.workload:
+        return None
+    python = worth(case, idle("python"))
+    top = _top_ops(case)
+    spent = (python.ns if python else 0.0) + min(top * calibration.op_ns, unprofiled.median_ns)
+    if spent < LAUNCH_SHARE * unprofiled.median_ns:
+        return None
+    return finding(
+        case,
+        "H1",
+        [
+            evidence("ops issued per step", top, "ops"),
+            evidence("cost of the smallest op here", calibration.op_ns, "ns"),
+            evidence("Python between ops", python.ns if python else None, "ns"),
+            evidence("issuing, of the step", min(spent / unprofiled.median_ns, 1.0), "ratio"),
+        ],
+        "per_device_train_batch_size x 2, or packing; fewer target_modules; lora_dropout=0.0; "
+        "torch.compile(get_peft_model(model, config))",
+        gain_of(case, Worth(0.5 * spent, 0.15 * spent, 0.9 * spent)),
+        title="Overhead-bound: issuing the ops costs more than their arithmetic",
+    )
+
+
+def _top_ops(case: Case) -> int:
+    """Leaf ops that did work in the reported step: views and wrappers have no bytes."""
+    return sum(1 for w in case.busy.work if w is not None and w.min_bytes)
+
+
+def python_overhead(case: Case) -> Finding | None:
+    """H2: long stretches of host work in which nothing is launched."""
+    share = (case.step.ns(cause="python") + case.step.ns(cause="framework")) / case.wall_ns
+    long = idle("python", "framework", above_ns=LONG_NS)
+    rows = long(case.ledger)
+    spent = int(case.ledger.ns[rows].sum())
+    if share < HOST_SHARE or spent < LONG_SHARE * case.wall_ns:
+        return None
+    where = _places(case, case.ledger.module[rows], case.ledger.ns[rows])
+    return finding(
+        case,
+        "H2",
+        [
+            evidence("share of the step idle in Python or inside ops", share, "ratio"),
+            evidence(f"host ranges above {LONG_NS} ns without a launch", int(rows.sum()), "ranges"),
+            evidence("their time", spent, "ns"),
+            evidence("most of it before", where, ""),
+        ],
+        f"look at what runs before {where}: callbacks, hooks, logging, .item(); "
+        "py-spy record -o profile.svg -- python train.py names the lines",
+        gain_of(case, scaled(worth(case, long), 0.75, 0.5, 1.0)),
+    )
+
+
+def _places(case: Case, module: Int64, ns: Int64) -> str:
+    """Path of the module before which most of the time was spent."""
+    paths = case.analysis.who.paths
+    totals = np.bincount(np.where(module >= 0, module, len(paths)), ns, minlength=len(paths) + 1)
+    best = int(totals.argmax())
+    return paths[best] if best < len(paths) else "work outside every module"
+
+
+def graph_breaks(case: Case) -> Finding | None:
+    """H3: compiled code compiles again within the run, or the graph is split by the adapters."""
+    w = case.workload
+    if w is None or not w.compiled:
+        return None
+    host = case.analysis.trace.host
+    named = np.array([bool(re.search("CompiledFxGraph|entire_frame_compile|_compile.compile_inner", n)) for n in
+                      case.analysis.trace.names] or [False])  # fmt: skip
+    window = case.ledger.window
+    inside = named[host.name] & (host.start >= window.noted_start) & (host.start < window.end)
+    compiling = int(((host.kind == HostKind.ANNOTATION) & inside).sum())
+    if not w.recompiles and not w.graph_breaks:
+        return None
+    return finding(
+        case,
+        "H3",
+        [
+            evidence("recompilations", w.recompiles, "count"),
+            evidence("graph breaks", w.graph_breaks, "count"),
+            evidence("compiler ranges inside the profiled step", compiling, "ranges"),
+        ],
+        "torch.compile(get_peft_model(model, config), dynamic=True) with lora_dropout=0.0; "
+        "TORCH_LOGS=graph_breaks,recompiles names the lines",
+        None,
+    )
+
+
+def data_loading(case: Case) -> Finding | None:
+    """H4: the step waits for its batch."""
+    spent = case.step.ns(cause="data")
+    if spent < DATA_SHARE * case.wall_ns:
+        return None
+    return finding(
+        case,
+        "H4",
+        [
+            evidence("time the step waits for data", spent, "ns"),
+            evidence("of the step", spent / case.wall_ns, "ratio"),
+        ],
+        "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True); tokenise once beforehand (dataset.map)",
+        gain_of(case, scaled(worth(case, idle("data")), 0.9, 0.7, 1.0)),
+        severity=None if case.timing.unprofiled else _severity(spent, case.wall_ns),
+    )
+
+
+def naive_pipeline(case: Case) -> Finding | None:
+    """H5: layers on several devices of one process run one after another."""
+    device, others = case.analysis.trace.device, case.analysis.others
+    if not others or not len(device):
+        return None
+    window = case.ledger.window
+    spans = {}
+    for index in np.unique(device.device).tolist():
+        mine = (device.device == index) & (device.start >= window.start) & (device.start < window.end)
+        spans[index] = _merged(device.start[mine], device.end[mine])
+    busy = {i: int((end - start).sum()) for i, (start, end) in spans.items()}
+    active = [i for i in busy if busy[i] > 0.05 * case.wall_ns]
+    everything = _merged(*(np.concatenate([spans[i][j] for i in active]) if active else spans[0][j] for j in (0, 1)))
+    union = int((everything[1] - everything[0]).sum())
+    overlap = sum(busy[i] for i in active) - union
+    if len(active) < 2 or overlap > OVERLAP * max(busy.values()):
+        return None
+    idle_ns = case.wall_ns - union
+    saved = (case.wall_ns - max(busy.values()) - idle_ns) * case.scale
+    return finding(
+        case,
+        "H5",
+        [
+            evidence("devices that work in this process", len(active), "devices"),
+            evidence("time at least two of them work at once", overlap, "ns"),
+            evidence("busy time of the busiest", max(busy.values()), "ns"),
+            evidence("step", case.wall_ns, "ns"),
+        ],
+        'load the model on one device (device_map={"": local_rank}) and start with accelerate launch --multi_gpu',
+        gain_of(case, Worth(saved, 0.5 * saved, saved) if case.timing.unprofiled else None),
+        severity="major",
+    )
+
+
+def _merged(start: Int64, end: Int64) -> tuple[Int64, Int64]:
+    """The union of intervals."""
+    order = np.argsort(start, kind="stable")
+    start, end = start[order], end[order]
+    if not len(start):
+        return start, end
+    reach = np.maximum.accumulate(end)
+    first = np.concatenate(([True], start[1:] > reach[:-1]))
+    return start[first], reach[np.concatenate((np.flatnonzero(first)[1:] - 1, [len(start) - 1]))]
+
+
+def _median(values: list[int]) -> int | None:
+    return sorted(values)[(len(values) - 1) // 2] if values else None
+
+
+def _severity(ns: int, wall_ns: int) -> Severity:
+    return "major" if ns >= DATA_SHARE * wall_ns else "minor"
+
+
+HOST = (launch_bound, python_overhead, graph_breaks, data_loading, naive_pipeline)

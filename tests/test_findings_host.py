@@ -1,0 +1,82 @@
+"""Findings about the host: each is provoked on a simulated step, and stays silent nearby."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from builders import json_of as trace_json
+from builders import kernel, op, step, write
+from provoke import facts, found, made, shaped, synthetic, workload
+from synthetic.machine import Hardware
+
+LARGE = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
+
+
+def test_launch_bound() -> None:
+    finding = found(made(synthetic("launch-bound")))["H1"]
+    seen = facts(finding)
+    assert seen["of all"] == 169
+    assert seen["kernels launched after the device had fallen idle"] > 150
+    assert finding.gain is not None
+    assert finding.severity == "major"
+
+
+def test_long_kernels_are_not_launch_bound() -> None:
+    assert "H1" not in found(made(synthetic("bandwidth-v1")))
+
+
+def test_many_launch_calls_on_a_full_queue_are_not_launch_bound() -> None:
+    """Launch calls block when the queue is full: most host time is in them, and the device never waits."""
+    assert "H1" not in found(made(shaped(Hardware(queue=8), **LARGE)))
+
+
+def test_data_loading() -> None:
+    finding = found(made(synthetic("data-bound")))["H4"]
+    assert facts(finding)["time the step waits for data"] > 400_000_000
+    assert "num_workers" in finding.remedy
+    assert "H4" not in found(made(synthetic("bandwidth-v1")))
+
+
+def test_data_that_is_ready_in_time() -> None:
+    quick = synthetic("bandwidth-v1", lambda p: replace(p, load_ns=900_000))  # 4 % of the step
+    assert "H4" not in found(made(quick))
+
+
+def test_long_host_ranges(tmp_path: Path) -> None:
+    def trace(name: str, pause: int) -> Path:
+        host = [step(0, 0, 1_000_000 + 4 * pause)]
+        device, at = [], 10_000
+        for _ in range(4):
+            at += pause
+            host.append(op("aten::mm", at, at + 20_000))
+            device.append(kernel(at + 15_000, at + 215_000, launch=(at + 5_000, at + 9_000)))
+            at += 230_000
+        return write(tmp_path / name, trace_json(host, device))
+
+    finding = found(trace("slow.json", 300_000))["H2"]
+    assert facts(finding)["host ranges above 200000 ns without a launch"] == 4
+    assert "H2" not in found(trace("fast.json", 100_000))
+
+
+def test_layers_on_two_devices_one_after_another(tmp_path: Path) -> None:
+    def trace(name: str, lag: int) -> Path:
+        host, device = [step(0, 0, 1_000_000)], []
+        for i in range(4):
+            at = 10_000 + 200_000 * i
+            host += [op("aten::mm", at, at + 20_000), op("aten::mm", at + 30_000, at + 50_000)]
+            device.append(kernel(at + 15_000, at + 100_000, launch=(at + 2_000, at + 5_000), device=0))
+            second = at + 105_000 - lag
+            device.append(kernel(second, second + 85_000, launch=(at + 32_000, at + 35_000), device=1, stream=8))
+        return write(tmp_path / name, trace_json(host, device))
+
+    finding = found(trace("auto.json", 0))["H5"]
+    assert facts(finding)["devices that work in this process"] == 2
+    assert facts(finding)["time at least two of them work at once"] == 0
+    assert "H5" not in found(trace("parallel.json", 60_000))
+
+
+def test_recompilation() -> None:
+    run = synthetic("bandwidth-v1")
+    finding = found(made(run, **workload(run.recording, compiled=True, recompiles=3, graph_breaks=2)))["H3"]
+    assert facts(finding)["recompilations"] == 3
+    assert "H3" not in found(made(run, **workload(run.recording, compiled=True, recompiles=0, graph_breaks=0)))
+    assert "H3" not in found(made(run, **workload(run.recording, compiled=False, recompiles=3)))
