@@ -116,16 +116,27 @@ class RecordingWriter:
             (self.folder / name).write_bytes(content)
 
     def commit(self) -> Path:
-        """Gives the recording its name."""
+        """Gives the recording its name; what it replaces is removed last, and put back when that fails."""
+        replaced = self.folder.with_name(f"{self.folder.name}.old")
         with disk(self.target):
-            if self.target.exists() and self.force:
-                shutil.rmtree(self.target) if self.target.is_dir() else self.target.unlink()
-            self.folder.rename(self.target)
+            if self.force and self.target.exists():
+                self.target.rename(replaced)
+            try:
+                self.folder.rename(self.target)
+            except BaseException:
+                if replaced.exists():
+                    replaced.rename(self.target)
+                raise
+        if replaced.is_dir():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.unlink(missing_ok=True)
         return self.target
 
 
 @contextmanager
 def disk(target: Path) -> Iterator[None]:
+    """Around writing: an OSError becomes a MeasurementError that names ``target``."""
     try:
         yield
     except OSError as error:
