@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from loraprof import __version__
-from loraprof.cli import compare, doctor, explain, profile, report, workloads
+from loraprof.cli import compare, doctor, explain, export, profile, report, workloads
 from loraprof.cli.target import TargetCommand
 from loraprof.errors import LoraprofError
 
@@ -27,6 +27,7 @@ INTERSPERSED = {"allow_interspersed_args": False}
 app.command(cls=TargetCommand, context_settings=INTERSPERSED)(profile.profile)
 app.command(cls=TargetCommand, context_settings=INTERSPERSED)(compare.compare)
 app.command()(report.report)
+app.command()(export.export)
 app.command()(explain.explain)
 app.command()(workloads.workloads)
 app.command()(doctor.doctor)

@@ -1,0 +1,28 @@
+"""The input in its own form, to hand on: with ``--redact`` without paths, host and user names."""
+
+from loraprof.errors import UsageError
+from loraprof.report.export.files import packed, replacing
+from loraprof.report.export.job import Job
+from loraprof.store.recordings import RecordingWriter
+
+
+def export_trace(job: Job) -> str:
+    """The first rank's trace alone."""
+    with replacing(job.target) as out:
+        job.copy(job.source.traces[0], out)
+    return f"loraprof report {job.target}"
+
+
+def export_recording(job: Job) -> str:
+    """A recording directory. Raises UsageError when the input is a trace."""
+    if job.source.recording is None:
+        raise UsageError(f"{job.given.path}: is a trace, not a recording", "--to trace copies a trace")
+    with RecordingWriter(job.target, job.force) as writer:
+        for rank, trace in enumerate(job.source.traces):
+            with writer.trace(rank).open("wb") as out, packed(out) as inner:
+                job.copy(trace, inner)
+        writer.recording(job.source.recording)
+        if job.source.nvml is not None:
+            writer.nvml(job.source.nvml)
+        writer.commit()
+    return f"loraprof report {job.target}"

@@ -1,0 +1,75 @@
+"""What does TensorBoard show? A run with the trace for torch-tb-profiler, the report's numbers as curves, and the
+diagnosis as text.
+
+The plugin takes files named ``WORKER.EPOCH_MS.pt.trace.json.gz`` and knows API calls only under the category
+``runtime``: under Kineto's own names it links no kernel to an op, and every device time is 0.
+"""
+
+import datetime
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.text.metadata import create_summary_metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from loraprof.model.report import Report
+from loraprof.report.export.files import filling, packed
+from loraprof.report.export.job import Job
+from loraprof.report.export.scalars import scalars
+from loraprof.report.registry import render
+from loraprof.store.recordings import Source
+from loraprof.store.rewrite import runtime_category
+
+WORKER: Final = "loraprof_{rank}"  # NODE_PROCESS, which the plugin's distributed view takes apart
+OURS: Final = ("loraprof_*.pt.trace.json.gz", "events.out.tfevents.*.loraprof")
+_TAGS = re.compile(r"</?(?:details|summary|sub)>")
+
+
+def export(job: Job) -> str:
+    """Fills the log directory; returns what to do with it."""
+    epoch_ms = _epoch_ms(job.source)
+    with filling(job.target, OURS) as folder:
+        for rank, trace in enumerate(job.source.traces):
+            name = f"{WORKER.format(rank=rank)}.{epoch_ms}.pt.trace.json.gz"
+            with (folder / name).open("wb") as out, packed(out) as inner:
+                job.copy(trace, inner, runtime_category)
+        _write_events(folder / f"events.out.tfevents.{epoch_ms // 1000}.loraprof", job.report, epoch_ms / 1000)
+    return f"tensorboard --logdir {job.target}"
+
+
+def _epoch_ms(source: Source) -> int:
+    """When it was recorded, or when the trace was last written."""
+    if source.recording is not None:
+        return int(datetime.datetime.fromisoformat(source.recording.created).timestamp() * 1000)
+    return source.traces[0].stat().st_mtime_ns // 10**6
+
+
+def _write_events(path: Path, report: Report, seconds: float) -> None:
+    with path.open("wb") as out:
+        writer = RecordWriter(out)
+        for event in _events(report):
+            event.wall_time = seconds
+            writer.write(event.SerializeToString())
+        writer.flush()
+
+
+def _events(report: Report) -> Iterator[Any]:
+    yield Event(file_version="brain.Event:2")
+    for tag, step, value in scalars(report):
+        yield Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+    text = TensorProto(dtype=DT_STRING, tensor_shape=TensorShapeProto(), string_val=[_markdown(report)])
+    metadata = create_summary_metadata(display_name="diagnosis", description="loraprof's report")
+    yield Event(summary=Summary(value=[Summary.Value(tag="diagnosis", tensor=text, metadata=metadata)]))
+
+
+def _markdown(report: Report) -> bytes:
+    """TensorBoard shows tags as text: without the renderer's own (those in names are escaped)."""
+    text = render(report, "markdown").decode()
+    return _TAGS.sub(lambda m: "\n### " if m[0] == "<summary>" else "", text).encode()
