@@ -14,20 +14,18 @@ from loraprof.capture.environment import device_info, environment
 from loraprof.capture.facts import module_table, parameter_table
 from loraprof.capture.markers import Markers
 from loraprof.capture.session import Session
-from loraprof.model.recording import Recording, Workload
+from loraprof.capture.training_cost import training_cost
+from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, Workload
 from loraprof.store.recordings import RecordingWriter
 
 
-def gemm_shapes(recording: Recording) -> list[tuple[int, int, int]]:
-    """(m, n, k) of the adapted layers at this step's tokens: what a prediction will ask for."""
-    tokens = recording.workload.tokens_per_step
-    per = (tokens or 0) // (recording.workload.micro_batches or 1)
-    if not per:
-        return []
-    out = {(per, s.out_features, s.in_features) for s in recording.sites if not s.kernel}
-    out |= {(s.out_features, s.in_features, per) for s in recording.sites if not s.kernel}
-    out |= {(per, s.rank, s.in_features) for s in recording.sites if s.rank and not s.kernel}
-    return sorted(out)
+def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int) -> list[tuple[int, int, int]]:
+    """(m, n, k) a prediction will ask for: forward and weight gradient of every linear layer, and the A products."""
+    layers = {(int(m.out_features), int(m.in_features)) for m in modules if m.out_features and m.in_features}
+    ranks = {(s.rank, s.in_features) for s in sites if s.rank and not s.kernel}
+    wide = {(n, k) for n, k in layers if min(n, k) > max((r for r, _ in ranks), default=1)}
+    out = {(tokens, n, k) for n, k in wide} | {(n, k, tokens) for n, k in wide}
+    return sorted(out | {(tokens, r, k) for r, k in ranks})
 
 
 def hook_cost_ns(markers: Markers) -> float:
@@ -81,9 +79,14 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
     )
     if not calibrate:
         return recording
-    dtype = next((s.base_dtype for s in recording.sites), "float32")
-    calibration, notes = cached_calibration(session.device, gemm_shapes(recording), dtype)
-    return msgspec.structs.replace(recording, calibration=calibration, notes=[*recording.notes, *notes])
+    dtype = next((s.base_dtype for s in sites), "float32")
+    per = (recording.workload.tokens_per_step or 0) // (recording.workload.micro_batches or 1)
+    shapes = gemm_shapes(modules, sites, per) if per and sites else []
+    calibration, notes = cached_calibration(session.device, shapes, dtype)
+    frozen = [p for _, _, p in session.markers.parameters if not p.requires_grad]
+    cost = training_cost(frozen, session.twin) if session.twin is not None and sites else None
+    notes = [*recording.notes, *notes]
+    return msgspec.structs.replace(recording, calibration=calibration, training_cost=cost, notes=notes)
 
 
 def save(

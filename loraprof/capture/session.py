@@ -55,6 +55,7 @@ class Session:
         self.memory: Memory | None = None
         self.missing: list[str] = []
         self.optimizer: str | None = None
+        self.twin: Optimizer | None = None  # the script's own, whose class and settings are measured afterwards
         self.tokens: int | None = None
         self.micro_batches: int | None = None
         self.recording = False
@@ -98,6 +99,7 @@ class Session:
             self.memory = memory_of(self.markers.roots, optimizer, self.device)
             self.missing = missing_gradients(self.markers.roots)
             self.optimizer = optimizer_name(optimizer)
+            self.twin = optimizer
 
     def _after(self, optimizer: Optimizer) -> None:
         self.steps += 1

@@ -8,13 +8,13 @@ they sum to the unprofiled median. Weight gradients take the calibrated time of 
 same layers' forward GEMMs ran in the step against their calibration.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from loraprof.analysis.analyse import Analysis
-from loraprof.analysis.costmodel.optimizer import adamw_bytes, clip_bytes, sgd_bytes
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
 from loraprof.model.recording import ModuleInfo, ParameterInfo, Recording
@@ -23,8 +23,9 @@ from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE
 
 Floats = npt.NDArray[np.float64]
 SPREAD = 0.15  # relative uncertainty of a calibrated GEMM in another context: cache state, fresh output memory
-BANDWIDTH_SPREAD = 0.4  # large copies repeat within a factor of 1.8 on shared machines
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+LINEAR = re.compile(r"Linear|Conv1D")
+OPTIMIZER_SPREAD = 0.2  # of the measured optimizer, clipping and accumulation
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ def counterfactual(
     """None where a needed input is missing: unprofiled timing, calibration, tokens, adapted layers."""
     if recording is None or unprofiled is None or recording.calibration is None or not recording.sites:
         return None
+    if recording.training_cost is None:
+        return None
     tokens, micro = recording.workload.tokens_per_step, recording.workload.micro_batches or 1
     if not tokens or any(s.kernel for s in recording.sites):
         return None
@@ -64,16 +67,14 @@ def counterfactual(
     if wgrad is None or input_grad is None:
         return None
     wgrad *= context
-    trained_now = sum(p.trainable for p in recording.parameters)
-    tensors = _frozen(recording)
-    count = len(tensors) / max(trained_now, 1)
-    stream = _streams(recording, rates, tensors)
-    optimizer = float(time[optimizer_rows].sum()) * count + stream[0]
-    clip = (float(time[clip_rows].sum()) * count + stream[1]) if clip_rows.any() else 0.0
-    accumulate = stream[2] * (micro - 1)
+    cost = recording.training_cost
+    optimizer = float(cost.optimizer_ns)
+    clip = float(cost.clip_ns) if clip_rows.any() else 0.0
+    accumulate = float(cost.accumulate_ns) * (micro - 1)
     frozen = unprofiled.median_ns - adapter - trained + input_grad
+    wgrad += _embeddings(recording, rates) * micro
     full = frozen + wgrad + optimizer + clip + accumulate
-    spread = SPREAD * wgrad + BANDWIDTH_SPREAD * (sum(stream[:2]) + accumulate) + 0.1 * adapter
+    spread = SPREAD * wgrad + OPTIMIZER_SPREAD * (optimizer + clip + accumulate) + 0.1 * adapter
     step = (unprofiled.high_ns - unprofiled.low_ns) / 2
     return Counterfactual(
         full_ns=round(full),
@@ -108,19 +109,36 @@ def unprofiled_ns(analysis: Analysis, ledger: Ledger, recording: Recording, tota
     return scaled
 
 
-def _linears(recording: Recording) -> list[tuple[ModuleInfo, ParameterInfo, int, int]]:
-    """Frozen weights of linear-like modules that full fine-tuning would train: (module, weight, out, in)."""
-    out = []
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """A linear layer full fine-tuning would train: its module, (out, in) and dtype."""
+
+    module: ModuleInfo
+    n: int
+    k: int
+    dtype: str
+
+
+def _linears(recording: Recording) -> list[_Linear]:
+    """Frozen linear-like layers, tied heads included (their weight is listed with the embedding)."""
+    weights: dict[int, list[ParameterInfo]] = {}
     for p in recording.parameters:
-        m = recording.modules[p.module]
-        linear = m.in_features and m.out_features and len(p.shape) == 2
-        if not p.trainable and linear and m.part not in ("down", "up"):
-            out.append((m, p, int(m.out_features or 0), int(m.in_features or 0)))
+        weights.setdefault(p.module, []).append(p)
+    base = next((s.base_dtype for s in recording.sites), "float32")
+    out = []
+    for m in recording.modules:
+        own = [p for p in weights.get(m.id, []) if len(p.shape) == 2]
+        layer = m.in_features and m.out_features and LINEAR.search(m.cls) and m.part in (None, "base", "fused")
+        if layer and not any(p.trainable for p in own if m.part is None):
+            dtype = own[0].dtype if own else base
+            out.append(_Linear(m, int(m.out_features or 0), int(m.in_features or 0), _compute_dtype(recording, dtype)))
     return out
 
 
-def _frozen(recording: Recording) -> list[ParameterInfo]:
-    return [p for p in recording.parameters if not p.trainable]
+def _embeddings(recording: Recording, rates: Rates) -> float:
+    """The dense gradient of each frozen embedding: one write of its size."""
+    tables = [p for p in recording.parameters if not p.trainable and "Embedding" in recording.modules[p.module].cls]
+    return sum((rates.copy_ns(2 * int(np.prod(p.shape)) * WIDTH.get(p.dtype, 4)) or 0.0) / 2 for p in tables)
 
 
 def _compute_dtype(recording: Recording, own: str) -> str:
@@ -131,8 +149,8 @@ def _compute_dtype(recording: Recording, own: str) -> str:
 def _weight_gradients(recording: Recording, rates: Rates, tokens: int, micro: int) -> float | None:
     """dW = dY^T X: (out, in) over the tokens, once per micro-batch."""
     total = 0.0
-    for _, p, n, k in _linears(recording):
-        ns = rates.gemm_ns(n, k, tokens, _compute_dtype(recording, p.dtype))
+    for x in _linears(recording):
+        ns = rates.gemm_ns(x.n, x.k, tokens, x.dtype)
         if ns is None:
             return None
         total += ns * micro
@@ -146,9 +164,8 @@ def _context(
     rows = ledger.busy & (ledger.role == ROLE["base.linear"]) & (ledger.phase == PHASE["forward"])
     measured = float(time[rows].sum())
     expected = 0.0
-    for m, p, n, k in _linears(recording):
-        if m.part in ("base", "fused") or m.site is None:
-            expected += (rates.gemm_ns(tokens, n, k, _compute_dtype(recording, p.dtype)) or 0.0) * micro
+    for x in _linears(recording):
+        expected += (rates.gemm_ns(tokens, x.n, x.k, x.dtype) or 0.0) * micro
     head = float(time[ledger.busy & (ledger.role == ROLE["head"]) & (ledger.phase == PHASE["forward"])].sum())
     return float(np.clip((measured + head) / expected, 0.5, 2.0)) if expected and measured else 1.0
 
@@ -166,35 +183,10 @@ def _missing_input_gradients(
     backward = ledger.busy & (ledger.phase == PHASE["backward"]) & (ledger.role == ROLE["base.linear"])
     present = {int(m) for m in np.unique(ledger.module[backward])}
     total = 0.0
-    for m, p, n, k in _linears(recording):
-        if m.id not in present and m.part in ("base", "fused"):
-            ns = rates.gemm_ns(tokens, k, n, _compute_dtype(recording, p.dtype))
+    for x in _linears(recording):
+        if x.module.id not in present and x.module.part in ("base", "fused"):
+            ns = rates.gemm_ns(tokens, x.k, x.n, x.dtype)
             if ns is None:
                 return None
             total += ns * micro * context
     return total
-
-
-def _streams(recording: Recording, rates: Rates, tensors: list[ParameterInfo]) -> tuple[float, float, float]:
-    """Time to stream the frozen parameters through optimizer, clipping and one accumulation, ns."""
-    name = recording.workload.optimizer or "AdamW"
-    optimizer = clip = accumulate = 0.0
-    for p in tensors:
-        numel, width = int(np.prod(p.shape)), WIDTH.get(p.dtype, 4)
-        per = sgd_bytes(width) if name.startswith("SGD") else adamw_bytes(width, fused="fused" in name)
-        optimizer += _cached(rates, numel * width, per / width)
-        clip += _cached(rates, numel * width, clip_bytes(width) / width)
-        accumulate += _cached(rates, numel * width, 3)
-    return optimizer, clip, accumulate
-
-
-def _cached(rates: Rates, tensor_bytes: int, passes: float) -> float:
-    """``passes`` reads or writes of one tensor: the first come from memory, repeats at the rate of its size."""
-    stream = rates.stream_bytes_per_s
-    own = rates.copy_ns(2 * tensor_bytes)
-    if stream is None or own is None:
-        return 0.0
-    cold = min(passes, 7.0)  # weight, gradient and two moments read, three of them written
-    return cold * tensor_bytes / stream * 1e9 + (passes - cold) * own / 2
-
-

@@ -142,6 +142,16 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     host_ns: float | None = None  # host time of one eager op call from Python
 
 
+class TrainingCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What training the frozen parameters would add per step, measured on tensors of their shapes (a sample)."""
+
+    parameters: int  # elements the times stand for
+    sampled: int  # elements that were measured
+    optimizer_ns: int
+    clip_ns: int
+    accumulate_ns: int  # one more micro-batch's gradients added
+
+
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """Software and the allow-listed environment variables."""
 
@@ -195,6 +205,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     counted: list[CountedOp] = []
     memory: Memory | None = None
     calibration: Calibration | None = None
+    training_cost: TrainingCost | None = None
     overhead_ns: dict[str, float] = {}  # cost of loraprof's own hooks and markers, ns per call
     notes: list[str] = []
 
