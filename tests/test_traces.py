@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import loraprof
@@ -19,6 +20,12 @@ def test_busy_time_and_closure(truth: dict[str, object]) -> None:
     analysis = analyse(read_trace(TRACES / str(truth["file"])))
     events = int(truth["kernels"]) + int(truth["memcpy"]) + int(truth["memset"])  # type: ignore[call-overload]
     dropped = analysis.trace.faults.zero_timestamps + analysis.trace.faults.duplicates
+    device = analysis.trace.device
+    if not dropped:
+        counts = np.bincount(device.kind, minlength=3).tolist()
+        assert counts == [truth[kind] for kind in ("kernels", "memcpy", "memset")]
+        assert len(np.unique(np.stack((device.device, device.stream)), axis=1).T) == truth["streams"]
+    assert truth["gpu"] in (None, *(gpu.name for gpu in analysis.trace.gpus))
     assert events - dropped <= len(analysis.trace.device) <= events
     assert analysis.links.kernels_without_launch == truth["gpu_no_launch"]
     for step in analysis.steps:
