@@ -10,10 +10,10 @@ import transforms as t
 from builders import Document, text_of
 from relations import ABSENT, SEEDS, TRACES, Case, busy, case_of, causes, diagnosed
 from synthetic import faults
+from synthetic.kineto import document
 from synthetic.machine import Hardware, Machine
 from synthetic.program import Trainer
 from synthetic.randomised import random_run
-from synthetic.simulate import document
 
 NAMES = ("h100_bert_small", "mi300_norm_layers_fwdbwd", "a100_event_sync_multistream")
 missing = pytest.mark.skipif(not TRACES.is_dir(), reason=ABSENT)

@@ -92,7 +92,7 @@ def split(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Time
     everything = union(start, end)
     low, high = gaps(everything, window.start, window.end)
     idle = _idle(trace, work, low, high, states, tau)
-    counted = (work.start[near] >= window.start) | (work.start[near] < window.noted_start)
+    counted = (work.start[near] >= window.start) | window.first
     device, rows, m = trace.device, work.rows[near], len(idle.ns)
     blank = np.full(m, -1, dtype=np.int64)
     return Ledger(

@@ -28,6 +28,7 @@ class Window:
     start: int
     end: int
     thread: int  # the step's main thread, -> Trace.threads; -1 unknown
+    first: bool = False  # no window before it: records that run into it are counted here
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def windows(marks: Marks, trace: Trace, links: Links, on_device: Bool) -> list[W
         mine: Int64 = ends[(launched >= s) & (launched < e)]
         end = e if whole or not len(mine) else int(mine.max())
         end = max(end, at)
-        out.append(Window(name, s, e, at, end, marks.thread))
+        out.append(Window(name, s, e, at, end, marks.thread, first=not out))
         at = end
     return out
 
