@@ -30,6 +30,8 @@ from loraprof.store.rewrite import runtime_category
 WORKER: Final = "loraprof_{rank}"  # NODE_PROCESS, which the plugin's distributed view takes apart
 OURS: Final = ("loraprof_*.pt.trace.json.gz", "events.out.tfevents.*.loraprof")
 _TAGS = re.compile(r"</?(?:details|summary|sub)>")
+_ESCAPED = re.compile(r"\\(.)")
+_PLAIN: Final = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "~": "~"}  # its Markdown knows no escape for these
 
 
 def export(job: Job) -> str:
@@ -71,5 +73,5 @@ def _events(report: Report) -> Iterator[Any]:
 
 def _markdown(report: Report) -> bytes:
     """TensorBoard shows tags as text: without the renderer's own (those in names are escaped)."""
-    text = render(report, "markdown").decode()
+    text = _ESCAPED.sub(lambda m: _PLAIN.get(m[1], m[0]), render(report, "markdown").decode())
     return _TAGS.sub(lambda m: "\n### " if m[0] == "<summary>" else "", text).encode()
