@@ -1,6 +1,7 @@
 """``loraprof compare``: recordings against each other, and arms in turn."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,19 @@ from msgspec.structs import replace
 from recorded import recorded
 
 from loraprof.cli.app import run
+from loraprof.cli.quantities import parse_bytes, parse_duration_ns
 from loraprof.diagnosis.recorded import compare_recordings
 from loraprof.errors import InputError, UsageError
 from loraprof.model.recording import Recording, Timing, Workload
 
 MS = 1_000_000
+TINY = ("compare", "tiny-llama-cpu", "--layers", "1", "--seq", "16", "--batch", "1")
+
+
+def loraprof(cwd: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "loraprof", *args]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
 
 
 def variant(source: Path, target: Path, change: Callable[[Recording], Recording]) -> Path:
@@ -145,6 +154,71 @@ def test_options_and_words_that_do_not_fit_recordings(pair: tuple[Path, Path], t
     assert json.loads(written.read_text())["schema"] == "loraprof.compare/1"
     assert run(["compare", base, new, "-o", str(written)]) == 2
     assert run(["compare", base, new, "-o", str(written), "--force"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"), [("120s", 120e9), ("2m", 120e9), ("1.5", 1.5e9), ("1h", 3600e9), (" 3 min ", 180e9)]
+)
+def test_durations(text: str, ns: float) -> None:
+    assert parse_duration_ns(text) == ns
+
+
+@pytest.mark.parametrize(("text", "size"), [("80GiB", 80 * 2**30), ("1.5 kB", 1500), ("12", 12), ("2mib", 2**21)])
+def test_sizes(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "s", "-3s", "0s", "3 parsecs", "1e3s"])
+def test_what_is_no_quantity(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a"):
+        parse_duration_ns(text)
+    with pytest.raises(UsageError, match="is not a"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("tiny-llama-cpu", "--arms", "full,lorra"), "did you mean 'lora'?"),
+        (("tiny-llama-cpu", "--arms", "full"), "one arm, full, cannot be compared"),
+        (("tiny-llama-cpu", "--arms", "full,lora,full"), "arm full is named twice"),
+        (("tiny-llama-cpu", "--arms", "full,top"), "needs a number of layers"),
+        (("--arms", "full,frozne", "train.py"), "did you mean 'frozen'?"),
+        (("--arms", "full,dora", "train.py"), "arm dora is for built-in workloads"),
+        (("train.py",), "no such script or workload"),
+        (("--rank", "8", "train.py"), "--rank is for built-in workloads"),
+        (("tiny-llama-cpu", "train.py"), "takes no arguments: train.py"),
+        (("tiny-llama-cpu", "--budget", "soon"), "'soon' is not a time"),
+    ],
+)
+def test_usage_errors_come_before_any_work(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compare", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_arms_of_a_workload(tmp_path: Path) -> None:
+    done = loraprof(tmp_path, *TINY, "--arms", "full,top:9,lora", "--budget", "3s", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["arms"]["top:9"]["status"] == "refused"
+    assert "more layers than the model's 1" in found["arms"]["top:9"]["reason"]
+    full, lora = found["arms"]["full"], found["arms"]["lora"]
+    assert full["trainable"] > 10 * lora["trainable"] > 0
+    assert full["steps"] == lora["steps"] > 0
+    assert full["peak_bytes"] > 4 * full["trainable"]
+    assert lora["tokens_per_s"] == pytest.approx(16 / lora["median_ns"] * 1e9)
+    assert [(r["of"], r["to"]) for r in found["ratios"]] == [("lora", "full")]
+    assert found["noise_floor"]["low"] <= found["noise_floor"]["ratio"] <= found["noise_floor"]["high"]
+    way = found["waterfall"]
+    assert (way["from"], way["to"]) == ("full", "lora")
+    assert sum(bar["ns"] for bar in way["bars"]) == way["to_ns"] - way["from_ns"]
+    assert all(bar["count_ns"] + bar["duration_ns"] == bar["ns"] for bar in way["bars"])
+    assert {"optimizer", "wgrad", "adapter.gemm"} <= {bar["key"] for bar in way["bars"]}
+    assert any(note.startswith("stopped because") for note in found["notes"])
+    assert found["interleaved"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_recordings_are_compared_without_torch(pair: tuple[Path, Path]) -> None:

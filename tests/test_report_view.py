@@ -104,7 +104,7 @@ def test_the_waterfall_adds_up_when_small_bars_are_summed() -> None:
 def test_profiler_and_residual_come_last() -> None:
     data = comparison().waterfall
     assert data
-    assert view_compare.waterfall(data).changes[-2].label == "residual"
+    assert view_compare.waterfall(data).changes[-2].label == "not explained"
 
 
 @pytest.mark.parametrize(

@@ -53,3 +53,14 @@ def _wait(command: list[str], log: int) -> tuple[int, int]:
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage.ru_maxrss * 1024
+
+
+def profile_pass(words: list[str], place: Path) -> str | None:
+    """Records one arm through the command line; ``words`` are the options and the target. Returns what went wrong."""
+    front = [sys.executable, "-m", "loraprof", "profile", "--record", str(place), "--quiet", "--format", "json"]
+    with TemporaryDirectory(prefix="loraprof-") as name:
+        back = ["-o", str(Path(name) / "report.json"), *words]
+        done = subprocess.run([*front, *back], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode == 0 and place.exists():
+        return None
+    return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")

@@ -1,5 +1,6 @@
 """``loraprof compare``: arms of one workload or script, interleaved, or recordings against the first of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,10 +8,12 @@ import typer
 from msgspec.structs import replace
 
 from loraprof.analysis.comparison import failures, parse_threshold
-from loraprof.cli.output import Format, emit, refuse_existing, say
+from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
+from loraprof.cli.quantities import parse_duration_ns
 from loraprof.cli.target import RECORDING
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import ThresholdError, UsageError
+from loraprof.model.compare import Comparison
 
 
 @workload_options
@@ -18,6 +21,11 @@ def compare(
     target: Annotated[
         list[str] | None, typer.Argument(help="A workload, SCRIPT.py and its arguments, or two recordings.")
     ] = None,
+    module: Annotated[bool, typer.Option("-m", help="The target is a module, as for python -m.")] = False,
+    arms: Annotated[
+        str | None, typer.Option(help="full,frozen,lora,… (`loraprof workloads`); the first is the base.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time for the timing itself: 120s, 2m.")] = "60s",
     fail_on: Annotated[str | None, typer.Option(help="'slower>3%': exit 3 where surely missed.")] = None,
     allow_different: Annotated[
         bool, typer.Option("--allow-different", help="Compare recordings of different workloads.")
@@ -32,15 +40,14 @@ def compare(
     """Compare arms, or recordings."""
     limit = parse_threshold(fail_on) if fail_on else None
     refuse_existing(output, force)
-    paths = [Path(word) for word in target or () if word.endswith(RECORDING)]
-    if not paths:
-        raise UsageError("name two recordings", "loraprof compare BASE.loraprof NEW.loraprof")
-    foreign = [word for word in target or () if not word.endswith(RECORDING)] + [f"--{name}" for name in overrides]
-    if foreign:
-        raise UsageError(f"recordings are compared as they are, {foreign[0]} does not fit", None)
-    from loraprof.diagnosis.recorded import compare_recordings
-
-    result = compare_recordings(paths, allow_different)
+    words = list(target or ())
+    given = {"--arms": arms, "-m": module}
+    with clean_stdout(format is not Format.terminal and output is None):
+        if any(word.endswith(RECORDING) for word in words[:1]):
+            result = _recordings(words, [flag for flag, value in given.items() if value], overrides, allow_different)
+        else:
+            budget_ns = parse_duration_ns(budget)
+            result = _arms(words, module, arms, overrides, budget_ns, lambda text: say(text, quiet))
     missed = failures(result, limit) if limit is not None else None
     emit(replace(result, missed=missed), format, output, force)
     if output is not None:
@@ -48,3 +55,39 @@ def compare(
     if missed:
         raise ThresholdError(f"--fail-on {fail_on}: {missed}", None)
     return 0
+
+
+def _recordings(words: list[str], flags: list[str], overrides: dict[str, Any], allow_different: bool) -> Comparison:
+    foreign = [word for word in words if not word.endswith(RECORDING)] + flags + [f"--{name}" for name in overrides]
+    if foreign:
+        raise UsageError(f"recordings are compared as they are, {foreign[0]} does not fit", None)
+    from loraprof.diagnosis.recorded import compare_recordings
+
+    return compare_recordings([Path(word) for word in words], allow_different)
+
+
+def _arms(
+    words: list[str],
+    module: bool,
+    arms: str | None,
+    overrides: dict[str, Any],
+    budget_ns: int,
+    progress: Callable[[str], None],
+) -> Comparison:
+    from loraprof.store.specs import default_workload, load_workload, workload_names
+
+    script = module or (bool(words) and words[0] not in workload_names())
+    if script and overrides:
+        raise UsageError(f"--{next(iter(overrides))} is for built-in workloads; {words[0]} is a script", None)
+    if not script and len(words) > 1:
+        raise UsageError(f"{words[0]} is a built-in workload and takes no arguments: {words[1]}", None)
+    import torch
+
+    from loraprof.cli.compare_arms import arm_names, compare_builtin, compare_script
+    from loraprof.workloads.apply import SCRIPT_ARMS
+
+    if script:
+        return compare_script(words, module, arm_names(arms, SCRIPT_ARMS, True), budget_ns, progress)
+    name = words[0] if words else default_workload("cuda" if torch.cuda.is_available() else "cpu")
+    spec = load_workload(name, overrides)
+    return compare_builtin(spec, arm_names(arms, spec.arms, False), overrides, budget_ns, progress)

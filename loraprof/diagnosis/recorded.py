@@ -42,7 +42,7 @@ def compare_recordings(paths: Sequence[Path], allow_different: bool = False) -> 
     """
     if len(paths) < 2:
         raise UsageError("one recording cannot be compared", "name two: loraprof compare BASE.loraprof NEW.loraprof")
-    loaded = [_load(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    loaded = [load_recorded(path, name) for path, name in zip(paths, _names(paths), strict=True)]
     base, others = loaded[0], loaded[1:]
     different = [f for other in others if (f := _different(base, other)) is not None]
     if not allow_different and (forbidden := [f for f in different if f.severity == "blocker"]):
@@ -67,7 +67,8 @@ def compare_recordings(paths: Sequence[Path], allow_different: bool = False) -> 
     )
 
 
-def _load(path: Path, name: str) -> Recorded:
+def load_recorded(path: Path, name: str) -> Recorded:
+    """A recording under the name it has in the comparison. Raises InputError."""
     source = load_source(path)
     if source.recording is None:
         raise InputError(f"{path}: a trace has no unprofiled step times", "compare NAME.loraprof recordings")

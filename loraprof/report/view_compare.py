@@ -33,7 +33,8 @@ def view_comparison(comparison: Comparison) -> Document:
     how = "interleaved" if c.interleaved else "NOT interleaved: machine state may differ between the arms"
     facts = [("input", f"{c.workload} · {c.device_name} · {how}")]
     if c.predicted:
-        error = f", off by {units.percent(abs(c.predicted.error))}" if c.predicted.error is not None else ""
+        off = c.predicted.error
+        error = f", off by {units.percent(abs(off))} of the lora step" if off is not None else ""
         facts.append(("predicted", f"full / lora {units.ratio(c.predicted.full_over_lora)}{error}"))
     if c.missed:
         facts.append(("missed", c.missed))
@@ -145,7 +146,12 @@ def _ratios(ratios: Sequence[Ratio]) -> Table:
     return Table(columns, rows)
 
 
+_NAMES = {"profiler": "profiling itself", "residual": "not explained"}
+
+
 def _label(bar: Bar) -> str:
+    if bar.key in _NAMES:
+        return _NAMES[bar.key]
     if bar.role is None and bar.phase is None:
         return bar.key
     place = ", ".join(dict.fromkeys(word for word in (bar.role, bar.phase) if word))
