@@ -37,7 +37,8 @@ def rewritten(path: Path, *changes: Change, **more: Any) -> Any:
 def events_of(path: Path) -> list[dict[str, Any]]:
     data = path.read_bytes()
     document = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data, parse_float=str)
-    return document["traceEvents"] if isinstance(document, dict) else document
+    events: list[dict[str, Any]] = document["traceEvents"] if isinstance(document, dict) else document
+    return events
 
 
 def test_only_the_category_of_api_calls_changes(tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """What do Perfetto and chrome://tracing show? The profiler's trace, and above it a process "loraprof" with one track
 per step: its partition in time order, busy time under its role, idle time under its cause.
 
-Times are microseconds with three decimals on the trace's own clock, as Kineto writes them.
+Times are microseconds with three decimals on the trace's own clock, as Kineto writes them; ``args.ns`` is the exact
+length. Perfetto reads a time as ``llround(double * 1000)`` (older: truncated), off by 1 ns on a clock that far from
+0, and drops a slice that overlaps its neighbour: ``dur`` is cut by that nanosecond where it would
+(google/perfetto ``json_trace_tokenizer.cc``, ``slice_tracker.cc``).
 """
 
+import math
 from collections.abc import Iterator
 from itertools import chain, count
 from typing import Any, Final
@@ -41,7 +45,7 @@ def _track(track: Segments, pid: int, tid: int, place: int) -> Iterator[bytes]:
     for name, args in (("thread_name", {"name": track.track}), ("thread_sort_index", {"sort_index": place})):
         yield _line({"ph": "M", "name": name, "pid": pid, "tid": tid, "ts": 0, "args": args})
     for start, end, label, details in track.rows():
-        times = {"ts": _us(start), "dur": _us(end - start)}
+        times = {"ts": _us(start), "dur": _us(_shown_ns(start, end))}
         event = {"ph": "X", "cat": OWN_CATEGORY, "name": label, "pid": pid, "tid": tid, **times}
         yield _line({**event, "args": {**details, "ns": end - start}})
 
@@ -49,6 +53,13 @@ def _track(track: Segments, pid: int, tid: int, place: int) -> Iterator[bytes]:
 def _free_pid(trace: Trace) -> int:
     taken = set(chain.from_iterable(trace.threads))
     return next(pid for pid in count(FIRST_PID) if str(pid) not in taken)
+
+
+def _shown_ns(start: int, end: int) -> int:
+    """The length at which no reader's end passes its start of the piece that follows."""
+    first, last = start / 1000 * 1000.0, end / 1000 * 1000.0
+    rounded = math.floor(last + 0.5) - math.floor(first + 0.5)
+    return max(0, min(end - start, rounded, math.trunc(last) - math.trunc(first)))
 
 
 def _us(ns: int) -> msgspec.Raw:
