@@ -1,8 +1,11 @@
 """Findings of a recording by id, and small changes to recordings and traces that provoke one or nearly do."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -18,6 +21,7 @@ import loraprof
 from loraprof.model.recording import Calibration, CopyRate, GemmRate, Nvml, Recording, Timing
 from loraprof.model.report import Finding
 
+HERE = Path(__file__).parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # recordings made beside other work: threads would fight for the cores
 
 CALIBRATION = Calibration(
@@ -63,3 +67,14 @@ def shaped(hardware: Hardware | None = None, **fields: Any) -> Synthetic:
 def workload(recording: Recording, **changes: Any) -> dict[str, Any]:
     """For ``made``: the workload with other facts."""
     return {"workload": msgspec.structs.replace(recording.workload, **changes)}
+
+
+@cache
+def toy(what: str) -> Path:
+    """A recording of ``scripts/toy.py`` with one peculiarity, made through the command line."""
+    place = Path(mkdtemp(prefix="loraprof-")) / f"{what}.loraprof"
+    options = ["--quiet", "--skip", "1", "--timed", "4", "--steps", "2", "--record", str(place)]
+    command = [sys.executable, "-m", "loraprof", "profile", *options, str(HERE / "scripts" / "toy.py"), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=HERE.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return place

@@ -1,8 +1,15 @@
 """Findings about the adapter path: each is provoked on a real or simulated step, and stays silent nearby."""
 
+from dataclasses import replace
+
+import msgspec
 import pytest
-from provoke import facts, found, made, shaped
+from provoke import facts, found, made, shaped, synthetic, toy
 from recorded import recorded
+from synthetic.machine import Kernel
+from synthetic.program import Module, Op, Program
+
+from loraprof.model.recording import ParameterInfo
 
 TINY = "tiny-llama-cpu"
 BF16 = "dtype=bfloat16"
@@ -69,3 +76,85 @@ def test_every_linear_is_a_target() -> None:
 def test_the_remedy_for_too_many_targets_is_enough() -> None:
     narrow = recorded(TINY, "targets=q_proj,v_proj")
     assert "L6" not in found(narrow)
+
+
+LARGE = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
+
+
+def test_elementwise_traffic() -> None:
+    finding = found(made(synthetic("bandwidth-v1")))["L1"]
+    seen = facts(finding)
+    assert 0.80 < seen["achieved bandwidth"] / seen["bandwidth of this device"] < 0.90
+    assert finding.gain is not None
+    assert finding.gain.low < finding.gain.speedup < finding.gain.high
+    assert "L1" not in found(made(shaped(**LARGE, bytes_per_ns=800)))  # 40 % of the bandwidth: something else
+    assert "L1" not in found(made(synthetic("frozen")))
+
+
+def test_rank_r_products_are_bandwidth_bound() -> None:
+    seen = facts(found(made(synthetic("bandwidth-v1")))["L5"])
+    expected = 1 / (1 / 4096 + 1 / 4096 + 1 / 16)  # of a square layer
+    assert abs(seen["arithmetic intensity of A and B"] - expected) < 0.05
+    assert seen["A products that read an input another A reads too"] == 4 / 12
+    assert "L5" not in found(made(shaped(**LARGE, rank=512)))  # beyond the ridge
+
+
+def test_a_dense_weight_difference() -> None:
+    finding = found(toy("dora"))["L7"]
+    assert facts(finding)["layers that build a matrix as large as their weight"] == 4
+    assert "use_dora=False" in finding.remedy
+    assert "L7" not in found(toy("plain"))
+
+
+def test_a_value_read_in_the_adapter() -> None:
+    finding = found(toy("item"))["L8"]
+    seen = facts(finding)
+    assert seen["reads of a device value inside adapted layers"] == 2
+    assert seen["first of them in"].endswith("blocks.0.up.lora_dropout.default")
+    assert "L8" not in found(toy("item-outside"))
+
+
+def test_a_synchronising_adapter_on_a_gpu() -> None:
+    small = {"hidden": 512, "ffn": 1376, "tokens": 256}
+    finding = found(made(shaped(sync_in_adapter=True, **small)))["L8"]
+    assert facts(finding)["reads of a device value inside adapted layers"] == 12
+    assert "L8" not in found(made(shaped(**small)))  # the loss is read at the end of the step: not an adapter's
+
+
+def test_adapters_on_the_cpu() -> None:
+    run = synthetic("bandwidth-v1")
+
+    def moved(part: str) -> list[ParameterInfo]:
+        table = run.recording.modules
+        astray = [p for p in run.recording.parameters if table[p.module].part == part]
+        return [msgspec.structs.replace(p, device="cpu") if p in astray else p for p in run.recording.parameters]
+
+    finding = found(made(run, parameters=moved("down")))["L9"]
+    assert facts(finding)["adapter parameters on another device than the base"] == 12
+    assert 'model.to("cuda:0")' in finding.remedy
+    assert "L9" not in found(made(run))
+
+
+def split(op: Op) -> Op:
+    """Adapter weight gradients as split-K: a product and a reduction."""
+    reduction = Kernel("splitKreduce_kernel", 1500)
+    last = op.grad[-1] if op.grad else None
+    if not last or op.role not in ("adapter.down", "adapter.up"):
+        return op
+    return replace(op, grad=(*(op.grad or ())[:-1], replace(last, kernels=(*last.kernels, reduction))))
+
+
+def test_split_weight_gradients() -> None:
+    def change(program: Program) -> Program:
+        def visit(item: Op | Module) -> Op | Module:
+            return split(item) if isinstance(item, Op) else replace(item, body=tuple(visit(i) for i in item.body))
+
+        root = visit(program.root)
+        assert isinstance(root, Module)
+        return replace(program, root=root)
+
+    finding = found(made(synthetic("bandwidth-v1", change)))["L10"]
+    seen = facts(finding)
+    assert seen["reductions after split weight gradients"] == 24
+    assert seen["reductions with fewer blocks than the device has SMs"] == 24
+    assert "L10" not in found(made(synthetic("bandwidth-v1")))

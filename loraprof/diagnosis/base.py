@@ -75,6 +75,7 @@ def other_parts(case: Case) -> Finding | None:
     parts = {r: case.step.ns(kind="busy", role=r) for r in ("attention", "norm", "head", "loss")}
     share = sum(parts.values()) / case.busy_ns if case.busy_ns else 0.0
     rows = [k for k in case.kernels if k.role == "attention" and k.phase == "forward" and k.op]
+    rows = [k for k in rows if re.search("(?i)att", k.module or "")]  # not a router's softmax
     products = sum(k.count for k in rows if k.op in ("aten::bmm", "aten::baddbmm", "aten::mm"))
     softmax = sum(k.count for k in rows if "softmax" in (k.op or ""))
     fused = any(re.search("scaled_dot|flash|efficient_attention", k.op or "") for k in rows)

@@ -20,7 +20,15 @@ SEVERITY = {"blocker": 0, "major": 1, "minor": 2, "info": 3}
 
 def findings(case: Case) -> list[Finding]:
     found = [f for f in (rule(case) for rule in RULES) if f is not None]
-    return sorted(found, key=_order)
+    return sorted(_consistent(found), key=_order)
+
+
+def _consistent(found: list[Finding]) -> list[Finding]:
+    """"Nothing to fix" (G6) goes where something else is major, and takes the advice on adapters along where not."""
+    bounded = any(f.id == "G6" for f in found)
+    other = any(f.severity in ("major", "blocker") and f.id[0] != "L" for f in found)
+    gone = ("G6",) if other else tuple(f.id for f in found if f.id[0] == "L" and f.severity != "major")
+    return [f for f in found if f.id not in gone] if bounded else found
 
 
 def _order(finding: Finding) -> tuple[bool, float, int, str]:

@@ -67,7 +67,7 @@ def _overhead_bound_cpu(case: Case) -> Finding | None:
     unprofiled = case.timing.unprofiled
     if calibration is None or not calibration.op_ns or unprofiled is None or not case.workload:
         return None
-    python = worth(case, idle("python"))
+    python = worth(case, idle("python", upto_ns=LONG_NS))  # longer ones are H2's
     top = _top_ops(case)
     spent = (python.ns if python else 0.0) + min(top * calibration.op_ns, unprofiled.median_ns)
     if spent < LAUNCH_SHARE * unprofiled.median_ns:

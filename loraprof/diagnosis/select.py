@@ -55,10 +55,11 @@ def phase(name: str) -> Select:
     return lambda ledger: ledger.phase == PHASE[name]
 
 
-def idle(*causes: str, above_ns: int = 0) -> Select:
-    """Idle entries of these causes, longer than ``above_ns`` each."""
+def idle(*causes: str, above_ns: int = 0, upto_ns: int | None = None) -> Select:
+    """Idle entries of these causes, longer than ``above_ns`` and no longer than ``upto_ns`` each."""
     kinds = [idle_kind(c) for c in causes]
-    return lambda ledger: np.isin(ledger.kind, kinds) & (ledger.ns > above_ns)
+    most = np.iinfo(np.int64).max if upto_ns is None else upto_ns
+    return lambda ledger: np.isin(ledger.kind, kinds) & (ledger.ns > above_ns) & (ledger.ns <= most)
 
 
 def modules(case: Case, test: Callable[[ModuleInfo], bool]) -> Select:
