@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.attribution import Attribution, attribute
+from loraprof.analysis.closure import closure_of
 from loraprof.analysis.hoststate import states_of
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.link import Links, link
@@ -14,7 +15,6 @@ from loraprof.analysis.windows import Marks, cpu_windows, marks_of, windows
 from loraprof.model.recording import Recording
 from loraprof.model.report import Closure, Launches, Step
 from loraprof.model.trace import Int64, Trace
-from loraprof.model.vocabulary import ROLE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ def analyse(trace: Trace, recording: Recording | None = None) -> Analysis:
         ledgers = tuple(split_cpu(trace, who, w) for w in cpu_windows(marks))
         steps = tuple(_step(ledger, None) for ledger in ledgers)
         reported = reported_step(steps)
-        closure = _closure(trace, links, who, ledgers, reported, [*notes, "no device records: analysed as a CPU trace"])
+        closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
         return Analysis(trace, recording, links, who, marks, ledgers, steps, {}, reported, None, tau, None, closure)
     states = states_of(trace, links, marks.thread)
     busiest, per_device = None, {}
@@ -69,7 +69,7 @@ def analyse(trace: Trace, recording: Recording | None = None) -> Analysis:
         if index != busiest
     }
     reported = reported_step(steps)
-    closure = _closure(trace, links, who, ledgers, reported, notes)
+    closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
     return Analysis(trace, recording, links, who, marks, ledgers, steps, others, reported, work, tau, floor, closure)
 
 
@@ -138,37 +138,3 @@ def _turnaround_median(trace: Trace, work: DeviceWork, inside: np.ndarray) -> in
 def lower_median(values: Int64) -> int | None:
     """Lower middle value; None when empty."""
     return int(np.sort(values)[(len(values) - 1) // 2]) if len(values) else None
-
-
-def _closure(
-    trace: Trace, links: Links, who: Attribution, ledgers: tuple[Ledger, ...], reported: int | None, notes: list[str]
-) -> Closure:
-    if links.orphans:
-        notes.append(f"{links.orphans} device records were launched before the trace began")
-    if links.kernels_without_launch > links.orphans:
-        lost = links.kernels_without_launch - links.orphans
-        notes.append(f"{lost} device records have no launch record: the gaps they end are unknown")
-    if links.launches_without_kernel:
-        notes.append(f"{links.launches_without_kernel} launch calls have no device record: records were lost")
-    if links.negative_latency:
-        notes.append(f"{links.negative_latency} device records start at or before their launch call: clock error")
-    if links.ambiguous:
-        notes.append(f"{links.ambiguous} correlation ids belong to several launch calls")
-    if len(trace.device) and trace.rocm:
-        notes.append("ROCm: records abut, the turnaround floor is 0")
-    unattributed = 0
-    if reported is not None:
-        ledger = ledgers[reported]
-        free = ledger.busy & (ledger.module < 0) & (ledger.role != ROLE["comm"]) & (ledger.role != ROLE["copy"])
-        unattributed = int(ledger.ns[free].sum())
-    lost = links.launches_without_kernel + links.kernels_without_launch + links.negative_latency
-    return Closure(
-        ok=not (lost or trace.faults.zero_timestamps or trace.faults.duplicates),
-        launches_without_kernel=links.launches_without_kernel,
-        kernels_without_launch=links.kernels_without_launch,
-        negative_latency=links.negative_latency,
-        zero_timestamps=trace.faults.zero_timestamps,
-        unattributed_ns=unattributed,
-        attribution_disagreements=who.disagreements,
-        notes=notes,
-    )

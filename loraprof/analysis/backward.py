@@ -56,7 +56,7 @@ class Backward:
         return disagreements
 
     def _rule_b(self, nodes: Int64, source: Int64, module: Int64, node_module: Int64, node_role: Int8) -> int | None:
-        """Overrides rule (a) where a recorded module call holds the number; returns the disagreements."""
+        """Overrides rule (a) where a recorded call holds the number; returns the disagreements, None without a case."""
         if self.recording is None or not self.recording.calls:
             return None
         owner = interval_owner(self.trace, self.recording.calls, nodes)
@@ -69,7 +69,8 @@ class Backward:
             op = self.trace.names[self.trace.host.name[row]] if row >= 0 else ""
             node_module[nodes[i]] = owner[i]
             node_role[nodes[i]] = ROLE[role_of(info, site, op, None, Context())]
-        return int((differs & (source >= 0) & (module[np.maximum(source, 0)] >= 0)).sum())
+        both = known & (source >= 0) & (module[np.maximum(source, 0)] >= 0)
+        return int((differs & both).sum()) if both.any() else None
 
     def _gradients(self, node_module: Int64, node_role: Int8) -> None:
         """AccumulateGrad has no number: the gradient marker inside it names the parameter."""

@@ -53,7 +53,7 @@ def link(trace: Trace) -> Links:
     return Links(
         launch=launch,
         is_launch=is_launch,
-        launches_without_kernel=len(without) if len(device) else 0,
+        launches_without_kernel=len(without),
         kernels_without_launch=int(missing.sum()),
         orphans=orphans,
         negative_latency=int(late.sum()),

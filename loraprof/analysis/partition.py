@@ -71,7 +71,7 @@ def device_work(trace: Trace, links: Links, who: Attribution, on_device: Bool) -
 def turnaround_floor(trace: Trace, links: Links) -> int:
     """tau, ns: 5th percentile of next.start - prev.end over same-stream pairs already queued; 0 on ROCm."""
     device = trace.device
-    if trace.rocm or len(device) < 2:
+    if trace.rocm or len(device) < 2 or not len(trace.host):
         return 0
     order = np.lexsort((device.correlation, device.start, device.stream, device.device))
     same = (np.diff(device.stream[order]) == 0) & (np.diff(device.device[order]) == 0)

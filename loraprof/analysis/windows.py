@@ -7,6 +7,7 @@ annotations steps end with ``Optimizer.step`` ranges, and without those the whol
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -54,9 +55,20 @@ def marks_of(trace: Trace) -> Marks:
             tuple(host.start[rows].tolist()),
             tuple(host.end[rows].tolist()),
             int(host.thread[rows[0]]),
-            None,
+            _disorder(trace, rows),
         )
     return _inferred(trace)
+
+
+def _disorder(trace: Trace, rows: Int64) -> str | None:
+    """C7: what is wrong with the order of the steps, rows sorted by start."""
+    host = trace.host
+    overlap = int((host.start[rows[1:]] < host.end[rows[:-1]]).sum())
+    if overlap:
+        return f"{overlap} step annotations overlap the one before: their work is counted with the earlier step"
+    numbers = [int(match[1]) for match in map(_STEP.match, (trace.names[i] for i in host.name[rows])) if match]
+    gaps = sum(after != before + 1 for before, after in pairwise(numbers))
+    return f"steps are missing: their numbers jump {gaps} times" if gaps else None
 
 
 def _inferred(trace: Trace) -> Marks:
