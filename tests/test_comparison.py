@@ -21,6 +21,7 @@ from loraprof.errors import InputError, UsageError
 from loraprof.model.recording import Recording, Timing, Workload
 
 MS = 1_000_000
+SCRIPTS = Path(__file__).parent / "scripts"
 TINY = ("compare", "tiny-llama-cpu", "--layers", "1", "--seq", "16", "--batch", "1")
 
 
@@ -219,6 +220,40 @@ def test_arms_of_a_workload(tmp_path: Path) -> None:
     assert any(note.startswith("stopped because") for note in found["notes"])
     assert found["interleaved"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_arms_of_an_unmodified_script(tmp_path: Path) -> None:
+    script = str(SCRIPTS / "adapted.py")
+    done = loraprof(tmp_path, "compare", "--arms", "lora,frozen,full", "--budget", "1s", "--format", "json", script)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    arms = found["arms"]
+    assert {name: arm["status"] for name, arm in arms.items()} == dict.fromkeys(("lora", "frozen", "full"), "ok")
+    base = 64 * 96 + 96 * 384 + 384 + 384 * 64 + 64
+    adapters = 4 * (96 + 384) + 4 * (384 + 64)
+    assert {name: arm["trainable"] for name, arm in arms.items()} == {"lora": adapters, "frozen": 0, "full": base}
+    assert {arm["steps"] for arm in arms.values()} == {20}
+    assert all(arm["tokens_per_s"] == pytest.approx(256 / arm["median_ns"] * 1e9) for arm in arms.values())
+    assert [(r["of"], r["to"]) for r in found["ratios"]] == [("frozen", "lora"), ("full", "lora")]
+    way = found["waterfall"]
+    assert (way["from"], way["to"]) == ("full", "lora")
+    assert sum(bar["ns"] for bar in way["bars"]) == way["to_ns"] - way["from_ns"]
+    assert "2 restarts of every arm, in alternating order" in found["notes"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scripts_that_refuse_an_arm_or_fail(tmp_path: Path) -> None:
+    refused = loraprof(
+        tmp_path, "compare", "--arms", "full,lora", "--budget", "1s", str(SCRIPTS / "bare.py"), "--lr", "1e-3"
+    )
+    assert refused.returncode == 4
+    assert "full is refused: arm full cannot be applied to this script: it has no PEFT layer" in refused.stderr
+    assert "lora" in refused.stdout
+    crashed = loraprof(tmp_path, "compare", "--arms", "lora,full", str(SCRIPTS / "crash.py"))
+    assert crashed.returncode == 1
+    assert "boom" in crashed.stderr
+    assert "Traceback" not in crashed.stderr
 
 
 def test_recordings_are_compared_without_torch(pair: tuple[Path, Path]) -> None:

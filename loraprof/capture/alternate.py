@@ -72,6 +72,8 @@ def _stopped(
     """Why it ends here, ``None`` when it goes on."""
     if len(rounds) >= LEAST and spent_ns >= budget_ns:
         return "the time budget is spent"
+    if len(rounds) >= LEAST and len(live) == 1:
+        return "one arm is left"
     if len(rounds) < ENOUGH:
         return None
     base = Series(tuple(one[live[0]] for one in rounds))

@@ -100,4 +100,5 @@ def nothing_runs(outcomes: dict[str, Outcome]) -> LoraprofError:
     reasons = "; ".join(f"{arm}: {o.reason}" for arm, o in outcomes.items())
     if all(o.exit_code == UsageError.exit_code for o in outcomes.values()):
         return UsageError(f"no arm can be run: {reasons}")
-    return MeasurementError(f"no arm can be run: {reasons}", "try a smaller --batch or --seq")
+    hint = "try a smaller batch" if any(o.status == "oom" for o in outcomes.values()) else None
+    return MeasurementError(f"no arm can be run: {reasons}", hint)

@@ -12,7 +12,7 @@ from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
 from loraprof.cli.quantities import parse_duration_ns
 from loraprof.cli.target import RECORDING
 from loraprof.cli.workload_options import workload_options
-from loraprof.errors import ThresholdError, UsageError
+from loraprof.errors import MeasurementError, ThresholdError, UsageError
 from loraprof.model.compare import Comparison
 
 
@@ -52,6 +52,9 @@ def compare(
     emit(replace(result, missed=missed), format, output, force)
     if output is not None:
         say(f"wrote {output}", quiet)
+    if not result.ratios:
+        reasons = "; ".join(f"{name} is {arm.status}: {arm.reason}" for name, arm in result.arms.items() if arm.reason)
+        raise MeasurementError(f"there is nothing to compare: {reasons}", None)
     if missed:
         raise ThresholdError(f"--fail-on {fail_on}: {missed}", None)
     return 0

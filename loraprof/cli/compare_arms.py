@@ -84,12 +84,13 @@ def compare_script(target: list[str], module: bool, arms: Sequence[str], budget_
 
 
 def _raise_nothing(outcomes: dict[str, Outcome]) -> None:
-    """A script that fails under every arm keeps its own exit code."""
-    if all(o.failed for o in outcomes.values()):
-        first = next(iter(outcomes.values()))
-        typer.echo(f"loraprof: {first.reason}", err=True)
-        raise typer.Exit(first.exit_code)
-    raise nothing_runs(outcomes)
+    """A script that fails by itself keeps its own exit code."""
+    error = nothing_runs(outcomes)
+    failed = [o.exit_code for o in outcomes.values() if o.failed]
+    if not failed:
+        raise error
+    typer.echo(f"loraprof: {error.message}", err=True)
+    raise typer.Exit(failed[0])
 
 
 def _compared(found: Measured, target: Target, say: Say) -> Comparison:
