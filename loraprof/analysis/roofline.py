@@ -125,11 +125,11 @@ class Roof:
 def roof(
     work: Work | None, ceiling: Ceiling, blocks: int = -1, kernel: str = "", reused_bytes: int | None = None
 ) -> Roof | None:
-    """None where the work, or a ceiling that it needs, is unknown, and for views, which do nothing.
+    """None where the work, or a ceiling that it needs, is unknown. A view does nothing: its roof is 0 ns.
 
     ``blocks``: grid size, -1 unknown. ``reused_bytes``: bytes that reach memory with cache reuse.
     """
-    if work is None or not work.exact or not (work.flops or work.min_bytes):
+    if work is None or not work.exact:
         return None
     memory = ceiling.memory_ns(work.min_bytes)
     dtype = "tf32" if work.dtype == "float32" and _TF32.search(kernel) else work.dtype or ""

@@ -7,6 +7,7 @@ import msgspec
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.statistics import median_interval
 from loraprof.diagnosis import tables
+from loraprof.diagnosis.busy import busy_of
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.ceiling import ceiling_of, ceilings
 from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
@@ -27,7 +28,7 @@ def build_report(
     reported = analysis.reported
     ledger = analysis.ledgers[reported] if reported is not None else None
     step = analysis.steps[reported] if reported is not None else None
-    busy = tables.busy_of(analysis, ledger) if ledger is not None else None
+    busy = busy_of(analysis, ledger) if ledger is not None else None
     ceiling, roofless = ceiling_of(analysis, recording, nvml)
     notes = [roofless]
     table: list[Kernel] = []

@@ -6,9 +6,9 @@ from functools import cached_property
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
+from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.catalogue import entry
 from loraprof.diagnosis.counterfactual import Counterfactual
-from loraprof.diagnosis.tables import Busy
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
 from loraprof.model.report import Adapter, Evidence, Finding, Gain, Kernel, Severity, Step, TimingReport
 from loraprof.model.vocabulary import ADAPTER_ROLES, HostKind

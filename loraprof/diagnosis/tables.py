@@ -1,77 +1,16 @@
 """The report's tables of the reported step: kernels, modules, the adapter, memory, clocks."""
 
 from collections import defaultdict
-from dataclasses import dataclass
 
 import numpy as np
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
-from loraprof.analysis.work import VIEWS, work_of
-from loraprof.analysis.work.rule import Work
+from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.limits import Limits
 from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import Adapter, Kernel, MemoryReport, ModuleRow, NvmlReport, Savings
-from loraprof.model.trace import Bool, Int64, Trace
-from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES, HostKind
-
-_GEMMS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Busy:
-    """Work of one step, a row per device record (CPU: per leaf op): what the tables aggregate.
-
-    ``ns`` is the record's duration; ``work`` its FLOPs and bytes where the op's inputs were recorded. An op that
-    launched several kernels gives its work to the longest.
-    """
-
-    rows: Int64  # -> Ledger entries
-    ns: Int64
-    work: list[Work | None]
-    op: list[str | None]
-
-
-def leaves(trace: Trace, analysis: Analysis) -> Bool:
-    """Host rows that are ops without ops inside, views aside: what does the work on a CPU."""
-    host = trace.host
-    nearest = analysis.who.tree.nearest(host.kind == HostKind.OP)
-    out: Bool = host.kind == HostKind.OP
-    out = out.copy()
-    view = np.array([n.removeprefix("aten::") in VIEWS for n in trace.names] or [False])
-    inner = np.flatnonzero((host.kind == HostKind.OP) & ~view[host.name])
-    parent = analysis.who.tree.parent[inner]
-    above = parent[parent >= 0]
-    out[nearest[above][nearest[above] >= 0]] = False
-    gemm = np.array([n in _GEMMS for n in trace.names] or [False])  # addmm copies its bias inside itself
-    out |= gemm[host.name] & (host.kind == HostKind.OP)
-    return out
-
-
-def busy_of(analysis: Analysis, ledger: Ledger) -> Busy:
-    trace = analysis.trace
-    rows = np.flatnonzero(ledger.busy)
-    if not analysis.on_gpu:
-        leaf = leaves(trace, analysis)
-        rows = rows[leaf[ledger.op[rows]]]
-    ns = ledger.full_ns[rows] if analysis.on_gpu else ledger.ns[rows]
-    known: dict[tuple[int, int], Work | None] = {}
-    given: dict[int, int] = {}
-    for i in np.argsort(-ns, kind="stable").tolist():
-        given.setdefault(int(ledger.op[rows[i]]), i)
-    work: list[Work | None] = []
-    ops: list[str | None] = []
-    for i, row in enumerate(ledger.op[rows].tolist()):
-        if row < 0:
-            work.append(None)
-            ops.append(None)
-            continue
-        name, shape = int(trace.host.name[row]), int(trace.host.shapes[row])
-        ops.append(trace.names[name])
-        if (name, shape) not in known:
-            known[name, shape] = work_of(trace.names[name], trace.shapes[shape]) if shape >= 0 else None
-        work.append(known[name, shape] if given[row] == i else None)
-    return Busy(rows, ns, work, ops)
+from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES
 
 
 def kernels(analysis: Analysis, ledger: Ledger, busy: Busy, limits: Limits) -> list[Kernel]:

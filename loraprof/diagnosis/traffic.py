@@ -2,12 +2,10 @@
 
 from collections import defaultdict
 
-import numpy as np
-
 from loraprof import units
 from loraprof.analysis.ledger import Ledger
+from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.limits import Limits
-from loraprof.diagnosis.tables import Busy
 from loraprof.model.report import Traffic
 from loraprof.model.vocabulary import ROLES
 
@@ -32,7 +30,7 @@ def traffic(ledger: Ledger, busy: Busy, limits: Limits) -> list[Traffic] | None:
                 min_bytes=moved[r],
                 l2_bytes=None if None in reused else sum(b for b in reused if b is not None),
                 busy_ns=int(ledger.ns[ledger.busy & (ledger.role == r)].sum()),
-                covered_ns=int(ledger.ns[busy.rows[np.array(mine)]].sum()),
+                covered_ns=int(busy.exclusive_ns[mine].sum()),
                 bytes_per_s=moved[r] / took_ns * 1e9 if took_ns else None,
                 share=moved[r] / total if total else None,
             )
