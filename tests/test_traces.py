@@ -28,6 +28,8 @@ def test_busy_time_and_closure(truth: dict[str, object]) -> None:
     assert truth["gpu"] in (None, *(gpu.name for gpu in analysis.trace.gpus))
     assert events - dropped <= len(analysis.trace.device) <= events
     assert analysis.links.kernels_without_launch == truth["gpu_no_launch"]
+    if truth["steps"]:
+        assert [s.name for s in analysis.steps] == [f"ProfilerStep#{i}" for i in truth["steps"]]  # type: ignore[attr-defined]
     for step in analysis.steps:
         assert sum(p.ns for p in step.partition) == step.wall_ns
     if "gpu_busy_us" in truth:

@@ -24,6 +24,7 @@ from loraprof.model.vocabulary import MARKER_PREFIX, HostKind
 from loraprof.store.columns import Chunks, Column, Interner, equal_to_previous, ranked, sort_rows
 from loraprof.store.nanoseconds import LIMIT_NS, MISSING, NOT_FINITE
 
+_RANGES: Final = ("ProfilerStep#", "Optimizer.", "enumerate(DataLoader)#")  # ops in files of 2021
 InputTexts = tuple[bytes, bytes, bytes, bytes]  # dims, types, strides, concrete inputs as JSON
 Thread = tuple[int | str | None, int | str | None]
 
@@ -165,9 +166,12 @@ def _home_threads(interner: Interner[Thread], host: dict[str, Column]) -> Int32:
 
 def _host_table(rows: dict[str, Column], names: tuple[str, ...]) -> tuple[HostTable, int]:
     marker = np.array([name.startswith(MARKER_PREFIX) for name in names], np.bool_)
+    ranged = np.array([name.startswith(_RANGES) for name in names], np.bool_)
     code = rows.pop("code")
     if len(code):
-        code[(code // 16 == HostKind.OP) & marker[rows["name"]]] = 16 * HostKind.MARKER
+        is_op = code // 16 == HostKind.OP
+        code[is_op & marker[rows["name"]]] = 16 * HostKind.MARKER
+        code[is_op & ranged[rows["name"]]] = 16 * HostKind.ANNOTATION
     same = ["thread", "start", "end", "code", "name", "correlation"]
     rows["code"] = code
     rows["end"] = -rows["end"]  # sorts longest first

@@ -9,7 +9,8 @@ from builders import Document
 Test = Callable[[Document], bool]
 GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 LEGACY = {
-    "cpu_op": "Operator", "cuda_runtime": "Runtime", "kernel": "Kernel", "gpu_memcpy": "Memcpy", "gpu_memset": "Memset",
+    "cpu_op": "Operator", "user_annotation": "Operator", "cuda_runtime": "Runtime",
+    "kernel": "Kernel", "gpu_memcpy": "Memcpy", "gpu_memset": "Memset",
 }  # fmt: skip
 
 
