@@ -232,3 +232,19 @@ def test_no_export_imports_torch(tmp_path: Path) -> None:
         argv = ["export", str(path), "--to", form, "-o", str(tmp_path / form)]
         done = subprocess.run([sys.executable, "-c", code.format(argv)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_every_rank_is_a_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in.loraprof"
+    folder.mkdir()
+    given = recorded("tiny-llama-cpu")
+    (folder / "recording.json").write_bytes((given / "recording.json").read_bytes())
+    for rank in (0, 1, 10):
+        (folder / f"rank{rank}.trace.json.gz").write_bytes((given / "rank0.trace.json.gz").read_bytes())
+    assert run(["export", str(folder), "--to", "tensorboard", "-o", str(tmp_path / "tb")]) == 0
+    traces = sorted((tmp_path / "tb").glob("*.pt.trace.json.gz"))
+    assert [p.name.split(".")[0] for p in traces] == ["loraprof_0", "loraprof_1", "loraprof_10"]
+    assert run(["export", str(folder), "--to", "recording", "-o", str(tmp_path / "out.loraprof")]) == 0
+    assert names(tmp_path / "out.loraprof") == names(folder)
+    assert run(["export", str(folder), "--to", "perfetto", "-o", str(tmp_path / "x.json")]) == 0
+    assert "rank 0 of 3" in capfd.readouterr().err

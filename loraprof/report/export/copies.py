@@ -18,7 +18,7 @@ def export_recording(job: Job) -> str:
     if job.source.recording is None:
         raise UsageError(f"{job.given.path}: is a trace, not a recording", "--to trace copies a trace")
     with RecordingWriter(job.target, job.force) as writer:
-        for rank, trace in enumerate(job.source.traces):
+        for rank, trace in job.ranks:
             with writer.trace(rank).open("wb") as out, packed(out) as inner:
                 job.copy(trace, inner)
         writer.recording(job.source.recording)

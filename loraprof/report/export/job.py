@@ -1,5 +1,6 @@
 """What is exported, and where to."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ from loraprof.store.recordings import Source
 from loraprof.store.redact import kept_value, redacted, without_paths
 from loraprof.store.rewrite import Change, rewrite
 
+_RANK = re.compile(r"rank(\d+)\.")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -27,6 +30,12 @@ class Job:
     @cached_property
     def source(self) -> Source:
         return redacted(self.given) if self.redact else self.given
+
+    @cached_property
+    def ranks(self) -> tuple[tuple[int, Path], ...]:
+        """Rank and trace of each; a foreign trace is rank 0."""
+        found = ((_RANK.match(trace.name) if self.source.recording else None, trace) for trace in self.source.traces)
+        return tuple((int(number[1]) if number else 0, trace) for number, trace in found)
 
     @cached_property
     def report(self) -> Report:

@@ -25,9 +25,10 @@ FIRST_PID: Final = 1 << 30  # no operating system gives one out
 
 def export(job: Job) -> str:
     """Writes the file, gzip when it ends in ``.gz``; returns what to do with it."""
+    rank, trace = job.ranks[0]
     with replacing(job.target) as out:
-        job.copy(job.source.traces[0], out, extra=_events(job))
-    more = f" (rank 0 of {len(job.source.traces)})" if len(job.source.traces) > 1 else ""
+        job.copy(trace, out, extra=_events(job))
+    more = f" (rank {rank} of {len(job.ranks)})" if len(job.ranks) > 1 else ""
     return f"open it at https://ui.perfetto.dev{more}"
 
 

@@ -38,7 +38,7 @@ def export(job: Job) -> str:
     """Fills the log directory; returns what to do with it."""
     epoch_ms = _epoch_ms(job.source)
     with filling(job.target, OURS) as folder:
-        for rank, trace in enumerate(job.source.traces):
+        for rank, trace in job.ranks:
             name = f"{WORKER.format(rank=rank)}.{epoch_ms}.pt.trace.json.gz"
             with (folder / name).open("wb") as out, packed(out) as inner:
                 job.copy(trace, inner, runtime_category)
