@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from loraprof.analysis.intervals import cover_of_disjoint, gaps, innermost, nesting, owned, union
+from loraprof.analysis.intervals import cover_of_disjoint, distinct, gaps, innermost, nesting, owned, union
 
 
 def nest(rng: random.Random, low: int, high: int, depth: int, out: list[tuple[int, int]]) -> None:
@@ -60,3 +60,9 @@ def test_measure_gaps_and_ownership() -> None:
     begin, stop = owned(np.array([0, 3, 4]), np.array([5, 4, 9]))
     assert (stop - begin).tolist() == [5, 0, 4]
     assert cover_of_disjoint(np.zeros(0, np.int64), np.zeros(0, np.int64)).length == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_distinct(seed: int) -> None:
+    values = np.random.default_rng(seed).integers(-5, 5 + seed, 7 * seed)
+    assert distinct(values).tolist() == sorted(set(values.tolist()))

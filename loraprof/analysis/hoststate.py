@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loraprof.analysis.intervals import distinct, union
 from loraprof.analysis.link import Links
 from loraprof.model.trace import Int8, Int64, Trace
 from loraprof.model.vocabulary import HostKind
@@ -30,6 +31,12 @@ class Timeline:
 
     at: Int64
     state: Int8
+
+    def between(self, low: int, high: int) -> "Timeline":
+        """The part that says what holds in ``[low, high]``, so that a window does not pay for the whole trace."""
+        first = max(int(np.searchsorted(self.at, low, side="right")) - 1, 0)
+        last = max(int(np.searchsorted(self.at, high, side="right")), first + 1)
+        return Timeline(self.at[first:last], self.state[first:last])
 
     def integrals(self) -> Int64:
         """Running time per state at each ``at``: shape (states, len(at))."""
@@ -77,28 +84,30 @@ def _blocking_copies(trace: Trace, links: Links) -> Int64:
 
 def timeline(start: Int64, end: Int64, state: Int8) -> Timeline:
     """Overlays records; the lowest state index wins at every instant."""
-    keep = (end > start) & (state != PYTHON)
-    start, end, state = start[keep], end[keep], state[keep]
-    at = np.unique(np.concatenate((start, end)))
+    covers = {i: union(start[state == i], end[state == i]) for i in range(PYTHON)}
+    at = distinct(np.concatenate([edge for c in covers.values() for edge in (c.start, c.end)]))
     if not len(at):
         return Timeline(np.zeros(1, np.int64), np.full(1, PYTHON, np.int8))
     result = np.full(len(at), PYTHON, dtype=np.int8)
-    for i in reversed(range(PYTHON)):
-        mine = state == i
-        if not mine.any():
-            continue
-        delta = np.zeros(len(at), dtype=np.int64)
-        np.add.at(delta, np.searchsorted(at, start[mine]), 1)
-        np.add.at(delta, np.searchsorted(at, end[mine]), -1)
-        result[np.cumsum(delta) > 0] = i
-    return Timeline(at, result)
+    for i, cover in reversed(covers.items()):
+        depth = np.zeros(len(at), dtype=np.int8)
+        depth[np.searchsorted(at, cover.start)] = 1
+        depth[np.searchsorted(at, cover.end)] = -1  # pieces of a cover never touch
+        result[np.cumsum(depth, dtype=np.int8) > 0] = i
+    return _changes(at, result)
+
+
+def _changes(at: Int64, state: Int8) -> Timeline:
+    """Only the instants at which the state changes."""
+    fresh = np.append(True, state[1:] != state[:-1])
+    return Timeline(at[fresh], state[fresh])
 
 
 def stand_in(thread: Timeline, main: Timeline) -> Timeline:
     """Where a thread shows nothing, what the step's main thread was doing (hand-over to the autograd thread)."""
-    at = np.unique(np.concatenate((thread.at, main.at)))
+    at = distinct(np.concatenate((thread.at, main.at)))
     mine, other = _sample(thread, at), _sample(main, at)
-    return Timeline(at, np.where(mine == PYTHON, other, mine).astype(np.int8))
+    return _changes(at, np.where(mine == PYTHON, other, mine).astype(np.int8))
 
 
 def _sample(line: Timeline, at: Int64) -> Int8:
@@ -108,17 +117,18 @@ def _sample(line: Timeline, at: Int64) -> Int8:
 
 def measure(line: Timeline, start: Int64, end: Int64) -> Int64:
     """Time per state inside each ``[start, end)``: shape (states, n); rows sum to ``max(end - start, 0)``."""
-    integrals = line.integrals()
+    end = np.maximum(start, end)
+    near = line.between(int(start.min()), int(end.max())) if len(start) else line
+    integrals = near.integrals()
 
     def upto(t: Int64) -> Int64:
-        i = np.searchsorted(line.at, t, side="right") - 1
+        i = np.searchsorted(near.at, t, side="right") - 1
         at = np.maximum(i, 0)
         out: Int64 = integrals[:, at].copy()
-        rest = np.where(i < 0, 0, t - line.at[at])
-        out[line.state[at], np.arange(len(t))] += rest
+        rest = np.where(i < 0, 0, t - near.at[at])
+        out[near.state[at], np.arange(len(t))] += rest
         return out
 
-    end = np.maximum(start, end)
     out = upto(end) - upto(start)
     out[PYTHON] += (end - start) - out.sum(axis=0)  # before the first record nothing covers
     return out
