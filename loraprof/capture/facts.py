@@ -1,5 +1,6 @@
 """What the trace cannot say about a model and its optimizer: sizes, dtypes, flags, missing gradients."""
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,6 +57,45 @@ def optimizer_name(optimizer: Optimizer) -> str:
 def tokens_of(markers: Markers) -> int | None:
     """Tokens of one step: elements that the largest embedding looked up in it. None: no embedding ran."""
     return markers.embedded or None
+
+
+class Padding:
+    """Counts real and padded tokens by the ``attention_mask`` that root modules are given while it is installed."""
+
+    def __init__(self, roots: list[nn.Module]) -> None:
+        self.real, self.all = 0, 0
+        self._handles = [r.register_forward_pre_hook(self._see, with_kwargs=True) for r in roots]
+
+    def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.dim() == 2 and torch._C._current_graph_task_id() < 0:
+            self.real += int((mask != 0).sum())
+            self.all += mask.numel()
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def share(self) -> float | None:
+        """Real tokens of all; None where no mask was passed."""
+        return self.real / self.all if self.all else None
+
+
+def compilations() -> int:
+    """Times torch.compile compiled something again in this process, so far."""
+    dynamo: Any = sys.modules.get("torch._dynamo.utils")
+    known = dynamo.get_compilation_metrics() if dynamo else []
+    return sum(getattr(m, "recompile_reason", None) is not None for m in known)
+
+
+def compile_facts(before: int) -> dict[str, bool | int]:
+    """Whether anything is compiled, the graph breaks, and the recompilations since ``before`` were counted."""
+    dynamo: Any = sys.modules.get("torch._dynamo.utils")
+    if dynamo is None or not dynamo.counters["stats"].get("unique_graphs"):
+        return {"compiled": False}
+    breaks = sum(dynamo.counters["resumes"].values())
+    return {"compiled": True, "graph_breaks": breaks, "recompiles": compilations() - before}
 
 
 def module_table(markers: Markers) -> tuple[list[ModuleInfo], list[AdapterSite]]:

@@ -57,7 +57,11 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         "micro_batches": session.micro_batches,
         "optimizer": session.optimizer,
         "missing_gradients": session.missing,
+        **session.compiled,
     }
+    tokens = workload.tokens_per_step or session.tokens
+    if session.real_share is not None and tokens:
+        seen["real_tokens_per_step"] = round(session.real_share * tokens)
     facts = {k: v for k, v in seen.items() if getattr(workload, k) in (None, [])}
     recording = Recording(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -18,7 +18,15 @@ from torch.profiler import ProfilerActivity, record_function
 
 from loraprof.capture.boundary import StepBoundary
 from loraprof.capture.counting import Counting
-from loraprof.capture.facts import memory_of, missing_gradients, optimizer_name, tokens_of
+from loraprof.capture.facts import (
+    Padding,
+    compilations,
+    compile_facts,
+    memory_of,
+    missing_gradients,
+    optimizer_name,
+    tokens_of,
+)
 from loraprof.capture.markers import Markers
 from loraprof.capture.nvml import NvmlSampler
 from loraprof.capture.plan import Plan
@@ -58,6 +66,10 @@ class Session:
         self.twin: Optimizer | None = None  # the script's own, whose class and settings are measured afterwards
         self.tokens: int | None = None
         self.micro_batches: int | None = None
+        self.real_share: float | None = None  # real tokens of all
+        self.compiled: dict[str, bool | int] = {}
+        self._compilations = 0
+        self._padding: Padding | None = None
         self.recording = False
         self._host: list[int] = []
         self._events: list[Any] = []
@@ -79,6 +91,8 @@ class Session:
         if self._counting is not None:
             self._counting.close()
             self._counting = None
+        if self._padding is not None:
+            self._padding.remove()
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None
@@ -86,6 +100,11 @@ class Session:
     @property
     def done(self) -> bool:
         return self.state == "done"
+
+    @property
+    def salvaged(self) -> bool:
+        """Whether at least one step was recorded whole before the script ended."""
+        return self.profiler is not None and self.state == "profile" and self._left < self.plan.steps
 
     def timing(self) -> Timing | None:
         if not self._samples:
@@ -143,6 +162,7 @@ class Session:
     def _enter_timing(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        self._compilations = compilations()
         self._stamp()
 
     def _in_timing(self) -> None:
@@ -156,6 +176,7 @@ class Session:
             self._samples = [round(a.elapsed_time(b) * 1e6) for a, b in pairs]
         else:
             self._samples = [b - a for a, b in zip(self._host[:-1], self._host[1:], strict=True)]
+        self.compiled = compile_facts(self._compilations)
 
     def _enter_nvml(self) -> None:
         uuid = f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
@@ -201,6 +222,7 @@ class Session:
 
     def _enter_warmup(self) -> None:
         self.markers.watch_gradients()
+        self._padding = Padding(self.markers.roots[:1])
         activities = [ProfilerActivity.CPU]
         if self.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
@@ -215,6 +237,9 @@ class Session:
         self._left -= 1
 
     def _leave_warmup(self) -> None:
+        if self._padding is not None:
+            self._padding.remove()
+            self.real_share = self._padding.share()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 

@@ -14,6 +14,11 @@ WIDTH, TOKENS = 64, 24
 VOCABULARY = 50_000 if WHAT == "vocabulary" else 128
 
 
+@torch.compile(backend="eager")
+def compiled(x: Tensor, mode: str) -> Tensor:
+    return nn.functional.gelu(x) if mode else x
+
+
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -22,6 +27,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if WHAT == "pause":
             time.sleep(0.02)
+        if "compile" in WHAT:
+            return x + self.down(compiled(self.up(x), str(time.time()) if WHAT == "recompile" else "same"))
         return x + self.down(self.act(self.up(x)))
 
 
