@@ -13,8 +13,8 @@ END = 40
 def records(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = random.Random(seed)
     pairs = [sorted((rng.randrange(END), rng.randrange(END))) for _ in range(count)]
-    states = [rng.randrange(len(STATES)) for _ in range(count)]
-    return np.array([a for a, _ in pairs], np.int64), np.array([b for _, b in pairs], np.int64), np.array(states, np.int8)
+    states = np.array([rng.randrange(len(STATES)) for _ in range(count)], np.int8)
+    return np.array([a for a, _ in pairs], np.int64), np.array([b for _, b in pairs], np.int64), states
 
 
 def naive(start: np.ndarray, end: np.ndarray, state: np.ndarray) -> list[int]:
