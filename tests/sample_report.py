@@ -279,12 +279,24 @@ def report() -> r.Report:
         traffic=[
             r.Traffic(
                 role="adapter.elementwise",
-                min_bytes=100_000_000_000,
-                l2_bytes=61_000_000_000,
+                min_bytes=75_000_000_000,
+                l2_bytes=41_000_000_000,
                 busy_ns=43_517_312,
                 covered_ns=43_517_312,
-                bytes_per_s=2.3e12,
-                share=0.41,
+                bytes_per_s=1.7e12,
+                share=75 / 136,
+            ),
+            *(
+                r.Traffic(
+                    role=role,
+                    min_bytes=12_500_000_000,
+                    l2_bytes=6_000_000_000,
+                    busy_ns=busy_ns,
+                    covered_ns=busy_ns,
+                    bytes_per_s=6.6e11,
+                    share=12.5 / 136,
+                )
+                for role, busy_ns in (("adapter.down", 19_061_888), ("adapter.up", 18_082_816))
             ),
             r.Traffic(
                 role="base.linear",
@@ -293,7 +305,7 @@ def report() -> r.Report:
                 busy_ns=104_184_704,
                 covered_ns=104_184_704,
                 bytes_per_s=3.5e11,
-                share=0.15,
+                share=36 / 136,
             ),
         ],
     )

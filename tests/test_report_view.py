@@ -6,7 +6,14 @@ from loraprof.model.compare import Bar, Waterfall
 from loraprof.report import view_compare
 from loraprof.report.document import Facts, Table
 from loraprof.report.view import partition_bar, view
-from loraprof.report.view_tables import idle_causes, kernel_table, phase_roles, short_kernel
+from loraprof.report.view_tables import (
+    idle_causes,
+    kernel_table,
+    phase_roles,
+    short_kernel,
+    traffic_sentence,
+    traffic_table,
+)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +129,39 @@ def test_headline(verdict: str, sentence: str) -> None:
 def test_headline_without_a_pair() -> None:
     alone = msgspec.structs.replace(comparison(), ratios=[])
     assert view_compare.headline(alone) == "No two arms could be measured: there is nothing to compare."
+
+
+def test_the_adapters_bytes_against_the_frozen_layers() -> None:
+    """100 GB against 36 GB, 75 GB of them in elementwise ops."""
+    known = report()
+    step, rows = known.step(), known.traffic
+    assert step is not None
+    assert rows is not None
+    said = traffic_sentence(rows, step)
+    assert said is not None
+    assert said.startswith("The adapter moves 2.8x the bytes of the frozen linear layers, 75 % of it in scale")
+    assert traffic_sentence([t for t in rows if t.role != "adapter.up"], step) is None
+    assert traffic_sentence([t for t in rows if t.role != "base.linear"], step) is None
+    half = [msgspec.structs.replace(t, covered_ns=t.covered_ns // 2) for t in rows]
+    assert traffic_sentence(half, step) is None
+
+
+def test_the_traffic_of_all_roles_adds_up() -> None:
+    rows = report().traffic
+    assert rows is not None
+    table = traffic_table(rows, limit=1)
+    more, total = table.footer
+    assert more[0].text == "3 more"
+    assert float(table.rows[0][1].value or 0) + float(more[1].value or 0) == total[1].value == 136e9
+    assert total[2].text == "n/a"  # one role's reuse is unknown
+    assert total[3].text == "100.0 %"
+
+
+@pytest.mark.parametrize(
+    ("note", "roof_ns", "text"),
+    [(None, 50, "50 %"), ("L2-assisted", 120, "L2-assisted"), ("impossible", 300, "300 %, impossible")],
+)
+def test_a_kernel_above_its_roof_says_why(note: str | None, roof_ns: int, text: str) -> None:
+    one = msgspec.structs.replace(report().kernels[0], note=note, roof_ns=roof_ns, total_ns=100)
+    table = kernel_table(msgspec.structs.replace(report(), kernels=[one]))
+    assert table.rows[0][-1].text == text

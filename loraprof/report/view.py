@@ -5,7 +5,7 @@ what to change, and last how far the figures can be trusted.
 """
 
 from loraprof import units
-from loraprof.model.report import Adapter, Finding, Interval, MemoryReport, NvmlReport, Report, Step
+from loraprof.model.report import Adapter, Finding, Interval, MemoryReport, NvmlReport, Report, Step, Traffic
 from loraprof.model.vocabulary import ADAPTER_ROLES
 from loraprof.report import view_tables as tables
 from loraprof.report.document import (
@@ -73,7 +73,7 @@ def _sections(report: Report) -> list[Section]:
         sections.append(Section("kernels", title, (tables.kernel_table(report),), _ceilings(report)))
     sections.append(_adapter(report, step))
     if report.traffic:
-        sections.append(Section("traffic", "Memory traffic", (tables.traffic_table(report.traffic),)))
+        sections.append(_traffic(report.traffic, step))
     if report.ranks:
         sections.append(Section("ranks", "Ranks", (tables.rank_table(report.ranks),)))
     sections.append(findings_section(report.findings))
@@ -135,6 +135,13 @@ def _adapter(report: Report, step: Step | None) -> Section:
         ("frozen step", _predicted(a.predicted_frozen_ns, a.predicted_frozen_interval)),
     ]
     return Section("adapter", "The adapter's share", (*blocks, Facts(tuple(lines))), aside)
+
+
+def _traffic(traffic: list[Traffic], step: Step | None) -> Section:
+    said = tables.traffic_sentence(traffic, step) if step else None
+    blocks: list[Block] = [Paragraph(said)] if said else []
+    aside = "every input read once, every output written once"
+    return Section("traffic", "Memory traffic", (*blocks, tables.traffic_table(traffic)), aside)
 
 
 def _ranks(a: Adapter) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 
 from loraprof import units
 from loraprof.model.report import Kernel, ModuleRow, Part, RankRow, Report, Step, Traffic
-from loraprof.model.vocabulary import PHASES
+from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES
 from loraprof.report.document import Cell, Column, Row, Table
 from loraprof.report.palette import CAUSE_TONES, CAUSE_WORDS, CPU_CAUSE_WORDS, ROLE_TONES
 
+KNOWN = 0.9  # of a role's busy time: less, and a sentence about its bytes would be a guess
 _SHORT_PHASE = {"forward": "fwd", "backward": "bwd", "recompute": "recomp", "optimizer": "optim"}
 _FUNCTOR = re.compile(r"\w*(?:[Ff]unctor|_kernel_cuda|_kernel_impl|Ops?\b)\w*")
 
@@ -129,14 +130,16 @@ def _merged(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
 
 
 def _roof(group: Sequence[Kernel]) -> Cell:
-    """Share of the roof reached: roof time / time; unknown unless every part has a roof."""
+    """Share of the roof reached: roof time / time; unknown unless every part has a roof. Above it, what explains it."""
     roofs = [k.roof_ns for k in group if k.roof_ns is not None]
     total_ns = sum(k.total_ns for k in group)
     if len(roofs) != len(group) or not total_ns:
         return cell(units.NA)
-    notes = sorted({k.note.removesuffix("-assisted") for k in group if k.note})
+    notes = sorted({k.note for k in group if k.note})
     reached = sum(roofs) / total_ns
-    return Cell(" ".join([units.percent(reached, 0), *notes]), reached)
+    explained = notes and "impossible" not in notes and reached > 1
+    words = notes if explained else [units.percent(reached, 0), *(n for n in notes if n == "impossible")]
+    return Cell(", ".join(words), reached)
 
 
 def kernel_table(report: Report, limit: int = 10) -> Table:
@@ -207,8 +210,28 @@ def module_table(modules: Sequence[ModuleRow], limit: int = 40) -> Table:
     return Table(columns, rows)
 
 
+def traffic_sentence(traffic: Sequence[Traffic], step: Step) -> str | None:
+    """The adapter's bytes against the frozen layers'; None unless both are known for nine tenths of their time."""
+    rows = {t.role: t for t in traffic}
+    roles = [role for role in ADAPTER_ROLES if step.ns(kind="busy", role=role)]
+    known_ns = {role: rows[role].covered_ns if role in rows else 0 for role in (*roles, "base.linear")}
+    if any(ns < KNOWN * step.ns(kind="busy", role=role) for role, ns in known_ns.items()):
+        return None
+    moved = {role: rows[role].min_bytes if role in rows else 0 for role in known_ns}
+    base = moved.pop("base.linear")
+    mine = sum(moved.values())
+    if not base or not mine:
+        return None
+    share = units.percent(moved.get("adapter.elementwise", 0) / mine, 0)
+    return (
+        f"The adapter moves {units.ratio(mine / base, 1)} the bytes of the frozen linear layers, {share} of it in "
+        "scale, add, dropout and casts."
+    )
+
+
 def traffic_table(traffic: Sequence[Traffic], limit: int = 8) -> Table:
     """Memory traffic by role: compulsory bytes, and the rate at which they moved."""
+    ordered = sorted((t for t in traffic if t.min_bytes), key=lambda t: (-t.min_bytes, t.role))
     columns = (
         Column("role"),
         Column("bytes at least", "bytes", number=True),
@@ -217,18 +240,27 @@ def traffic_table(traffic: Sequence[Traffic], limit: int = 8) -> Table:
         Column("achieved", number=True),
         Column("of its time known", "known", number=True),
     )
-    rows = tuple(
-        (
-            cell(t.role, tone=ROLE_TONES.get(t.role, "rest")),
-            Cell(units.nbytes(t.min_bytes), t.min_bytes),
-            Cell(units.nbytes(t.l2_bytes), t.l2_bytes),
-            Cell(units.percent(t.share), t.share),
-            Cell(units.bytes_per_s(t.bytes_per_s), t.bytes_per_s),
-            Cell(units.percent(t.covered_ns / t.busy_ns if t.busy_ns else None, 0), t.covered_ns),
-        )
-        for t in sorted(traffic, key=lambda t: (-t.min_bytes, t.role))[:limit]
+    rows = tuple(_traffic_row(cell(t.role, tone=ROLE_TONES.get(t.role, "rest")), [t]) for t in ordered[:limit])
+    rest = ordered[limit:]
+    more = _traffic_row(cell(f"{units.count(len(rest))} more"), rest)
+    return Table(columns, rows, ((more,) if rest else ()) + (_traffic_row(cell("step"), ordered),))
+
+
+def _traffic_row(head: Cell, chosen: Sequence[Traffic]) -> Row:
+    moved, busy_ns, covered_ns = (sum(getattr(t, f) for t in chosen) for f in ("min_bytes", "busy_ns", "covered_ns"))
+    reused = [t.l2_bytes for t in chosen if t.l2_bytes is not None]
+    l2_bytes = sum(reused) if len(reused) == len(chosen) else None
+    times = [t.min_bytes / t.bytes_per_s for t in chosen if t.bytes_per_s]
+    rate = moved / sum(times) if times and len(times) == len(chosen) else None
+    share = sum(t.share for t in chosen if t.share is not None)
+    return (
+        head,
+        Cell(units.nbytes(moved), moved),
+        Cell(units.nbytes(l2_bytes), l2_bytes),
+        Cell(units.percent(share), share),
+        Cell(units.bytes_per_s(rate), rate),
+        Cell(units.percent(covered_ns / busy_ns if busy_ns else None, 0), covered_ns),
     )
-    return Table(columns, rows)
 
 
 def rank_table(ranks: Sequence[RankRow]) -> Table:
