@@ -1,0 +1,100 @@
+"""Findings on what the numbers mean: each is provoked on a real or simulated step, and stays silent nearby."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from provoke import facts, found, made, shaped, synthetic, timing, toy, workload
+from synthetic.simulate import Synthetic
+
+import loraprof
+from loraprof.model.recording import ModuleInfo, TrainingCost
+from loraprof.model.report import Finding
+
+LARGE = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 1024}
+WIDE = {"hidden": 16384, "ffn": 32768, "tokens": 4096, "vocab": 1024, "rank": 4}
+
+
+def sized(run: Synthetic) -> list[ModuleInfo]:
+    """The modules with the widths of their weights."""
+    shapes = {p.module: p.shape for p in run.recording.parameters}
+    return [
+        msgspec.structs.replace(m, in_features=shapes[m.id][1], out_features=shapes[m.id][0]) if m.id in shapes else m
+        for m in run.recording.modules
+    ]
+
+
+def predicted(run: Synthetic, optimizer_ns: int, tokens: int = 4096, **more: Any) -> dict[str, Finding]:
+    """Findings of a run from which the full step can be predicted; ``optimizer_ns`` of all parameters."""
+    cost = TrainingCost(parameters=1, sampled=1, optimizer_ns=optimizer_ns, clip_ns=0, accumulate_ns=0)
+    facts = workload(run.recording, tokens_per_step=tokens, micro_batches=1, optimizer="AdamW")
+    return found(made(run, modules=sized(run), training_cost=cost, **facts, **more))
+
+
+def test_the_optimizer_decides() -> None:
+    run = shaped(**LARGE)
+    seen = facts(predicted(run, 12_000_000)["G2"])
+    assert seen["of its step"] > 0.25
+    assert seen["speed-up over full fine-tuning, whole step"] > seen["the same without optimizer and clipping"]
+    assert "G2" not in predicted(run, 4_000_000)
+
+
+def test_no_optimizer_time_to_save() -> None:
+    run = shaped(**LARGE)
+    finding = predicted(run, 500_000)["B1"]
+    assert facts(finding)["of its step"] < 0.05
+    assert "1.5x" in finding.remedy
+    assert "B1" not in predicted(run, 4_000_000)
+
+
+def test_nothing_to_fix() -> None:
+    near_bound = predicted(shaped(**WIDE), 4_000_000)
+    assert "G6" in near_bound
+    assert facts(near_bound["G6"])["ideal speed-up, adapters for free"] > 1.3
+    assert not any(f.id[0] == "L" and f.severity != "major" for f in near_bound.values())
+    assert "G6" not in predicted(shaped(**LARGE, variant="V5"), 4_000_000)
+
+
+def test_nothing_is_predicted_from_a_bare_trace(tmp_path: Path) -> None:
+    run = shaped(**LARGE)
+    run.save(tmp_path)
+    report = loraprof.diagnose(tmp_path / "synthetic.loraprof")
+    assert not {"G2", "G6", "B1", "W1"} & {f.id for f in report.findings}
+    assert all(f.gain is None for f in report.findings)
+
+
+def test_a_cold_start() -> None:
+    run = synthetic("bandwidth-v1")
+    samples = timing(run).samples_ns
+    cold = msgspec.structs.replace(timing(run), samples_ns=[2 * samples[0], *samples])
+    finding = found(made(run, timing=cold))["G3"]
+    assert "--skip 9" in finding.remedy
+    mild = msgspec.structs.replace(timing(run), samples_ns=[round(1.4 * samples[0]), *samples])
+    assert "G3" not in found(made(run, timing=mild))
+
+
+def test_padding() -> None:
+    finding = found(toy("padding"))["G4"]
+    seen = facts(finding)
+    assert (seen["tokens per step"], seen["of them real"], seen["share"]) == (96, 48, 0.5)
+    assert finding.gain is not None
+    assert finding.gain.speedup == pytest.approx(1 / 0.6, rel=1e-3)
+    assert "G4" not in found(toy("little-padding"))
+    assert "G4" not in found(toy("plain"))
+
+
+def test_recompilation_within_the_run() -> None:
+    assert facts(found(toy("recompile"))["H3"])["recompilations"] > 0
+    assert "H3" not in found(toy("compiled"))
+    assert "H3" not in found(toy("plain"))
+
+
+def test_a_loader_and_a_pause() -> None:
+    """On a real step: the input pipeline is H4, a pause in a module is H2."""
+    late = found(toy("slow-data"))
+    assert facts(late["H4"])["of the step"] > 0.8
+    assert "H2" not in late
+    slept = found(toy("pause"))
+    assert facts(slept["H2"])["host ranges above 200000 ns without a launch"] >= 2
+    assert "H4" not in slept
