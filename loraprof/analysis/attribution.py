@@ -30,6 +30,7 @@ class Attribution:
     role: Int8
     tree: Tree
     disagreements: int | None
+    marked: bool  # module markers say where forward work belongs
     notes: tuple[str, ...]
 
 
@@ -73,8 +74,11 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     call, issuer = _issued(trace, tree, enclosing)
     for column in (module, phase, role):
         column[call] = column[issuer]
-    notes = (f"{tree.crossing} threads hold ranges that cross instead of nesting",) if tree.crossing else ()
-    return Attribution((*paths, *special), module, phase, role, tree, disagreements, notes)
+    known = bool(marked.any())
+    notes = [f"{tree.crossing} threads hold ranges that cross instead of nesting"] if tree.crossing else []
+    if recording is not None and not known:
+        notes.append("no module markers in the trace: roles of forward work and the adapter's time are unknown")
+    return Attribution((*paths, *special), module, phase, role, tree, disagreements, known, tuple(notes))
 
 
 def _issued(trace: Trace, tree: Tree, enclosing: Bool) -> tuple[Int64, Int64]:

@@ -39,7 +39,7 @@ def build_report(
         moved = traffic(ledger, busy, limits)
         notes.append(uncovered(ledger, moved))
     rows = tables.modules(analysis, ledger, busy) if ledger is not None and busy is not None else []
-    adapter = tables.adapter(recording, ledger, table, busy) if ledger is not None and busy is not None else None
+    adapter = tables.adapter(analysis, ledger, table, busy) if ledger is not None and busy is not None else None
     timing = _timing(recording, step.wall_ns if step else None)
     other = counterfactual(analysis, ledger, recording, timing.unprofiled) if ledger is not None else None
     adapter = _predicted(adapter, other)
@@ -61,7 +61,7 @@ def build_report(
         memory=tables.memory(recording),
         nvml=tables.nvml(nvml),
         findings=found,
-        closure=_with_notes(analysis, recording, [n for n in notes if n]),
+        closure=_with_notes(analysis, recording, [*_absent(recording, nvml), *(n for n in notes if n)]),
         traffic=moved,
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
     )
@@ -95,8 +95,21 @@ def _timing(recording: Recording | None, profiled_ns: int | None) -> TimingRepor
     )
 
 
+def _absent(recording: Recording | None, nvml: Nvml | None) -> list[str]:
+    """What a recording could hold and this input does not."""
+    if recording is None:
+        return ["a trace without a recording: modules, timing and memory unknown"]
+    missing = (
+        (recording.timing is None, "no unprofiled timing was recorded: inflation and gains are unknown"),
+        (recording.memory is None, "no memory figures were recorded"),
+        (recording.calibration is None, "no calibration was recorded: this device's own ceilings are unknown"),
+        (nvml is None and recording.device.kind == "cuda", "NVML was not sampled: clocks and power are unknown"),
+    )
+    return [text for absent, text in missing if absent]
+
+
 def _with_notes(analysis: Analysis, recording: Recording | None, notes: list[str]) -> Closure:
-    extra = list(recording.notes) if recording else ["a trace without a recording: modules, timing and memory unknown"]
+    extra = recording.notes if recording else []
     return msgspec.structs.replace(analysis.closure, notes=[*analysis.closure.notes, *extra, *notes])
 
 

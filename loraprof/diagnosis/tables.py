@@ -68,12 +68,13 @@ def modules(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[ModuleRow]:
     return sorted(rows, key=lambda r: (-r.busy_ns - r.idle_ns, r.path, r.role))
 
 
-def adapter(recording: Recording | None, ledger: Ledger, table: list[Kernel], busy: Busy) -> Adapter | None:
-    """The adapter path of the reported step. None: no adapted layer is known."""
+def adapter(analysis: Analysis, ledger: Ledger, table: list[Kernel], busy: Busy) -> Adapter | None:
+    """The adapter path of the reported step. None: no adapted layer is known, or not what it ran."""
+    recording = analysis.recording
     sites = [s for s in recording.sites if s.active] if recording else []
     roles = [ROLES.index(r) for r in ADAPTER_ROLES]
     mine = np.isin(ledger.role, roles)
-    if not sites and not mine.any():
+    if not analysis.who.marked or (not sites and not mine.any()):
         return None
     ranks = {s.rank for s in sites}
     dtypes = {s.dtype for s in sites}

@@ -18,6 +18,7 @@ def _where(step: Step | None, adapter: Adapter | None) -> str:
     parts["waiting"] = idle
     if adapter is not None:
         parts["the adapter path"] = sum(step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
+    parts["other work"] = wall - sum(parts.values())
     ranked = sorted(((ns, name) for name, ns in parts.items() if ns), reverse=True)[:3]
     shares = ", ".join(f"{units.percent(ns / wall)} to {name}" for ns, name in ranked)
     base = parts["the frozen linear layers"]
