@@ -22,7 +22,8 @@ def test_producer_to_consumer() -> None:
     """B writes 4 MB, the scale reads them and writes 4 MB, the add reads those and another tensor of its size."""
     up = op((1 * MB,), (4 * MB,))
     assert cached_bytes([up, SCALE], 50 * MB) == [1 * MB, 4 * MB]  # the product never reaches memory
-    assert cached_bytes([up, SCALE], 3 * MB) == [5 * MB, 8 * MB]
+    assert cached_bytes([up, SCALE], 5 * MB) == [1 * MB, 4 * MB]
+    assert cached_bytes([up, SCALE], 5 * MB - 1) == [5 * MB, 8 * MB]
     assert cached_bytes([up, SCALE, op((4 * MB,), (9 * MB,))], 50 * MB) == [1 * MB, 0, 9 * MB]
 
 
@@ -30,8 +31,8 @@ def test_distance_counts_the_bytes_between() -> None:
     other = op((10 * MB,), (10 * MB,))
     produce, consume = op((1 * MB,), (4 * MB,)), op((4 * MB,), (2 * MB,))
     works = [produce, other, consume]
-    assert cached_bytes(works, 24 * MB) == [1 * MB, 20 * MB, 2 * MB]
-    assert cached_bytes(works, 23 * MB) == [5 * MB, 20 * MB, 6 * MB]
+    assert cached_bytes(works, 25 * MB) == [1 * MB, 20 * MB, 2 * MB]
+    assert cached_bytes(works, 24 * MB) == [5 * MB, 20 * MB, 6 * MB]
 
 
 def test_reading_twice_saves_the_second_read_only() -> None:

@@ -1,9 +1,10 @@
 """How many of a step's compulsory bytes may never leave the cache? The second figure beside the minimum bytes.
 
-A tensor that an op wrote, or read, stays in a cache of C bytes until C other bytes have passed; whoever reads it before
-finds it there. Then neither the write nor the read touches memory: the allocator reuses the place before it must be
-written back. Traces name no tensors, so an input is taken to be the latest tensor of its size in bytes, which makes
-this figure a lower bound. (LRU stack distance: Mattson et al., IBM Systems Journal 9(2), 1970.)
+A tensor stays in a cache of C bytes until C bytes have passed since the op began that wrote or read it (an op streams
+its tensors side by side); whoever reads it before finds it there. Then neither the write nor the read touches memory:
+the allocator reuses the place before it must be written back. Traces name no tensors, so an input is taken to be the
+latest tensor of its size in bytes, which makes this figure a lower bound. (LRU stack distance: Mattson et al., IBM
+Systems Journal 9(2), 1970.)
 """
 
 from collections import defaultdict
@@ -19,7 +20,7 @@ SMALLEST = 4096  # scalars and statistics would match each other
 class _Tensor:
     """A tensor that is in the cache."""
 
-    at: int  # bytes that had passed when it was last touched
+    at: int  # bytes that had passed when the op began that touched it last
     writer: int | None  # position of the op that wrote it, until somebody reads it
 
 
@@ -37,16 +38,16 @@ def cached_bytes(works: Sequence[Work | None], cache_bytes: int) -> list[int | N
             if not SMALLEST <= size <= cache_bytes:
                 continue
             found = held[size].pop() if held[size] else None
-            if found is not None and begin - found.at + size <= cache_bytes:
+            if found is not None and begin - found.at <= cache_bytes:
                 kept[i] += size
                 if found.writer is not None:
                     kept[found.writer] += size
             else:
                 held[size].clear()  # the others are older still
-            fresh[size].append(_Tensor(passed, None))
+            fresh[size].append(_Tensor(begin, None))
         for size in work.writes:
             if SMALLEST <= size <= cache_bytes:
-                fresh[size].append(_Tensor(passed, i))
+                fresh[size].append(_Tensor(begin, i))
         for size, tensors in fresh.items():
             held[size] += tensors
     return [None if w is None else w.min_bytes - k for w, k in zip(works, kept, strict=True)]

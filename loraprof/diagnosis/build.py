@@ -37,7 +37,7 @@ def build_report(
         limits = limits_of(trace, ledger, busy.rows, busy.work, ceiling)
         table = tables.kernels(analysis, ledger, busy, limits)
         moved = traffic(ledger, busy, limits)
-        notes.append(uncovered(ledger, moved))
+        notes.append(uncovered(ledger, busy, moved))
     rows = tables.modules(analysis, ledger, busy) if ledger is not None and busy is not None else []
     adapter = tables.adapter(analysis, ledger, table, busy) if ledger is not None and busy is not None else None
     timing = _timing(recording, step.wall_ns if step else None)

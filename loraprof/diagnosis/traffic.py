@@ -2,22 +2,23 @@
 
 from collections import defaultdict
 
+import numpy as np
+
 from loraprof import units
 from loraprof.analysis.ledger import Ledger
 from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.limits import Limits
 from loraprof.model.report import Traffic
-from loraprof.model.vocabulary import ROLES
+from loraprof.model.trace import Bool
+from loraprof.model.vocabulary import ROLES, DeviceClass
 
 
 def traffic(ledger: Ledger, busy: Busy, limits: Limits) -> list[Traffic] | None:
     """A row per role with known bytes, most first; None where no op's inputs were recorded."""
-    op, role = ledger.op[busy.rows].tolist(), ledger.role[busy.rows].tolist()
-    known_ops = {o for o, w in zip(op, busy.work, strict=True) if w is not None}
+    role = ledger.role[busy.rows].tolist()
     members: dict[int, list[int]] = defaultdict(list)
-    for i, (o, r) in enumerate(zip(op, role, strict=True)):
-        if o in known_ops:
-            members[r].append(i)
+    for i in np.flatnonzero(_known(ledger, busy)).tolist():
+        members[role[i]].append(i)
     moved = {r: sum(w.min_bytes for i in mine if (w := busy.work[i])) for r, mine in members.items()}
     total = sum(moved.values())
     rows = []
@@ -38,12 +39,20 @@ def traffic(ledger: Ledger, busy: Busy, limits: Limits) -> list[Traffic] | None:
     return sorted(rows, key=lambda t: (-t.min_bytes, t.role)) or None
 
 
-def uncovered(ledger: Ledger, rows: list[Traffic] | None) -> str | None:
-    """What the figures leave out, in words; None where they cover the step."""
-    busy_ns = int(ledger.ns[ledger.busy].sum())
-    covered = sum(t.covered_ns for t in rows or [])
-    if not busy_ns or covered >= 0.99 * busy_ns:
+def uncovered(ledger: Ledger, busy: Busy, rows: list[Traffic] | None) -> str | None:
+    """What the figures leave out, in words; None where they cover the step's computation."""
+    computing = ledger.kind[busy.rows] == DeviceClass.COMPUTE
+    compute_ns = int(busy.exclusive_ns[computing].sum())
+    if rows is None:
+        return "FLOPs and bytes are unknown: no shapes were recorded (record_shapes=True)" if compute_ns else None
+    covered_ns = int(busy.exclusive_ns[computing & _known(ledger, busy)].sum())
+    if covered_ns >= 0.99 * compute_ns:
         return None
-    if not covered:
-        return "FLOPs and bytes are unknown: no shapes were recorded (record_shapes=True)"
-    return f"FLOPs and bytes cover {units.percent(covered / busy_ns, 0)} of the busy time"
+    return f"FLOPs and bytes cover {units.percent(covered_ns / compute_ns, 0)} of the computation's time"
+
+
+def _known(ledger: Ledger, busy: Busy) -> Bool:
+    """Rows of ops whose work is known, whichever of their kernels it was given to."""
+    op = ledger.op[busy.rows]
+    has = np.array([w is not None for w in busy.work], dtype=np.bool_)
+    return np.isin(op, op[has])
