@@ -1,6 +1,7 @@
 """``loraprof compare``: arms of one workload or script, interleaved, or recordings against the first of them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 from loraprof.analysis.comparison import failures, parse_threshold
 from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
-from loraprof.cli.quantities import parse_duration_ns
+from loraprof.cli.quantities import parse_bytes, parse_duration_ns
 from loraprof.cli.target import RECORDING
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import MeasurementError, ThresholdError, UsageError
@@ -26,6 +27,8 @@ def compare(
         str | None, typer.Option(help="full,frozen,lora,… (`loraprof workloads`); the first is the base.")
     ] = None,
     budget: Annotated[str, typer.Option(help="Time for the timing itself: 120s, 2m.")] = "60s",
+    quality: Annotated[int | None, typer.Option(min=1, help="Also train each arm so many steps, three seeds.")] = None,
+    iso_memory: Annotated[str | None, typer.Option(help="80GiB: also each arm's largest batch within it.")] = None,
     fail_on: Annotated[str | None, typer.Option(help="'slower>3%': exit 3 where surely missed.")] = None,
     allow_different: Annotated[
         bool, typer.Option("--allow-different", help="Compare recordings of different workloads.")
@@ -41,13 +44,21 @@ def compare(
     limit = parse_threshold(fail_on) if fail_on else None
     refuse_existing(output, force)
     words = list(target or ())
-    given = {"--arms": arms, "-m": module}
+    given = {"--arms": arms, "-m": module, "--quality": quality, "--iso-memory": iso_memory}
     with clean_stdout(format is not Format.terminal and output is None):
         if any(word.endswith(RECORDING) for word in words[:1]):
             result = _recordings(words, [flag for flag, value in given.items() if value], overrides, allow_different)
         else:
-            budget_ns = parse_duration_ns(budget)
-            result = _arms(words, module, arms, overrides, budget_ns, lambda text: say(text, quiet))
+            asked = _Asked(
+                words=words,
+                module=module,
+                arms=arms,
+                overrides=overrides,
+                budget_ns=parse_duration_ns(budget),
+                quality_steps=quality,
+                iso_bytes=parse_bytes(iso_memory) if iso_memory else None,
+            )
+            result = _arms(asked, lambda text: say(text, quiet))
     missed = failures(result, limit) if limit is not None else None
     emit(replace(result, missed=missed), format, output, force)
     if output is not None:
@@ -69,28 +80,38 @@ def _recordings(words: list[str], flags: list[str], overrides: dict[str, Any], a
     return compare_recordings([Path(word) for word in words], allow_different)
 
 
-def _arms(
-    words: list[str],
-    module: bool,
-    arms: str | None,
-    overrides: dict[str, Any],
-    budget_ns: int,
-    progress: Callable[[str], None],
-) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    words: list[str]
+    module: bool
+    arms: str | None
+    overrides: dict[str, Any]
+    budget_ns: int
+    quality_steps: int | None
+    iso_bytes: int | None
+
+
+def _arms(asked: _Asked, progress: Callable[[str], None]) -> Comparison:
     from loraprof.store.specs import default_workload, load_workload, workload_names
 
-    script = module or (bool(words) and words[0] not in workload_names())
-    if script and overrides:
-        raise UsageError(f"--{next(iter(overrides))} is for built-in workloads; {words[0]} is a script", None)
-    if not script and len(words) > 1:
+    words = asked.words
+    script = asked.module or (bool(words) and words[0] not in workload_names())
+    if script:
+        own = {"quality": asked.quality_steps, "iso-memory": asked.iso_bytes, **asked.overrides}
+        if alien := [name for name, value in own.items() if value is not None]:
+            raise UsageError(f"--{alien[0]} is for built-in workloads; {words[0] if words else ''} is a script", None)
+    elif len(words) > 1:
         raise UsageError(f"{words[0]} is a built-in workload and takes no arguments: {words[1]}", None)
     import torch
 
     from loraprof.cli.compare_arms import arm_names, compare_builtin, compare_script
+    from loraprof.cli.compare_extras import Extras
     from loraprof.workloads.apply import SCRIPT_ARMS
 
     if script:
-        return compare_script(words, module, arm_names(arms, SCRIPT_ARMS, True), budget_ns, progress)
+        return compare_script(words, asked.module, arm_names(asked.arms, SCRIPT_ARMS, True), asked.budget_ns, progress)
     name = words[0] if words else default_workload("cuda" if torch.cuda.is_available() else "cpu")
-    spec = load_workload(name, overrides)
-    return compare_builtin(spec, arm_names(arms, spec.arms, False), overrides, budget_ns, progress)
+    spec = load_workload(name, asked.overrides)
+    extras = Extras(asked.quality_steps, asked.iso_bytes)
+    arms = arm_names(asked.arms, spec.arms, False)
+    return compare_builtin(spec, arms, asked.overrides, asked.budget_ns, extras, progress)

@@ -13,6 +13,7 @@ from loraprof.capture.alternate import STEPS, WARM_UP, alternate
 from loraprof.capture.comparison import PEAK_OF_PROCESS, Measured, measure_arms, nothing_runs
 from loraprof.capture.job import Job, Outcome
 from loraprof.capture.workers import profile_pass, run_job
+from loraprof.cli.compare_extras import Extras, with_iso_memory, with_quality
 from loraprof.diagnosis.comparison import Profiled, measured, pair_of
 from loraprof.diagnosis.recorded import load_recorded
 from loraprof.errors import LoraprofError, UsageError
@@ -51,7 +52,7 @@ def arm_names(text: str | None, default: Sequence[str], script: bool) -> list[st
 
 
 def compare_builtin(
-    spec: WorkloadSpec, arms: Sequence[str], overrides: dict[str, Any], budget_ns: int, say: Say
+    spec: WorkloadSpec, arms: Sequence[str], overrides: dict[str, Any], budget_ns: int, extras: Extras, say: Say
 ) -> Comparison:
     """Arms of a built-in workload."""
     say(
@@ -60,7 +61,12 @@ def compare_builtin(
     )
     found = measure_arms(spec, arms, budget_ns, say)
     options = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    return _compared(found, Target(spec.name, tuple(options), (spec.name,)), say)
+    result = _compared(found, Target(spec.name, tuple(options), (spec.name,)), say)
+    if extras.quality_steps:
+        result = with_quality(result, spec, extras.quality_steps, say)
+    if extras.iso_bytes:
+        result = with_iso_memory(result, spec, extras.iso_bytes, say)
+    return result
 
 
 def compare_script(target: list[str], module: bool, arms: Sequence[str], budget_ns: int, say: Say) -> Comparison:
