@@ -98,3 +98,16 @@ def test_a_loader_and_a_pause() -> None:
     slept = found(toy("pause"))
     assert facts(slept["H2"])["host ranges above 200000 ns without a launch"] >= 2
     assert "H4" not in slept
+
+
+def test_the_wrong_lever() -> None:
+    """A narrow layer with few tokens, launch-bound: full fine-tuning issues fewer kernels and is faster."""
+    narrow = {"hidden": 512, "ffn": 1376, "tokens": 256}
+    finding = predicted(shaped(**narrow), 100_000, tokens=256)["W1"]
+    seen = facts(finding)
+    assert seen["at most"] < seen["this step"]
+    assert seen["median width of the adapted layers"] == 512
+    assert seen["width from which adapters pay in forward and backward"] == pytest.approx(32 / 2 * 200, rel=1e-3)
+    assert finding.gain is not None
+    assert finding.gain.low > 1
+    assert "W1" not in predicted(shaped(**LARGE), 4_000_000)

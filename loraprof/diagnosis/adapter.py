@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.case import Case, check, evidence, finding
 from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record, conversions, like, records
 from loraprof.diagnosis.select import (
     Worth,
@@ -89,7 +89,7 @@ def fp32_adapters(case: Case) -> Finding | None:
             evidence("time of the dtype conversions around them", busy_ns(case, casts), "ns"),
         ],
         "get_peft_model(model, config, autocast_adapter_dtype=False); or run the step under "
-        f'torch.autocast("{_device(case)}", torch.{base})',
+        f'torch.autocast("{_device(case)}", torch.{base})' + check(case, "lora-bf16"),
         gain_of(case, saved),
     )
 
@@ -136,7 +136,7 @@ def dropout(case: Case) -> Finding | None:
             evidence("masks drawn in the adapter", sum(k.count for k in masked if k.phase != "backward"), "ops"),
             evidence("busy time of dropout, forward and backward", spent, "ns"),
         ],
-        "LoraConfig(lora_dropout=0.0)",
+        "LoraConfig(lora_dropout=0.0)" + check(case, "lora-nodropout"),
         gain_of(case, worth(case, select)),
     )
 
@@ -193,7 +193,7 @@ def too_many_targets(case: Case) -> Finding | None:
             evidence("time of the adapters that would go", total_ns(case, select), "ns"),
         ],
         f"LoraConfig(target_modules={list(keep)!r}), or only the upper layers (layers_to_transform=[...]); "
-        "check the quality afterwards",
+        "check the quality afterwards" + (check(case, "lora-qv") if len(keep) == 2 else ""),
         gain_of(case, worth(case, select)),
     )
 

@@ -107,6 +107,15 @@ def evidence(what: str, value: float | int | str | None, unit: str = "") -> Evid
     return Evidence(what=what, value=value, unit=unit)
 
 
+def check(case: Case, arm: str) -> str:
+    """The command that measures what the remedy ``arm`` gains; scripts have no arms but the full one."""
+    w = case.workload
+    if w is None or (w.kind != "builtin" and arm != "full"):
+        return ""
+    target = w.name if w.kind == "builtin" else " ".join(w.argv)
+    return f"; loraprof compare --arms lora,{arm} {target} measures it"
+
+
 MAJOR = 0.05  # share of the step from which a gain is major
 
 
