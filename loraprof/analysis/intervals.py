@@ -145,7 +145,7 @@ def _crossing(start: Int64, end: Int64) -> tuple[Int64, Int64]:
             stack = [j for j in stack if ends[j] > s]
         if stack:
             parent[i] = stack[-1]
-            depth[i] = len(stack)
+            depth[i] = depth[stack[-1]] + 1  # not len(stack): what lies between may have closed
         if ends[i] > s:
             stack.append(i)
     return parent, depth

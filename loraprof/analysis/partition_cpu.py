@@ -37,16 +37,31 @@ class Slices:
 def slices_of(trace: Trace, who: Attribution, window: Window) -> Slices:
     """The window's main thread, cut by the innermost op."""
     host = trace.host
-    names = trace.names or ("",)
-    loader = np.array([bool(DATA.search(n)) for n in names])[host.name] & (host.kind == HostKind.ANNOTATION)
-    inside = (host.start < window.end) & (host.end > window.start)
-    mine = np.flatnonzero(inside & (host.thread == window.thread) & ((host.kind == HostKind.OP) | loader))
+    loader = np.array([bool(DATA.search(n)) for n in trace.names] or [False])
+
+    def loads(rows: Int64) -> Bool:
+        flag: Bool = loader[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)
+        return flag
+
+    mine = who.tree.overlapping(host, window.thread, window.start, window.end)
+    mine = mine[(host.kind[mine] == HostKind.OP) | loads(mine)]
     start, end = np.maximum(host.start[mine], window.start), np.minimum(host.end[mine], window.end)
     order = np.lexsort((mine, -end, start))
     mine, start, end = mine[order], start[order], end[order]
     begin, stop, at = innermost(start, end)
     owner = mine[at]
-    return Slices(begin, stop, owner, who.tree.nearest(loader)[owner] >= 0)
+    data = np.zeros(len(owner), np.bool_)
+    if loads(mine).any():
+        for rows in who.tree.around(owner):
+            data |= loads(rows)
+    return Slices(begin, stop, owner, data)
+
+
+def elsewhere(trace: Trace, who: Attribution, window: Window) -> Int64:
+    """Rows of other threads that share time with the window."""
+    threads = [t for t in range(len(trace.threads)) if t != window.thread]
+    parts = [who.tree.overlapping(trace.host, t, window.start, window.end) for t in threads]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
@@ -57,7 +72,7 @@ def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
     idle = _idle(trace, who, window, slices)
     columns = [np.concatenate((b, i)).astype(np.int64) for b, i in zip(busy, idle, strict=True)]
     kind, phase, role, module, name, op, ns, full, events = columns
-    overlap = _overlap(trace, window, begin[~data], stop[~data])
+    overlap = _overlap(trace, who, window, begin[~data], stop[~data])
     blocks = np.full(len(ns), -1, dtype=np.int64)
     return Ledger(window, kind, phase, role, module, name, op, blocks, ns, full, events, overlap)
 
@@ -79,7 +94,7 @@ def _idle(trace: Trace, who: Attribution, window: Window, slices: Slices) -> tup
     begin, stop, data = slices.begin, slices.stop, slices.data
     low, high = free_of(slices, window)
     ender, loaded = slices.next_op(high), slices.next_op(begin[data])
-    waited = waits_of(trace, window, low, high).measure(low, high)
+    waited = waits_of(trace, who, window, low, high).measure(low, high)
     causes = (("python", len(low)), ("sync", len(low)), ("data", int(data.sum())))
     cause = np.concatenate([np.full(n, idle_kind(name)) for name, n in causes])
     ns = np.concatenate((high - low - waited, waited, (stop - begin)[data]))
@@ -104,22 +119,33 @@ def free_of(slices: Slices, window: Window) -> tuple[Int64, Int64]:
 
 
 def waits_of(trace: Trace, window: Window, low: Int64, high: Int64) -> Cover:
-    """Time spent waiting for collectives of other threads, in the gap ``[low, high)`` in which each ends."""
+    """Time the gaps ``[low, high)`` spent waiting for collectives of other threads.
+
+    A gap waits for a collective that ends inside it, or that lies in it by more than half: the thread that carries
+    a collective closes its record a little after the main thread has gone on.
+    """
     host = trace.host
     named = np.array([bool(COLLECTIVE.search(n)) for n in trace.names] or [False])
     elsewhere = (host.kind == HostKind.ANNOTATION) & (host.thread != window.thread) & (host.end > window.start)
-    rows = np.flatnonzero(named[host.name] & elsewhere)
-    gap = np.searchsorted(low, host.end[rows], side="left") - 1
-    hit = gap >= 0
-    hit[hit] = host.end[rows[hit]] <= high[gap[hit]]
-    rows, gap = rows[hit], gap[hit]
-    return union(np.maximum(host.start[rows], low[gap]), host.end[rows])
+    rows = np.flatnonzero(named[host.name] & elsewhere) if len(low) else np.zeros(0, dtype=np.int64)
+    start, end = host.start[rows], host.end[rows]
+    last = np.searchsorted(low, end, side="left") - 1
+    middle = np.searchsorted(low, (start + end) // 2, side="right") - 1
+    begin, stop = [], []
+    for gap, by_half in ((last, False), (middle, True)):
+        known = gap >= 0
+        s, e, at = start[known], end[known], gap[known]
+        from_, to = np.maximum(s, low[at]), np.minimum(e, high[at])
+        hit = 2 * (to - from_) > e - s if by_half else e <= high[at]
+        begin.append(from_[hit])
+        stop.append(to[hit])
+    return union(np.concatenate(begin), np.concatenate(stop))
 
 
-def _overlap(trace: Trace, window: Window, begin: Int64, stop: Int64) -> tuple[Overlap, ...]:
+def _overlap(trace: Trace, who: Attribution, window: Window, begin: Int64, stop: Int64) -> tuple[Overlap, ...]:
     """Ops of other threads that ran while the main thread was busy."""
     host = trace.host
-    rows = (host.kind == HostKind.OP) & (host.thread != window.thread)
-    rows &= (host.start < window.end) & (host.end > window.start)
+    rows = elsewhere(trace, who, window)
+    rows = rows[host.kind[rows] == HostKind.OP]
     ns = int(union(host.start[rows], host.end[rows]).measure(begin, stop).sum())
     return (Overlap(over="compute", under="compute", ns=ns),) if ns else ()

@@ -126,7 +126,7 @@ def _idle(
 def _cpu(trace: Trace, who: Attribution, window: Window) -> Pieces:
     slices = slices_of(trace, who, window)
     low, high = free_of(slices, window)
-    waits = waits_of(trace, window, low, high)
+    waits = waits_of(trace, who, window, low, high)
     work, data = ~slices.data, slices.data
     phases, roles = np.append(who.phase, OTHER_PHASE).astype(np.int64), np.append(who.role, OTHER_ROLE).astype(np.int64)
     busy = slices.owner[work]

@@ -4,12 +4,13 @@ Rows are those of the host table that take part (ops, markers, annotations, runt
 ``nearest`` answers "the innermost enclosing row with property P" for all rows at once, one level at a time.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from loraprof.analysis.intervals import nesting
-from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.trace import Bool, HostTable, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 
 MODULE_FRAME = "nn.Module: "  # with_stack frames of module calls, in traces loraprof did not record
@@ -30,6 +31,32 @@ class Tree:
         for rows in self.levels[1:]:
             up = rows[found[rows] < 0]
             found[up] = found[self.parent[up]]
+        return found
+
+    def around(self, rows: Int64) -> Iterator[Int64]:
+        """``rows``, then what encloses each, level by level; a root stays where it is."""
+        while True:
+            yield rows
+            above = self.parent[rows]
+            if not (above >= 0).any():
+                return
+            rows = np.where(above >= 0, above, rows)
+
+    def overlapping(self, host: HostTable, thread: int, low: int, high: int) -> Int64:
+        """Rows of a thread that share time with ``[low, high)``, in the table's order; no look at any other row.
+
+        What was open at ``low`` encloses the last row of the tree before it, whether or not the ranges nest.
+        """
+        begin, end = np.searchsorted(host.thread, (thread, thread + 1)).tolist()
+        first, last = (begin + np.searchsorted(host.start[begin:end], (low, high))).tolist()
+        row, opened = first - 1, []
+        while row >= begin and self.depth[row] < 0:
+            row -= 1
+        while row >= begin:
+            opened.append(row)
+            row = int(self.parent[row])
+        rows = np.concatenate((np.array(opened[::-1], np.int64), np.arange(first, last)))
+        found: Int64 = rows[host.end[rows] > low]
         return found
 
 
