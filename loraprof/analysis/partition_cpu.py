@@ -118,7 +118,7 @@ def free_of(slices: Slices, window: Window) -> tuple[Int64, Int64]:
     return low[keep], high[keep]
 
 
-def waits_of(trace: Trace, window: Window, low: Int64, high: Int64) -> Cover:
+def waits_of(trace: Trace, who: Attribution, window: Window, low: Int64, high: Int64) -> Cover:
     """Time the gaps ``[low, high)`` spent waiting for collectives of other threads.
 
     A gap waits for a collective that ends inside it, or that lies in it by more than half: the thread that carries
@@ -126,8 +126,8 @@ def waits_of(trace: Trace, window: Window, low: Int64, high: Int64) -> Cover:
     """
     host = trace.host
     named = np.array([bool(COLLECTIVE.search(n)) for n in trace.names] or [False])
-    elsewhere = (host.kind == HostKind.ANNOTATION) & (host.thread != window.thread) & (host.end > window.start)
-    rows = np.flatnonzero(named[host.name] & elsewhere) if len(low) else np.zeros(0, dtype=np.int64)
+    rows = elsewhere(trace, who, window) if len(low) else np.zeros(0, dtype=np.int64)
+    rows = rows[named[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)]
     start, end = host.start[rows], host.end[rows]
     last = np.searchsorted(low, end, side="left") - 1
     middle = np.searchsorted(low, (start + end) // 2, side="right") - 1
