@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from builders import json_of as trace_json
 from builders import kernel, op, step, write
 from provoke import facts, found, made, shaped, synthetic, workload
@@ -80,3 +81,27 @@ def test_recompilation() -> None:
     assert facts(finding)["recompilations"] == 3
     assert "H3" not in found(made(run, **workload(run.recording, compiled=True, recompiles=0, graph_breaks=0)))
     assert "H3" not in found(made(run, **workload(run.recording, compiled=False, recompiles=3)))
+
+
+TRACES = Path(__file__).resolve().parents[1].parent / "shared" / "traces"
+
+
+@pytest.mark.skipif(not TRACES.is_dir(), reason="the folder of shared traces is not here")
+@pytest.mark.parametrize(
+    ("name", "launch_bound"),
+    [
+        ("h100_bert_small", True),
+        ("rtx2080ti_linear_train", True),
+        ("b200_vllm_prefill_eager", True),
+        ("v100_resnet_train_ns", False),  # 99 % busy
+        ("mi300_resnet_ddp_actckpt_train", False),
+        ("noflow_sampled_rank0", False),  # waits on its other streams
+        ("a100_event_sync_multistream", False),  # six kernels are no step
+        ("v100_resnet50_tbplugin_2021", False),  # waits for data
+    ],
+)
+def test_public_traces(name: str, launch_bound: bool) -> None:
+    here = found(TRACES / f"{name}.json.gz")
+    assert ("H1" in here) == launch_bound
+    assert ("H4" in here) == (name == "v100_resnet50_tbplugin_2021")
+    assert ("B2" in here) == (name == "mi300_resnet_ddp_actckpt_train")

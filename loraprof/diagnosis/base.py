@@ -67,6 +67,7 @@ def checkpointing(case: Case) -> Finding | None:
         "gradient_checkpointing=False" + ("" if needless else " if memory allows")
         + '; else gradient_checkpointing_kwargs={"use_reentrant": False}',
         gain_of(case, scaled(worth(case, phase("recompute")), 1.0, 0.9, 1.0)),
+        spent_ns=spent,
     )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def dequantization(case: Case) -> Finding | None:
         "load the base in bf16 if it fits: from_pretrained(..., dtype=torch.bfloat16) without a "
         "quantization_config; else more tokens per micro-batch",
         gain_of(case, scaled(worth(case, roles("dequant")), 1.0, 0.8, 1.0)),
-        severity=None if case.timing.unprofiled else "major",
+        spent_ns=spent,
     )
 
 

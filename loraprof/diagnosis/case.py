@@ -127,11 +127,16 @@ def finding(
     gain: Gain | None = None,
     severity: Severity | None = None,
     title: str | None = None,
+    spent_ns: int = 0,
 ) -> Finding:
-    """Title and sources are the catalogue's unless given; the severity follows the gain unless given."""
+    """Title and sources are the catalogue's unless given.
+
+    The severity follows the gain unless given; without an unprofiled time, ``spent_ns`` of the profiled step.
+    """
     known = entry(id)
-    step = case.timing.unprofiled.median_ns if case.timing.unprofiled else case.wall_ns
-    judged: Severity = "major" if gain is not None and gain.ns >= MAJOR * step else "minor"
+    unprofiled = case.timing.unprofiled
+    share = gain.ns / unprofiled.median_ns if gain and unprofiled else 0.0 if unprofiled else spent_ns / case.wall_ns
+    judged: Severity = "major" if share >= MAJOR else "minor"
     return Finding(
         id=id,
         severity=severity or judged,

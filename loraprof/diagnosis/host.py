@@ -6,7 +6,7 @@ import numpy as np
 
 from loraprof.diagnosis.case import Case, evidence, finding
 from loraprof.diagnosis.select import Worth, gain_of, idle, scaled, worth
-from loraprof.model.report import Finding, Severity
+from loraprof.model.report import Finding
 from loraprof.model.trace import Int64
 from loraprof.model.vocabulary import HostKind
 
@@ -14,6 +14,7 @@ LAUNCHING = ("python", "framework", "launch_api", "launch_latency")
 LAUNCH_SHARE = 0.30  # H1: idle for the host, of the step
 ENQUEUE_SHARE = 0.95  # H1: host time to submit a step, of the unprofiled step
 EMPTY_SHARE = 0.50  # H1: kernels that were not yet launched when the device fell idle
+FEW = 20  # H1: launches that are no training step
 DATA_SHARE = 0.05  # H4
 HOST_SHARE = 0.20  # H2: idle in Python or inside ops, of the step
 LONG_NS = 200_000  # H2: a host range without a launch
@@ -37,7 +38,7 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
     signs = [share >= LAUNCH_SHARE, bool(launches) and late >= EMPTY_SHARE * launches]
     if submit is not None and unprofiled:
         signs.append(submit >= ENQUEUE_SHARE * unprofiled.median_ns)
-    if not signs[0] or sum(signs) < 2:
+    if not signs[0] or sum(signs) < 2 or launches < FEW:
         return None
     rows = [
         evidence("share of the step in which the device waits for launches", share, "ratio"),
@@ -52,7 +53,7 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
         rows,
         f"per_device_train_batch_size x 2, or packing{compile_it}; fewer target_modules; lora_dropout=0.0",
         gain_of(case, saved.times(0.5, 0.15, 0.9) if saved else None),
-        severity=None if saved else "major",
+        spent_ns=case.launching_ns,
     )
 
 
@@ -114,6 +115,7 @@ def python_overhead(case: Case) -> Finding | None:
         f"look at what runs before {where}: callbacks, hooks, logging, .item(); "
         "py-spy record -o profile.svg -- python train.py names the lines",
         gain_of(case, scaled(worth(case, long), 0.75, 0.5, 1.0)),
+        spent_ns=spent,
     )
 
 
@@ -166,7 +168,7 @@ def data_loading(case: Case) -> Finding | None:
         ],
         "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True); tokenise once beforehand (dataset.map)",
         gain_of(case, scaled(worth(case, idle("data")), 0.9, 0.7, 1.0)),
-        severity=None if case.timing.unprofiled else _severity(spent, case.wall_ns),
+        spent_ns=spent,
     )
 
 
@@ -217,10 +219,6 @@ def _merged(start: Int64, end: Int64) -> tuple[Int64, Int64]:
 
 def _median(values: list[int]) -> int | None:
     return sorted(values)[(len(values) - 1) // 2] if values else None
-
-
-def _severity(ns: int, wall_ns: int) -> Severity:
-    return "major" if ns >= DATA_SHARE * wall_ns else "minor"
 
 
 HOST = (launch_bound, python_overhead, graph_breaks, data_loading, naive_pipeline)

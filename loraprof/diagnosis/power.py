@@ -99,6 +99,7 @@ def memory_full(case: Case) -> Finding | None:
         ],
         "; ".join([*remedies, "a smaller per_device_train_batch_size"] if any(signs[:2]) else remedies),
         gain_of(case, worth(case, idle("allocator"))),
+        spent_ns=allocating,
     )
 
 
