@@ -85,12 +85,14 @@ def second_opinion(rows: list[Host]) -> list[tuple[Counter[str], Counter[str], i
 
 
 def waited(gap: list[tuple[int, int]], other: list[Host]) -> Counter[str]:
-    """A gap is python, but for the time under a collective that ends in it."""
+    """A gap is python, but for the time under a collective that ends in it or lies in it by more than half."""
     out: Counter[str] = Counter()
     for a, b in gap:
         low, high = gap[0][0], gap[-1][1]
-        ends = [r for r in other if r.kind == HostKind.ANNOTATION and low < r.end <= high]
-        out["sync" if any(r.start <= a and r.end >= b for r in ends) else "python"] += b - a
+        both = [r for r in other if r.kind == HostKind.ANNOTATION and r.start <= a and r.end >= b]
+        shared = [2 * (min(r.end, high) - max(r.start, low)) > r.end - r.start for r in both]
+        ends = [low < r.end <= high for r in both]
+        out["sync" if any(shared + ends) else "python"] += b - a
     return out
 
 
