@@ -13,10 +13,11 @@ from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.environment import device_info, environment
 from loraprof.capture.facts import module_table, parameter_table
 from loraprof.capture.markers import Markers
+from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, rank_and_world
 from loraprof.capture.session import Session
 from loraprof.capture.training_cost import training_cost
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, Workload
-from loraprof.store.recordings import RecordingWriter
+from loraprof.store.recordings import RecordingWriter, disk
 
 
 def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int) -> list[tuple[int, int, int]]:
@@ -95,14 +96,25 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
 
 def save(
     session: Session, workload: Workload, target: Path, force: bool, progress: Callable[[str], None]
-) -> Path:
-    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename. Raises MeasurementError when it cannot."""
+) -> Path | None:
+    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename; None on the ranks that do not lead.
+
+    Raises MeasurementError when it cannot.
+    """
     session.stop_profiler()
-    with RecordingWriter(target, force=force) as writer:
+    rank, world = rank_and_world()
+    if world > 1:
+        writer = RankWriter(target, rank, world, force, PATIENCE_S if session.done else LAST_WORDS_S)
+        with disk(target):
+            session.profiler.export_chrome_trace(str(writer.trace()))
+            own = recording_of(session, workload, calibrate=False)
+            environment = msgspec.structs.replace(own.environment, rank=rank, world_size=world)
+            return writer.finish(msgspec.structs.replace(own, environment=environment), session.nvml)
+    with RecordingWriter(target, force=force) as alone:
         progress("writing the trace")
-        session.profiler.export_chrome_trace(str(writer.trace(0)))
+        session.profiler.export_chrome_trace(str(alone.trace(0)))
         progress("calibrating the device")
-        writer.recording(recording_of(session, workload))
+        alone.recording(recording_of(session, workload))
         if session.nvml is not None:
-            writer.nvml(session.nvml)
-        return writer.commit()
+            alone.nvml(session.nvml)
+        return alone.commit()

@@ -30,6 +30,7 @@ from loraprof.capture.facts import (
 from loraprof.capture.markers import Markers
 from loraprof.capture.nvml import NvmlSampler
 from loraprof.capture.plan import Plan
+from loraprof.capture.saved import SavedForBackward
 from loraprof.errors import MeasurementError
 from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
 
@@ -76,6 +77,7 @@ class Session:
         self._samples: list[int] = []
         self._range: Any = None
         self._counting: Counting | None = None
+        self._saved = SavedForBackward()
         self._sampler: NvmlSampler | None = None
         self._loop = (0, 0)
         self._late: Any = None
@@ -88,6 +90,7 @@ class Session:
         self.boundary.remove()
         self.stop_profiler()
         self.markers.remove()
+        self._saved.close()
         if self._counting is not None:
             self._counting.close()
             self._counting = None
@@ -115,7 +118,7 @@ class Session:
     def _before(self, optimizer: Optimizer) -> None:
         """Just before the optimizer runs: gradients are complete."""
         if self.state == "count":
-            self.memory = memory_of(self.markers.roots, optimizer, self.device)
+            self.memory = memory_of(self.markers.roots, optimizer, self.device, self._saved.nbytes)
             self.missing = missing_gradients(self.markers.roots)
             self.optimizer = optimizer_name(optimizer)
             self.twin = optimizer
@@ -203,6 +206,7 @@ class Session:
     def _enter_count(self) -> None:
         self.markers.install()
         self.markers.step = -1
+        self._saved.open()
         self._counting = Counting(self.markers.where)
         self._counting.open()
 
@@ -212,6 +216,7 @@ class Session:
     def _leave_count(self) -> None:
         assert self._counting is not None
         self._counting.close()
+        self._saved.close()
         self.counted = self._counting.counted(self.markers.owner)
         self._counting = None
         self.tokens = tokens_of(self.markers)

@@ -1,6 +1,8 @@
 """``loraprof profile``: runs a built-in workload or an unmodified script, records one step, prints the diagnosis."""
 
 import datetime
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,9 +50,11 @@ def profile(
     plan = Plan(skip=skip, timed=timed, steps=steps, finish=finish)
     with clean_stdout(format is not Format.terminal and output is None):
         if builtin:
-            code = _builtin(target[0] if target else None, overrides, arm or "lora", plan, place, force, quiet)
+            code, saved = _builtin(target[0] if target else None, overrides, arm or "lora", plan, place, force, quiet)
         else:
-            code = _script(list(target or []), module, arm, plan, place, force, quiet)
+            code, saved = _script(list(target or []), module, arm, plan, place, force, quiet)
+    if saved is None:  # another rank leads
+        return code
     from loraprof.diagnosis.load import diagnose
 
     emit(diagnose(place), format, output, force)
@@ -61,12 +65,17 @@ def profile(
 def _default_path(target: list[str] | None, module: bool) -> Path:
     name = target[0] if target else "default"
     stem = name.rsplit(".", 1)[-1] if module else Path(name).name.removesuffix(".py")
-    return Path(f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}.loraprof")
+    from loraprof.capture.ranks import launch_stamp, rank_and_world
+
+    now = datetime.datetime.now()
+    if rank_and_world()[1] > 1:  # a name all ranks agree on
+        now = datetime.datetime.fromtimestamp(launch_stamp())
+    return Path(f"{stem}-{now:%Y%m%d-%H%M%S}.loraprof")
 
 
 def _builtin(
     name: str | None, overrides: dict[str, Any], arm: str, plan: Any, place: Path, force: bool, quiet: bool
-) -> int:
+) -> tuple[int, Path | None]:
     import torch
 
     from loraprof.capture.save import save
@@ -100,11 +109,13 @@ def _builtin(
         checkpointing=spec.checkpointing,
         grad_clip=spec.clip is not None,
     )
-    save(session, workload, place, force, lambda text: say(text, quiet))
-    return 0
+    return 0, save(session, workload, place, force, lambda text: say(text, quiet))
 
 
-def _script(target: list[str], module: bool, arm: str | None, plan: Any, place: Path, force: bool, quiet: bool) -> int:
+def _script(
+    target: list[str], module: bool, arm: str | None, plan: Any, place: Path, force: bool, quiet: bool
+) -> tuple[int, Path | None]:
+    from loraprof.capture.ranks import rank_and_world
     from loraprof.capture.save import save
     from loraprof.capture.script import Finished, explain_missing, run_script
     from loraprof.capture.script_arm import ScriptArm
@@ -121,15 +132,20 @@ def _script(target: list[str], module: bool, arm: str | None, plan: Any, place: 
     if changed is not None:
         changed.install()
     session.install()
+    several = rank_and_world()[1] > 1
+    if several:  # torchrun ends the survivors of a dead rank: what is recorded by then is kept
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         code = run_script(target, module)
     finally:
+        if several:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         session.remove()
         if changed is not None:
             changed.remove()
     if changed is not None and changed.refusal is not None:
         raise changed.refusal
-    if not session.done:
+    if not session.done and not (several and session.salvaged):
         if code:
             say(f"the script exited with code {code} before the recording was complete; nothing was written", quiet)
             raise typer.Exit(code)
@@ -137,5 +153,4 @@ def _script(target: list[str], module: bool, arm: str | None, plan: Any, place: 
     if session.profiler is None:
         raise MeasurementError("the profiler did not start", None)
     workload = Workload(name=Path(target[0]).name, kind="script", argv=target, arm=arm)
-    save(session, workload, place, force, lambda text: say(text, quiet))
-    return code
+    return code, save(session, workload, place, force, lambda text: say(text, quiet))

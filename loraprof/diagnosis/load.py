@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import msgspec
+
 from loraprof.diagnosis.build import build_report
+from loraprof.diagnosis.ranks import rows_of, slowest
 from loraprof.model.report import Report
 from loraprof.store.kineto import read_trace
 from loraprof.store.recordings import Source, load_source
@@ -18,5 +21,13 @@ def diagnose(path: str | Path) -> Report:
 
 def report_of(source: Source) -> Report:
     """The same for a source that is loaded. Raises InputError when its trace cannot be read."""
-    trace = read_trace(source.traces[0])
-    return build_report(trace, source.path, source.recording, source.nvml, len(source.traces))
+    if len(source.traces) < 2:
+        return build_report(read_trace(source.traces[0]), source.path, source.recording, source.nvml)
+    jobs = [(rank, path, own) for (rank, own), path in zip(source.ranks, source.traces, strict=True)]
+    rows, notes = rows_of(jobs)
+    chosen = slowest(rows).rank
+    path, own = next((p, r) for rank, p, r in jobs if rank == chosen)
+    report = build_report(read_trace(path), source.path, own or source.recording, source.nvml, len(source.traces))
+    notes = [f"{len(rows)} ranks; the report is rank {chosen}'s, the slowest", *notes]
+    closure = msgspec.structs.replace(report.closure, notes=[*report.closure.notes, *notes])
+    return msgspec.structs.replace(report, closure=closure, ranks=rows)

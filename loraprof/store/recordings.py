@@ -34,6 +34,7 @@ class Source:
     recording: Recording | None
     traces: tuple[Path, ...]  # in rank order
     nvml: Nvml | None
+    ranks: tuple[tuple[int, Recording | None], ...] = ()  # per trace: its rank and that rank's own recording
 
 
 class _Schema(msgspec.Struct):
@@ -54,7 +55,13 @@ def load_source(path: str | os.PathLike[str]) -> Source:
         raise InputError(f"{place}: the recording holds no trace (rank0.trace.json.gz)", "record it again")
     nvml = place / NVML
     sampled = _decode(nvml.read_bytes(), Nvml, nvml) if nvml.exists() else None
-    return Source(place, "recording", recording, tuple(p for _, p in found), sampled)
+    ranks = tuple((rank, _of_rank(place, rank)) for rank, _ in found)
+    return Source(place, "recording", recording, tuple(p for _, p in found), sampled, ranks)
+
+
+def _of_rank(place: Path, rank: int) -> Recording | None:
+    own = place / f"rank{rank}.json"
+    return _decode(own.read_bytes(), Recording, own) if own.exists() else None
 
 
 def _read(path: Path, missing: str) -> bytes:
@@ -116,22 +123,27 @@ class RecordingWriter:
             (self.folder / name).write_bytes(content)
 
     def commit(self) -> Path:
-        """Gives the recording its name; what it replaces is removed last, and put back when that fails."""
-        replaced = self.folder.with_name(f"{self.folder.name}.old")
-        with disk(self.target):
-            if self.force and self.target.exists():
-                self.target.rename(replaced)
-            try:
-                self.folder.rename(self.target)
-            except BaseException:
-                if replaced.exists():
-                    replaced.rename(self.target)
-                raise
-        if replaced.is_dir():
-            shutil.rmtree(replaced, ignore_errors=True)
-        else:
-            replaced.unlink(missing_ok=True)
-        return self.target
+        """Gives the recording its name."""
+        return publish(self.folder, self.target, self.force)
+
+
+def publish(folder: Path, target: Path, force: bool) -> Path:
+    """Renames a complete folder to its target; what it replaces is removed last, and put back when that fails."""
+    replaced = folder.with_name(f"{folder.name}.old")
+    with disk(target):
+        if force and target.exists():
+            target.rename(replaced)
+        try:
+            folder.rename(target)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(target)
+            raise
+    if replaced.is_dir():
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        replaced.unlink(missing_ok=True)
+    return target
 
 
 @contextmanager
