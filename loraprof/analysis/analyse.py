@@ -113,7 +113,8 @@ def _launches(
     trace: Trace, links: Links, work: DeviceWork, ledger: Ledger, tau: int, floor: int | None
 ) -> Launches:
     window, host = ledger.window, trace.host
-    inside = (work.start >= window.start) & (work.start < window.end) & (work.launch >= 0)
+    inside = work.starting(window.start, window.end)
+    inside = inside[work.launch[inside] >= 0]
     calls = np.unique(work.launch[inside])
     durations = host.end[calls] - host.start[calls]
     return Launches(
@@ -124,8 +125,7 @@ def _launches(
     )
 
 
-def _turnaround_median(trace: Trace, work: DeviceWork, inside: np.ndarray) -> int | None:
-    rows = np.flatnonzero(inside)
+def _turnaround_median(trace: Trace, work: DeviceWork, rows: Int64) -> int | None:
     stream = trace.device.stream[work.rows[rows]]
     order = rows[np.lexsort((work.start[rows], stream))]
     stream = trace.device.stream[work.rows[order]]

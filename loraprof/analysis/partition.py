@@ -16,7 +16,7 @@ from loraprof.analysis.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.link import Links
 from loraprof.analysis.windows import Window
 from loraprof.model.report import Overlap
-from loraprof.model.trace import Bool, Int8, Int64, Trace
+from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import CLASSES, ROLE, DeviceClass, DeviceKind, HostKind
 
 _COMM = ("nccl", "rccl", "ncclDevKernel", "ncclKernel", "msccl", "oneccl")
@@ -36,6 +36,16 @@ class DeviceWork:
     role: Int64
     launch: Int64  # -> Trace.host, -1 none
     op: Int64  # -> Trace.host, innermost op around the launch, -1 none
+    reach: Int64  # latest end so far, this record's included
+
+    def overlapping(self, low: int, high: int) -> Int64:
+        """Records that share time with ``[low, high)``, or lie inside it."""
+        first, last = np.searchsorted(self.reach, low, side="right"), np.searchsorted(self.start, high)
+        return first + np.flatnonzero(self.end[first:last] > low)
+
+    def starting(self, low: int, high: int) -> Int64:
+        """Records that start in ``[low, high)``."""
+        return np.arange(*np.searchsorted(self.start, (low, high)))
 
 
 def device_work(trace: Trace, links: Links, who: Attribution, on_device: Bool) -> DeviceWork:
@@ -65,7 +75,8 @@ def device_work(trace: Trace, links: Links, who: Attribution, on_device: Bool) -
     role = np.where(is_comm, ROLE["comm"], np.where(dequant[device.name[rows]], ROLE["dequant"], role))
     op = through(who.tree.nearest(trace.host.kind == HostKind.OP), -1)
     start, end = device.start[rows], device.end[rows]
-    return DeviceWork(rows, start, end, kind.astype(np.int64), module, phase, role, launch, op)
+    reach = np.maximum.accumulate(end)
+    return DeviceWork(rows, start, end, kind.astype(np.int64), module, phase, role, launch, op, reach)
 
 
 def turnaround_floor(trace: Trace, links: Links) -> int:
@@ -85,7 +96,7 @@ def turnaround_floor(trace: Trace, links: Links) -> int:
 
 def split(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Timeline], tau: int) -> Ledger:
     """One window's ledger."""
-    near = np.flatnonzero((work.start < window.end) & (work.end > window.start))
+    near = work.overlapping(window.start, window.end)
     start = np.maximum(work.start[near], window.start)
     end = np.minimum(work.end[near], window.end)
     ns, covers = _busy(start, end, work.kind[near])
@@ -179,7 +190,8 @@ class Gaps:
 
 def gaps_of(trace: Trace, work: DeviceWork, low: Int64, high: Int64) -> Gaps:
     """What ended each gap: the record that starts there, of several the one with the lowest correlation."""
-    by_start = np.lexsort((trace.device.correlation[work.rows], work.start))
+    near = work.starting(int(high.min()), int(high.max()) + 1) if len(high) else np.zeros(0, np.int64)
+    by_start = near[np.lexsort((trace.device.correlation[work.rows[near]], work.start[near]))]
     at = np.searchsorted(work.start[by_start], high)
     ender = _taken(by_start, np.where(at < len(by_start), at, -1), -1)
     ender = np.where(_taken(work.start, ender, 0) == high, ender, -1)
@@ -190,11 +202,11 @@ def gaps_of(trace: Trace, work: DeviceWork, low: Int64, high: Int64) -> Gaps:
     return Gaps(low, high, ender, launch, call, called, unknown, ~unknown & (call <= low))
 
 
-def _taken(column: Int64, at: Int64, default: int) -> Int64:
+def _taken(column: Int64 | Int32, at: Int64, default: int) -> Int64:
     """``column[at]``; ``default`` where ``at`` is negative."""
     if not len(column):
         return np.full(len(at), default, dtype=np.int64)
-    return np.where(at >= 0, column[np.maximum(at, 0)], default)
+    return np.where(at >= 0, column[np.maximum(at, 0)].astype(np.int64), default)
 
 
 def _idle(
@@ -208,7 +220,7 @@ def _idle(
     waiting = ~gap.unknown & ~gap.queued
     pieces["launch_api"] = np.where(waiting, gap.called - gap.call, 0)
     pieces["launch_latency"] = np.where(waiting, high - gap.called, 0)
-    thread = _taken(trace.host.thread.astype(np.int64), gap.launch, -1)
+    thread = _taken(trace.host.thread, gap.launch, -1)
     for one in np.unique(thread[waiting]).tolist():
         mine = np.flatnonzero(waiting & (thread == one))
         spent = measure(states[one], low[mine], gap.call[mine])

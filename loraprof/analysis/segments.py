@@ -81,7 +81,7 @@ def _segments(window: Window, device: int, pieces: Pieces) -> Segments:
 
 
 def _device(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Timeline], tau: int) -> Pieces:
-    near = np.flatnonzero((work.start < window.end) & (work.end > window.start))
+    near = work.overlapping(window.start, window.end)
     start, end = np.maximum(work.start[near], window.start), np.minimum(work.end[near], window.end)
     out, above = [], cover_of_disjoint(np.zeros(0, np.int64), np.zeros(0, np.int64))
     for cls in range(len(CLASSES)):

@@ -94,13 +94,14 @@ def windows(marks: Marks, trace: Trace, links: Links, on_device: Bool) -> list[W
     """Tiling windows for one device; ``on_device`` selects its records."""
     device = trace.device
     linked = np.flatnonzero(on_device & (links.launch >= 0))
+    linked = linked[np.argsort(trace.host.start[links.launch[linked]], kind="stable")]
     launched = trace.host.start[links.launch[linked]]
     ends = device.end[linked]
     whole = marks.names == ("trace",)
     out: list[Window] = []
     at = marks.start[0] if marks.names else 0
     for name, s, e in zip(marks.names, marks.start, marks.end, strict=True):
-        mine: Int64 = ends[(launched >= s) & (launched < e)]
+        mine = ends[slice(*np.searchsorted(launched, (s, e)))]
         end = e if whole or not len(mine) else int(mine.max())
         end = max(end, at)
         out.append(Window(name, s, e, at, end, marks.thread, first=not out))
