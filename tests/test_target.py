@@ -6,6 +6,8 @@ import pytest
 from typer.main import get_command
 
 from loraprof.cli.app import ClickException, app
+from loraprof.cli.workload_options import as_words, workload_options
+from loraprof.errors import UsageError
 
 
 def parsed(*args: str) -> dict[str, Any]:
@@ -45,3 +47,18 @@ def test_options_may_follow_recordings() -> None:
 def test_an_unknown_option_after_a_workload_is_refused() -> None:
     with pytest.raises(ClickException, match="nonsense"):
         parsed("tiny-llama-cpu", "--nonsense")
+
+
+def test_any_field_of_a_preset_can_be_set() -> None:
+    seen: list[dict[str, Any]] = []
+
+    @workload_options
+    def verb(*, overrides: dict[str, Any]) -> None:
+        seen.append(overrides)
+
+    verb(rank=4, set=["config.hidden_size=256", "lr=0.1"])
+    assert seen == [{"rank": 4, "config.hidden_size": "256", "lr": "0.1"}]
+    assert as_words(seen[0]) == ["--rank", "4", "--set", "config.hidden_size=256", "--set", "lr=0.1"]
+    assert parsed("tiny-llama-cpu", "--set", "lr=0.1", "--set", "clip=2")["set"] == ["lr=0.1", "clip=2"]
+    with pytest.raises(UsageError, match="is not KEY=VALUE"):
+        verb(set=["lr"])

@@ -14,6 +14,7 @@ from loraprof.capture.comparison import PEAK_OF_PROCESS, Measured, measure_arms,
 from loraprof.capture.job import Job, Outcome
 from loraprof.capture.workers import profile_pass, run_job
 from loraprof.cli.compare_extras import Extras, with_iso_memory, with_quality
+from loraprof.cli.workload_options import as_words
 from loraprof.diagnosis.comparison import Profiled, measured, pair_of
 from loraprof.diagnosis.recorded import load_recorded
 from loraprof.errors import LoraprofError, UsageError
@@ -60,8 +61,7 @@ def compare_builtin(
         f"{units.ns(budget_ns)}, then a profile pass of each that the waterfall needs"
     )
     found = measure_arms(spec, arms, budget_ns, say)
-    options = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    result = _compared(found, Target(spec.name, tuple(options), (spec.name,)), say)
+    result = _compared(found, Target(spec.name, tuple(as_words(overrides)), (spec.name,)), say)
     if extras.quality_steps:
         result = with_quality(result, spec, extras.quality_steps, say)
     if extras.iso_bytes:

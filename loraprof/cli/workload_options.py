@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
+from loraprof.errors import UsageError
+
 PANEL: Final = "Built-in workload"
 R = TypeVar("R")
 
@@ -30,7 +32,24 @@ OPTIONS: Final[dict[str, Any]] = {
     "accumulate": _option(int),
     "device": _option(str),
     "seed": _option(int),
+    "set": _option(list[str], "KEY=VALUE, any other field of the preset: --set config.hidden_size=1024"),
 }
+
+
+def as_words(overrides: dict[str, Any]) -> list[str]:
+    """The command line that gives these overrides."""
+    return [
+        word
+        for key, value in overrides.items()
+        for word in ((f"--{key}", str(value)) if key in OPTIONS else ("--set", f"{key}={value}"))
+    ]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key or not value:
+        raise UsageError(f"--set {text!r} is not KEY=VALUE", "write for example --set config.hidden_size=1024")
+    return key, value
 
 
 def workload_options(verb: Callable[..., R]) -> Callable[..., R]:
@@ -45,7 +64,8 @@ def workload_options(verb: Callable[..., R]) -> Callable[..., R]:
     @functools.wraps(verb)
     def wrapped(**values: Any) -> R:
         given = {name: values.pop(name, None) for name in OPTIONS}
-        return verb(**values, overrides={name: value for name, value in given.items() if value is not None})
+        more = dict(_pair(text) for text in given.pop("set") or ())
+        return verb(**values, overrides={name: value for name, value in given.items() if value is not None} | more)
 
     hints = {name: kind for name, kind in inspect.get_annotations(verb).items() if name != "overrides"}
     wrapped.__annotations__ = {**hints, **OPTIONS}
