@@ -18,8 +18,13 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum({(t.data_ptr(), t.numel()): t.numel() * t.element_size() for t in tensors}.values())
 
 
-def memory_of(roots: list[nn.Module], optimizer: Optimizer, device: torch.device) -> Memory:
-    """Sizes by kind; peak and reserved only where the allocator keeps statistics (CUDA)."""
+def memory_of(
+    roots: list[nn.Module], optimizer: Optimizer, device: torch.device, saved_bytes: int | None = None
+) -> Memory:
+    """Sizes by kind; peak and reserved only where the allocator keeps statistics (CUDA).
+
+    Activations are what is left of the peak, on a CPU the ``saved_bytes`` that the forward pass kept.
+    """
     parameters = [p for root in roots for p in root.parameters()]
     weights = tensor_bytes([*parameters, *(b for root in roots for b in root.buffers())])
     gradients = tensor_bytes(p.grad for p in parameters if p.grad is not None)
@@ -27,7 +32,9 @@ def memory_of(roots: list[nn.Module], optimizer: Optimizer, device: torch.device
         v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor) and v.dim()
     )
     if device.type != "cuda":
-        return Memory(weights_bytes=weights, gradients_bytes=gradients, optimizer_bytes=state)
+        return Memory(
+            weights_bytes=weights, gradients_bytes=gradients, optimizer_bytes=state, activations_bytes=saved_bytes
+        )
     stats: dict[str, Any] = torch.cuda.memory_stats(device)
     peak = torch.cuda.max_memory_allocated(device)
     return Memory(
