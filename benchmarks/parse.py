@@ -1,0 +1,147 @@
+"""How fast is a trace read and diagnosed, in what memory, and is that linear in its size?
+
+    python benchmarks/parse.py [SEED.json.gz] [--events 216000 650000 1300000] [--large] [--keep DIR]
+
+Each file repeats the events of SEED (a trace in the C++ exporter's layout; default: the recording of a built-in CPU
+workload, made first) with later times and higher ids. ``read`` is file to columns; ``report`` is the whole command,
+from the start of the interpreter to the last printed line. Each runs in a process of its own, three times; the best
+time and the highest peak of resident memory (Linux, interpreter included) count. The exponent is the slope of
+log(time) over log(events): 1 is linear.
+"""
+
+import argparse
+import gzip
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from isal import igzip
+
+SIZES = (216_000, 650_000, 1_300_000)
+LARGE = (4_000_000, 13_000_000)
+SHIFT = {b"ts": 10_000_000, b"id": 1_000_000}  # per repetition: 10 s, and more ids than a seed has
+
+_NUMBER = re.compile(rb'("(?:ts|correlation|External id|Ev Idx|id)"\s*:\s*)(\d+)')
+
+# ru_maxrss would include the parent's memory at the fork.
+PEAK = """
+def peak_kb():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+"""
+READ = """
+import json, sys, time
+from loraprof.store.kineto import read_trace
+start = time.perf_counter()
+trace = read_trace(sys.argv[1])
+print(json.dumps({"seconds": time.perf_counter() - start, "kb": peak_kb()}))
+"""
+REPORT = """
+import json, os, sys
+from loraprof.cli.app import run
+code, saved = None, os.dup(1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+code = run(["report", sys.argv[1]])
+sys.stdout.flush()
+os.dup2(saved, 1)
+assert code == 0, code
+print(json.dumps({"kb": peak_kb()}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    seconds: float
+    peak_mb: float
+
+
+def split(text: bytes) -> tuple[bytes, bytes, bytes]:
+    """Head up to the bracket of ``traceEvents``, its events, and the tail from the closing bracket."""
+    head = re.search(rb'"traceEvents"\s*:\s*\[', text)
+    tail = text.rfind(b"}\n  ],") + 1 if head else 0
+    if head is None or not tail:
+        raise SystemExit("the seed is not in the C++ exporter's layout")
+    return text[: head.end()], text[head.end() : tail], text[tail:]
+
+
+def write(seed: bytes, events: int, path: Path) -> tuple[int, int]:
+    """Writes about ``events`` events; returns their number and the bytes before compression."""
+    head, body, tail = split(seed)
+    per_round = body.count(b'"ph"')
+    rounds, size = max(1, round(events / per_round)), 0
+    with igzip.open(path, "wb", compresslevel=1) as out:
+        for i in range(rounds):
+
+            def moved(match: re.Match[bytes], i: int = i) -> bytes:
+                step = SHIFT[b"ts" if b'"ts"' in match[1] else b"id"]
+                return match[1] + str(int(match[2]) + i * step).encode()
+
+            size += out.write((head if i == 0 else b",") + _NUMBER.sub(moved, body))
+        size += out.write(tail)
+    return rounds * per_round, size
+
+
+def cost(script: str, path: Path, runs: int) -> Cost:
+    """The best time and the highest peak of several runs, each in a fresh process."""
+    times, peaks = [], []
+    for _ in range(runs):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", PEAK + script, str(path)], check=True, capture_output=True)
+        whole = time.perf_counter() - start
+        said = json.loads(done.stdout)
+        times.append(said.get("seconds", whole))
+        peaks.append(said["kb"] / 1024)
+    return Cost(min(times), max(peaks))
+
+
+def recorded(folder: Path) -> Path:
+    """The trace of a built-in workload, as a seed for machines that have no other."""
+    place = folder / "seed.loraprof"
+    command = [sys.executable, "-m", "loraprof", "profile", "tiny-llama-cpu", "--record", str(place), "--quiet"]
+    subprocess.run(command, check=True, capture_output=True)
+    return place / "rank0.trace.json.gz"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed and memory of reading and diagnosing a trace.")
+    parser.add_argument("seed", type=Path, nargs="?")
+    parser.add_argument("--events", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--large", action="store_true", help="add 4 and 13 million events (3 GB)")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--keep", type=Path, help="folder that keeps the files made")
+    options = parser.parse_args()
+    counts: list[int] = []
+    found: dict[str, list[float]] = {"read": [], "report": []}
+    print("      events       MB    gz MB |  read s   MB/s   events/s  peak MB | report s   MB/s  peak MB")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        seed = gzip.decompress((options.seed or recorded(folder)).read_bytes())
+        for size in sorted({*options.events, *(LARGE if options.large else ())}):
+            path = folder / f"parse-{size}.json.gz"
+            events, size_bytes = write(seed, size, path)
+            read, report = cost(READ, path, options.runs), cost(REPORT, path, options.runs)
+            counts.append(events)
+            found["read"].append(read.seconds)
+            found["report"].append(report.seconds)
+            mb = size_bytes / 1e6
+            print(
+                f"{events:12,} {mb:8.1f} {path.stat().st_size / 1e6:8.1f} | {read.seconds:7.2f}"
+                f" {mb / read.seconds:6.0f} {events / read.seconds:10,.0f} {read.peak_mb:8.0f} |"
+                f" {report.seconds:8.2f} {mb / report.seconds:6.0f} {report.peak_mb:8.0f}",
+                flush=True,
+            )
+            if not options.keep:
+                path.unlink()
+    if len(set(counts)) > 1:
+        for what, times in found.items():
+            print(f"{what}: time grows as events^{np.polyfit(np.log(counts), np.log(times), 1)[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
