@@ -38,6 +38,17 @@ def test_busy_time_and_closure(truth: dict[str, object]) -> None:
         assert ns == pytest.approx(1000 * float(truth["gpu_busy_us"]), rel=1e-4)  # type: ignore[arg-type]
 
 
+def test_the_replay_gate_knows_what_it_can_reproduce() -> None:
+    """An eager single-stream step is reproduced to a tenth of a per mille; one with lost waits is refused."""
+    eager = loraprof.diagnose(TRACES / "a100_resnet_ddp_train.json.gz").replay
+    assert eager is not None
+    assert eager.accepted
+    assert abs(eager.gate_error) < 1e-4
+    refused = loraprof.diagnose(TRACES / "a100_alexnet_cudasync.json.gz").replay
+    assert refused is not None
+    assert not refused.accepted
+
+
 def test_causes_tell_the_traces_apart() -> None:
     """Launch-bound, GPU-bound, and the multi-stream trace that waits on other streams, not on the host."""
 

@@ -58,7 +58,8 @@ class RankWriter:
         leads = self.rank == 0 or (0 in missing and min(set(range(self.world)) - missing) == self.rank)
         if published or not leads:
             return None
-        notes = [f"rank {r} left no recording: it died or was slower than {self.patience_s:.0f} s" for r in sorted(missing)]
+        slow = f"it died or was slower than {self.patience_s:.0f} s"
+        notes = [f"rank {r} left no recording: {slow}" for r in sorted(missing)]
         whole = msgspec.structs.replace(recording, notes=[*recording.notes, *notes])
         (self.folder / RECORDING).write_bytes(msgspec.json.encode(whole))
         for mark in self.folder.glob("*.done"):

@@ -1,10 +1,12 @@
 """From an analysis to the report: the one place where the contract's JSON is put together."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from loraprof.analysis.analyse import Analysis, analyse
+from loraprof.analysis.roofline import Ceiling
 from loraprof.analysis.statistics import median_interval
 from loraprof.diagnosis import tables
 from loraprof.diagnosis.busy import busy_of
@@ -13,11 +15,40 @@ from loraprof.diagnosis.ceiling import ceiling_of, ceilings
 from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
 from loraprof.diagnosis.findings import findings
 from loraprof.diagnosis.limits import limits_of
+from loraprof.diagnosis.replayed import replayed
 from loraprof.diagnosis.traffic import traffic, uncovered
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import Adapter, Closure, Kernel, Report, Source, TimingReport, Traffic, Unprofiled
+from loraprof.model.report import (
+    Adapter,
+    Closure,
+    Finding,
+    Kernel,
+    ModuleRow,
+    Replay,
+    Report,
+    Source,
+    TimingReport,
+    Traffic,
+    Unprofiled,
+    Verdict,
+)
 from loraprof.model.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class _Explained:
+    """What the reported step gives; the defaults are those of an input without steps."""
+
+    verdict: Verdict
+    timing: TimingReport
+    kernels: list[Kernel]
+    modules: list[ModuleRow]
+    adapter: Adapter | None
+    traffic: list[Traffic] | None
+    replay: Replay | None
+    findings: list[Finding]
+    notes: list[str]
 
 
 def build_report(
@@ -25,45 +56,59 @@ def build_report(
 ) -> Report:
     """The report of one rank's trace, with what its recording adds."""
     analysis = analyse(trace, recording)
-    reported = analysis.reported
-    ledger = analysis.ledgers[reported] if reported is not None else None
-    step = analysis.steps[reported] if reported is not None else None
-    busy = busy_of(analysis, ledger) if ledger is not None else None
     ceiling, roofless = ceiling_of(analysis, recording, nvml)
-    notes = [roofless]
-    table: list[Kernel] = []
-    moved: list[Traffic] | None = None
-    if ledger is not None and busy is not None:
-        limits = limits_of(trace, ledger, busy.rows, busy.work, ceiling)
-        table = tables.kernels(analysis, ledger, busy, limits)
-        moved = traffic(ledger, busy, limits)
-        notes.append(uncovered(ledger, busy, moved))
-    rows = tables.modules(analysis, ledger, busy) if ledger is not None and busy is not None else []
-    adapter = tables.adapter(analysis, ledger, table, busy) if ledger is not None and busy is not None else None
-    timing = _timing(recording, step.wall_ns if step else None)
-    other = counterfactual(analysis, ledger, recording, timing.unprofiled) if ledger is not None else None
-    adapter = _predicted(adapter, other)
-    found = []
-    if ledger is not None and step is not None and busy is not None and step.wall_ns:
-        found = findings(Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other))
+    step = analysis.steps[analysis.reported] if analysis.reported is not None else None
+    explained = _explain(analysis, recording, nvml, ceiling)
+    notes = [*_absent(recording, nvml), *([roofless] if roofless else []), *explained.notes]
     return Report(
         source=_source(analysis, path, recording, ranks),
-        verdict=verdict(step, adapter, timing, other, found),
-        timing=timing,
+        verdict=explained.verdict,
+        timing=explained.timing,
         reported_step=step.name if step else None,
         steps=list(analysis.steps),
-        kernels=table,
-        modules=rows,
-        adapter=adapter,
+        kernels=explained.kernels,
+        modules=explained.modules,
+        adapter=explained.adapter,
         ceilings=ceilings(analysis, recording, ceiling),
-        replay=None,
+        replay=explained.replay,
         probes=None,
         memory=tables.memory(recording),
         nvml=tables.nvml(nvml),
-        findings=found,
-        closure=_with_notes(analysis, recording, [*_absent(recording, nvml), *(n for n in notes if n)]),
-        traffic=moved,
+        findings=explained.findings,
+        closure=_with_notes(analysis, recording, notes),
+        traffic=explained.traffic,
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
+    )
+
+
+def _explain(
+    analysis: Analysis, recording: Recording | None, nvml: Nvml | None, ceiling: Ceiling | None
+) -> _Explained:
+    if analysis.reported is None:
+        timing = _timing(recording, None)
+        return _Explained(verdict(None, None, timing, None, []), timing, [], [], None, None, None, [], [])
+    ledger, step = analysis.ledgers[analysis.reported], analysis.steps[analysis.reported]
+    timing = _timing(recording, step.wall_ns)
+    busy = busy_of(analysis, ledger)
+    limits = limits_of(analysis.trace, ledger, busy.rows, busy.work, ceiling)
+    table = tables.kernels(analysis, ledger, busy, limits)
+    moved = traffic(ledger, busy, limits)
+    other = counterfactual(analysis, ledger, recording, timing.unprofiled)
+    adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
+    found: list[Finding] = []
+    if step.wall_ns:
+        found = findings(Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other))
+    covered = uncovered(ledger, busy, moved)
+    return _Explained(
+        verdict=verdict(step, adapter, timing, other, found),
+        timing=timing,
+        kernels=table,
+        modules=tables.modules(analysis, ledger, busy),
+        adapter=adapter,
+        traffic=moved,
+        replay=replayed(analysis, ledger.window, timing.unprofiled),
+        findings=found,
+        notes=[covered] if covered else [],
     )
 
 
