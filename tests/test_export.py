@@ -238,13 +238,34 @@ def test_every_rank_is_a_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str
     folder = tmp_path / "in.loraprof"
     folder.mkdir()
     given = recorded("tiny-llama-cpu")
-    (folder / "recording.json").write_bytes((given / "recording.json").read_bytes())
+    text = (given / "recording.json").read_bytes()
+    (folder / "recording.json").write_bytes(text)
+    recording = msgspec.json.decode(text, type=Recording)
     for rank in (0, 1, 10):
         (folder / f"rank{rank}.trace.json.gz").write_bytes((given / "rank0.trace.json.gz").read_bytes())
+        own = msgspec.structs.replace(recording, notes=[f"rank {rank} wrote /home/alice/log"])
+        (folder / f"rank{rank}.json").write_bytes(msgspec.json.encode(own))
     assert run(["export", str(folder), "--to", "tensorboard", "-o", str(tmp_path / "tb")]) == 0
     traces = sorted((tmp_path / "tb").glob("*.pt.trace.json.gz"))
     assert [p.name.split(".")[0] for p in traces] == ["loraprof_0", "loraprof_1", "loraprof_10"]
-    assert run(["export", str(folder), "--to", "recording", "-o", str(tmp_path / "out.loraprof")]) == 0
+    assert run(["export", str(folder), "--to", "recording", "-o", str(tmp_path / "out.loraprof"), "--redact"]) == 0
     assert names(tmp_path / "out.loraprof") == names(folder)
+    assert "rank 10 wrote log" in (tmp_path / "out.loraprof" / "rank10.json").read_text()
+    assert run(["export", str(folder), "--to", "json", "-o", str(tmp_path / "x"), "--redact"]) == 0
+    assert "alice" not in (tmp_path / "x").read_text()
+    capfd.readouterr()
     assert run(["export", str(folder), "--to", "perfetto", "-o", str(tmp_path / "x.json")]) == 0
-    assert "rank 0 of 3" in capfd.readouterr().err
+    assert "rank 0, the slowest of 3" in capfd.readouterr().err  # of equals the first
+
+
+def test_a_damaged_rank_is_named_without_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "alice" / "in.loraprof"
+    folder.mkdir(parents=True)
+    given = recorded("tiny-llama-cpu")
+    for name in names(given):
+        (folder / name).write_bytes((given / name).read_bytes())
+    (folder / "rank1.trace.json.gz").write_text("not gzip")
+    assert run(["export", str(folder), "--to", "json", "-o", str(tmp_path / "x"), "--redact"]) == 0
+    text = (tmp_path / "x").read_text()
+    assert "rank 1 left out: rank1.trace.json.gz" in text
+    assert "alice" not in text

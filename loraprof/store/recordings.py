@@ -112,8 +112,9 @@ class RecordingWriter:
         """Where rank ``rank``'s trace goes."""
         return self.folder / f"rank{rank}.trace.json.gz"
 
-    def recording(self, recording: Recording) -> None:
-        self._write(RECORDING, msgspec.json.encode(recording))
+    def recording(self, recording: Recording, rank: int | None = None) -> None:
+        """The recording, or that of one rank of several."""
+        self._write(RECORDING if rank is None else f"rank{rank}.json", msgspec.json.encode(recording))
 
     def nvml(self, nvml: Nvml) -> None:
         self._write(NVML, msgspec.json.encode(nvml))

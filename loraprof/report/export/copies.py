@@ -7,9 +7,9 @@ from loraprof.store.recordings import RecordingWriter
 
 
 def export_trace(job: Job) -> str:
-    """The first rank's trace alone."""
+    """The trace alone, of the rank that the report describes."""
     with replacing(job.target) as out:
-        job.copy(job.source.traces[0], out)
+        job.copy(job.shown.trace, out)
     return f"loraprof report {job.target}"
 
 
@@ -18,9 +18,12 @@ def export_recording(job: Job) -> str:
     if job.source.recording is None:
         raise UsageError(f"{job.given.path}: is a trace, not a recording", "--to trace copies a trace")
     with RecordingWriter(job.target, job.force) as writer:
-        for rank, trace in job.ranks:
-            with writer.trace(rank).open("wb") as out, packed(out) as inner:
-                job.copy(trace, inner)
+        for rank in job.ranks:
+            with writer.trace(rank.number).open("wb") as out, packed(out) as inner:
+                job.copy(rank.trace, inner)
+        for number, own in job.source.ranks:
+            if own is not None:
+                writer.recording(own, number)
         writer.recording(job.source.recording)
         if job.source.nvml is not None:
             writer.nvml(job.source.nvml)

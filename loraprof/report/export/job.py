@@ -1,21 +1,30 @@
 """What is exported, and where to."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
+
+import msgspec
 
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.diagnosis.load import report_of
+from loraprof.diagnosis.ranks import rows_of, slowest
+from loraprof.model.recording import Recording
 from loraprof.model.report import Report
 from loraprof.store.kineto import read_trace
 from loraprof.store.recordings import Source
 from loraprof.store.redact import kept_value, redacted, without_paths
 from loraprof.store.rewrite import Change, rewrite
 
-_RANK = re.compile(r"rank(\d+)\.")
+
+class Rank(NamedTuple):
+    """One rank of what is exported."""
+
+    number: int
+    trace: Path
+    recording: Recording | None
 
 
 @dataclass(frozen=True)
@@ -32,19 +41,33 @@ class Job:
         return redacted(self.given) if self.redact else self.given
 
     @cached_property
-    def ranks(self) -> tuple[tuple[int, Path], ...]:
-        """Rank and trace of each; a foreign trace is rank 0."""
-        found = ((_RANK.match(trace.name) if self.source.recording else None, trace) for trace in self.source.traces)
-        return tuple((int(number[1]) if number else 0, trace) for number, trace in found)
+    def ranks(self) -> tuple[Rank, ...]:
+        """Each rank's trace and recording; a foreign trace is rank 0."""
+        source = self.source
+        known = source.ranks or ((0, None),)
+        pairs = zip(known, source.traces, strict=True)
+        return tuple(Rank(rank, trace, own or source.recording) for (rank, own), trace in pairs)
 
     @cached_property
     def report(self) -> Report:
-        return report_of(self.source)
+        report = report_of(self.source)
+        if not self.redact:
+            return report
+        return msgspec.json.decode(without_paths(msgspec.json.encode(report)), type=Report)
+
+    @cached_property
+    def shown(self) -> Rank:
+        """The rank that the report describes: the slowest."""
+        if len(self.ranks) == 1:
+            return self.ranks[0]
+        rows, _ = rows_of([(rank.number, rank.trace, rank.recording) for rank in self.ranks])
+        chosen = slowest(rows).rank
+        return next(rank for rank in self.ranks if rank.number == chosen)
 
     @cached_property
     def analysis(self) -> Analysis:
-        """The first rank's."""
-        return analyse(read_trace(self.source.traces[0]), self.source.recording)
+        """The shown rank's."""
+        return analyse(read_trace(self.shown.trace), self.shown.recording)
 
     def copy(self, trace: Path, out: IO[bytes], *changes: Change, extra: Iterable[bytes] = ()) -> None:
         """Writes one rank's trace, redacted where that was asked for."""

@@ -25,10 +25,9 @@ FIRST_PID: Final = 1 << 30  # no operating system gives one out
 
 def export(job: Job) -> str:
     """Writes the file, gzip when it ends in ``.gz``; returns what to do with it."""
-    rank, trace = job.ranks[0]
     with replacing(job.target) as out:
-        job.copy(trace, out, extra=_events(job))
-    more = f" (rank {rank} of {len(job.ranks)})" if len(job.ranks) > 1 else ""
+        job.copy(job.shown.trace, out, extra=_events(job))
+    more = f" (rank {job.shown.number}, the slowest of {len(job.ranks)})" if len(job.ranks) > 1 else ""
     return f"open it at https://ui.perfetto.dev{more}"
 
 

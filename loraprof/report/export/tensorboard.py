@@ -38,10 +38,10 @@ def export(job: Job) -> str:
     """Fills the log directory; returns what to do with it."""
     epoch_ms = _epoch_ms(job.source)
     with filling(job.target, OURS) as folder:
-        for rank, trace in job.ranks:
-            name = f"{WORKER.format(rank=rank)}.{epoch_ms}.pt.trace.json.gz"
+        for rank in job.ranks:
+            name = f"{WORKER.format(rank=rank.number)}.{epoch_ms}.pt.trace.json.gz"
             with (folder / name).open("wb") as out, packed(out) as inner:
-                job.copy(trace, inner, runtime_category)
+                job.copy(rank.trace, inner, runtime_category)
         _write_events(folder / f"events.out.tfevents.{epoch_ms // 1000}.loraprof", job.report, epoch_ms / 1000)
     return f"tensorboard --logdir {job.target}"
 
