@@ -9,7 +9,8 @@ import re
 import numpy as np
 
 from loraprof.diagnosis.case import Case, check, evidence, finding
-from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record, conversions, like, records
+from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record
+from loraprof.diagnosis.rows import conversions, like
 from loraprof.diagnosis.select import (
     Worth,
     both,
@@ -69,7 +70,7 @@ def fp32_adapters(case: Case) -> Finding | None:
     sites = {i for i, s in _active(case) if s.dtype == "float32" and s.base_dtype in HALF}
     if not sites:
         return None
-    gemms = [r for r in records(case) if r.site in sites and r.gemm_type and r.role in ADAPTER_ROLES]
+    gemms = [r for r in case.records if r.site in sites and r.gemm_type and r.role in ADAPTER_ROLES]
     wide = [r for r in gemms if r.gemm_type == "float"]
     if not wide or len(wide) < len(gemms) / 2:
         return None
@@ -97,7 +98,7 @@ def fp32_adapters(case: Case) -> Finding | None:
 def undone_casts(case: Case) -> Finding | None:
     """L3: PEFT casts the input to fp32 and autocast casts the same tensor back for the product."""
     sites = {i for i, s in _active(case) if s.dtype == "float32" and s.base_dtype in HALF}
-    rows = [r for r in records(case) if r.site in sites and r.phase == "forward" and r.conversion]
+    rows = [r for r in case.records if r.site in sites and r.phase == "forward" and r.conversion]
     up = {(r.site, r.dims[0]) for r in rows if r.role == "adapter.elementwise" and _widens(r)}
     undone = [r for r in rows if r.role == "adapter.down" and not _widens(r) and (r.site, r.dims[0]) in up]
     if not undone:
@@ -204,7 +205,7 @@ def dense_delta(case: Case) -> Finding | None:
     tokens = _tokens(case)
     rows = [
         r
-        for r in records(case)
+        for r in case.records
         if r.site in shapes
         and r.phase == "forward"
         and r.role in ADAPTER_ROLES
@@ -296,7 +297,7 @@ def split_gradients(case: Case) -> Finding | None:
     """L10: the weight gradients of A and B run as a split-K product and a kernel that collects the parts."""
     if not case.analysis.on_gpu:
         return None
-    products = [r for r in records(case) if r.role in ("adapter.down", "adapter.up") and r.phase == "backward"]
+    products = [r for r in case.records if r.role in ("adapter.down", "adapter.up") and r.phase == "backward"]
     rows = [r for r in products if re.search("(?i)split_?k|reduce", r.name)]
     launches = len(case.busy.rows)
     pairs = 2 * len(rows)  # each comes with the product it belongs to

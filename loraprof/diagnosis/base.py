@@ -6,7 +6,7 @@ import numpy as np
 
 from loraprof.analysis.roles import HEAD
 from loraprof.diagnosis.case import Case, evidence, finding
-from loraprof.diagnosis.records import GEMMS, Record, records
+from loraprof.diagnosis.records import GEMMS, Record
 from loraprof.diagnosis.select import both, gain_of, modules, phase, roles, scaled, total_ns, worth
 from loraprof.model.recording import ParameterInfo
 from loraprof.model.report import Finding
@@ -155,7 +155,7 @@ def head_and_loss(case: Case) -> Finding | None:
     vocabulary = _vocabulary(case)
     wide = [
         r
-        for r in records(case)
+        for r in case.records
         if r.role in ("head", "loss")
         and "float" in r.types
         and any(isinstance(d, tuple) and vocabulary in d for d in r.dims)
@@ -213,7 +213,7 @@ def no_bf16_units(case: Case) -> Finding | None:
     capability = device.capability if device and device.capability else gpus[0].capability if gpus else None
     if not case.analysis.on_gpu or capability is None or capability >= (8, 0):
         return None
-    products = [r for r in records(case) if r.gemm_type == "c10::BFloat16"]
+    products = [r for r in case.records if r.gemm_type == "c10::BFloat16"]
     if not products:
         return None
     return finding(
@@ -231,7 +231,7 @@ def no_bf16_units(case: Case) -> Finding | None:
 
 def expert_loop(case: Case) -> Finding | None:
     """B9: a Python loop launches every expert on its own."""
-    rows = [r for r in records(case) if r.phase == "forward"]
+    rows = [r for r in case.records if r.phase == "forward"]
     products = [r for r in rows if r.op in GEMMS]
     mine = [r for r in products if r.module and _expert(r.module.path)]
     experts = {_expert(r.module.path) for r in mine if r.module}

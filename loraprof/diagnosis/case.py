@@ -3,15 +3,35 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
 from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.catalogue import entry
-from loraprof.diagnosis.counterfactual import Counterfactual
+from loraprof.diagnosis.counterfactual import Counterfactual, Floats, unprofiled_ns
+from loraprof.diagnosis.records import Record, records_of
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
 from loraprof.model.report import Adapter, Evidence, Finding, Gain, Kernel, Severity, Step, TimingReport
-from loraprof.model.vocabulary import ADAPTER_ROLES, HostKind
+from loraprof.model.trace import Int64
+from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES, HostKind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TimedLedger:
+    """A step's ledger, the unprofiled ns of its entries, and which of them share (module, phase, role)."""
+
+    ledger: Ledger
+    ns: Floats
+    group: Int64
+    entries: Floats  # busy entries per group
+
+
+def timed_ledger(ledger: Ledger, ns: Floats) -> TimedLedger:
+    key = (ledger.module * len(PHASES) + ledger.phase) * len(ROLES) + ledger.role
+    _, group = np.unique(key, return_inverse=True)
+    return TimedLedger(ledger, ns, group, np.bincount(group, ledger.busy).astype(np.float64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +81,23 @@ class Case:
         """Unprofiled over profiled time of the step; 1 where the unprofiled time is unknown."""
         unprofiled = self.timing.unprofiled
         return unprofiled.median_ns / self.wall_ns if unprofiled and self.wall_ns else 1.0
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """The reported step's work with the inputs of the ops behind it."""
+        return records_of(self.analysis, self.ledger, self.busy)
+
+    @cached_property
+    def timed(self) -> list[TimedLedger]:
+        """Every recorded step with the unprofiled time of its entries; empty without an unprofiled time."""
+        unprofiled, recording = self.timing.unprofiled, self.recording
+        if unprofiled is None or recording is None or not unprofiled.median_ns:
+            return []
+        return [
+            timed_ledger(ledger, unprofiled_ns(self.analysis, ledger, recording, unprofiled.median_ns))
+            for ledger in self.analysis.ledgers
+            if ledger.ns.sum()
+        ]
 
     @cached_property
     def rates(self) -> Rates | None:

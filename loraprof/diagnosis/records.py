@@ -1,12 +1,11 @@
-"""The reported step's work, record by record, with the inputs of the op behind it; and what converts a dtype."""
+"""The reported step's work, record by record, with the inputs of the op behind it."""
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from loraprof.diagnosis.case import Case
+from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.ledger import Ledger
+from loraprof.diagnosis.busy import Busy
 from loraprof.model.recording import ModuleInfo
-from loraprof.model.trace import Bool
 from loraprof.model.vocabulary import PHASES, ROLES
 
 GEMMS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
@@ -43,14 +42,14 @@ class Record:
     @property
     def conversion(self) -> Conversion | None:
         """What a copy converts; None for anything else, or where types are unknown."""
-        return _conversion(self.types, self.dims) if self.op == "aten::copy_" else None
+        return conversion_of(self.types, self.dims) if self.op == "aten::copy_" else None
 
 
-def records(case: Case) -> list[Record]:
-    trace, ledger = case.analysis.trace, case.ledger
-    table = case.recording.modules if case.recording else []
+def records_of(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[Record]:
+    trace = analysis.trace
+    table = analysis.recording.modules if analysis.recording else []
     out = []
-    for i, row in enumerate(case.busy.rows.tolist()):
+    for i, row in enumerate(busy.rows.tolist()):
         op, module = int(ledger.op[row]), int(ledger.module[row])
         shape = int(trace.host.shapes[op]) if op >= 0 else -1
         given = trace.shapes[shape] if shape >= 0 else None
@@ -58,11 +57,11 @@ def records(case: Case) -> list[Record]:
             Record(
                 row=op,
                 name=trace.names[int(ledger.name[row])],
-                op=case.busy.op[i] or "",
+                op=busy.op[i] or "",
                 role=ROLES[int(ledger.role[row])],
                 phase=PHASES[int(ledger.phase[row])],
                 module=table[module] if 0 <= module < len(table) else None,
-                ns=int(case.busy.ns[i]),
+                ns=int(busy.ns[i]),
                 types=given.types if given else (),
                 dims=given.dims if given else (),
                 blocks=int(ledger.blocks[row]),
@@ -71,39 +70,6 @@ def records(case: Case) -> list[Record]:
     return out
 
 
-def like(case: Case, rows: list[Record]) -> Bool:
-    """Host rows, of every step, with the op, the inputs and the module of one of these."""
-    host, who = case.analysis.trace.host, case.analysis.who
-    key = (host.name.astype(np.int64) * (len(case.analysis.trace.shapes) + 1) + host.shapes) * (len(who.paths) + 1)
-    key += who.module
-    found: Bool = np.isin(key, key[[r.row for r in rows]])
-    return found
-
-
-def _conversion(types: tuple[str, ...], dims: tuple[object, ...]) -> Conversion | None:
+def conversion_of(types: tuple[str, ...], dims: tuple[object, ...]) -> Conversion | None:
     """A copy's inputs are destination and source; scalars do not count."""
     return (types[1], types[0]) if len(types) > 1 and types[0] != types[1] and dims and dims[0] else None
-
-
-def conversions(case: Case, weights: bool = True) -> Bool:
-    """Host rows of dtype conversions, with the ops and the backward nodes that only wrap them.
-
-    ``weights=False`` leaves out conversions of tensors shaped like an adapter's parameters.
-    """
-    trace, host = case.analysis.trace, case.analysis.trace.host
-    small = {tuple(p.shape) for p in case.recording.parameters if p.trainable} if case.recording else set()
-    shaped = [_conversion(s.types, s.dims) is not None and (weights or s.dims[0] not in small) for s in trace.shapes]
-    known = np.array([*shaped, False])
-    name = np.array(trace.names or ("",))[host.name]
-    flag: Bool = (name == "aten::copy_") & known[host.shapes]
-    if case.analysis.on_gpu:  # a kernel launched by the conversion itself
-        launching = np.unique(np.concatenate([x.op[x.busy] for x in case.analysis.ledgers]))
-        flag |= np.isin(name, ("aten::to", "aten::_to_copy")) & np.isin(np.arange(len(host)), launching)
-    wraps = np.array([n.endswith(("aten::to", "aten::_to_copy", "ToCopyBackward0")) for n in trace.names] or [False])
-    parent = case.analysis.who.tree.parent
-    rows = np.flatnonzero(flag)
-    while len(rows):
-        rows = parent[rows]
-        rows = np.unique(rows[(rows >= 0) & wraps[host.name[np.maximum(rows, 0)]]])
-        flag[rows] = True
-    return flag

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.ledger import Ledger, idle_kind
-from loraprof.diagnosis.case import Case, gain
-from loraprof.diagnosis.counterfactual import unprofiled_ns
+from loraprof.diagnosis.case import Case, TimedLedger, gain
 from loraprof.model.recording import ModuleInfo
 from loraprof.model.report import Gain
 from loraprof.model.trace import Bool
-from loraprof.model.vocabulary import PHASE, PHASES, ROLE, ROLES
+from loraprof.model.vocabulary import PHASE, ROLE
 
 Select = Callable[[Ledger], Bool]
 
@@ -108,30 +107,21 @@ def total_ns(case: Case, select: Select) -> int:
 
 def worth(case: Case, select: Select) -> Worth | None:
     """None without an unprofiled time."""
-    unprofiled, recording = case.timing.unprofiled, case.recording
-    if unprofiled is None or recording is None or not unprofiled.median_ns:
+    unprofiled = case.timing.unprofiled
+    if unprofiled is None or not case.timed:
         return None
-    values = []
-    for ledger in case.analysis.ledgers:
-        if not ledger.ns.sum():
-            continue
-        time = unprofiled_ns(case.analysis, ledger, recording, unprofiled.median_ns)
-        values.append(_worth(ledger, time, select(ledger)))
-        if ledger is case.ledger:
-            mine = values[-1]
+    values = {id(t.ledger): _worth(t, select(t.ledger)) for t in case.timed}
     low, high = unprofiled.low_ns / unprofiled.median_ns, unprofiled.high_ns / unprofiled.median_ns
-    return Worth(mine, min(values) * low, max(values) * high)
+    return Worth(values[id(case.ledger)], min(values.values()) * low, max(values.values()) * high)
 
 
-def _worth(ledger: Ledger, time: np.ndarray[tuple[int], np.dtype[np.float64]], chosen: Bool) -> float:
+def _worth(timed: TimedLedger, chosen: Bool) -> float:
     """The chosen entries, and their share (by count) of the idle time before their (module, phase, role)."""
-    key = (ledger.module * len(PHASES) + ledger.phase) * len(ROLES) + ledger.role
-    _, group = np.unique(key, return_inverse=True)
-    entries = np.bincount(group, ledger.busy)
-    mine = np.bincount(group, ledger.busy & chosen)
+    ledger, entries = timed.ledger, timed.entries
+    mine = np.bincount(timed.group, ledger.busy & chosen, minlength=len(entries))
     share = np.divide(mine, entries, out=np.zeros_like(mine), where=entries > 0)
     waiting = ~ledger.busy & ~chosen
-    return float(time[chosen].sum() + (time[waiting] * share[group[waiting]]).sum())
+    return float(timed.ns[chosen].sum() + (timed.ns[waiting] * share[timed.group[waiting]]).sum())
 
 
 def scaled(value: Worth | None, factor: float, low: float, high: float) -> Worth | None:
