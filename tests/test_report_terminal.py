@@ -25,10 +25,7 @@ def printed(shown: Report | Comparison, width: int, *, colour: bool = False) -> 
         color_system="truecolor" if colour else None,
         no_color=not colour,
     )
-    if isinstance(shown, Comparison):
-        terminal.render_comparison(shown, console)
-    else:
-        terminal.render(shown, console)
+    terminal.render(shown, console)
     return out.getvalue()
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loraprof.errors import UsageError
-from loraprof.model.compare import Comparison
-from loraprof.model.report import Report
+
+if TYPE_CHECKING:
+    from loraprof.report.shown import Shown
 
 
 class Format(StrEnum):
@@ -47,7 +49,7 @@ def clean_stdout(wanted: bool) -> Iterator[None]:
         os.close(saved)
 
 
-def emit(result: Report | Comparison, form: Format, output: Path | None, force: bool) -> None:
+def emit(result: "Shown", form: Format, output: Path | None, force: bool) -> None:
     """Writes ``result`` in ``form`` to ``output`` or stdout. Raises UsageError for an existing file."""
     refuse_existing(output, force)
     if form is Format.terminal and output is None:
@@ -63,16 +65,12 @@ def emit(result: Report | Comparison, form: Format, output: Path | None, force: 
         output.write_bytes(content)
 
 
-def _terminal(result: Report | Comparison) -> None:
+def _terminal(result: "Shown") -> None:
     from rich.console import Console
 
-    from loraprof.report.terminal import render, render_comparison
+    from loraprof.report.terminal import render
 
-    console = Console()
-    if isinstance(result, Report):
-        render(result, console)
-    else:
-        render_comparison(result, console)
+    render(result, Console())
 
 
 def say(message: str, quiet: bool = False) -> None:

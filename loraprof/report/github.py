@@ -4,18 +4,19 @@ Format and escaping: GitHub's "Workflow commands" page and actions/toolkit, pack
 """
 
 from loraprof.model.compare import Comparison
-from loraprof.model.report import Finding, Report
+from loraprof.model.report import Finding
+from loraprof.model.sweep import Sweep
 from loraprof.report.document import printable
+from loraprof.report.shown import Shown, document_of
 from loraprof.report.view import remark
-from loraprof.report.view_compare import headline
 
 _LEVELS = {"blocker": "error", "major": "warning", "minor": "notice", "info": "notice"}
 
 
-def to_github(shown: Report | Comparison) -> bytes:
+def to_github(shown: Shown) -> bytes:
     """UTF-8, one command per line: the verdict as a notice, then every finding."""
-    sentence = headline(shown) if isinstance(shown, Comparison) else shown.verdict.sentence
-    lines = [_command("notice", "loraprof", sentence), *map(_annotation, shown.findings)]
+    found = [] if isinstance(shown, Sweep) else shown.findings
+    lines = [_command("notice", "loraprof", document_of(shown).headline), *map(_annotation, found)]
     if isinstance(shown, Comparison) and shown.missed:
         lines.append(_command("error", "loraprof: threshold missed", shown.missed))
     return "".join(f"{line}\n" for line in lines).encode()

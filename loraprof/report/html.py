@@ -3,8 +3,6 @@
 import html
 from collections.abc import Sequence
 
-from loraprof.model.compare import Comparison
-from loraprof.model.report import Report
 from loraprof.report.document import (
     Bar,
     Block,
@@ -23,16 +21,15 @@ from loraprof.report.document import (
 )
 from loraprof.report.html_page import page
 from loraprof.report.palette import SEVERITY_TONES
-from loraprof.report.view import view
-from loraprof.report.view_compare import view_comparison
+from loraprof.report.shown import Shown, document_of
 
 _CHART_WIDTH = 360
 _WORDS = ("good", "bad")  # of a verdict: the word itself is coloured
 
 
-def to_html(shown: Report | Comparison) -> bytes:
+def to_html(shown: Shown) -> bytes:
     """UTF-8; opens from disk, without a network."""
-    document = view_comparison(shown) if isinstance(shown, Comparison) else view(shown)
+    document = document_of(shown)
     return page(escape(document.title), _body(document)).encode()
 
 

@@ -5,10 +5,9 @@ Deterministic: the same report gives the same bytes. A number that is not finite
 
 import msgspec
 
-from loraprof.model.compare import Comparison
-from loraprof.model.report import Report
+from loraprof.report.shown import Shown
 
 
-def to_json(document: Report | Comparison) -> bytes:
+def to_json(document: Shown) -> bytes:
     """UTF-8, two spaces of indentation, a newline at the end."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

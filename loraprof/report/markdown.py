@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from loraprof.model.compare import Comparison
-from loraprof.model.report import Report
 from loraprof.report.document import (
     Bar,
     Block,
@@ -17,16 +15,15 @@ from loraprof.report.document import (
     Waterfall,
     printable,
 )
-from loraprof.report.view import view
-from loraprof.report.view_compare import view_comparison
+from loraprof.report.shown import Shown, document_of
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~&])")
 _BAR_CELLS = 30
 
 
-def to_markdown(shown: Report | Comparison) -> bytes:
+def to_markdown(shown: Shown) -> bytes:
     """UTF-8; every table is a GitHub table, details are folded."""
-    document = view_comparison(shown) if isinstance(shown, Comparison) else view(shown)
+    document = document_of(shown)
     return ("\n".join(_lines(document)).rstrip() + "\n").encode()
 
 

@@ -5,8 +5,7 @@ from importlib import import_module
 from typing import Final
 
 from loraprof.errors import UsageError
-from loraprof.model.compare import Comparison
-from loraprof.model.report import Report
+from loraprof.report.shown import Shown
 
 RENDERERS: Final[dict[str, str]] = {
     "terminal": "loraprof.report.terminal:to_text",
@@ -17,15 +16,15 @@ RENDERERS: Final[dict[str, str]] = {
 }
 
 
-def render(shown: Report | Comparison, format: str) -> bytes:
+def render(shown: Shown, format: str) -> bytes:
     """The report or comparison in a format, UTF-8. Raises UsageError for an unknown format."""
     return renderer(format)(shown)
 
 
-def renderer(format: str) -> Callable[[Report | Comparison], bytes]:
+def renderer(format: str) -> Callable[[Shown], bytes]:
     """The function behind a format's name."""
     if format not in RENDERERS:
         raise UsageError(f"There is no format {format!r}.", f"Choose one of {', '.join(RENDERERS)}.")
     module, name = RENDERERS[format].split(":")
-    found: Callable[[Report | Comparison], bytes] = getattr(import_module(module), name)
+    found: Callable[[Shown], bytes] = getattr(import_module(module), name)
     return found

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from loraprof.model.compare import Comparison
-from loraprof.model.report import Report
 from loraprof.report.document import (
     Bar,
     Block,
@@ -25,11 +23,10 @@ from loraprof.report.document import (
     printable,
 )
 from loraprof.report.palette import SEVERITY_TONES
+from loraprof.report.shown import Shown, document_of
 from loraprof.report.terminal_charts import bar_lines, waterfall_lines
 from loraprof.report.terminal_table import table_lines
 from loraprof.report.terminal_text import DIM, text, tone
-from loraprof.report.view import view
-from loraprof.report.view_compare import view_comparison
 
 _WIDTH = 120
 _LEAST_WIDTH = 80  # a narrower terminal wraps
@@ -37,19 +34,14 @@ _INDENT = 2
 _ASCII = str.maketrans("█▉▊▋▌▍▎▏░│■·…", "#########|*-.")
 
 
-def render(report: Report, console: Console) -> None:
-    """Prints the report; bars and tables fit the console's width."""
-    print_lines(document_lines(view(report), *_page(console)), console)
+def render(shown: Shown, console: Console) -> None:
+    """Prints it; bars and tables fit the console's width."""
+    print_lines(document_lines(document_of(shown), *_page(console)), console)
 
 
-def render_comparison(comparison: Comparison, console: Console) -> None:
-    """Prints arms, ratios, waterfall and findings."""
-    print_lines(document_lines(view_comparison(comparison), *_page(console)), console)
-
-
-def to_text(shown: Report | Comparison, width: int = 100) -> bytes:
+def to_text(shown: Shown, width: int = 100) -> bytes:
     """The same text for a file: UTF-8, no colour."""
-    document = view_comparison(shown) if isinstance(shown, Comparison) else view(shown)
+    document = document_of(shown)
     return "".join(f"{line.plain.rstrip()}\n" for line in document_lines(document, width, False)).encode()
 
 

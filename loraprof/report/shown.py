@@ -1,0 +1,22 @@
+"""What can be shown, and the document of each."""
+
+from loraprof.model.compare import Comparison
+from loraprof.model.report import Report
+from loraprof.model.sweep import Sweep
+from loraprof.report.document import Document
+from loraprof.report.view import view
+from loraprof.report.view_compare import view_comparison
+from loraprof.report.view_sweep import view_sweep
+
+Shown = Report | Comparison | Sweep
+
+
+def document_of(shown: Shown) -> Document:
+    """The document that every renderer walks."""
+    match shown:
+        case Comparison():
+            return view_comparison(shown)
+        case Sweep():
+            return view_sweep(shown)
+        case _:
+            return view(shown)

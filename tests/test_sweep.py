@@ -1,0 +1,144 @@
+"""``loraprof sweep``: the grid, its map, and a folder that survives what kills a worker."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from loraprof.analysis.sweep import crossovers, grid, key_of, parse_axes, resized
+from loraprof.capture.sweep import ATTEMPTS, finished, keep, open_folder, run_cells
+from loraprof.errors import UsageError
+from loraprof.model.sweep import Sweep, SweepCell
+from loraprof.report.terminal import to_text
+from loraprof.store.specs import list_workloads, load_workload
+
+
+def test_axes_and_their_grid() -> None:
+    axes = parse_axes(["rank=4,8", "tokens=256"])
+    assert axes == {"rank": ["4", "8"], "tokens": ["256"]}
+    cells = grid(axes)
+    assert cells == [{"rank": "4", "tokens": "256"}, {"rank": "8", "tokens": "256"}]
+    assert key_of(cells[0]) == "rank=4,tokens=256"
+
+
+@pytest.mark.parametrize("words", [[], ["rank"], ["rank="], ["=4"], ["rank=4,,8"], ["rank=4", "rank=8"], ["rank=4,4"]])
+def test_what_is_no_grid(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        parse_axes(words)
+
+
+@pytest.mark.parametrize("name", [w.name for w in list_workloads() if w.family != "resnet"])
+def test_another_hidden_size_keeps_the_shape_of_the_model(name: str) -> None:
+    config = load_workload(name).config
+    wide = "n_embd" if "n_embd" in config else "hidden_size"
+    old = int(str(config[wide]))
+    heads = int(str(config.get("n_head", config.get("num_attention_heads"))))
+    assert {key: config[key] for key in resized(config, old)} == resized(config, old)
+    double = resized(config, 2 * old)
+    assert double[wide] // double["n_head" if "n_head" in config else "num_attention_heads"] == old // heads
+    with pytest.raises(UsageError, match="multiple of the head width"):
+        resized(config, old + 1)
+
+
+def test_a_model_without_a_hidden_size() -> None:
+    with pytest.raises(UsageError, match="no hidden size"):
+        resized(load_workload("resnet18").config, 64)
+
+
+def cell(speedup: float | None, predicted: float | None = None, **values: str) -> SweepCell:
+    verdict = None if speedup is None else "faster" if speedup > 1.02 else "slower" if speedup < 0.98 else "undecided"
+    return SweepCell(
+        values=values,
+        speedup=speedup,
+        low=speedup,
+        high=speedup,
+        verdict=verdict,
+        full_ns=9,
+        lora_ns=8,
+        predicted=predicted,
+    )
+
+
+def test_the_crossover_lies_between_gain_and_loss() -> None:
+    axes = {"rank": ["4", "8"], "tokens": ["100", "400", "1600"]}
+    rows = {"4": (0.5, 2.0, 3.0), "8": (0.5, 0.6, 0.7)}
+    cells = [cell(y, 1.2, rank=r, tokens=t) for r, ys in rows.items() for t, y in zip(axes["tokens"], ys, strict=True)]
+    found = crossovers(axes, cells)
+    assert [(c.axis, c.at, c.predicted) for c in found] == [("tokens", {"rank": r}, None) for r in ("4", "8")]
+    assert found[0].measured == pytest.approx(200)  # half way between 100 and 400, in logarithms
+    assert found[1].measured is None
+    assert crossovers({"dtype": ["float32", "bfloat16"]}, []) == []
+
+
+def sweep(axes: dict[str, list[str]], speedups: list[float | None]) -> Sweep:
+    cells = [cell(y, y and y * 1.1, **v) for y, v in zip(speedups, grid(axes), strict=True)]
+    return Sweep(workload="w", device_name="d", axes=axes, cells=cells, crossovers=crossovers(axes, cells))
+
+
+def test_the_map_draws_the_line() -> None:
+    axes = {"hidden": ["512", "1024"], "tokens": ["256", "1024"]}
+    shown = to_text(sweep(axes, [0.8, 0.9, 0.95, 1.25])).decode()
+    assert "LoRA is faster in 1 and slower in 3 of 4 cells: from 0.80x (hidden=512 tokens=256) to 1.25x" in shown
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["hidden", "256", "1024"] in lines
+    assert ["512", "0.80x", "0.90x"] in lines
+    assert ["1024", "0.95x", "┃1.25x▔"] in lines
+    three = to_text(sweep({"rank": ["1", "2"], **axes}, [0.8] * 7 + [None])).decode()
+    assert "Speed-up rank=1" in three
+    assert "Speed-up rank=2" in three
+    assert "No cell could be measured." in to_text(sweep({"rank": ["1"]}, [None])).decode()
+
+
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+job, answer = map(Path, sys.argv[1:])
+tries = Path(job.read_text())
+count = len(tries.read_text()) if tries.exists() else 0
+tries.write_text('x' * (count + 1))
+if count < {deaths}:
+    os.kill(os.getpid(), signal.SIGKILL)
+answer.write_text('{{"values": {{"rank": "4"}}, "speedup": 1.5}}')
+"""
+
+
+def fake(deaths: int):  # type: ignore[no-untyped-def]
+    return lambda job, answer: [sys.executable, "-c", WORKER.format(deaths=deaths), str(job), str(answer)]
+
+
+def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    jobs = {"rank=4": ({"rank": "4"}, str(tmp_path / "tries").encode())}
+    found = dict(run_cells(jobs, tmp_path, fake(1), said.append))
+    assert found["rank=4"].speedup == 1.5
+    assert said == ["the process of rank=4 died (signal 9); running it again"]
+    assert finished(tmp_path, "rank=4") == found["rank=4"]
+
+
+def test_a_cell_that_always_dies_is_no_result_and_tried_again_next_time(tmp_path: Path) -> None:
+    tries = tmp_path / "tries"
+    jobs = {"rank=4": ({"rank": "4"}, str(tries).encode())}
+    found = dict(run_cells(jobs, tmp_path, fake(99), lambda _: None))
+    assert found["rank=4"].status == "failed"
+    assert found["rank=4"].reason == f"its process died {ATTEMPTS} times: signal 9"
+    assert len(tries.read_text()) == ATTEMPTS
+    assert finished(tmp_path, "rank=4") is None
+    assert dict(run_cells(jobs, tmp_path, fake(0), lambda _: None))["rank=4"].speedup == 1.5
+
+
+def test_a_folder_holds_one_sweep(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    open_folder(folder, {"budget": 1}, False)
+    keep(folder, "rank=4", SweepCell(values={"rank": "4"}))
+    open_folder(folder, {"budget": 1}, False)
+    assert finished(folder, "rank=4") == SweepCell(values={"rank": "4"})
+    (folder / "rank=8.json").write_text('{"values": ')
+    assert finished(folder, "rank=8") is None
+    with pytest.raises(UsageError, match="other settings"):
+        open_folder(folder, {"budget": 2}, False)
+    open_folder(folder, {"budget": 2}, True)
+    assert finished(folder, "rank=4") is None
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    with pytest.raises(UsageError, match="holds no sweep"):
+        open_folder(tmp_path / "other", {}, True)
