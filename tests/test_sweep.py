@@ -1,12 +1,19 @@
 """``loraprof sweep``: the grid, its map, and a folder that survives what kills a worker."""
 
+import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from loraprof.analysis.sweep import crossovers, grid, key_of, parse_axes, resized
 from loraprof.capture.sweep import ATTEMPTS, finished, keep, open_folder, run_cells
+from loraprof.cli.app import run
 from loraprof.errors import UsageError
 from loraprof.model.sweep import Sweep, SweepCell
 from loraprof.report.terminal import to_text
@@ -142,3 +149,72 @@ def test_a_folder_holds_one_sweep(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.txt").touch()
     with pytest.raises(UsageError, match="holds no sweep"):
         open_folder(tmp_path / "other", {}, True)
+
+
+SWEEP = (sys.executable, "-m", "loraprof", "sweep", "tiny-llama-cpu", "--layers", "1", "--batch", "1", "--budget", "1s")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--over", "rnak=4"), "did you mean 'rank'?"),
+        (("--over", "rank=4", "tokens=15", "--batch", "2"), "tokens=15 cannot be made from 2 sequences"),
+        (("--over", "tokens=9999"), "more than the model's 2048 positions"),
+        (("--over", "hidden=100"), "head width"),
+        (("--over", "hidden=wide"), "not a whole number"),
+        (("--over", "rank=0"), "at least 1"),
+        (("--rank", "4"), "a sweep needs an axis"),
+        (("gpt2-xl", "--over", "rank=4"), "one workload is swept"),
+        (("--over", "rank=4", "--address", "local"), "needs Ray"),
+    ],
+)
+def test_usage_errors_come_before_any_work(
+    tmp_path: Path,
+    words: tuple[str, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run([*SWEEP[3:], *words]) == (4 if "Ray" in said else 2)
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.glob("*/rank*")) == []
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
+    words = [*SWEEP, "--over", "rank=2,4", "tokens=8", "--no-predict", "--format", "json"]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=ENVIRONMENT
+    )
+    os.kill(_worker(process.pid), signal.SIGKILL)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "the process of rank=2,tokens=8 died (signal 9); running it again" in err
+    found = msgspec.json.decode(out, type=Sweep)
+    assert [(c.values, c.status) for c in found.cells] == [
+        ({"rank": "2", "tokens": "8"}, "ok"),
+        ({"rank": "4", "tokens": "8"}, "ok"),
+    ]
+    assert all(c.speedup is not None and c.low is not None and c.low <= c.speedup for c in found.cells)
+    folder = tmp_path / "sweep-tiny-llama-cpu"
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("rank*.json")}
+    assert sorted(before) == ["rank=2,tokens=8.json", "rank=4,tokens=8.json"]
+    again = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "2 of 2 cells are already there" in again.stderr
+    assert json.loads(again.stdout) == json.loads(out)
+    assert {p.name: p.stat().st_mtime_ns for p in folder.glob("rank*.json")} == before
+
+
+def _worker(parent: int) -> int:
+    """The first process that ``parent`` starts for a cell."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    for _ in range(600):
+        for child in children.read_text().split():
+            if b"sweep_cell" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+        time.sleep(0.05)
+    raise AssertionError("no worker was started")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from loraprof import __version__
-from loraprof.cli import compare, doctor, explain, export, profile, report, workloads
+from loraprof.cli import compare, doctor, explain, export, profile, report, sweep, workloads
 from loraprof.cli.target import TargetCommand
 from loraprof.errors import LoraprofError
 
@@ -26,6 +26,7 @@ ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ =
 INTERSPERSED = {"allow_interspersed_args": False}
 app.command(cls=TargetCommand, context_settings=INTERSPERSED)(profile.profile)
 app.command(cls=TargetCommand, context_settings=INTERSPERSED)(compare.compare)
+app.command()(sweep.sweep)
 app.command()(report.report)
 app.command()(export.export)
 app.command()(explain.explain)
