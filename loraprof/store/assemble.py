@@ -21,7 +21,7 @@ from loraprof.model.trace import (
     Trace,
 )
 from loraprof.model.vocabulary import MARKER_PREFIX, HostKind
-from loraprof.store.columns import Chunks, Column, Interner, equal_to_previous, ranked, sort_rows
+from loraprof.store.columns import Column, Growing, Interner, equal_to_previous, ranked, sort_rows
 from loraprof.store.nanoseconds import LIMIT_NS, MISSING, NOT_FINITE
 
 _RANGES: Final = ("ProfilerStep#", "Optimizer.", "enumerate(DataLoader)#")  # ops in files of 2021
@@ -63,8 +63,8 @@ class Facts:
 class Rows:
     """What was read so far, in the order of the file."""
 
-    host: Chunks = field(default_factory=Chunks)
-    device: Chunks = field(default_factory=Chunks)
+    host: Growing = field(default_factory=lambda: Growing(_HOST))
+    device: Growing = field(default_factory=lambda: Growing(_DEVICE))
     names: Interner[str] = field(default_factory=Interner)
     threads: Interner[Thread] = field(default_factory=Interner)
     shapes: Interner[InputTexts] = field(default_factory=Interner)
@@ -89,7 +89,7 @@ class Rows:
 
 def assemble(rows: Rows, facts: Facts) -> Trace:
     """The Trace of all rows. Equal sets of rows give equal traces."""
-    host, device = rows.host.join(_HOST), rows.device.join(_DEVICE)
+    host, device = rows.host.take(), rows.device.take()
     host["thread"] = _home_threads(rows.threads, host)[host["thread"]]
     names, name_rank = ranked(rows.names, str, [host["name"], device["name"]], str)
     threads, thread_rank = ranked(rows.threads, _thread, [host["thread"]], lambda pair: pair)

@@ -1,11 +1,11 @@
 """How do rows read in any order become the sorted, duplicate-free columns of a table?
 
-Columns are collected as chunks and joined one by one, so a table is never held twice. Interned values get the
+Columns grow in place, so a table is never held twice. Interned values get the
 rank of their sorted text, not the order of arrival: the same rows give the same table in whatever order they came.
 """
 
 from array import array
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,23 +26,30 @@ class Interner(dict[K, int]):
         return number
 
 
-class Chunks:
-    """Columns of one table, appended chunk by chunk."""
+class Growing:
+    """Columns of one table that grow in place.
 
-    def __init__(self) -> None:
-        self._parts: dict[str, list[Column]] = {}
+    A list of chunks to concatenate would need the memory twice: what small chunks leave behind is not given back.
+    """
 
-    def add(self, **columns: Column) -> None:
-        for name, column in columns.items():
-            self._parts.setdefault(name, []).append(column)
+    def __init__(self, dtypes: Mapping[str, type[np.generic]]) -> None:
+        self._columns: dict[str, Column] = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
+        self._rows = 0
 
-    def join(self, dtypes: dict[str, type[np.generic]]) -> dict[str, Column]:
-        """One array per name of ``dtypes``; the chunks are given up on the way."""
-        joined = {}
-        for name, dtype in dtypes.items():
-            parts = self._parts.pop(name, [])
-            joined[name] = np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype)
-        return joined
+    def add(self, rows: int, **columns: Column | int) -> None:
+        """Appends ``rows`` rows; a number stands for a column of that value. Every column must be given."""
+        end = self._rows + rows
+        for name, column in self._columns.items():
+            if end > len(column):
+                column.resize(end + end // 8, refcheck=False)
+            column[self._rows : end] = columns[name]
+        self._rows = end
+
+    def take(self) -> dict[str, Column]:
+        """The columns; nothing may be added afterwards."""
+        for column in self._columns.values():
+            column.resize(self._rows, refcheck=False)
+        return self._columns
 
 
 def int64(values: list[Any]) -> Int64:

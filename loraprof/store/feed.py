@@ -1,6 +1,6 @@
 """Which bytes of a trace file are events, and which are its other top-level values?
 
-The file is inflated as a stream and handed on in pieces of about 2 MB, so memory does not grow with it. A piece
+The file is inflated as a stream and handed on in pieces of about 1 MB, so memory does not grow with it. A piece
 ends at the last ``} , {`` of the buffer. That guess may lie inside a string or a nested list, but then the piece
 does not decode; JSON is read from left to right, so a piece that decodes as a list ended between two events.
 Pieces that do not decode are cut by a scanner that knows strings and nesting.
@@ -17,7 +17,8 @@ from isal import igzip_lib, igzip_threaded
 
 from loraprof.errors import InputError
 
-PIECE_BYTES: Final = 2 << 20
+PIECE_BYTES: Final = 1 << 20
+INFLATE_BYTES: Final = 256 << 10  # handed over by the inflating thread; it buffers eight times as much
 PIECE_LIMIT_BYTES: Final = 64 << 20  # one event or one top-level value
 BOMB_RATIO: Final = 200  # real traces reach 30
 BOMB_BYTES: Final = 256 << 20
@@ -66,7 +67,7 @@ class Inflated:
         self._total = 0
         buffered = io.BufferedReader(self._raw, 1 << 20)
         self._gzip = buffered.peek(2)[:2] == b"\x1f\x8b"
-        self._text = igzip_threaded.open(buffered, "rb") if self._gzip else buffered
+        self._text = igzip_threaded.open(buffered, "rb", block_size=INFLATE_BYTES) if self._gzip else buffered
 
     def __enter__(self) -> "Inflated":
         return self

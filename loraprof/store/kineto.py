@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
-import numpy as np
 
 from loraprof.errors import InputError
 from loraprof.model.trace import Collective, DeviceFacts, Int64, Trace
@@ -142,11 +141,11 @@ def _add(rows: Rows, batch: Batch) -> None:
 
 def _add_host(rows: Rows, cat: str, events: list[Event], start: Int64, end: Int64) -> None:
     names, threads, shapes, collectives = rows.names, rows.threads, rows.shapes, rows.collectives
-    code, count = HOST_CODES[cat], len(events)
+    code = HOST_CODES[cat]
     kind = code // 16
     args = [e.args for e in events]
-    none = np.full(count, -1, np.int32)
-    columns: dict[str, Column] = dict.fromkeys(("correlation", "sequence", "fwd_thread", "shapes", "collective"), none)
+    optional = ("correlation", "sequence", "fwd_thread", "shapes", "collective")
+    columns: dict[str, Column | int] = dict.fromkeys(optional, -1)
     if kind == HostKind.RUNTIME:
         columns["correlation"] = int64([a.correlation for a in args])
     elif kind in (HostKind.OP, HostKind.ANNOTATION):
@@ -155,9 +154,10 @@ def _add_host(rows: Rows, cat: str, events: list[Event], start: Int64, end: Int6
         columns["shapes"] = int32([-1 if a.dims is NO_TEXT else shapes[_inputs(a)] for a in args])
         columns["collective"] = int32([-1 if a.collective is None else collectives[_collective(a)] for a in args])
     rows.host.add(
+        len(events),
         start=start,
         end=end,
-        code=np.full(count, code, np.int8),
+        code=code,
         name=int32([names[e.name] for e in events]),
         thread=int32([threads[e.pid, e.tid] for e in events]),
         **columns,
@@ -172,9 +172,10 @@ def _add_device(rows: Rows, cat: str, events: list[Event], start: Int64, end: In
     names, collectives = rows.names, rows.collectives
     args = [e.args for e in events]
     rows.device.add(
+        len(events),
         start=start,
         end=end,
-        code=np.full(len(events), DEVICE_CODES[cat], np.int8),
+        code=DEVICE_CODES[cat],
         name=int32([names[e.name] for e in events]),
         device=int32([e.pid if e.args.device is None else e.args.device for e in events]),
         stream=int64([e.tid if e.args.stream is None else e.args.stream for e in events]),
