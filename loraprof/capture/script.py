@@ -1,12 +1,15 @@
 """Runs an unmodified script or module under a session: its own argv, __main__, working directory, exit code."""
 
-import multiprocessing
+import resource
 import runpy
 import sys
 import traceback
 from pathlib import Path
 
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
+
+
+CHILD_WORK_S = 1.0  # CPU time of ended child processes that looks like training
 
 
 class Finished(SystemExit):
@@ -64,9 +67,9 @@ def _code(code: object) -> int:
 
 def explain_missing(steps: int, needed: int) -> MeasurementError:
     """Why a script that ended gave no recording."""
-    if steps == 0 and multiprocessing.active_children():
+    if steps == 0 and resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > CHILD_WORK_S:
         return MeasurementError(
-            "the training runs in other processes: no optimizer stepped in this one",
+            "the training ran in other processes: no optimizer stepped in this one",
             "start one process per rank: torchrun --nproc-per-node N -m loraprof profile SCRIPT",
         )
     if steps == 0:

@@ -6,13 +6,17 @@ from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
 
+TOO_WIDE = 2.5  # high / low of a predicted speed-up that says nothing
+
+
 def _where(step: Step | None, adapter: Adapter | None) -> str:
     """From the reported step alone; shares are of its profiled window."""
     if step is None or not step.wall_ns:
         return "The trace holds no step to explain."
     wall = step.wall_ns
     idle = step.ns(kind="idle")
-    parts = {"the frozen linear layers": step.ns(kind="busy", role="base.linear")}
+    linears = "the frozen linear layers" if adapter is not None else "the linear layers"
+    parts = {linears: step.ns(kind="busy", role="base.linear")}
     parts["attention"] = step.ns(kind="busy", role="attention")
     parts["the optimizer and clipping"] = step.ns(kind="busy", phase="optimizer")
     parts["waiting"] = idle
@@ -21,7 +25,7 @@ def _where(step: Step | None, adapter: Adapter | None) -> str:
     parts["other work"] = wall - sum(parts.values())
     ranked = sorted(((ns, name) for name, ns in parts.items() if ns), reverse=True)[:3]
     shares = ", ".join(f"{units.percent(ns / wall)} to {name}" for ns, name in ranked)
-    base = parts["the frozen linear layers"]
+    base = parts[linears]
     extra = ""
     if adapter is not None and base:
         extra = f" The adapter adds {units.percent(adapter.busy_ns / base)} on top of the frozen layers' own work."
@@ -42,11 +46,14 @@ def verdict(
     now = timing.unprofiled.median_ns
     speedup, low, high = other.full_ns / now, other.full.low / now, other.full.high / now
     ideal = other.full_ns / max(other.frozen_ns, 1)
+    if low <= 0 or high > TOO_WIDE * low:
+        text = "The unprofiled steps vary too much to predict the full step: time more of them (--timed)."
+        return Verdict(sentence=f"{_where(step, adapter)} {text}", ideal_speedup=ideal, limiting_cause=cause)
     word = "faster than" if low > 1 else "slower than" if high < 1 else "not clearly different from"
     decimals = units.interval_decimals(low, high, least=1, most=2)
     text = (
         f"LoRA is predicted {word} full fine-tuning here: {units.ratio(speedup, decimals)} "
-        f"[{units.ratio(low, decimals)}, {units.ratio(high, decimals)}] of its speed, at most "
+        f"[{units.ratio(low, decimals)}, {units.ratio(high, decimals)}] its speed, at most "
         f"{units.ratio(ideal, decimals)} if the adapters were free. {_where(step, adapter)}"
     )
     return Verdict(
