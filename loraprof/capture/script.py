@@ -8,7 +8,6 @@ from pathlib import Path
 
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 
-
 CHILD_WORK_S = 1.0  # CPU time of ended child processes that looks like training
 
 

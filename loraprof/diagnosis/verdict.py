@@ -5,7 +5,6 @@ from loraprof.diagnosis.counterfactual import Counterfactual
 from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
-
 TOO_WIDE = 2.5  # high / low of a predicted speed-up that says nothing
 
 
