@@ -7,14 +7,34 @@ mode, so op lists differ slightly from the profiled step; peak memory is never t
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from loraprof.model.recording import CountedOp
+
+aten: Any = torch.ops.aten
+FREE: Final = ("_unsafe_view", "detach", "lift_fresh", "_local_scalar_dense", "empty", "empty_like", "empty_strided",
+               "new_empty", "new_empty_strided")  # fmt: skip
+OVERWRITING: Final = ("copy_", "zero_", "fill_", "bernoulli_", "normal_", "uniform_", "random_")
+GATHERS: Final = {"embedding": 0, "gather": 0, "index": 0, "index_select": 0}  # op: position of its table
+
+
+def _cpu_attention(q: Any, k: Any, v: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(q.shape, k.shape, v.shape))  # type: ignore[no-untyped-call]
+
+
+def _cpu_attention_backward(grad: Any, q: Any, k: Any, v: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+    return int(sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape))  # type: ignore[no-untyped-call]
+
+
+FLOPS: Final[dict[Any, Callable[..., Any]]] = flop_registry | {  # torch's table leaves out attention on a CPU
+    aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+}
 
 
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -31,14 +51,13 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
-        view = bool(getattr(func, "is_view", False))
         flops = 0
-        if packet in flop_registry:
+        if packet in FLOPS:
             try:
-                flops = int(flop_registry[packet](*args, **(kwargs or {}), out_val=out))
+                flops = int(FLOPS[packet](*args, **(kwargs or {}), out_val=out))
             except (TypeError, ValueError, AssertionError, RuntimeError):
                 flops = 0
-        moved = 0 if view else min_bytes((args, kwargs), out)
+        moved = min_bytes(func, args, kwargs or {}, out)
         shapes = " ".join("x".join(map(str, t.shape)) for t in _tensors(args)[:4])
         self._counts[(*self._where(), f"aten::{packet.__name__}", shapes, flops, moved)] += 1
         return out
@@ -74,19 +93,38 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
 def _extent(t: torch.Tensor) -> int:
     """Bytes of storage a tensor touches: expanded (stride 0) dimensions count once."""
     n = t.element_size()
-    for size, stride in zip(t.shape, t.stride(), strict=True) if t.layout == torch.strided else ():
+    for size, stride in zip(t.shape, t.stride(), strict=True):
         n *= size if stride else 1
     return n if t.numel() else 0
 
 
-def min_bytes(inputs: Any, outputs: Any) -> int:
-    """Unique inputs read once plus outputs written once, bytes."""
+def _unique(tree: Any) -> dict[tuple[Any, ...], int]:
+    """Bytes of each distinct tensor of strided layout."""
+    strided = [t for t in _tensors(tree) if t.layout == torch.strided]
+    return {(t.data_ptr(), tuple(t.shape), t.stride(), t.dtype): _extent(t) for t in strided}
 
-    def unique(tree: Any) -> int:
-        seen = {}
-        for t in _tensors(tree):
-            if t.layout == torch.strided:
-                seen[(t.data_ptr(), tuple(t.shape), t.stride(), t.dtype)] = _extent(t)
-        return sum(seen.values())
 
-    return unique(inputs) + unique(outputs)
+def _mutated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[tuple[Any, ...], int]:
+    """Arguments that the op writes. A fused optimizer's schema lists its gradients too, which it only scales."""
+    out: dict[tuple[Any, ...], int] = {}
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write and argument.name != "grads":
+            out |= _unique(args[i] if i < len(args) else kwargs.get(argument.name))
+    return out
+
+
+def min_bytes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    """Unique inputs read once plus outputs written once, bytes.
+
+    What is overwritten is not read; a gather reads of its table what it selects.
+    """
+    name = func.overloadpacket.__name__
+    if func.is_view or name in FREE:
+        return 0
+    inputs, written = _unique((args, kwargs)), _mutated(func, args, kwargs)
+    made = {k: n for k, n in _unique(out).items() if k not in inputs}
+    read = sum(n for k, n in inputs.items() if not (name in OVERWRITING and k in written))
+    if name in GATHERS and inputs and made:
+        table = next(iter(_unique(args[GATHERS[name]]).values()))
+        read -= max(table - sum(made.values()), 0)
+    return read + sum((written | made).values())
