@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from msgspec.structs import replace
 
-from loraprof.analysis.comparison import failures, parse_threshold
 from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
 from loraprof.cli.target import RECORDING
@@ -41,6 +40,8 @@ def compare(
     overrides: dict[str, Any],
 ) -> int:
     """Compare arms, or recordings."""
+    from loraprof.analysis.comparison import failures, parse_threshold
+
     limit = parse_threshold(fail_on) if fail_on else None
     refuse_existing(output, force)
     words = list(target or ())
