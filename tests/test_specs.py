@@ -126,3 +126,12 @@ def test_a_wheel_carries_its_presets_inside(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     out = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     assert out.stdout.split() == [str(tmp_path / "loraprof" / "_profiles"), str(len(PRESETS))]
+
+
+def test_strings_for_the_config_take_the_type_of_what_they_replace() -> None:
+    spec = load_workload("tiny-llama-cpu", {"config.hidden_size": "256", "config.tie_word_embeddings": "true"})
+    assert spec.config["hidden_size"] == 256
+    assert spec.config["tie_word_embeddings"] is True
+    assert load_workload("tiny-llama-cpu", {"config.rms_norm_eps": "1e-6"}).config["rms_norm_eps"] == 1e-6
+    with pytest.raises(UsageError, match=r"config\.hidden_size"):
+        load_workload("tiny-llama-cpu", {"config.hidden_size": "wide"})

@@ -161,7 +161,8 @@ def _lines(total: int, quiet: bool) -> Callable[[str, SweepCell], None]:
         nonlocal done
         done += 1
         left_ns = (time.monotonic() - begun) / done * (total - done) * 1e9
-        say(f"{done} of {total}, {_told(key, cell)}; about {units.ns(left_ns)} left", quiet)
+        left = f"; about {units.ns(left_ns)} left" if done < total else ""
+        say(f"{done} of {total}, {_told(key, cell)}{left}", quiet)
 
     return advance
 

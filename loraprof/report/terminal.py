@@ -31,7 +31,7 @@ from loraprof.report.terminal_text import DIM, text, tone
 _WIDTH = 120
 _LEAST_WIDTH = 80  # a narrower terminal wraps
 _INDENT = 2
-_ASCII = str.maketrans("█▉▊▋▌▍▎▏░│■·…", "#########|*-.")
+_ASCII = str.maketrans("█▉▊▋▌▍▎▏░│■·…┃▔", "#########|*-.|^")
 
 
 def render(shown: Shown, console: Console) -> None:

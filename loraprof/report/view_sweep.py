@@ -1,7 +1,7 @@
 """What does a sweep show? A heat map of the speed-up with the line where LoRA stops losing, and every cell; pure.
 
-In the map ``┃`` stands before a cell, and ``▔`` after it, where LoRA gains on one side of the line and loses on the
-other: left of the cell, or above it.
+In the map the line between gain and loss runs along the left edge of a cell with ``┃``, the upper edge of one with
+``▔``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from loraprof.analysis.sweep import grid
 from loraprof.model.sweep import Crossover, Sweep, SweepCell
 from loraprof.report.document import Block, Cell, Column, Document, Facts, Paragraph, Row, Section, Table
 
+_LEGEND = "The line between gain and loss runs along the left edge of a cell with ┃, the upper edge of one with ▔."
 TONES = {"faster": "good", "slower": "bad"}
 
 
@@ -48,9 +49,9 @@ def _maps(sweep: Sweep) -> list[Section]:
     rows = outer.pop() if outer else None
     found: list[Section] = []
     for at in grid({name: sweep.axes[name] for name in outer}):
-        blocks: tuple[Block, ...] = (_map(sweep, at, rows, last),)
-        if not found:
-            blocks += (Paragraph("┃ before a cell and ▔ after it: the line between gain and loss, left or above."),)
+        table = _map(sweep, at, rows, last)
+        line = any(mark in cell.text for row in table.rows for cell in row for mark in "┃▔")
+        blocks: tuple[Block, ...] = (table, Paragraph(_LEGEND)) if line else (table,)
         aside = f"{rows} down, {last} across" if rows else last
         found.append(Section("map", f"Speed-up {_name(at)}".rstrip(), blocks, aside))
     return found

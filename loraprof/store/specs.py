@@ -77,6 +77,8 @@ def _override(spec: WorkloadSpec, overrides: Mapping[str, object]) -> WorkloadSp
         into, leaf = (fields["config"], key[7:]) if key.startswith("config.") else (fields, key)
         if leaf not in into:
             raise UsageError(f"workload {spec.name} has no option {key!r}", did_you_mean(leaf, into))
+        if into is fields["config"]:
+            value = _like(into[leaf], value, f"workload {spec.name}: `$.{key}`")
         into[leaf] = _targets(value) if key == "targets" else value
     try:
         changed = msgspec.convert(fields, WorkloadSpec, strict=False)
@@ -85,6 +87,16 @@ def _override(spec: WorkloadSpec, overrides: Mapping[str, object]) -> WorkloadSp
     if problem := _problem(changed):
         raise UsageError(f"workload {spec.name}: {problem}")
     return changed
+
+
+def _like(old: object, value: object, where: str) -> object:
+    """A string as the type that the preset has there: the config's fields have no types of their own."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return msgspec.convert(value, type(old), strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _targets(value: object) -> object:
