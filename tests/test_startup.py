@@ -1,0 +1,49 @@
+"""What a command must not load: torch where nothing is measured, numpy where nothing is computed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recordings import write_recording
+
+LOADED = """
+import sys
+from loraprof.cli.app import run
+code = run(sys.argv[1:])
+print(code, *(name for name in ("torch", "numpy", "transformers", "tensorboard", "ray") if name in sys.modules))
+"""
+
+
+def loaded(*arguments: str) -> list[str]:
+    """Exit code and which of the heavy packages one command line loaded."""
+    command = [sys.executable, "-c", LOADED, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("verb", [[], ["profile"], ["report"], ["compare"], ["export"], ["doctor"], ["explain"]])
+def test_help_loads_nothing_heavy(verb: list[str]) -> None:
+    assert loaded(*verb, "--help") == ["0"]
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["explain", "L2"], ["workloads"]])
+def test_what_computes_nothing_loads_no_numpy(arguments: list[str]) -> None:
+    assert loaded(*arguments) == ["0"]
+
+
+@pytest.mark.parametrize("form", ["terminal", "json", "html", "markdown"])
+def test_report_needs_no_torch(form: str, tmp_path: Path) -> None:
+    place = write_recording(tmp_path / "a.loraprof")
+    assert loaded("report", "--format", form, str(place), "-o", str(tmp_path / "out")) == ["0", "numpy"]
+
+
+def test_an_error_needs_no_torch(tmp_path: Path) -> None:
+    assert loaded("report", str(tmp_path / "none"))[0] == "5"
+    assert "torch" not in loaded("report", str(tmp_path / "none"))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, loraprof; print(sorted({'torch', 'numpy', 'msgspec', 'rich', 'typer'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
