@@ -111,3 +111,12 @@ def test_the_wrong_lever() -> None:
     assert finding.gain is not None
     assert finding.gain.low > 1
     assert "W1" not in predicted(shaped(**LARGE), 4_000_000)
+
+
+def test_steps_that_do_not_repeat() -> None:
+    run = synthetic("bandwidth-v1")
+    base = timing(run).samples_ns[0]
+    wild = msgspec.structs.replace(timing(run), samples_ns=[base, 3 * base, base, 3 * base, 2 * base] * 2)
+    assert "repeat" in found(made(run, timing=wild))["G3"].title
+    steady = msgspec.structs.replace(timing(run), samples_ns=[base, round(1.1 * base)] * 5)
+    assert "G3" not in found(made(run, timing=steady))

@@ -6,6 +6,7 @@ from loraprof.diagnosis.select import Worth, gain_of
 from loraprof.model.report import Finding
 
 COLD = 1.5  # G3: first step over the median
+NOISE = 0.50  # G3: interval of the median over the median
 PADDING = 0.80  # G4: real tokens of all tokens
 FREE_BACKWARD = 0.5  # G5: backward over forward
 OPTIMIZER_SHARE = 0.25  # G2: of the full step
@@ -44,8 +45,8 @@ def cold_timing(case: Case) -> Finding | None:
     if len(samples) < 3:
         return None
     median = sorted(samples)[(len(samples) - 1) // 2]
-    if samples[0] <= COLD * median:
-        return None
+    if samples[0] <= COLD * median or samples[0] <= max(samples[1:]):
+        return _noisy(case)
     remedy = f"loraprof profile --skip {2 * timing.dropped + 3}" if timing else "record after a few warm-up steps"
     return finding(
         case,
@@ -56,6 +57,25 @@ def cold_timing(case: Case) -> Finding | None:
             evidence("steps dropped before", timing.dropped if timing else None, "steps"),
         ],
         f"{remedy}: the first steps still allocate, compile or fill caches",
+    )
+
+
+def _noisy(case: Case) -> Finding | None:
+    """Steps that repeat so badly that no difference between arms can be told from them."""
+    u = case.timing.unprofiled
+    if u is None or u.high_ns - u.low_ns <= NOISE * u.median_ns:
+        return None
+    return finding(
+        case,
+        "G3",
+        [
+            evidence("median step, unprofiled", u.median_ns, "ns"),
+            evidence("its interval from", u.low_ns, "ns"),
+            evidence("to", u.high_ns, "ns"),
+            evidence("steps timed", u.steps, "steps"),
+        ],
+        f"stop what else runs on this machine; loraprof profile --timed {5 * u.steps}",
+        title="The steps repeat too badly for a comparison",
     )
 
 

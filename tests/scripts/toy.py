@@ -2,9 +2,11 @@
 
 import sys
 import time
+from contextlib import nullcontext
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
@@ -85,7 +87,7 @@ class Reading(nn.Module):
 
 
 torch.manual_seed(0)
-base = Model()
+base = Model().to(torch.bfloat16 if "autocast" in WHAT else torch.float32)
 if WHAT == "reentrant":
     base.lm_head.requires_grad_(True)
 names = ["router"] if "experts" in WHAT else ["up", "down"]
@@ -101,14 +103,17 @@ if WHAT == "item":
 if WHAT == "item-outside":
     base.norm = nn.Sequential(Reading(), base.norm)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+CASTS = disable_input_dtype_casting if WHAT == "autocast-once" else lambda _: nullcontext()
 fixed = [torch.randint(VOCABULARY, (4, TOKENS))] * 1000
-for ids in DataLoader(Tokens(), batch_size=4) if "data" in WHAT else fixed:
+workers = 4 if WHAT == "prefetched-data" else 0
+for ids in DataLoader(Tokens(), batch_size=4, num_workers=workers) if "data" in WHAT else fixed:
     mask = torch.ones_like(ids)
     if WHAT == "padding":
         mask[:, TOKENS // 2 :] = 0
     if WHAT == "little-padding":
         mask[:, -4:] = 0
-    logits = model(input_ids=ids, attention_mask=mask)
+    with CASTS(model), torch.autocast("cpu", torch.bfloat16, enabled="autocast" in WHAT):
+        logits = model(input_ids=ids, attention_mask=mask)
     nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten()).backward()
     optimizer.step()
     optimizer.zero_grad()
