@@ -18,6 +18,9 @@ def test_launch_bound() -> None:
     assert seen["of all"] == 169
     assert seen["kernels launched after the device had fallen idle"] > 150
     assert finding.gain is not None
+    assert finding.gain.basis == "replay"
+    assert seen["saved by a host twice as fast, replayed"] == finding.gain.ns
+    assert finding.gain.low < finding.gain.speedup < finding.gain.high
     assert finding.severity == "major"
 
 
