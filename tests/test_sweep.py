@@ -184,6 +184,19 @@ def test_usage_errors_come_before_any_work(
 
 
 @pytest.mark.slow
+def test_a_cell_is_measured_and_predicted(tmp_path: Path) -> None:
+    words = [*SWEEP, "--over", "hidden=64", "tokens=32", "--set", "config.vocab_size=128", "--format", "json"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    found = msgspec.json.decode(done.stdout, type=Sweep).cells[0]
+    assert found.status == "ok", found
+    assert found.predicted is not None, found.notes
+    assert found.predicted_low is not None
+    assert found.predicted_high is not None
+    assert found.predicted_low <= found.predicted <= found.predicted_high
+
+
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     words = [*SWEEP, "--over", "rank=2,4", "tokens=8", "--no-predict", "--format", "json"]
     process = subprocess.Popen(

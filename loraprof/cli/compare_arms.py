@@ -24,6 +24,7 @@ from loraprof.store.specs import did_you_mean
 from loraprof.workloads.apply import SCRIPT_ARMS
 from loraprof.workloads.arms import ARMS, resolve_arm
 
+TIMED = 20  # unprofiled steps of a built-in workload's profile pass
 Say = Callable[[str], None]
 
 
@@ -61,7 +62,7 @@ def compare_builtin(
         f"{units.ns(budget_ns)}, then a profile pass of each that the waterfall needs"
     )
     found = measure_arms(spec, arms, budget_ns, say)
-    result = _compared(found, Target(spec.name, tuple(as_words(overrides)), (spec.name,)), say)
+    result = _compared(found, Target(spec.name, ("--timed", str(TIMED), *as_words(overrides)), (spec.name,)), say)
     if extras.quality_steps:
         result = with_quality(result, spec, extras.quality_steps, say)
     if extras.iso_bytes:

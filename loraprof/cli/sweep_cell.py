@@ -25,6 +25,7 @@ from loraprof.store.specs import load_workload
 from loraprof.workloads.models import torch_device
 
 ARMS = ("full", "lora")
+TIMED = 20  # unprofiled steps of the profile pass: the prediction starts from their median
 
 
 class CellJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,15 +75,20 @@ def _timed(job: CellJob) -> SweepCell:
 def _predicted(job: CellJob, found: SweepCell) -> SweepCell:
     with TemporaryDirectory(prefix="loraprof-") as folder:
         place = Path(folder) / "lora.loraprof"
-        problem = profile_pass(["--arm", "lora", *as_words(job.overrides), job.workload], place)
+        words = ["--timed", str(TIMED), "--arm", "lora", *as_words(job.overrides), job.workload]
+        problem = profile_pass(words, place)
         if problem is not None:
             return replace(found, notes=[*found.notes, f"no prediction: {problem}"])
-        verdict = diagnose(place).verdict
+        report = diagnose(place)
+    adapter, own = report.adapter, report.timing.unprofiled
+    if adapter is None or own is None or adapter.predicted_full_ns is None or adapter.predicted_full_interval is None:
+        return replace(found, notes=[*found.notes, "no prediction: the LoRA recording does not allow one"])
+    interval = adapter.predicted_full_interval
     return replace(
         found,
-        predicted=verdict.speedup_vs_full,
-        predicted_low=verdict.speedup_low,
-        predicted_high=verdict.speedup_high,
+        predicted=adapter.predicted_full_ns / own.median_ns,
+        predicted_low=interval.low / own.median_ns,
+        predicted_high=interval.high / own.median_ns,
     )
 
 

@@ -11,7 +11,5 @@ def workloads() -> None:
     table = Table("name", "what", "adapter", "rank", "batch × seq", "dtype", "arms", box=None, pad_edge=False)
     for spec in list_workloads():
         size = f"{spec.batch} × {spec.seq}"
-        table.add_row(
-            spec.name, spec.summary, spec.adapter, str(spec.rank), size, spec.dtype, ", ".join(spec.arms)
-        )
+        table.add_row(spec.name, spec.summary, spec.adapter, str(spec.rank), size, spec.dtype, ", ".join(spec.arms))
     Console().print(table)
