@@ -22,6 +22,12 @@ SKINNY = [(256, 8, 512), (256, 512, 8)]
 HUGE = (1 << 20, 1 << 20, 1 << 20)
 
 
+@pytest.fixture(autouse=True)
+def a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cached must not depend on what else runs here."""
+    monkeypatch.setattr(calibration_cache, "unsteady", lambda calibration: None)
+
+
 @pytest.fixture(scope="module")
 def measured() -> Calibration:
     return calibrate(CPU, [*SKINNY, SKINNY[0], (256, 256, 256), HUGE], "float32", 0.5, event_cost=False)
@@ -176,6 +182,13 @@ def test_an_event_cost_the_cache_lacks_is_measured_once(tmp_path: Path, monkeypa
         found, _ = cached_calibration(CPU, SKINNY, "float32", 1.0, directory=tmp_path)
         assert found.event_ns == 432.5
     assert asked == [CPU]
+
+
+def test_a_calibration_that_contradicts_itself_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_cache, "unsteady", lambda calibration: "copies of 1 MiB were slow")
+    _, notes = first_time(tmp_path)
+    assert ["the machine was busy: copies of 1 MiB were slow" in note for note in notes] == [True]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shape_beyond_the_budget_is_a_note(tmp_path: Path) -> None:

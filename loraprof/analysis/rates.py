@@ -4,11 +4,13 @@ GEMM: the achieved rate of the calibrated shapes, interpolated by inverse distan
 calibrated is its own answer. Copy: the calibrated curve time(bytes), interpolated in log-log.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from loraprof import units
 from loraprof.model.recording import Calibration, GemmRate
 
 
@@ -50,6 +52,23 @@ class Rates:
     def gemm_flops_per_s(self) -> float | None:
         """Best calibrated GEMM rate, any dtype."""
         return max((2e9 * g.m * g.n * g.k / g.ns for g in self.calibration.gemm), default=None)
+
+
+DIP = 3.0  # a rate this many times below both neighbours is no property of a device
+
+
+def unsteady(calibration: Calibration) -> str | None:
+    """How a calibration contradicts itself, because something else ran on the device; None where it does not."""
+    copies = sorted(calibration.copy, key=lambda c: c.bytes)
+    rates = [c.bytes / c.ns for c in copies]
+    for i in range(1, len(rates) - 1):
+        if rates[i] * DIP < min(max(rates[:i]), max(rates[i + 1 :])):
+            return f"copies of {units.nbytes(copies[i].bytes)} were slower than smaller and larger ones"
+    squares = sorted((g.dtype, g.m, g.ns) for g in calibration.gemm if g.m == g.n == g.k)
+    for (dtype, small, longer), (other, large, shorter) in itertools.pairwise(squares):
+        if dtype == other and small < large and longer > shorter:
+            return f"a GEMM of {units.count(small)} cubed took longer than one of {units.count(large)}"
+    return None
 
 
 def _distance(g: GemmRate, m: int, n: int, k: int) -> float:

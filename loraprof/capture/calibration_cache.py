@@ -2,8 +2,8 @@
 
 A file counts only for the same device (GPU UUID; on CPU the model name and the number of threads), driver, power
 limit and torch version. A file that does not match, or cannot be read, is measured anew and replaced; shapes it
-lacks are measured and added. Files are written to a temporary name and renamed, so a reader never sees half a
-one. No trouble with the cache ends a capture: it becomes a note.
+lacks are measured and added. A calibration that contradicts itself is not kept. Files are written to a temporary name
+and renamed, so a reader never sees half a one. No trouble with the cache ends a capture: it becomes a note.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from loraprof.analysis.rates import unsteady
 from loraprof.capture.calibrate import Shape, best_flops_per_s, calibrate, gemm_rates, measuring
 from loraprof.capture.environment import device_info
 from loraprof.capture.nvml import probe
@@ -65,7 +66,10 @@ def cached_calibration(
         found = _merged(known, _missing_gemms(known, device, shapes, dtype, budget_s))
     if event_cost and found.event_ns is None:
         found = msgspec.structs.replace(found, event_ns=event_cost_ns(device))
-    if found != known:
+    doubt = unsteady(found)
+    if doubt is not None:
+        notes.append(f"the calibration contradicts itself, the machine was busy: {doubt}; it is not cached")
+    elif found != known:
         _write(path, Cached(key=key, calibration=found), notes)
     absent = _absent(found, shapes, dtype)
     if absent:
