@@ -1,10 +1,11 @@
 """Findings about the adapter path: each is provoked on a real or simulated step, and stays silent nearby."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
-from provoke import facts, found, made, shaped, synthetic, toy
+from provoke import facts, found, made, shaped, synthetic, toy, workload
 from recorded import recorded
 from synthetic.machine import Kernel
 from synthetic.program import Module, Op, Program
@@ -158,3 +159,31 @@ def test_split_weight_gradients() -> None:
     assert seen["reductions after split weight gradients"] == 24
     assert seen["reductions with fewer blocks than the device has SMs"] == 24
     assert "L10" not in found(made(synthetic("bandwidth-v1")))
+
+
+def fused(slowdown: float) -> Path:
+    """Frozen products as one fused kernel that takes ``slowdown`` times as long, adapters gone into it."""
+
+    def visit(item: Op | Module) -> Op | Module:
+        if isinstance(item, Module):
+            return replace(item, body=tuple(visit(i) for i in item.body))
+        if item.role != "base.linear":
+            return item
+        kernels = (replace(k, name="fused_lora_fwd", ns=int(slowdown * k.ns)) for k in item.kernels)
+        return replace(item, kernels=tuple(kernels))
+
+    def change(program: Program) -> Program:
+        root = visit(program.root)
+        assert isinstance(root, Module)
+        return replace(program, root=root)
+
+    run = synthetic("bandwidth-v1", change)
+    return made(run, **workload(run.recording, tokens_per_step=4096, micro_batches=1))
+
+
+def test_a_fused_kernel_that_loses() -> None:
+    seen = facts(found(fused(1.5))["L11"])
+    assert seen["fused LoRA kernels in forward"] == 12
+    assert 0.6 < seen["rate reached, of that"] < 0.8
+    assert "L11" not in found(fused(1.1))
+    assert "L11" not in found(made(synthetic("bandwidth-v1")))

@@ -36,6 +36,8 @@ RIDGE_SHARE = 0.5  # L5: arithmetic intensity over the ridge
 LAUNCH_SHARE = 0.30  # L6: of all launches
 SYNC_SHARE = 0.01  # L8: of the step, on a GPU
 SPLIT_SHARE = 0.10  # L10: of all launches
+FUSED_RATE = 0.8  # L11: of the calibrated rate
+_FUSED = re.compile(r"(?i)lora")  # in a kernel's own name: the vendor's kernels have none
 SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))
 ATTENTION_PAIRS = (("q_proj", "v_proj"), ("query", "value"), ("q", "v"), ("c_attn",), ("qkv",), ("query_key_value",))
 
@@ -319,6 +321,36 @@ def split_gradients(case: Case) -> Finding | None:
     )
 
 
+def slow_fused(case: Case) -> Finding | None:
+    """L11: a fused LoRA kernel takes longer per FLOP than this device's own products of the same shape."""
+    rates, tokens = case.rates, _tokens(case)
+    rows = [r for r in case.records if r.phase == "forward" and r.site is not None and _FUSED.search(r.name)]
+    if rates is None or tokens is None or not rows or case.recording is None:
+        return None
+    spent = sum(r.ns for r in rows)
+    expected = 0.0
+    for r in rows:
+        s = case.recording.sites[r.site or 0]
+        ns = rates.gemm_ns(tokens, s.out_features, s.in_features, s.base_dtype)
+        if ns is None:
+            return None
+        expected += ns * (1 + (s.rank or 0) * (1 / s.in_features + 1 / s.out_features))  # the adapter's FLOPs too
+    if expected >= FUSED_RATE * spent:
+        return None
+    return finding(
+        case,
+        "L11",
+        [
+            evidence("fused LoRA kernels in forward", len(rows), "kernels"),
+            evidence("their time", spent, "ns"),
+            evidence("the same FLOPs at this device's calibrated rate", round(expected), "ns"),
+            evidence("rate reached, of that", expected / spent, "ratio"),
+        ],
+        "switch the fused kernel off (axolotl: lora_mlp_kernel: false, lora_qkv_kernel: false), or clear Triton's "
+        "cache (~/.triton/cache) so that it is tuned again",
+    )
+
+
 def _active(case: Case) -> list[tuple[int, AdapterSite]]:
     sites = case.recording.sites if case.recording else []
     return [(i, s) for i, s in enumerate(sites) if s.active]
@@ -359,4 +391,5 @@ ADAPTER = (
     host_sync,
     other_device,
     split_gradients,
+    slow_fused,
 )
