@@ -16,7 +16,7 @@ from loraprof.analysis.names import modules_of, names_of
 from loraprof.analysis.surroundings import place_between
 from loraprof.analysis.tree import Tree, tree_of
 from loraprof.model.recording import Recording
-from loraprof.model.trace import Bool, Int8, Int64, Trace
+from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, HostKind
 
 
@@ -25,7 +25,7 @@ class Attribution:
     """Per host row: module (-> ``paths``, -1 none), phase and role; ids of the vocabulary."""
 
     paths: tuple[str, ...]
-    module: Int64
+    module: Int32
     phase: Int8
     role: Int8
     tree: Tree
@@ -49,7 +49,7 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     recompute = (evaluate >= 0) & (marker >= 0) & ~in_backward & ~in_optimizer
     forward = (evaluate < 0) & (marker >= 0) & ~in_optimizer
 
-    module = np.full(len(host), -1, dtype=np.int64)
+    module = np.full(len(host), -1, dtype=np.int32)
     marked = forward | recompute
     module[marked] = opens[host.name[marker[marked]]]
     phase = np.full(len(host), PHASE["other"], dtype=np.int8)

@@ -7,7 +7,7 @@ from loraprof.analysis.roles import Context, role_of
 from loraprof.analysis.sequence import forward_owner, interval_owner
 from loraprof.analysis.tree import Tree
 from loraprof.model.recording import ModuleInfo, Recording
-from loraprof.model.trace import Bool, Int8, Int64, Trace
+from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import ROLE, HostKind
 
 
@@ -21,14 +21,14 @@ class Backward:
         table: list[ModuleInfo],
         names: Names,
         tree: Tree,
-        evaluate: Int64,
+        evaluate: Int32,
         flag: Bool,
     ) -> None:
         self.trace, self.recording, self.table, self.names = trace, recording, table, names
         self.tree, self.evaluate, self.flag = tree, evaluate, flag
         self.unplaced_loss: Bool | None = None
 
-    def fill(self, module: Int64, role: Int8) -> int | None:
+    def fill(self, module: Int32, role: Int8) -> int | None:
         host = self.trace.host
         nodes = np.flatnonzero(self.names.evaluate[host.name] & (host.kind == HostKind.OP))
         numbered = nodes[host.sequence[nodes] >= 0]
@@ -37,7 +37,7 @@ class Backward:
         )
         source = forward_owner(self.trace, ops, numbered)
         found = source >= 0
-        node_module = np.full(len(host), -1, dtype=np.int64)
+        node_module = np.full(len(host), -1, dtype=np.int32)
         node_role = np.full(len(host), ROLE["other"], dtype=np.int8)
         node_module[numbered] = np.where(found, module[source], -1)
         node_role[numbered] = np.where(found, role[source], ROLE["other"])
@@ -55,7 +55,7 @@ class Backward:
         role[self.unplaced_loss] = ROLE["loss"]
         return disagreements
 
-    def _rule_b(self, nodes: Int64, source: Int64, module: Int64, node_module: Int64, node_role: Int8) -> int | None:
+    def _rule_b(self, nodes: Int64, source: Int64, module: Int32, node_module: Int32, node_role: Int8) -> int | None:
         """Overrides rule (a) where a recorded call holds the number; returns the disagreements, None without a case."""
         if self.recording is None or not self.recording.calls:
             return None
@@ -72,7 +72,7 @@ class Backward:
         both = known & (source >= 0) & (module[np.maximum(source, 0)] >= 0)
         return int((differs & both).sum()) if both.any() else None
 
-    def _gradients(self, node_module: Int64, node_role: Int8) -> None:
+    def _gradients(self, node_module: Int32, node_role: Int8) -> None:
         """AccumulateGrad has no number: the gradient marker inside it names the parameter."""
         host, recording = self.trace.host, self.recording
         if recording is None or not recording.parameters:
@@ -93,7 +93,7 @@ class Backward:
             else:
                 node_role[node] = ROLE[role_of(info, site, "", None, Context())]
 
-    def _sums(self, rows: Int64, module: Int64, role: Int8) -> None:
+    def _sums(self, rows: Int64, module: Int32, role: Int8) -> None:
         """Sums of gradients run inside a node but outside its own function.
 
         At an adapted layer's base the sum joins the adapter's input gradient (adapter.elementwise); anywhere else

@@ -5,12 +5,12 @@ import numpy as np
 from loraprof.analysis.roles import Context, role_of
 from loraprof.analysis.tree import Tree
 from loraprof.model.recording import ModuleInfo, Recording
-from loraprof.model.trace import Bool, Int8, Int64, Trace
+from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import ROLE, HostKind
 
 
 def forward_roles(
-    trace: Trace, recording: Recording | None, table: list[ModuleInfo], module: Int64, marker: Int64, tree: Tree
+    trace: Trace, recording: Recording | None, table: list[ModuleInfo], module: Int32, marker: Int32, tree: Tree
 ) -> Int8:
     """Roles of rows under a marker, one decision per distinct (module, op, shapes, context)."""
     host = trace.host
@@ -35,7 +35,7 @@ def forward_roles(
 
 
 def _after_head(
-    trace: Trace, recording: Recording | None, table: list[ModuleInfo], module: Int64, marker: Int64
+    trace: Trace, recording: Recording | None, table: list[ModuleInfo], module: Int32, marker: Int32
 ) -> Bool:
     """Rows a container issued after its head had run: the loss."""
     host = trace.host
@@ -54,7 +54,7 @@ def _after_head(
     return out
 
 
-def _before_core(trace: Trace, rows: Int64, marker: Int64) -> Bool:
+def _before_core(trace: Trace, rows: Int64, marker: Int32) -> Bool:
     """Rows that precede the first attention op of the module call they belong to."""
     host = trace.host
     core = np.array([any(w in n for w in ("scaled_dot", "softmax", "bmm", "flash")) for n in trace.names])

@@ -64,7 +64,7 @@ def device_work(trace: Trace, links: Links, who: Attribution, on_device: Bool) -
     at = np.maximum(launch, 0)
     empty = not len(trace.host)
 
-    def through(column: Int64 | Int8, default: int) -> Int64:
+    def through(column: Int32 | Int8, default: int) -> Int64:
         if empty:
             return np.full(len(rows), default, dtype=np.int64)
         return np.where(known, column[at].astype(np.int64), default)

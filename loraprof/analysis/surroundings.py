@@ -3,7 +3,7 @@
 import numpy as np
 
 from loraprof.analysis.names import Names
-from loraprof.model.trace import Bool, Int8, Int64, Trace
+from loraprof.model.trace import Bool, Int8, Int32, Trace
 from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, HostKind
 
 
@@ -11,9 +11,9 @@ def place_between(
     trace: Trace,
     names: Names,
     outside: Bool,
-    marks: tuple[Bool, Int64, Int64],
+    marks: tuple[Bool, Int32, Int32],
     special: dict[str, int],
-    module: Int64,
+    module: Int32,
     phase: Int8,
     role: Int8,
 ) -> None:

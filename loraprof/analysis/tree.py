@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.intervals import nesting
-from loraprof.model.trace import Bool, HostTable, Int64, Trace
+from loraprof.model.trace import Bool, HostTable, Int32, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 
 MODULE_FRAME = "nn.Module: "  # with_stack frames of module calls, in traces loraprof did not record
@@ -20,14 +20,14 @@ MODULE_FRAME = "nn.Module: "  # with_stack frames of module calls, in traces lor
 class Tree:
     """Parent (-1 root or not in the tree) and depth (-1 not in the tree) per host row."""
 
-    parent: Int64
-    depth: Int64
-    levels: tuple[Int64, ...]  # rows by depth
+    parent: Int32
+    depth: Int32
+    levels: tuple[Int32, ...]  # rows by depth
     crossing: int  # threads whose records do not nest
 
-    def nearest(self, flag: Bool) -> Int64:
+    def nearest(self, flag: Bool) -> Int32:
         """Per row: itself or the innermost enclosing row where ``flag`` holds; -1 none."""
-        found = np.where(flag & (self.depth >= 0), np.arange(len(flag)), -1)
+        found = np.where(flag & (self.depth >= 0), np.arange(len(flag), dtype=np.int32), np.int32(-1))
         for rows in self.levels[1:]:
             up = rows[found[rows] < 0]
             found[up] = found[self.parent[up]]
@@ -66,8 +66,8 @@ def tree_of(trace: Trace) -> Tree:
     step = np.array([n.startswith("ProfilerStep") for n in trace.names] or [False], dtype=np.bool_)
     taking = (host.kind != HostKind.OVERHEAD) & ((host.kind != HostKind.PYTHON) | frame[host.name])
     taking &= ~((host.kind == HostKind.ANNOTATION) & step[host.name])  # Optimizer.step ranges may cross step edges
-    parent = np.full(len(host), -1, dtype=np.int64)
-    depth = np.full(len(host), -1, dtype=np.int64)
+    parent = np.full(len(host), -1, dtype=np.int32)
+    depth = np.full(len(host), -1, dtype=np.int32)
     crossing = 0
     for thread in range(len(trace.threads)):
         rows = np.flatnonzero(taking & (host.thread == thread))
@@ -78,7 +78,7 @@ def tree_of(trace: Trace) -> Tree:
         parent[rows] = np.where(above >= 0, rows[np.maximum(above, 0)], -1)
         depth[rows] = level
     deepest = int(depth.max()) if len(depth) else -1
-    order = np.argsort(depth, kind="stable")
+    order = np.argsort(depth, kind="stable").astype(np.int32)
     bounds = np.searchsorted(depth[order], np.arange(deepest + 2))
     levels = tuple(order[bounds[d] : bounds[d + 1]] for d in range(deepest + 1))
     return Tree(parent, depth, levels, crossing)

@@ -15,7 +15,7 @@ from loraprof.analysis.tree import Tree
 from loraprof.analysis.work import PRODUCTS, RULES, VIEWS, WRAPPERS, work_of
 from loraprof.analysis.work.rule import Work
 from loraprof.model.recording import Recording
-from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.trace import Bool, Int32, Int64, Trace
 from loraprof.model.vocabulary import ROLE, HostKind
 
 _NOTHING = Work(0, 0, 0, "view")
@@ -69,7 +69,7 @@ def _named(trace: Trace, names: frozenset[str] | set[str]) -> Bool:
     return named
 
 
-def _around(tree: Tree, flag: Bool) -> Int64:
+def _around(tree: Tree, flag: Bool) -> Int32:
     """Flagged rows that enclose another one."""
     above = tree.parent[np.flatnonzero(flag)]
     outer = tree.nearest(flag)[above[above >= 0]]

@@ -25,16 +25,18 @@ def conversions(case: Case, weights: bool = True) -> Bool:
     small = {tuple(p.shape) for p in case.recording.parameters if p.trainable} if case.recording else set()
     shaped = [conversion_of(s.types, s.dims) is not None and (weights or s.dims[0] not in small) for s in trace.shapes]
     known = np.array([*shaped, False])
-    name = np.array(trace.names or ("",))[host.name]
-    flag: Bool = (name == "aten::copy_") & known[host.shapes]
+    copies = np.array([n == "aten::copy_" for n in trace.names] or [False])
+    flag: Bool = copies[host.name] & known[host.shapes]
     if case.analysis.on_gpu:  # a kernel launched by the conversion itself
         launching = np.unique(np.concatenate([x.op[x.busy] for x in case.analysis.ledgers]))
-        flag |= np.isin(name, ("aten::to", "aten::_to_copy")) & np.isin(np.arange(len(host)), launching)
+        converts = np.array([n in ("aten::to", "aten::_to_copy") for n in trace.names] or [False])
+        launching = launching[launching >= 0]
+        flag[launching[converts[host.name[launching]]]] = True
     wraps = np.array([n.endswith(("aten::to", "aten::_to_copy", "ToCopyBackward0")) for n in trace.names] or [False])
     parent = case.analysis.who.tree.parent
-    rows = np.flatnonzero(flag)
+    rows = parent[np.flatnonzero(flag)]
     while len(rows):
-        rows = parent[rows]
         rows = np.unique(rows[(rows >= 0) & wraps[host.name[np.maximum(rows, 0)]]])
         flag[rows] = True
+        rows = parent[rows]
     return flag

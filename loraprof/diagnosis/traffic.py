@@ -8,7 +8,7 @@ from loraprof import units
 from loraprof.analysis.ledger import Ledger
 from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.limits import Limits
-from loraprof.model.report import Traffic
+from loraprof.model.report import Kernel, Traffic
 from loraprof.model.trace import Bool
 from loraprof.model.vocabulary import ROLES, DeviceClass
 
@@ -49,6 +49,18 @@ def uncovered(ledger: Ledger, busy: Busy, rows: list[Traffic] | None) -> str | N
     if covered_ns >= 0.99 * compute_ns:
         return None
     return f"FLOPs and bytes cover {units.percent(covered_ns / compute_ns, 0)} of the computation's time"
+
+
+def impossible(table: list[Kernel]) -> str | None:
+    """Kernels that ran faster than the device can, in words: the measurement is wrong, not the kernel."""
+    wrong = [k for k in table if k.note == "impossible" and k.roof_ns is not None]
+    if not wrong:
+        return None
+    worst = max(wrong, key=lambda k: (k.roof_ns or 0) / max(k.total_ns, 1))
+    times = units.ratio((worst.roof_ns or 0) / max(worst.total_ns, 1))
+    count = sum(k.count for k in wrong)
+    said = f"{units.count(count)} records are impossibly fast, {worst.name} at {times} its roof"
+    return f"{said}: a ceiling, a shape or a time is wrong"
 
 
 def _known(ledger: Ledger, busy: Busy) -> Bool:
