@@ -1,0 +1,77 @@
+"""The whole list of findings: every id has a rule, their order, and what excludes what."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from provoke import found, made, shaped, synthetic, toy, workload
+from recorded import recorded
+
+import loraprof
+from loraprof.diagnosis.catalogue import entries, entry
+from loraprof.diagnosis.findings import RULES
+
+PACKAGE = Path(loraprof.__file__).parent / "diagnosis"
+
+
+def test_every_cause_of_the_catalogue_has_a_finding() -> None:
+    """G1 is about two recordings: it lives with their comparison."""
+    source = "".join(path.read_text() for path in PACKAGE.glob("*.py"))
+    written = set(re.findall(r'"([GLHBDNW]\d+)"', source))
+    assert written == {e.id for e in entries()}
+    assert len(RULES) == len({rule.__name__ for rule in RULES}) == len(entries()) - 1
+
+
+def test_sources_and_titles_come_from_the_catalogue() -> None:
+    for finding in found(made(synthetic("bandwidth-v5"))).values():
+        assert finding.see == list(entry(finding.id).sources)
+        assert finding.title == entry(finding.id).title
+        assert finding.remedy
+        assert finding.evidence
+
+
+def test_largest_gain_first_and_blockers_before_all() -> None:
+    report = loraprof.diagnose(made(synthetic("bandwidth-v5")))
+    gains = [f.gain.ns if f.gain else 0 for f in report.findings]
+    assert gains == sorted(gains, reverse=True)
+    assert len(gains) >= 3
+    assert loraprof.diagnose(toy("unfrozen")).findings[0].id == "G5"
+    for finding in report.findings:
+        if finding.gain:
+            assert 1 <= finding.gain.low <= finding.gain.speedup <= finding.gain.high
+
+
+def test_the_limiting_cause_is_a_finding() -> None:
+    report = loraprof.diagnose(made(synthetic("bandwidth-v5")))
+    assert report.verdict.limiting_cause in {f.id for f in report.findings}
+
+
+def test_the_same_recording_gives_the_same_findings() -> None:
+    path = made(synthetic("bandwidth-v5"))
+    first, second = (msgspec.json.encode(loraprof.diagnose(path).findings) for _ in range(2))
+    assert first == second
+
+
+def test_a_full_step_has_no_advice_on_adapters() -> None:
+    for arm in ("full", "frozen"):
+        run = shaped(arm=arm, hidden=4096, ffn=11008, tokens=4096)
+        assert not [i for i in found(made(run, **workload(run.recording))) if i[0] in "LGW"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "cause", "silent"),
+    [
+        ("resnet18", (), "L4", "L6"),  # huggingface/peft#960: dropout 0.1 on every convolution
+        ("minimind-26m", ("targets=q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",), "L6", "L4"),
+        ("minimind-26m", ("targets=q_proj,k_proj",), None, "L6"),  # jingyaogong/minimind#88: the author's advice
+        ("roberta-base", (), "L4", "L6"),  # huggingface/peft#664
+        ("qwen2.5-0.5b", ("checkpointing=non-reentrant",), "B2", "L4"),  # hiyouga/LlamaFactory#4966
+        ("qwen2.5-0.5b", (), None, "B2"),
+    ],
+)
+def test_public_cases(preset: str, overrides: tuple[str, ...], cause: str | None, silent: str) -> None:
+    """Reports of users whose LoRA was not faster, on shrunken models: the report names the catalogue's cause."""
+    here = found(recorded(preset, *overrides))
+    assert cause is None or cause in here
+    assert silent not in here
