@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from loraprof import __version__
-from loraprof.cli import compare, doctor, explain, export, profile, report, sweep, workloads
+from loraprof.cli import compare, doctor, explain, export, profile, report, selftest, sweep, workloads
 from loraprof.cli.target import TargetCommand
 from loraprof.errors import LoraprofError
 
@@ -32,6 +32,7 @@ app.command()(export.export)
 app.command()(explain.explain)
 app.command()(workloads.workloads)
 app.command()(doctor.doctor)
+app.command()(selftest.selftest)
 
 
 def _version(wanted: bool) -> None:
