@@ -16,6 +16,7 @@ from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
 from loraprof.diagnosis.findings import findings
 from loraprof.diagnosis.limits import limits_of
 from loraprof.diagnosis.replayed import StepReplay, step_replay
+from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.traffic import traffic, uncovered
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
@@ -96,12 +97,11 @@ def _explain(
     again = step_replay(analysis, ledger, timing.unprofiled)
     other = counterfactual(analysis, ledger, recording, timing.unprofiled, again)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
-    found: list[Finding] = []
-    if step.wall_ns:
-        found = findings(Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again))
+    case = Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again)
+    found = findings(case) if step.wall_ns else []
     covered = uncovered(ledger, busy, moved)
     return _Explained(
-        verdict=verdict(step, adapter, timing, other, found),
+        verdict=verdict(step, adapter, timing, other, found, unclear(case, found)),
         timing=timing,
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
