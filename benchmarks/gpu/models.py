@@ -1,0 +1,97 @@
+"""Arms of one workload measured in turn, and what the recording of its LoRA arm alone predicts of them.
+
+The arms run side by side in this process where memory allows, else in alternating processes, as ``compare`` does it;
+then ``loraprof profile`` records the LoRA arm. Nothing of the measurement reaches the prediction.
+"""
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+import loraprof
+from benchmarks.gpu.recorded import recorded
+from benchmarks.gpu.results import Arm, Model, Options
+from benchmarks.gpu.workload import spec_of, words_of
+from loraprof.analysis.comparison import Timed, arm_result, ratios_of
+from loraprof.capture.alternate import STEPS, WARM_UP, alternate
+from loraprof.capture.comparison import side_by_side
+from loraprof.capture.interleave import is_out_of_memory
+from loraprof.capture.job import Job, Outcome
+from loraprof.capture.workers import profile_pass, run_job
+from loraprof.model.workload import WorkloadSpec
+from loraprof.workloads.batches import tokens_per_step
+
+THREE: Final = ("full", "frozen", "lora")
+CASES: Final[dict[str, tuple[str, dict[str, str], tuple[str, ...]]]] = {
+    "gpt2-xl-512": ("gpt2-xl", {"batch": "4", "seq": "512"}, THREE),
+    "gpt2-xl-1024": ("gpt2-xl", {"batch": "4", "seq": "1024"}, THREE),
+    "tinyllama-512": ("tinyllama-1.1b", {"batch": "4", "seq": "512"}, THREE),
+    "tinyllama-1024": ("tinyllama-1.1b", {"batch": "4", "seq": "1024"}, THREE),
+    "llama-3.2-1b": ("llama-3.2-1b", {}, THREE),
+    "llama-3-8b": ("llama-3-8b", {"checkpointing": "none"}, THREE),
+    "llama-3-8b-checkpointing": ("llama-3-8b", {"checkpointing": "non-reentrant"}, THREE),
+    "remedies": (
+        "tinyllama-1.1b",
+        {"batch": "4", "seq": "512", "dropout": "0.1"},
+        ("lora", "lora-bf16", "lora-nodropout", "lora-qv", "lora-fused", "lora-merged"),
+    ),
+    "remedies-compile": ("tinyllama-1.1b", {"batch": "4", "seq": "512"}, ("lora", "lora-compile")),
+}
+
+
+def run(options: Options, case: str) -> Model:
+    workload, changes, arms = CASES[case]
+    spec = spec_of(options, workload, changes)
+    timed, reasons = timed_arms(spec, arms, options.pick(4, 15, 40) * 10**9)
+    _, floor = ratios_of(timed)
+    place = options.out / "raw" / f"{case}.loraprof"
+    problem = _record(spec, place, options)
+    return Model(
+        workload=workload,
+        options=changes,
+        tokens_per_step=tokens_per_step(spec),
+        arms={name: _arm(name, timed, reasons) for name in arms},
+        noise=floor.high if floor else None,
+        notes=[f"stopped because {timed.stopped}", *timed.notes],
+        recorded=None if problem else recorded(place, loraprof.diagnose(place), options),
+        problem=problem,
+    )
+
+
+def timed_arms(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int) -> tuple[Timed, dict[str, str]]:
+    """Interleaved times, and why an arm has none."""
+    try:
+        timed = side_by_side(spec, arms, budget_ns, print)
+        if not timed.failed:
+            return timed, {}
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    print("the arms do not fit side by side: alternating processes")
+
+    def start(arm: str) -> Outcome:
+        return run_job(Job(arm=arm, spec=spec, warmup=WARM_UP, steps=STEPS))
+
+    timed, last = alternate(arms, start, budget_ns, progress=print)
+    return timed, {name: o.reason or o.status for name, o in last.items() if o.status != "ok"}
+
+
+def _arm(name: str, timed: Timed, reasons: dict[str, str]) -> Arm:
+    series = timed.series.get(name)
+    if series is None:
+        return Arm(reason=reasons.get(name, "it was not measured"))
+    found = arm_result(series.samples(), series.labels(), None)
+    return Arm(median_ns=found.median_ns, low_ns=found.low_ns, high_ns=found.high_ns, steps=found.steps)
+
+
+def _record(spec: WorkloadSpec, place: Path, options: Options) -> str | None:
+    """Records the LoRA arm; returns what went wrong."""
+    place.parent.mkdir(exist_ok=True)
+    timed, steps = str(options.pick(10, 20, 40)), "2" if options.size != "small" else "3"
+    return profile_pass(["--force", "--timed", timed, "--steps", steps, *words_of(spec)], place)
