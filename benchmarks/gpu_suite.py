@@ -13,6 +13,7 @@ names, ready for profiles/recordings.
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -72,9 +73,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     if not given.summary:
         run_parts(parts, options, again=given.again, budget_s=budget_s, say=say)
-    results = load_results(options.out)
+    results = {name: one for name, one in load_results(options.out).items() if one.device == options.device}
     if not results:
-        print(f"gpu_suite: {given.out} holds no results", file=sys.stderr)
+        print(f"gpu_suite: {given.out} holds no results of {options.device}", file=sys.stderr)
         return 2
     text = summary(results)
     (options.out / "summary.md").write_text(text, encoding="utf-8")
@@ -93,6 +94,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the part in flight ends too
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from benchmarks.gpu.parts import MODELS, REMEDIES
-from benchmarks.gpu.results import MainJob, Model, PartResult, Recorded, Roofs
+from benchmarks.gpu.results import Gain, MainJob, Model, PartResult, Recorded, Roofs
 from loraprof import units
 
 SHARE: Final = 0.15  # of the measured difference
@@ -18,13 +18,13 @@ ATTRIBUTED: Final = 0.99
 ROOF: Final = 0.95
 MAIN_JOB_S: Final = 90.0
 HOOK: Final = 0.01
-REMEDY_OF: Final = {  # arm -> the finding it is the remedy of
-    "lora-bf16": "L2",
-    "lora-nodropout": "L4",
-    "lora-qv": "L6",
-    "lora-fused": "L1",
-    "lora-merged": "L1",
-    "lora-compile": "L1",
+REMEDY_OF: Final = {  # arm -> the findings it is the remedy of
+    "lora-bf16": ("L2",),
+    "lora-nodropout": ("L4",),
+    "lora-qv": ("L6",),
+    "lora-fused": ("L1",),
+    "lora-merged": ("L1",),
+    "lora-compile": ("H1", "L1"),
 }
 
 Status = Literal["met", "missed", "not measured"]
@@ -69,16 +69,20 @@ def verdicts(results: Results) -> list[Verdict]:
 
 def _model(name: str, result: PartResult | None) -> Iterator[Verdict]:
     model = result.of(Model) if result else None
-    seen = model.recorded if model else None
-    why = _why(result) or (model.problem if model else None) or "there is no recording"
+    if model is None:
+        yield Verdict("closure, attribution, partition, predictions", name, "not measured", _why(result) or "")
+        return
+    seen, why = model.recorded, model.problem or "there is no recording"
     yield _judged("closure ok", name, seen.closure_ok if seen else None, _closure(seen), why)
     attributed = seen.attributed if seen else None
     ok = attributed >= ATTRIBUTED if attributed is not None else None
-    yield _judged(f"at least {ATTRIBUTED:.0%} of busy time attributed", name, ok, units.percent(attributed, 2), why)
+    limit = f"at least {units.percent(ATTRIBUTED, 0)} of busy time attributed"
+    yield _judged(limit, name, ok, units.percent(attributed, 2), why)
     yield _judged("partition exact", name, seen.exact if seen else None, "every step", why)
     for what in ("full - lora", "lora - frozen"):
-        found = difference(model, what) if model else None
-        yield _judged(f"predicted {what}", name, found.within if found else None, found.text() if found else "", why)
+        found = difference(model, what)
+        absent = "; ".join(f"{arm}: {one.reason}" for arm, one in model.arms.items() if one.reason) or why
+        yield _judged(f"predicted {what}", name, found.within if found else None, found.text() if found else "", absent)
 
 
 def difference(model: Model, what: str) -> Difference | None:
@@ -94,13 +98,19 @@ def difference(model: Model, what: str) -> Difference | None:
     return None if predicted is None else Difference(seen.step_ns - predicted, lora - other, lora)
 
 
+def promise(model: Model, arm: str) -> Gain | None:
+    """The finding whose remedy the arm is; of several the one that promises most. ``None`` without a promise."""
+    found = model.recorded.findings if model.recorded else []
+    promised = [f for f in found if f.id in REMEDY_OF[arm] and f.ns is not None]
+    return max(promised, key=lambda f: f.ns or 0, default=None)
+
+
 def gain(model: Model, arm: str) -> Difference | None:
     """What its finding promises of a remedy arm, and what it gives."""
-    seen, mine, lora = model.recorded, model.arms[arm].median_ns, model.arms["lora"].median_ns
-    promised = next((f.ns for f in seen.findings if f.id == REMEDY_OF[arm]), None) if seen else None
-    if promised is None or mine is None or lora is None:
+    promised, mine, lora = promise(model, arm), model.arms[arm].median_ns, model.arms["lora"].median_ns
+    if promised is None or promised.ns is None or mine is None or lora is None:
         return None
-    return Difference(promised, lora - mine, lora)
+    return Difference(promised.ns, lora - mine, lora)
 
 
 def _remedies(name: str, result: PartResult | None) -> Iterator[Verdict]:
@@ -110,10 +120,10 @@ def _remedies(name: str, result: PartResult | None) -> Iterator[Verdict]:
         return
     for arm in model.arms:
         if arm in REMEDY_OF:
-            found = gain(model, arm)
-            why = model.arms[arm].reason or f"the recording has no gain for {REMEDY_OF[arm]}"
+            found, ids = gain(model, arm), " or ".join(REMEDY_OF[arm])
+            why = model.arms[arm].reason or model.problem or f"the recording promises no gain for {ids}"
             said = found.text() if found else ""
-            yield _judged(f"gain of {REMEDY_OF[arm]}", arm, found.within if found else None, said, why)
+            yield _judged(f"gain of {ids}", arm, found.within if found else None, said, why)
 
 
 def _roofs(result: PartResult | None) -> Iterator[Verdict]:
@@ -123,7 +133,9 @@ def _roofs(result: PartResult | None) -> Iterator[Verdict]:
     copy = roofs.copy_roof_bytes_per_s / roofs.copy_best_bytes_per_s if roofs else None
     for what, share in (("GEMM roof", gemm), ("copy roof", copy)):
         ok = share >= ROOF if share is not None else None
-        yield _judged(f"{what} at least {ROOF:.0%} of the best", "calibration", ok, units.percent(share), why)
+        yield _judged(
+            f"{what} at least {units.percent(ROOF, 0)} of the best", "calibration", ok, units.percent(share), why
+        )
 
 
 def _main_job(result: PartResult | None) -> Iterator[Verdict]:
@@ -134,7 +146,9 @@ def _main_job(result: PartResult | None) -> Iterator[Verdict]:
     yield _judged(f"all passes in under {MAIN_JOB_S:.0f} s", subject, ok, f"{wall or 0:.0f} s", why)
     share = job.recorded.hook_share if job else None
     ok = share <= HOOK if share is not None else None
-    yield _judged(f"attached but idle at most {HOOK:.0%} per step", subject, ok, units.percent(share, 3), why)
+    yield _judged(
+        f"attached but idle at most {units.percent(HOOK, 0)} per step", subject, ok, units.percent(share, 3), why
+    )
 
 
 def _judged(limit: str, subject: str, ok: bool | None, detail: str, why: str) -> Verdict:

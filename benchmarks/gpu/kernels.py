@@ -6,6 +6,7 @@ with the host's clock.
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Final
 
@@ -23,6 +24,7 @@ from loraprof.selftest.run import Kineto
 from loraprof.store.kineto import read_trace
 
 LAUNCHES: Final = 100
+BURSTS: Final = 5  # of them the median
 SPIN: Final = "spin_kernel"
 Work = Callable[[], object]
 
@@ -31,7 +33,7 @@ def run(options: Options) -> KernelTimes:
     device = torch.device(options.device)
     works = works_of(device, options.pick(256, 4096, 4096))
     with torch.inference_mode(), TemporaryDirectory(prefix="loraprof-") as folder:
-        plain = {name: _burst(device, work) for name, (_, work) in works.items()}
+        plain = {name: median(_burst(device, work) for _ in range(BURSTS)) for name, (_, work) in works.items()}
         path = Path(folder) / "trace.json"
         recorder = Kineto(device)
         recorder.prepare()
@@ -39,16 +41,19 @@ def run(options: Options) -> KernelTimes:
             _burst(device, work)
         recorder.start()
         for i, (_, work) in enumerate(works.values()):
-            with recorder.step(f"ProfilerStep#{i}"):
-                _burst(device, work)
+            for burst in range(BURSTS):
+                with recorder.step(f"ProfilerStep#{i * BURSTS + burst}"):
+                    _burst(device, work)
         recorder.stop(path)
         trace = read_trace(path)
     rows = []
     for i, (name, (op, _)) in enumerate(works.items()):
-        span, inside = _traced(step_alone(trace, f"ProfilerStep#{i}"), op)
-        rows.append(
-            KernelTime(name=name, launches=LAUNCHES, unprofiled_ns=plain[name], traced_ns=span, kernel_ns=inside)
-        )
+        steps = (f"ProfilerStep#{i * BURSTS + burst}" for burst in range(BURSTS))
+        spans, insides = zip(*(_traced(step_alone(trace, step), op) for step in steps), strict=True)
+        rows.append(KernelTime(
+            name=name, launches=LAUNCHES,
+            unprofiled_ns=plain[name], traced_ns=median(spans), kernel_ns=median(insides),
+        ))  # fmt: skip
     return KernelTimes(kernels=rows)
 
 

@@ -17,12 +17,16 @@ from benchmarks.gpu.results import Arm, Model, Options
 from benchmarks.gpu.workload import spec_of, words_of
 from loraprof.analysis.comparison import Timed, arm_result, ratios_of
 from loraprof.capture.alternate import STEPS, WARM_UP, alternate
-from loraprof.capture.comparison import side_by_side
-from loraprof.capture.interleave import is_out_of_memory
+from loraprof.capture.arm_process import timer_of
+from loraprof.capture.device_state import state_reader
+from loraprof.capture.interleave import interleave, is_out_of_memory
 from loraprof.capture.job import Job, Outcome
 from loraprof.capture.workers import profile_pass, run_job
+from loraprof.errors import LoraprofError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.workloads.batches import tokens_per_step
+from loraprof.workloads.build import build
+from loraprof.workloads.models import torch_device
 
 THREE: Final = ("full", "frozen", "lora")
 CASES: Final[dict[str, tuple[str, dict[str, str], tuple[str, ...]]]] = {
@@ -35,11 +39,17 @@ CASES: Final[dict[str, tuple[str, dict[str, str], tuple[str, ...]]]] = {
     "llama-3-8b-checkpointing": ("llama-3-8b", {"checkpointing": "non-reentrant"}, THREE),
     "remedies": (
         "tinyllama-1.1b",
+        {"batch": "4", "seq": "512"},
+        ("lora", "lora-bf16", "lora-qv", "lora-fused", "lora-merged"),
+    ),
+    "remedies-dropout": (
+        "tinyllama-1.1b",
         {"batch": "4", "seq": "512", "dropout": "0.1"},
-        ("lora", "lora-bf16", "lora-nodropout", "lora-qv", "lora-fused", "lora-merged"),
+        ("lora", "lora-nodropout"),
     ),
     "remedies-compile": ("tinyllama-1.1b", {"batch": "4", "seq": "512"}, ("lora", "lora-compile")),
 }
+MANY_LAYERS: Final = ("gpt2-xl", "llama-3-8b")  # one recorded step of them is large enough
 
 
 def run(options: Options, case: str) -> Model:
@@ -54,7 +64,7 @@ def run(options: Options, case: str) -> Model:
         options=changes,
         tokens_per_step=tokens_per_step(spec),
         arms={name: _arm(name, timed, reasons) for name in arms},
-        noise=floor.high if floor else None,
+        noise=max(floor.high - 1, 1 - floor.low) if floor else None,
         notes=[f"stopped because {timed.stopped}", *timed.notes],
         recorded=None if problem else recorded(place, loraprof.diagnose(place), options),
         problem=problem,
@@ -64,9 +74,9 @@ def run(options: Options, case: str) -> Model:
 def timed_arms(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int) -> tuple[Timed, dict[str, str]]:
     """Interleaved times, and why an arm has none."""
     try:
-        timed = side_by_side(spec, arms, budget_ns, print)
+        timed, refused = _side_by_side(spec, arms, budget_ns)
         if not timed.failed:
-            return timed, {}
+            return timed, refused
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -82,6 +92,17 @@ def timed_arms(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int) -> tuple
     return timed, {name: o.reason or o.status for name, o in last.items() if o.status != "ok"}
 
 
+def _side_by_side(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int) -> tuple[Timed, dict[str, str]]:
+    """The arms built in this process; one that refuses the workload is left out with its reason."""
+    device, steps, refused = torch_device(spec), {}, {}
+    for arm in arms:
+        try:
+            steps[arm] = build(spec, arm).step
+        except LoraprofError as error:
+            refused[arm] = error.message
+    return interleave(steps, timer_of(device), budget_ns, state=state_reader(device)), refused
+
+
 def _arm(name: str, timed: Timed, reasons: dict[str, str]) -> Arm:
     series = timed.series.get(name)
     if series is None:
@@ -93,5 +114,5 @@ def _arm(name: str, timed: Timed, reasons: dict[str, str]) -> Arm:
 def _record(spec: WorkloadSpec, place: Path, options: Options) -> str | None:
     """Records the LoRA arm; returns what went wrong."""
     place.parent.mkdir(exist_ok=True)
-    timed, steps = str(options.pick(10, 20, 40)), "2" if options.size != "small" else "3"
+    timed, steps = str(options.pick(10, 20, 40)), "1" if spec.name in MANY_LAYERS else "2"
     return profile_pass(["--force", "--timed", timed, "--steps", steps, *words_of(spec)], place)

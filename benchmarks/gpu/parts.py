@@ -42,6 +42,7 @@ PARTS: Final[tuple[Part, ...]] = (
     _model("gpt2-xl-1024", "full, frozen, lora of gpt2-xl, 4 x 1024", 90),
     _model("llama-3-8b", "full, frozen, lora of llama-3-8b, without checkpointing", 300),
     Part("counters", "DRAM bytes of the twenty largest kernels, by ncu", "counters", 120),
+    _model("remedies-dropout", "the arm without dropout against its finding's predicted gain", 60),
     _model("remedies-compile", "the compiled arm against its findings' predicted gain", 180),
     Part("compare", "loraprof compare full,frozen,lora tinyllama-1.1b", "compared", 200),
 )

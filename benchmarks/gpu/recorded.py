@@ -1,5 +1,6 @@
 """What a recording says, in the figures of the summary; and a small copy of it that may be published."""
 
+import gzip
 import shutil
 from pathlib import Path
 from typing import Final
@@ -69,12 +70,22 @@ def _activity(report: Report, device: DeviceInfo, flops: int, min_bytes: int) ->
 
 
 def _published(place: Path, options: Options) -> tuple[str | None, int]:
-    """Path of the copy within the folder, ``None`` where it is too large, and its bytes."""
+    """Path of the copy within the folder, ``None`` where it is too large, and its compressed bytes."""
     target = options.out / "recordings" / place.name
     target.parent.mkdir(exist_ok=True)
     loraprof("export", str(place), "--to", "recording", "-o", str(target), "--redact", "--force", "--quiet")
-    nbytes = sum(path.stat().st_size for path in target.rglob("*"))
+    nbytes = sum(_compressed(path) for path in target.rglob("*") if path.is_file())
     if nbytes > PUBLISHED_BYTES:
         shutil.rmtree(target)
         return None, nbytes
     return str(target.relative_to(options.out)), nbytes
+
+
+def _compressed(path: Path) -> int:
+    """Bytes of the file, as small as gzip makes it; a file that is gzip already is packed anew."""
+    data = path.read_bytes()
+    if path.suffix != ".gz":
+        return len(gzip.compress(data, 9))
+    packed = gzip.compress(gzip.decompress(data), 9, mtime=0)
+    path.write_bytes(packed)
+    return len(packed)

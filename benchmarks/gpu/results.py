@@ -120,11 +120,11 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     dram_model: float | None  # share of the memory's peak that these bytes are
     nvml: NvmlReport | None
     recording: str | None  # the copy that may be published
-    recording_bytes: int
+    recording_bytes: int  # of that copy, compressed
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """Arms of one workload, interleaved, and the LoRA recording. ``noise``: the same arm against itself, high ratio."""
+    """Arms of one workload, interleaved, and the LoRA recording. ``noise``: the first arm against itself, a share."""
 
     workload: str
     options: dict[str, str]

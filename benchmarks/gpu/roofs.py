@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.gpu.results import Options, Roofs
 from loraprof.analysis.rates import Rates
+from loraprof.capture.calibrate import best_flops_per_s
 from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.stopwatch import clock_of
 from loraprof.selftest.rates import matmul_dtype
@@ -20,7 +21,8 @@ COPIED_BYTES: Final = (256 << 20, 1 << 30, 2 << 30)
 def run(options: Options) -> Roofs:
     device = torch.device(options.device)
     dtype = matmul_dtype(device)
-    calibration, _ = cached_calibration(device, dtype=str(dtype).removeprefix("torch."))
+    name = str(dtype).removeprefix("torch.")
+    calibration, _ = cached_calibration(device, dtype=name)
     rates = Rates(calibration)
     side = 8192 if options.device == "cuda" else 1024
     sizes = COPIED_BYTES if options.device == "cuda" else (128 << 20,)
@@ -28,9 +30,9 @@ def run(options: Options) -> Roofs:
         gemm, copy = best_gemm(device, dtype, side), max(best_copy(device, size) for size in sizes)
     return Roofs(
         gemm_side=side,
-        gemm_roof_flops_per_s=rates.gemm_flops_per_s or 0.0,
+        gemm_roof_flops_per_s=best_flops_per_s([one for one in calibration.gemm if one.dtype == name]),
         gemm_best_flops_per_s=gemm,
-        copy_roof_bytes_per_s=max(1e9 * one.bytes / one.ns for one in calibration.copy),
+        copy_roof_bytes_per_s=rates.stream_bytes_per_s or 0.0,
         copy_best_bytes_per_s=copy,
     )
 

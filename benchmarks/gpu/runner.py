@@ -54,14 +54,12 @@ def run_parts(
 
 def run_part(part: Part, options: Options, timeout_s: float) -> PartResult:
     """One part in a process of its own. What happens to it becomes a result, whatever it is."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_suite.py"), "--worker", part.name]
-    command += ["--device", options.device, "--size", options.size, "--out", options.folder]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     before, log = _stamp(part, options), options.out / "logs" / f"{part.name}.log"
     begin = time.monotonic()
     with log.open("wb") as out:
         child = subprocess.Popen(
-            command,
+            command_of(part, options),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -81,6 +79,12 @@ def run_part(part: Part, options: Options, timeout_s: float) -> PartResult:
         return done
     said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return _lost(part, options, begin, f"its process ended with code {child.returncode}: {said[-1] if said else ''}")
+
+
+def command_of(part: Part, options: Options) -> list[str]:
+    """The command line of a part's own process."""
+    front = [sys.executable, str(ROOT / "benchmarks" / "gpu_suite.py"), "--worker", part.name]
+    return [*front, "--device", options.device, "--size", options.size, "--out", options.folder]
 
 
 def _stamp(part: Part, options: Options) -> int | None:

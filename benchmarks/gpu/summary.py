@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from benchmarks.gpu.acceptance import REMEDY_OF, Results, difference, gain, verdicts
+from benchmarks.gpu.acceptance import REMEDY_OF, Results, difference, promise, verdicts
 from benchmarks.gpu.parts import MODELS, REMEDIES
 from benchmarks.gpu.results import Counters, Facts, KernelTimes, Layer, Linear, Model, Noise, Sessions
 from loraprof import units
@@ -18,12 +18,12 @@ def summary(results: Results) -> str:
     return "\n\n".join("\n".join(lines) for block in blocks if (lines := list(block(results)))) + "\n"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Markdown; numbers stand right of the first column."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> Iterator[str]:
+    """Markdown; the first ``words`` columns hold words, the others numbers."""
     body = list(rows)
     if body:
         yield f"| {' | '.join(head)} |"
-        yield f"|---|{'---:|' * (len(head) - 1)}"
+        yield "|" + "---|" * words + "---:|" * (len(head) - words)
         yield from (f"| {' | '.join(row)} |" for row in body)
 
 
@@ -33,12 +33,11 @@ def _of(results: Results, name: str, kind: type[T]) -> T | None:
 
 def _head(results: Results) -> Iterator[str]:
     facts = _of(results, "facts", Facts)
-    device = {result.device for result in results.values()}
     sizes = sorted({result.size for result in results.values()})
     yield f"# {facts.device_name if facts else 'Device unknown'}"
     yield ""
     yield f"Measured {', '.join(sorted({r.created[:10] for r in results.values()}))}; sizes: {', '.join(sizes)}."
-    if device == {"cpu"}:
+    if any(result.device == "cpu" for result in results.values()):
         yield "A rehearsal on a CPU: the limits are meant for a GPU and say nothing here."
 
 
@@ -60,7 +59,7 @@ def _models(results: Results) -> Iterator[str]:
                 units.ratio(whole / lora if whole and lora else None),
                 units.ns(cost.predicted if cost else None),
                 units.ns(cost.measured if cost else None),
-                units.percent(model.noise - 1 if model.noise else None),
+                units.percent(model.noise),
             )
 
     yield from table(head, rows())
@@ -72,24 +71,18 @@ def _gains(results: Results) -> Iterator[str]:
             model = _of(results, name, Model)
             for arm in model.arms if model else ():
                 if model and arm in REMEDY_OF:
-                    found, mine, lora = gain(model, arm), model.arms[arm].median_ns, model.arms["lora"].median_ns
-                    own = model.recorded.step_ns if model.recorded else None
-                    promised = own / (own - found.predicted) if found and own and own > found.predicted else None
-                    yield (
-                        arm,
-                        REMEDY_OF[arm],
-                        units.ratio(promised),
-                        units.ratio(lora / mine if lora and mine else None),
-                    )
+                    promised, mine, lora = promise(model, arm), model.arms[arm].median_ns, model.arms["lora"].median_ns
+                    given = lora / mine if lora and mine else None
+                    ids = promised.id if promised else " or ".join(REMEDY_OF[arm])
+                    yield arm, ids, units.ratio(promised.speedup if promised else None), units.ratio(given)
 
-    yield from table(("remedy", "of finding", "speed-up predicted", "measured"), rows())
+    yield from table(("remedy", "of finding", "speed-up predicted", "measured"), rows(), words=2)
 
 
 def _limits(results: Results) -> Iterator[str]:
     found = verdicts(results)
-    yield from table(
-        ("limit", "subject", "status", "detail"), ((v.limit, v.subject, v.status, v.detail) for v in found)
-    )
+    rows = ((v.limit, v.subject, v.status, v.detail) for v in found)
+    yield from table(("limit", "subject", "status", "detail"), rows, words=4)
     counts = ", ".join(f"{sum(v.status == s for v in found)} {s}" for s in ("met", "missed", "not measured"))
     yield ""
     yield f"Limits: {counts}."
@@ -191,6 +184,6 @@ def _counters(results: Results) -> Iterator[str]:
             )
             for k in found.kernels
         )
-        yield from table(("kernel", "role", "time", "DRAM bytes", "minimum", "ratio"), rows)
+        yield from table(("kernel", "role", "time", "DRAM bytes", "minimum", "ratio"), rows, words=2)
         yield ""
         yield f"ncu and the trace agree on {found.matched} of {found.of} kernels."
