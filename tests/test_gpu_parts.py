@@ -4,18 +4,31 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import reference
+import torch
+from provoke import CALIBRATION, timing
+from recorded import recorded
 from synthetic.presets import preset
 from synthetic.simulate import simulate
 
-from benchmarks.gpu import counters
+from benchmarks.gpu import counters, models
 from benchmarks.gpu.counters import Launched, matched, parsed
 from benchmarks.gpu.linear import crossing
-from benchmarks.gpu.models import CASES
+from benchmarks.gpu.models import CASES, timed_arms
+from benchmarks.gpu.recorded import recorded as figures
 from benchmarks.gpu.results import Layer, NotHere, Options
+from benchmarks.gpu.shell import CommandError, loraprof
 from benchmarks.gpu.workload import spec_of, words_of
+from loraprof import diagnose
 from loraprof.analysis.analyse import analyse
+from loraprof.analysis.comparison import Failure, Timed
+from loraprof.capture.job import Job, Outcome
 from loraprof.cli.workload_options import OPTIONS
+from loraprof.errors import MeasurementError
+from loraprof.model.recording import DeviceInfo
+from loraprof.model.report import NvmlReport
 from loraprof.store.kineto import read_trace
 from loraprof.store.specs import load_workload
 
@@ -104,3 +117,87 @@ def test_what_ncu_refuses_is_told(
     ncu.chmod(0o755)
     with pytest.raises(error, match=reason):
         counters.counted(str(ncu), options)
+
+
+def answers(job: Job) -> Outcome:
+    """Processes of arms: the full one does not fit."""
+    if job.arm == "full":
+        return Outcome(status="oom", reason="CUDA out of memory", exit_code=4)
+    return Outcome(times_ns=[{"lora": 100, "frozen": 80}[job.arm]] * job.steps, clock="cuda_event")
+
+
+@pytest.mark.parametrize("where", ["while built", "in a step"])
+def test_arms_that_do_not_fit_side_by_side_alternate(
+    where: str, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(options, "tinyllama-1.1b", {})
+
+    def full(*given: Any) -> Any:
+        if where == "while built":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        failed = {"full": Failure("CUDA out of memory")}
+        return Timed(reference="lora", series={}, twin=None, clock="", stopped="", failed=failed), {}
+
+    monkeypatch.setattr(models, "_side_by_side", full)
+    monkeypatch.setattr(models, "run_job", answers)
+    timed, reasons = timed_arms(spec, ("full", "frozen", "lora"), 10**9)
+    assert {name: set(series.samples()) for name, series in timed.series.items()} == {"frozen": {80}, "lora": {100}}
+    assert reasons == {"full": "CUDA out of memory"}
+
+
+def test_an_arm_that_refuses_the_workload_is_left_out(options: Options) -> None:
+    spec = spec_of(options, "tinyllama-1.1b", {"dropout": "0.1"})
+    timed, reasons = timed_arms(spec, ("lora", "lora-fused"), 10**8)
+    assert list(timed.series) == ["lora"]
+    assert list(reasons) == ["lora-fused"]
+    assert "dropout" in reasons["lora-fused"]
+    with pytest.raises(MeasurementError, match="lora-fused: "):
+        timed_arms(spec, ("lora-fused",), 10**8)
+
+
+def test_a_bug_in_an_arm_is_no_lack_of_memory(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any) -> Any:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(models, "_side_by_side", broken)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        timed_arms(spec_of(options, "tinyllama-1.1b", {}), ("lora",), 10**8)
+
+
+def test_a_recordings_figures_and_its_copy_to_publish(options: Options, tmp_path: Path) -> None:
+    place = recorded("tiny-llama-cpu")
+    report = diagnose(place)
+    found = figures(place, report, options)
+    assert report.adapter is not None
+    assert found.adapter_busy_ns == report.adapter.busy_ns
+    assert found.flops == sum(k.flops or 0 for k in report.kernels)
+    assert (found.closure_ok, found.exact) == (True, True)
+    assert [f.id for f in found.findings] == [f.id for f in report.findings]
+    assert (found.gpu, found.tensor_model, found.dram_model) == (None, None, None)
+    assert found.recording == f"recordings/{place.name}"
+    copy = tmp_path / found.recording
+    assert reference.private_words(copy) == []
+    assert reference.compressed_bytes(copy) <= found.recording_bytes + 1000
+    assert diagnose(copy).steps == report.steps
+
+
+def test_activity_is_modelled_at_the_sampled_clock(options: Options, tmp_path: Path) -> None:
+    run = simulate(*preset("bandwidth-v1"))
+    device = DeviceInfo(kind="cuda", name="NVIDIA H100 80GB HBM3", sms=132, memory_bytes=85_520_809_984)
+    own = msgspec.structs.replace(run.recording, device=device, timing=timing(run), calibration=CALIBRATION)
+    (tmp_path / "made").mkdir()
+    place = run.save(tmp_path / "made")
+    (place / "recording.json").write_bytes(msgspec.json.encode(own))
+    report = diagnose(place)
+    report = msgspec.structs.replace(report, nvml=NvmlReport(samples=9, sm_clock_mhz=1830.0 / 2))
+    found = figures(place, report, options)
+    assert found.gpu == "h100-sxm"
+    seconds = (found.step_ns or 0) / 1e9
+    assert found.tensor_model == pytest.approx(found.flops / seconds / (989.4e12 / 2), rel=0.01)
+    assert found.dram_model == pytest.approx(found.min_bytes / seconds / 3.35e12, rel=0.01)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_command_without_a_result_says_why() -> None:
+    with pytest.raises(CommandError, match="selftest ended with code 4: loraprof: no CUDA device"):
+        loraprof("selftest", "--device", "cuda", "--format", "json", expect=(0, 3, 4))

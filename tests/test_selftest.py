@@ -16,6 +16,7 @@ import torch
 from builders import op, step, trace_of
 
 from loraprof.cli.app import run
+from loraprof.diagnosis.build import build_report
 from loraprof.errors import MeasurementError
 from loraprof.model.selftest import SelfTest
 from loraprof.selftest import measure, pause
@@ -221,7 +222,7 @@ def test_no_kernel_on_a_gpu_means_that_another_profiler_holds_it(monkeypatch: py
     monkeypatch.setattr(measure, "_calibration", lambda device: (None, []))
     monkeypatch.setattr(measure, "Kineto", lambda device: None)
     with pytest.raises(MeasurementError, match="recorded no kernel") as raised:
-        selftest(torch.device("cuda"), PLANTS)
+        selftest(torch.device("cuda"), PLANTS, build_report)
     assert "another profiler" in (raised.value.hint or "")
 
 

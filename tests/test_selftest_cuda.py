@@ -15,6 +15,7 @@ from provoke import CALIBRATION
 from synthetic import faults
 from synthetic.cuda import SimulatedCuda
 
+from loraprof.diagnosis.build import build_report
 from loraprof.model.recording import DeviceInfo, Recording
 from loraprof.model.selftest import Row
 from loraprof.selftest import device, host, rates
@@ -41,8 +42,8 @@ class Ran:
         if change is not None:
             path = write(self.trace.with_name("changed.json"), change(document_of(path)))
         trace = read_trace(path)
-        found = [row for plant, truths in self.done.truths for row in rows_of(plant, truths, trace, self.recording)]
-        return {(row.plant, row.what): row for row in found}
+        rows = (rows_of(plant, truths, trace, self.recording, build_report) for plant, truths in self.done.truths)
+        return {(row.plant, row.what): row for several in rows for row in several}
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_launch_bound_and_a_full_queue_are_told_apart(ran: Ran) -> None:
     for name, other in (("nulls", "queue"), ("queue", "nulls")):
         plant, truths = known[name]
         swapped = dict(zip(known[other][1], truths.values(), strict=True))
-        found = {row.what: row for row in rows_of(plant, swapped, trace, ran.recording)}
+        found = {row.what: row for row in rows_of(plant, swapped, trace, ran.recording, build_report)}
         assert not found["finding H1"].ok
         assert not found["launches"].ok
 

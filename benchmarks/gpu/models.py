@@ -22,7 +22,7 @@ from loraprof.capture.device_state import state_reader
 from loraprof.capture.interleave import interleave, is_out_of_memory
 from loraprof.capture.job import Job, Outcome
 from loraprof.capture.workers import profile_pass, run_job
-from loraprof.errors import LoraprofError
+from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.workloads.batches import tokens_per_step
 from loraprof.workloads.build import build
@@ -35,8 +35,13 @@ CASES: Final[dict[str, tuple[str, dict[str, str], tuple[str, ...]]]] = {
     "tinyllama-512": ("tinyllama-1.1b", {"batch": "4", "seq": "512"}, THREE),
     "tinyllama-1024": ("tinyllama-1.1b", {"batch": "4", "seq": "1024"}, THREE),
     "llama-3.2-1b": ("llama-3.2-1b", {}, THREE),
-    "llama-3-8b": ("llama-3-8b", {"checkpointing": "none"}, THREE),
-    "llama-3-8b-checkpointing": ("llama-3-8b", {"checkpointing": "non-reentrant"}, THREE),
+    # Fused AdamW: the unfused one needs a copy of all parameters, which 80 GB do not hold beside the full arm.
+    "llama-3-8b": ("llama-3-8b", {"checkpointing": "none", "optimizer": "adamw-fused"}, THREE),
+    "llama-3-8b-checkpointing": (
+        "llama-3-8b",
+        {"checkpointing": "non-reentrant", "optimizer": "adamw-fused"},
+        THREE,
+    ),
     "remedies": (
         "tinyllama-1.1b",
         {"batch": "4", "seq": "512"},
@@ -73,16 +78,15 @@ def run(options: Options, case: str) -> Model:
 
 def timed_arms(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int) -> tuple[Timed, dict[str, str]]:
     """Interleaved times, and why an arm has none."""
+    timed = None
     try:
         timed, refused = _side_by_side(spec, arms, budget_ns)
-        if not timed.failed:
-            return timed, refused
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    _free()
+    if timed is not None and not timed.failed:
+        return timed, refused
     print("the arms do not fit side by side: alternating processes")
 
     def start(arm: str) -> Outcome:
@@ -90,6 +94,13 @@ def timed_arms(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int) -> tuple
 
     timed, last = alternate(arms, start, budget_ns, progress=print)
     return timed, {name: o.reason or o.status for name, o in last.items() if o.status != "ok"}
+
+
+def _free() -> None:
+    """Gives the arms' memory back: others follow, in processes of their own."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _side_by_side(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int) -> tuple[Timed, dict[str, str]]:
@@ -100,6 +111,8 @@ def _side_by_side(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int) -> tu
             steps[arm] = build(spec, arm).step
         except LoraprofError as error:
             refused[arm] = error.message
+    if not steps:
+        raise MeasurementError("; ".join(f"{arm}: {reason}" for arm, reason in refused.items()))
     return interleave(steps, timer_of(device), budget_ns, state=state_reader(device)), refused
 
 

@@ -7,9 +7,11 @@ from typing import Final
 
 from benchmarks.gpu.results import Gain, Options, Recorded
 from benchmarks.gpu.shell import loraprof
+from loraprof.model.gpu import GpuSpec
 from loraprof.model.recording import DeviceInfo
 from loraprof.model.report import Report
-from loraprof.store.gpus import resolve_gpu
+from loraprof.store.gpus import load_gpu, resolve_gpu
+from loraprof.store.profiles import profiles_dir
 from loraprof.store.recordings import load_source
 
 PUBLISHED_BYTES: Final = 4_000_000
@@ -25,7 +27,8 @@ def recorded(place: Path, report: Report, options: Options) -> Recorded:
     l2 = [kernel.l2_bytes for kernel in report.kernels if kernel.l2_bytes is not None]
     flops = sum(kernel.flops or 0 for kernel in report.kernels)
     min_bytes = sum(kernel.min_bytes or 0 for kernel in report.kernels)
-    tensor, dram = _activity(report, own.device, flops, min_bytes)
+    spec = _spec(own.device)
+    tensor, dram = _activity(report, spec, flops, min_bytes)
     copy, nbytes = _published(place, options)
     return Recorded(
         step_ns=unprofiled.median_ns if unprofiled else None,
@@ -53,14 +56,25 @@ def recorded(place: Path, report: Report, options: Options) -> Recorded:
         tensor_model=tensor,
         dram_model=dram,
         nvml=report.nvml,
+        shows=report.verdict.sentence,
+        gpu=_file(spec) if spec else None,
         recording=copy,
         recording_bytes=nbytes,
     )
 
 
-def _activity(report: Report, device: DeviceInfo, flops: int, min_bytes: int) -> tuple[float | None, float | None]:
+def _spec(device: DeviceInfo) -> GpuSpec | None:
+    return resolve_gpu(device.name, device.memory_bytes, device.sms)[0] if device.kind == "cuda" else None
+
+
+def _file(spec: GpuSpec) -> str:
+    """The name of its file, which is that of its folder of recordings."""
+    folder = profiles_dir() / "gpus"
+    return next(path.stem for path in sorted(folder.glob("*.toml")) if load_gpu(path).name == spec.name)
+
+
+def _activity(report: Report, spec: GpuSpec | None, flops: int, min_bytes: int) -> tuple[float | None, float | None]:
     """What the model says the tensor units and the memory do of all they could, over the unprofiled step."""
-    spec, _ = resolve_gpu(device.name, device.memory_bytes, device.sms) if device.kind == "cuda" else (None, None)
     if spec is None or report.timing.unprofiled is None:
         return None, None
     seconds = report.timing.unprofiled.median_ns / 1e9

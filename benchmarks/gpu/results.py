@@ -119,6 +119,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     tensor_model: float | None  # share of the tensor peak at the sampled clock that these FLOPs are
     dram_model: float | None  # share of the memory's peak that these bytes are
     nvml: NvmlReport | None
+    shows: str  # the verdict in a sentence
+    gpu: str | None  # the device's file in profiles/gpus
     recording: str | None  # the copy that may be published
     recording_bytes: int  # of that copy, compressed
 

@@ -9,7 +9,7 @@ import msgspec
 
 
 class CommandError(Exception):
-    """``loraprof`` ended with a code that was not expected; the message is its last line."""
+    """``loraprof`` ended with a code that was not expected, or without a result; the message is its own."""
 
 
 def loraprof(*words: str, expect: tuple[int, ...] = (0,)) -> str:
@@ -17,7 +17,7 @@ def loraprof(*words: str, expect: tuple[int, ...] = (0,)) -> str:
     command = [sys.executable, "-m", "loraprof", *words]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     sys.stderr.write(done.stderr)
-    if done.returncode not in expect:
+    if done.returncode not in expect or (done.returncode and not done.stdout):
         said = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in said if line.startswith("loraprof: ")), said[-1] if said else "it said nothing")
         raise CommandError(f"loraprof {words[0]} ended with code {done.returncode}: {reason}")

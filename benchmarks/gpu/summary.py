@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from benchmarks.gpu.acceptance import REMEDY_OF, Results, difference, promise, verdicts
 from benchmarks.gpu.parts import MODELS, REMEDIES
-from benchmarks.gpu.results import Counters, Facts, KernelTimes, Layer, Linear, Model, Noise, Sessions
+from benchmarks.gpu.results import Counters, Facts, KernelTimes, Layer, Linear, MainJob, Model, Noise, Sessions
 from loraprof import units
 from loraprof.model.selftest import SelfTest
 
@@ -14,7 +14,20 @@ T = TypeVar("T")
 
 def summary(results: Results) -> str:
     """One document; what was not measured is left out of the tables and named among the limits."""
-    blocks = (_head, _models, _gains, _limits, _selftest, _noise, _kernels, _sessions, _linear, _activity, _counters)
+    blocks = (
+        _head,
+        _models,
+        _gains,
+        _limits,
+        _selftest,
+        _noise,
+        _kernels,
+        _sessions,
+        _linear,
+        _activity,
+        _counters,
+        _recordings,
+    )
     return "\n\n".join("\n".join(lines) for block in blocks if (lines := list(block(results)))) + "\n"
 
 
@@ -187,3 +200,19 @@ def _counters(results: Results) -> Iterator[str]:
         yield from table(("kernel", "role", "time", "DRAM bytes", "minimum", "ratio"), rows, words=2)
         yield ""
         yield f"ncu and the trace agree on {found.matched} of {found.of} kernels."
+
+
+def _recordings(results: Results) -> Iterator[str]:
+    """Lines for ``profiles/recordings/README.md``."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for name in (*MODELS, *REMEDIES, "main-job"):
+            kind = MainJob if name == "main-job" else Model
+            made = _of(results, name, kind)
+            seen = made.recorded if isinstance(made, Model | MainJob) else None
+            if seen is not None:
+                place = f"`{seen.gpu or 'GPU'}/{name}.loraprof`"
+                kept = units.nbytes(seen.recording_bytes)
+                yield place, seen.shows, kept if seen.recording else f"{kept}, too large to keep"
+
+    yield from table(("recording", "what it shows", "compressed"), rows(), words=2)

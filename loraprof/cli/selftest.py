@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from loraprof.selftest.plant import Plant
 
-BOUNDS = {"equal": "", "at least": "≥ ", "at most": "≤ "}
+BOUNDS = {"equal": "", "at least": ">= ", "at most": "<= "}
 
 
 def selftest(
@@ -33,13 +33,14 @@ def selftest(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the result and errors.")] = False,
 ) -> None:
     """Plant known work on this device and check that the analysis finds it."""
+    from loraprof.diagnosis.build import build_report
     from loraprof.selftest.measure import selftest as measure
     from loraprof.selftest.registry import PLANTS  # imports torch
 
     chosen, place = _chosen(PLANTS, only), _device(device)
     say(f"planting {len(chosen)} kinds of known work on {place}", quiet)
     with clean_stdout(format == "json"):
-        result = measure(place, chosen)
+        result = measure(place, chosen, build_report)
     _emit(format, result)
     if wrong := result.wrong():
         raise ThresholdError(f"reported is not what was planted: {'; '.join(wrong)}", None)

@@ -6,7 +6,7 @@ Of a timed quantity the repetition with the median error counts, of any other th
 import dataclasses
 import datetime
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median_low
 from tempfile import TemporaryDirectory
@@ -19,9 +19,9 @@ from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.environment import device_info, environment
 from loraprof.capture.facts import module_table, parameter_table
 from loraprof.capture.markers import Markers
-from loraprof.diagnosis.build import build_report
 from loraprof.errors import MeasurementError
 from loraprof.model.recording import Calibration, Recording, Workload
+from loraprof.model.report import Report
 from loraprof.model.selftest import Row, SelfTest
 from loraprof.model.trace import Bool, DeviceTable, HostTable, Trace
 from loraprof.model.vocabulary import HostKind
@@ -31,10 +31,11 @@ from loraprof.selftest.run import Kineto, plant_all, waiter
 from loraprof.store.kineto import read_trace
 
 T = TypeVar("T", HostTable, DeviceTable)
+Diagnose = Callable[[Trace, Path, Recording], Report]  # the analysis under test, handed in by who may import it
 CUPTI_HINT = "another profiler (nsys, ncu, DCGM) may hold CUPTI: end it; `loraprof doctor` says what else is missing"
 
 
-def selftest(device: torch.device, plants: Sequence[Plant]) -> SelfTest:
+def selftest(device: torch.device, plants: Sequence[Plant], diagnose: Diagnose) -> SelfTest:
     """Plants on ``device`` in the only profiler session of this process.
 
     Raises MeasurementError where a profiler runs already, or records nothing of a GPU.
@@ -48,7 +49,7 @@ def selftest(device: torch.device, plants: Sequence[Plant]) -> SelfTest:
     if device.type == "cuda" and done.truths and not len(trace.device):
         raise MeasurementError("the profiler recorded no kernel", CUPTI_HINT)
     recording = recording_of(device, done.markers, calibration)
-    rows = [row for plant, truths in done.truths for row in rows_of(plant, truths, trace, recording)]
+    rows = [row for plant, truths in done.truths for row in rows_of(plant, truths, trace, recording, diagnose)]
     return SelfTest(
         device=str(device),
         device_name=recording.device.name,
@@ -85,10 +86,12 @@ def recording_of(device: torch.device, markers: Markers, calibration: Calibratio
     )
 
 
-def rows_of(plant: Plant, truths: Mapping[str, Sequence[float]], trace: Trace, recording: Recording) -> list[Row]:
+def rows_of(
+    plant: Plant, truths: Mapping[str, Sequence[float]], trace: Trace, recording: Recording, diagnose: Diagnose
+) -> list[Row]:
     """One row per quantity; ``truths`` per step of the trace. Raises MeasurementError for a step it lacks."""
     alone = _of_plant(recording, plant.name)
-    seen = {name: _seen(step_alone(trace, name), alone) for name in truths}
+    seen = {name: _seen(step_alone(trace, name), alone, diagnose) for name in truths}
     rows = []
     for i, quantity in enumerate(plant.quantities):
         if recording.device.kind in quantity.kinds and truths:
@@ -112,8 +115,8 @@ def _of_plant(recording: Recording, name: str) -> Recording:
     return replace(recording, sites=sites)
 
 
-def _seen(trace: Trace, recording: Recording) -> Seen:
-    return Seen(build_report(trace, Path("selftest"), recording), trace)
+def _seen(trace: Trace, recording: Recording, diagnose: Diagnose) -> Seen:
+    return Seen(diagnose(trace, Path("selftest"), recording), trace)
 
 
 def step_alone(trace: Trace, name: str) -> Trace:
