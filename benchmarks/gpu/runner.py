@@ -54,7 +54,6 @@ def run_parts(
 
 def run_part(part: Part, options: Options, timeout_s: float) -> PartResult:
     """One part in a process of its own. What happens to it becomes a result, whatever it is."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     before, log = _stamp(part, options), options.out / "logs" / f"{part.name}.log"
     begin = time.monotonic()
     with log.open("wb") as out:
@@ -63,7 +62,7 @@ def run_part(part: Part, options: Options, timeout_s: float) -> PartResult:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+            env=_environment(options),
             start_new_session=True,
         )
         try:
@@ -85,6 +84,13 @@ def command_of(part: Part, options: Options) -> list[str]:
     """The command line of a part's own process."""
     front = [sys.executable, str(ROOT / "benchmarks" / "gpu_suite.py"), "--worker", part.name]
     return [*front, "--device", options.device, "--size", options.size, "--out", options.folder]
+
+
+def _environment(options: Options) -> dict[str, str]:
+    """This copy of loraprof; in a rehearsal one thread, since many would only wait for each other in tiny ops."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    threads = {"OMP_NUM_THREADS": "1"} if options.size == "small" else {}
+    return {**threads, **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def _stamp(part: Part, options: Options) -> int | None:
