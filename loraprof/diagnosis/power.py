@@ -6,6 +6,7 @@ from loraprof.diagnosis.tables import REASONS
 from loraprof.model.report import Finding
 
 THROTTLED = 0.05  # N1: of the samples, or of the loop
+IDLE = "low_utilization"  # the driver slows a device that waits: an effect, no limit
 UTILIZATION = 90.0  # N2: percent
 POWER = 0.50  # N2: of the limit
 TENSOR = 0.10  # N2: activity of the tensor pipe
@@ -22,7 +23,11 @@ def throttled(case: Case) -> Finding | None:
     bits = [s.reasons for s in sampled.samples if s.reasons is not None]
     shares = {text: sum(bool(b & bit) for b in bits) / len(bits) for bit, text in REASONS.items()} if bits else {}
     held = {text: share for text, share in shares.items() if share > THROTTLED}
-    grown = {k: ns for k, ns in sampled.violations_ns.items() if sampled.loop_ns and ns > THROTTLED * sampled.loop_ns}
+    grown = {
+        name: ns
+        for name, ns in sampled.violations_ns.items()
+        if name != IDLE and sampled.loop_ns and ns > THROTTLED * sampled.loop_ns
+    }
     if not held and not grown:
         return None
     clocks = [s.sm_clock_mhz for s in sampled.samples if s.sm_clock_mhz is not None]
