@@ -56,7 +56,7 @@ def elementwise(case: Case) -> Finding | None:
         case,
         "L1",
         [
-            evidence("share of the adapter's busy time", spent / case.adapter_ns, "ratio"),
+            evidence("share of the adapter's busy time", spent / case.adapter_ns, "share"),
             evidence("bytes moved by its elementwise ops, at least", moved, "B"),
             evidence("achieved bandwidth", moved / time * 1e9, "B/s"),
             evidence("bandwidth of this device", ceiling, "B/s"),
@@ -135,7 +135,7 @@ def dropout(case: Case) -> Finding | None:
         case,
         "L4",
         [
-            evidence("dropout probability", probability, "ratio"),
+            evidence("dropout probability", probability, "share"),
             evidence("masks drawn in the adapter", sum(k.count for k in masked if k.phase != "backward"), "ops"),
             evidence("busy time of dropout, forward and backward", spent, "ns"),
         ],
@@ -162,10 +162,10 @@ def bandwidth_bound(case: Case) -> Finding | None:
         case,
         "L5",
         [
-            evidence("share of the adapter's busy time in A and B", time / case.adapter_ns, "ratio"),
+            evidence("share of the adapter's busy time in A and B", time / case.adapter_ns, "share"),
             evidence("arithmetic intensity of A and B", flops / moved, "FLOP/B"),
             evidence("ridge of this device", compute / stream, "FLOP/B"),
-            evidence("A products that read an input another A reads too", spare, "ratio"),
+            evidence("A products that read an input another A reads too", spare, "share"),
         ],
         f"fuse {' and '.join('+'.join(g) for g in groups)} into one linear with one adapter, so that A reads the input "
         "once; raising r to 64 costs almost no time"
@@ -192,7 +192,7 @@ def too_many_targets(case: Case) -> Finding | None:
         [
             evidence("adapted layers", len(case.sites), "layers"),
             evidence("layers that stay adapted", len(case.sites) - len(spared), "layers"),
-            evidence("share of all launches that the adapters issue", case.adapter.launches / launches, "ratio"),
+            evidence("share of all launches that the adapters issue", case.adapter.launches / launches, "share"),
             evidence("time of the adapters that would go", total_ns(case, select), "ns"),
         ],
         f"LoraConfig(target_modules={list(keep)!r}), or only the upper layers (layers_to_transform=[...]); "
@@ -312,7 +312,7 @@ def split_gradients(case: Case) -> Finding | None:
         "L10",
         [
             evidence("reductions after split weight gradients", len(rows), "kernels"),
-            evidence("launches of these gradients, of all", pairs / launches, "ratio"),
+            evidence("launches of these gradients, of all", pairs / launches, "share"),
             evidence("reductions with fewer blocks than the device has SMs", len(small) if sms else None, "kernels"),
             evidence("time of the reductions", sum(r.ns for r in rows), "ns"),
         ],
@@ -344,7 +344,7 @@ def slow_fused(case: Case) -> Finding | None:
             evidence("fused LoRA kernels in forward", len(rows), "kernels"),
             evidence("their time", spent, "ns"),
             evidence("the same FLOPs at this device's calibrated rate", round(expected), "ns"),
-            evidence("rate reached, of that", expected / spent, "ratio"),
+            evidence("rate reached, of that", expected / spent, "share"),
         ],
         "switch the fused kernel off (axolotl: lora_mlp_kernel: false, lora_qkv_kernel: false), or clear Triton's "
         "cache (~/.triton/cache) so that it is tuned again",

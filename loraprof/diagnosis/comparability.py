@@ -28,7 +28,7 @@ def optimizer_decides(case: Case) -> Finding | None:
         "G2",
         [
             evidence("optimizer and clipping of full fine-tuning, predicted", optimizer, "ns"),
-            evidence("of its step", optimizer / other.full_ns, "ratio"),
+            evidence("of its step", optimizer / other.full_ns, "share"),
             evidence("speed-up over full fine-tuning, whole step", other.full_ns / now if now else None, "ratio"),
             evidence("the same without optimizer and clipping", without, "ratio"),
             evidence("tokens per optimizer step", case.timing.tokens_per_step, "tokens"),
@@ -95,7 +95,7 @@ def padding(case: Case) -> Finding | None:
         [
             evidence("tokens per step", w.tokens_per_step, "tokens"),
             evidence("of them real", w.real_tokens_per_step, "tokens"),
-            evidence("share", share, "ratio"),
+            evidence("real tokens, of all", share, "share"),
         ],
         'SFTConfig(packing=True), or TrainingArguments(train_sampling_strategy="group_by_length")',
         gain_of(case, saved),
