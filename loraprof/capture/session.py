@@ -20,11 +20,13 @@ from loraprof.capture.boundary import StepBoundary
 from loraprof.capture.counting import Counting
 from loraprof.capture.facts import (
     Padding,
+    Tables,
     compilations,
     compile_facts,
     memory_of,
     missing_gradients,
     optimizer_name,
+    tables_of,
     tokens_of,
 )
 from loraprof.capture.markers import Markers
@@ -55,6 +57,7 @@ class Session:
         self.plan, self._on_done = plan, on_done
         self.boundary = StepBoundary(self._after, self._before)
         self.markers = Markers()
+        self.tables: Tables | None = None  # as the recorded steps left them: a script that goes on may change its model
         self.state, self.steps, self._left = "skip", 0, plan.skip
         self.device = torch.device("cpu")
         self.profiler: Any = None
@@ -118,8 +121,8 @@ class Session:
     def _before(self, optimizer: Optimizer) -> None:
         """Just before the optimizer runs: gradients are complete."""
         if self.state == "count":
-            self.memory = memory_of(self.markers.roots, optimizer, self.device, self._saved.nbytes)
-            self.missing = missing_gradients(self.markers.roots)
+            self.memory = memory_of(self.markers, optimizer, self.device, self._saved.nbytes)
+            self.missing = missing_gradients(self.markers)
             self.optimizer = optimizer_name(optimizer)
             self.twin = optimizer
 
@@ -266,6 +269,7 @@ class Session:
 
     def _leave_profile(self) -> None:
         self.markers.step = None
+        self.tables = tables_of(self.markers)
 
     def _enter_done(self) -> None:
         """The optimizer's own range is still open: the profiler stops at the next module call, or in ``remove``."""

@@ -5,6 +5,7 @@ in the cost model or elsewhere. Every threshold is a default of the catalogue.
 """
 
 import re
+from typing import TypeGuard
 
 import numpy as np
 
@@ -204,7 +205,8 @@ def too_many_targets(case: Case) -> Finding | None:
 def dense_delta(case: Case) -> Finding | None:
     """L7: the weight difference is built as a full matrix (DoRA's norm, parametrization) in every pass."""
     shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in _active(case)}
-    tokens = _tokens(case)
+    base = [r for r in case.records if r.role == "base.linear" and r.phase == "forward"]
+    tokens = {_tokens(case), *map(_rows_of_input, base)}
     rows = [
         r
         for r in case.records
@@ -212,12 +214,12 @@ def dense_delta(case: Case) -> Finding | None:
         and r.phase == "forward"
         and r.role in ADAPTER_ROLES
         and r.op not in ("aten::mm", "aten::addmm", "aten::copy_")
-        and any(d in shapes[r.site or 0] and tokens not in d for d in r.dims if isinstance(d, tuple) and len(d) == 2)
+        and any(d[-2:] in shapes[r.site or 0] and not tokens & {*d} for d in r.dims if _matrices(d))
         and r.ns
         and not re.search(r"::(t|transpose|as_strided|view|expand|detach|to|empty\w*|resolve_\w+)$", r.op)
     ]
     layers = {r.site for r in rows}
-    if not layers or tokens is None:
+    if not layers or tokens == {None}:
         return None
     kinds = {case.recording.sites[i or 0].kind for i in layers} if case.recording else set()
     spent = sum(r.ns for r in rows)
@@ -272,9 +274,8 @@ def other_device(case: Case) -> Finding | None:
     """L9: adapter parameters live on another device than the base."""
     if case.recording is None:
         return None
-    table = case.recording.modules
-    own = [p for p in case.recording.parameters if table[p.module].part in ("down", "up")]
-    base = {p.device for p in case.recording.parameters if table[p.module].part == "base"}
+    own = [p for p in case.recording.parameters if p.part in ("down", "up")]
+    base = {p.device for p in case.recording.parameters if p.part == "base"}
     astray = [p for p in own if base and p.device not in base]
     if not astray:
         return None
@@ -363,6 +364,18 @@ def _device(case: Case) -> str:
 def _tokens(case: Case) -> int | None:
     w = case.workload
     return w.tokens_per_step // (w.micro_batches or 1) if w and w.tokens_per_step else None
+
+
+def _rows_of_input(record: Record) -> int | None:
+    """Leading size of a product's left operand: the tokens of that layer, whatever the model feeds it."""
+    left = {"aten::mm": 0, "aten::addmm": 1}.get(record.op)
+    dims = record.dims[left] if left is not None and len(record.dims) > left else None
+    return int(dims[0]) if isinstance(dims, tuple) and len(dims) == 2 and isinstance(dims[0], int) else None
+
+
+def _matrices(dims: object) -> TypeGuard[tuple[int, ...]]:
+    """A matrix, or one per expert."""
+    return isinstance(dims, tuple) and len(dims) in (2, 3) and all(isinstance(d, int) for d in dims)
 
 
 def _widens(record: Record) -> bool:

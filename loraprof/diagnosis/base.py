@@ -129,7 +129,7 @@ def promoted_parts(case: Case) -> Finding | None:
     if case.recording is None or not _quantised(case):
         return None
     table = case.recording.modules
-    wide = [p for p in case.recording.parameters if p.dtype == "float32" and table[p.module].part not in ("down", "up")]
+    wide = [p for p in case.recording.parameters if p.dtype == "float32" and p.part not in ("down", "up")]
     if not wide:
         return None
     owners = {p.module for p in wide}
@@ -297,7 +297,7 @@ def _rows(record: Record) -> int:
 
 def _outside(case: Case, parameter: ParameterInfo) -> bool:
     assert case.recording is not None
-    return case.recording.modules[parameter.module].part not in ("down", "up", "elementwise", "fused")
+    return parameter.part not in ("down", "up", "elementwise")
 
 
 def _quantised(case: Case) -> bool:

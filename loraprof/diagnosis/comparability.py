@@ -108,7 +108,8 @@ def not_training(case: Case) -> Finding | None:
         return None
     table, parameters = case.recording.modules, case.recording.parameters
     names = {p.id: f"{table[p.module].path}.{p.name}" for p in parameters}
-    own = [p for p in parameters if p.trainable and table[p.module].part in ("down", "up")]
+    own = [p for p in parameters if p.trainable and p.part in ("down", "up")]
+    adapted = {m.root for m in table if m.site is not None}  # a model beside the adapted one may train as a whole
     missing = set(case.workload.missing_gradients) if case.workload else set()
     starved = [p for p in own if names[p.id] in missing]
     frozen_late = [
@@ -116,7 +117,8 @@ def not_training(case: Case) -> Finding | None:
         for p in parameters
         if p.trainable
         and len(p.shape) >= 2
-        and (table[p.module].part == "base" or (table[p.module].part is None and table[p.module].in_features))
+        and (p.part == "base" or (p.part is None and table[p.module].in_features))
+        and table[p.module].root in adapted
         and not HEAD.search(table[p.module].path)
         and "modules_to_save" not in table[p.module].path
     ]
