@@ -72,11 +72,15 @@ def test_a_closure_is_not_the_optimizer(folder: Path) -> None:
     assert not [k for k in report.kernels if k.phase == "optimizer" and k.op == "aten::gelu"]
 
 
-@pytest.mark.parametrize(("name", "layers"), [("t5", 20), ("clip", 12), ("mixtral", 4), ("bloom", 2)])
-def test_models_that_no_preset_has(folder: Path, name: str, layers: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "layers", "tokens"),
+    [("t5", 20, 3 * (20 + 12)), ("clip", 12, 3 * 20), ("mixtral", 4, 3 * 20), ("bloom", 2, 3 * 20)],
+)
+def test_models_that_no_preset_has(folder: Path, name: str, layers: int, tokens: int) -> None:
     report = profiled(folder, "models.py", name)
     assert report.adapter is not None
     assert report.adapter.modules == layers
+    assert report.timing.tokens_per_step == tokens
     busy = sum(p.ns for p in report.steps[0].partition if p.kind == "busy")
     assert len(unplaced(report)) <= 0.02 * len(report.kernels), unplaced(report)
     assert report.closure.unattributed_ns <= 0.01 * busy

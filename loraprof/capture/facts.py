@@ -68,7 +68,7 @@ def optimizer_name(optimizer: Optimizer) -> str:
 
 
 def tokens_of(markers: Markers) -> int | None:
-    """Tokens of one step: the most elements that one of the widest embeddings looked up in it.
+    """Tokens of one step: the most elements that were looked up in one of the widest tables.
 
     Positions are looked up once for a batch, biases of relative positions in narrow tables. None: no embedding ran.
     """

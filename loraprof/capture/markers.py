@@ -36,7 +36,7 @@ class Markers:
         self.parameters: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.calls: list[ModuleCall] = []
         self.step: int | None = None
-        self.embedded: dict[tuple[int, int], int] = {}  # (width, module): elements looked up by recorded forward calls
+        self.embedded: dict[tuple[int, int], int] = {}  # (width, rows) of tables: elements looked up in forward calls
         self._passing: dict[tuple[nn.Module | None, type], int] = {}
         self._local = threading.local()
         self._handles: list[RemovableHandle] = []
@@ -126,7 +126,7 @@ class Markers:
         if number is None:
             number = self._meet(module)
         if isinstance(module, nn.Embedding) and self.step is not None:
-            self._look_up(module, number, args)
+            self._look_up(module, args)
         marker = _Range(f"{MODULE_MARKER}{number}")
         self._stack().append((marker, number, _sequence_nr(), module))
         marker.__enter__()
@@ -150,9 +150,9 @@ class Markers:
             self._passing[caller, type(module)] = number
         return number
 
-    def _look_up(self, module: nn.Embedding, number: int, args: Any) -> None:
+    def _look_up(self, module: nn.Embedding, args: Any) -> None:
         if args and isinstance(args[0], torch.Tensor):
-            key = module.embedding_dim, number
+            key = module.embedding_dim, module.num_embeddings  # encoder and decoder read the same vocabulary
             self.embedded[key] = self.embedded.get(key, 0) + args[0].numel()
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
