@@ -114,7 +114,7 @@ def gemm_rates(
     for done, (m, n, k) in enumerate(shapes):
         started = time.perf_counter_ns()
         estimate_ns = 0.0 if flops_per_s is None else 2e9 * m * n * k * (LEAST + 2) / flops_per_s
-        if estimate_ns <= budget_ns:
+        if estimate_ns <= max(budget_ns, 0.0):
             share_ns = budget_ns / (len(shapes) - done)
             rates.append(GemmRate(m=m, n=n, k=k, dtype=dtype, ns=_gemm_ns(device, (m, n, k), dtype, share_ns)))
         budget_ns -= time.perf_counter_ns() - started
