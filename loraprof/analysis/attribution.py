@@ -75,8 +75,7 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     outside &= np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
     tops = (forward & (opens[host.name] >= 0), evaluate, optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
-    if state.unplaced_loss is not None:
-        module[state.unplaced_loss & (module < 0)] = special[LOSS]
+    module[state.unplaced_loss & (module < 0)] = special[LOSS]
     enclosing = (opens[host.name] >= 0) | (names.optimizer[host.name] & annotation)
     call, issuer = _issued(trace, tree, enclosing)
     for column in (module, phase, role):

@@ -30,7 +30,7 @@ class Backward:
     ) -> None:
         self.trace, self.recording, self.roles, self.names = trace, recording, roles, names
         self.tree, self.evaluate, self.flag = tree, evaluate, flag
-        self.unplaced_loss: Bool | None = None
+        self.unplaced_loss: Bool = np.zeros(len(flag), dtype=np.bool_)
 
     def fill(self, module: Int32, role: Int8) -> int | None:
         host = self.trace.host
@@ -52,11 +52,11 @@ class Backward:
         module[rows] = node_module[self.evaluate[rows]]
         role[rows] = node_role[self.evaluate[rows]]
         self._sums(rows, module, role)
-        # A node whose forward op ran outside every module is the loss function's.
-        outside = np.zeros(len(host), dtype=np.bool_)
-        outside[lossy] = True
-        self.unplaced_loss = self.flag & outside[np.maximum(self.evaluate, 0)] & (module < 0)
-        role[self.unplaced_loss] = ROLE["loss"]
+        if (module[ops] >= 0).any():  # beside modules that are known, what ran outside them is the loss function's
+            outside = np.zeros(len(host), dtype=np.bool_)
+            outside[lossy] = True
+            self.unplaced_loss = self.flag & outside[np.maximum(self.evaluate, 0)] & (module < 0)
+            role[self.unplaced_loss] = ROLE["loss"]
         return disagreements
 
     def _rule_b(self, nodes: Int64, source: Int64, module: Int32, node_module: Int32, node_role: Int8) -> int | None:
