@@ -6,6 +6,7 @@ P is last because training may stay slower after CUPTI was active, and it is the
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,12 +30,13 @@ from loraprof.capture.facts import (
     tables_of,
     tokens_of,
 )
+from loraprof.capture.foreign import refuse_other_profiler, when_step_returns
 from loraprof.capture.markers import COUNTED, Markers
 from loraprof.capture.memory import available_bytes
 from loraprof.capture.nvml import NvmlSampler
 from loraprof.capture.plan import Plan
 from loraprof.capture.saved import SavedForBackward
-from loraprof.errors import MeasurementError
+from loraprof.errors import LoraprofError
 from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
 from loraprof.workloads.heap import keep_freed_memory, release, touch
 
@@ -88,6 +90,8 @@ class Session:
         self._loop = (0, 0)
         self._late: Any = None
         self._heap_kept = False
+        self._thread = threading.current_thread()
+        self.failure: LoraprofError | None = None
 
     def install(self) -> None:
         self.boundary.install()
@@ -95,6 +99,8 @@ class Session:
     def remove(self) -> None:
         """Removes every hook; safe to call at any moment, more than once."""
         self.boundary.remove()
+        if self._thread is not threading.current_thread():  # it ended; what it had opened went with it
+            self.recording, self._counting, self._range = False, None, None
         self.stop_profiler()
         self.markers.remove()
         self._saved.close()
@@ -132,9 +138,19 @@ class Session:
 
     def _after(self, optimizer: Optimizer) -> None:
         self.steps += 1
-        if self.state == "done":
+        if self.state in ("done", "failed"):
             return
+        try:
+            self._advance(optimizer)
+        except LoraprofError as failure:  # a script may swallow exceptions: what it was is raised when it has ended
+            self.failure, self.state = failure, "failed"
+            self._on_done()
+
+    def _advance(self, optimizer: Optimizer) -> None:
+        if not self.recording:
+            refuse_other_profiler()
         if self.steps == 1:
+            self._thread = threading.current_thread()
             first = next((p for g in optimizer.param_groups for p in g["params"]), None)
             self.device = first.device if first is not None else self.device
         getattr(self, f"_in_{self.state}")()
@@ -160,7 +176,7 @@ class Session:
         self._left -= 1
 
     def _leave_skip(self) -> None:
-        pass
+        refuse_other_profiler(thorough=True)
 
     def _stamp(self) -> None:
         self._host.append(time.perf_counter_ns())
@@ -247,10 +263,7 @@ class Session:
         activities = [ProfilerActivity.CPU]
         if self.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        if torch._C._autograd._profiler_enabled():
-            raise MeasurementError(
-                "the script runs a profiler of its own", "loraprof needs the only profiler session: switch it off"
-            )
+        refuse_other_profiler(thorough=True)
         self.profiler = torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
         self.profiler.prepare_trace()
 
@@ -285,8 +298,19 @@ class Session:
         self.tables = tables_of(self.markers)
 
     def _enter_done(self) -> None:
-        """The optimizer's own range is still open: the profiler stops at the next module call, or in ``remove``."""
+        """The optimizer's own range is still open: the profiler stops at the next module call, or in ``remove``.
+
+        Only the thread that started a profiler can stop it, so one beside the main thread does it at once after.
+        """
+        if self._thread is not threading.main_thread():
+            when_step_returns(self._stop_in_thread)
+            return
         self._late = register_module_forward_pre_hook(self._stop_late)
+        self._on_done()
+
+    def _stop_in_thread(self) -> None:
+        self.stop_profiler()
+        self.markers.remove()
         self._on_done()
 
     def _stop_late(self, module: nn.Module, args: Any) -> None:

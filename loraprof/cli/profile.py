@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
+from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, same_folder, say
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import MeasurementError, UsageError
 
@@ -117,15 +117,17 @@ def _script(
 ) -> tuple[int, Path | None]:
     from loraprof.capture.ranks import rank_and_world
     from loraprof.capture.save import save
-    from loraprof.capture.script import Finished, explain_missing, run_script
+    from loraprof.capture.script import check_script, explain_missing, run_script, stop_script
     from loraprof.capture.script_arm import ScriptArm
     from loraprof.capture.session import Session
     from loraprof.model.recording import Workload
 
     def on_done() -> None:
         if not plan.finish:
-            raise Finished
+            stop_script()
 
+    if not module:
+        check_script(target[0])
     say(plan.sentence(False), quiet)
     session = Session(plan, on_done)
     changed = ScriptArm(arm) if arm else None
@@ -136,7 +138,12 @@ def _script(
     if several:  # torchrun ends the survivors of a dead rank: what is recorded by then is kept
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        code = run_script(target, module)
+        with same_folder():
+            code = run_script(target, module)
+    except KeyboardInterrupt:
+        if not session.done:
+            raise
+        code = 130  # the recording was complete before
     finally:
         if several:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -145,6 +152,8 @@ def _script(
             changed.remove()
     if changed is not None and changed.refusal is not None:
         raise changed.refusal
+    if session.failure is not None:
+        raise session.failure
     if not session.done and not (several and session.salvaged):
         if code:
             say(f"the script exited with code {code} before the recording was complete; nothing was written", quiet)
