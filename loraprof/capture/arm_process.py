@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from loraprof.capture.boundary import StepBoundary
 from loraprof.capture.environment import device_info
-from loraprof.capture.interleave import CudaTimer, HostTimer, Timer, is_out_of_memory
+from loraprof.capture.interleave import CudaTimer, HostTimer, Timer
 from loraprof.capture.job import Job, Outcome
-from loraprof.capture.memory import peak_bytes
+from loraprof.capture.memory import is_out_of_memory, peak_bytes
 from loraprof.capture.script import run_script, stop_script
 from loraprof.capture.script_arm import ScriptArm
 from loraprof.capture.stopwatch import timing_event

@@ -36,7 +36,7 @@ from loraprof.capture.memory import available_bytes
 from loraprof.capture.nvml import NvmlSampler
 from loraprof.capture.plan import Plan
 from loraprof.capture.saved import SavedForBackward
-from loraprof.errors import LoraprofError
+from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
 from loraprof.workloads.heap import keep_freed_memory, release, touch
 
@@ -54,12 +54,15 @@ PASSES = ("skip", "timing", "nvml", "count", "warmup", "profile", "done")
 class Session:
     """Attach with ``install``; ``remove`` detaches everything and stops a running profiler.
 
-    ``on_done`` is called once, from the optimizer's hook, when the last profiled step has ended.
+    ``on_done`` is called once, from the optimizer's hook, when the last profiled step has ended; ``on_pace`` after the
+    second step if that is a skipped one, with its time in ns and the steps so far.
     """
 
-    def __init__(self, plan: Plan, on_done: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: Plan, on_done: Callable[[], None], on_pace: Callable[[int, int], None] | None = None
+    ) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the USDT lines torch prints per session
-        self.plan, self._on_done = plan, on_done
+        self.plan, self._on_done, self._on_pace = plan, on_done, on_pace
         self.boundary = StepBoundary(self._after, self._before)
         self.markers = Markers()
         self.tables: Tables | None = None  # as the recorded steps left them: a script that goes on may change its model
@@ -90,6 +93,7 @@ class Session:
         self._loop = (0, 0)
         self._late: Any = None
         self._heap_kept = False
+        self._began_ns = 0
         self._thread = threading.current_thread()
         self.failure: LoraprofError | None = None
 
@@ -153,10 +157,22 @@ class Session:
             self._thread = threading.current_thread()
             first = next((p for g in optimizer.param_groups for p in g["params"]), None)
             self.device = first.device if first is not None else self.device
+            if self.device.type not in ("cpu", "cuda"):
+                what = f"the model is on {self.device.type}: torch knows this device, loraprof cannot measure it"
+                raise MeasurementError(what, "it measures CPUs and CUDA devices")
+            self._began_ns = self._now_ns()
+        if self.state == "skip" and self.steps == 2 and self._on_pace is not None:
+            self._on_pace(self._now_ns() - self._began_ns, self.steps)
         getattr(self, f"_in_{self.state}")()
         if self._left <= 0:
             getattr(self, f"_leave_{self.state}")()
             self._next()
+
+    def _now_ns(self) -> int:
+        """Now, with the device's work done. Only for skipped steps, where the wait disturbs nothing."""
+        if self.device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter_ns()
 
     def _next(self) -> None:
         state = PASSES[PASSES.index(self.state) + 1]

@@ -78,6 +78,7 @@ def _builtin(
 ) -> tuple[int, Path | None]:
     import torch
 
+    from loraprof.capture.memory import enough_memory, memory_plan
     from loraprof.capture.save import save
     from loraprof.capture.session import Session
     from loraprof.model.recording import Workload
@@ -86,15 +87,20 @@ def _builtin(
 
     spec = load_workload(name or default_workload("cuda" if torch.cuda.is_available() else "cpu"), overrides)
     say(f"building {spec.name} ({spec.summary}), arm {arm}", quiet)
-    built = build(spec, arm)
-    say(plan.sentence(built.device.type == "cuda"), quiet)
-    session = Session(plan, lambda: None)
+    with enough_memory():
+        built = build(spec, arm)
+    cuda = built.device.type == "cuda"
+    say(f"{plan.sentence(cuda)}; {memory_plan(built.model, built.optimizer, built.device)}", quiet)
+    session = Session(plan, lambda: None, lambda ns, done: say(plan.pace(ns, done, cuda), quiet))
     session.install()
     try:
-        while not session.done:
-            built.step()
+        with enough_memory():
+            while not session.done and session.failure is None:
+                built.step()
     finally:
         session.remove()
+    if session.failure is not None:
+        raise session.failure
     options = {f: getattr(spec, f) for f in spec.__struct_fields__ if f not in ("config", "summary", "arms")}
     options["targets"] = list(spec.targets)
     workload = Workload(
@@ -126,10 +132,15 @@ def _script(
         if not plan.finish:
             stop_script()
 
+    def on_pace(step_ns: int, done: int) -> None:
+        say(plan.pace(step_ns, done, session.device.type == "cuda"), quiet)
+
+    if module and not target:
+        raise UsageError("-m needs a module to run", "loraprof profile -m package.module [ARGS]")
     if not module:
         check_script(target[0])
     say(plan.sentence(False), quiet)
-    session = Session(plan, on_done)
+    session = Session(plan, on_done, on_pace)
     changed = ScriptArm(arm) if arm else None
     if changed is not None:
         changed.install()
