@@ -13,6 +13,7 @@ from loraprof.capture.session import Session
 from loraprof.cli.profile import profile
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.store.specs import load_workload
+from loraprof.workloads.models import make_model, weights_nbytes
 
 CPU = torch.device("cpu")
 
@@ -37,6 +38,13 @@ def test_memory_of_a_built_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda _: 3 * weights - 1)
     with pytest.raises(MeasurementError, match=r"need 1\.50 MiB, 1\.50 MiB are free"):
         memory_plan(model, torch.optim.AdamW(model.parameters()), CPU)
+
+
+@pytest.mark.parametrize("name", ["tiny-llama-cpu", "minimind-26m", "resnet18"])
+def test_weights_are_counted_before_they_are_made(name: str) -> None:
+    spec = load_workload(name)
+    model = make_model(spec, CPU)
+    assert weights_nbytes(spec) == sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
 
 
 def test_only_running_out_of_memory_is_an_answer() -> None:

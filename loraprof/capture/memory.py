@@ -59,18 +59,21 @@ def enough_memory() -> Iterator[None]:
         raise MeasurementError(f"out of memory: {said[0]}", SMALLER) from None
 
 
-def memory_plan(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> str:
-    """What a step of a built model takes at least; activations and logits come on top.
+def require_room(what: str, nbytes: int, device: torch.device) -> None:
+    """Raises MeasurementError when that is more than there is: a system that kills for memory says nothing."""
+    free = available_bytes(device)
+    if free is not None and nbytes > free:
+        text = f"{what} need {units.nbytes(nbytes)}, {units.nbytes(free)} are free"
+        raise MeasurementError(f"out of memory: {text}", SMALLER)
 
-    Raises MeasurementError when that is more than there is: a system that kills for memory says nothing.
-    """
+
+def memory_plan(model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> str:
+    """What a step of a built model takes at least; raises MeasurementError when it cannot have that."""
     held = _bytes(model.parameters()) + _bytes(model.buffers())
     trained = _bytes(p for p in model.parameters() if p.requires_grad)
     moments = 2 if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) else 0
-    coming, free = trained * (1 + moments), available_bytes(device)
-    if free is not None and coming > free:
-        text = f"gradients and optimizer need {units.nbytes(coming)}, {units.nbytes(free)} are free"
-        raise MeasurementError(f"out of memory: {text}", SMALLER)
+    coming = trained * (1 + moments)
+    require_room("gradients and optimizer", coming, device)
     return f"at least {units.nbytes(held + coming)} of memory, activations on top"
 
 

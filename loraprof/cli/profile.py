@@ -78,15 +78,17 @@ def _builtin(
 ) -> tuple[int, Path | None]:
     import torch
 
-    from loraprof.capture.memory import enough_memory, memory_plan
+    from loraprof.capture.memory import enough_memory, memory_plan, require_room
     from loraprof.capture.save import save
     from loraprof.capture.session import Session
     from loraprof.model.recording import Workload
     from loraprof.store.specs import default_workload, load_workload
     from loraprof.workloads.build import build
+    from loraprof.workloads.models import torch_device, weights_nbytes
 
     spec = load_workload(name or default_workload("cuda" if torch.cuda.is_available() else "cpu"), overrides)
     say(f"building {spec.name} ({spec.summary}), arm {arm}", quiet)
+    require_room("the weights", weights_nbytes(spec), torch_device(spec))
     with enough_memory():
         built = build(spec, arm)
     cuda = built.device.type == "cuda"

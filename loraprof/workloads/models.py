@@ -43,6 +43,13 @@ def make_model(spec: WorkloadSpec, device: torch.device) -> nn.Module:
     return model.train()
 
 
+def weights_nbytes(spec: WorkloadSpec) -> int:
+    """What the base model's weights take, without taking it."""
+    with quiet():
+        model = make_model(spec, torch.device("meta"))
+    return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+
+
 def enable_checkpointing(base: nn.Module, spec: WorkloadSpec) -> None:
     """Checkpoint the layers from the lowest trained one upwards; call it when the arm has set what is trained.
 
