@@ -34,8 +34,12 @@ def make_model(spec: WorkloadSpec, device: torch.device) -> nn.Module:
         config |= {"use_cache": False} if family.task == "causal" else {}
         config |= {"attn_implementation": "sdpa"} if family.qv else {}
     try:
+        made = getattr(library, family.config)(**config)
+    except Exception as error:  # the library wraps what it refuses in error types of its own
+        raise UsageError(f"workload {spec.name}: {error.__cause__ or error}") from error
+    try:
         with device, _default_dtype(getattr(torch, spec.dtype)):
-            model: nn.Module = getattr(library, family.model)(getattr(library, family.config)(**config))
+            model: nn.Module = getattr(library, family.model)(made)
     except (TypeError, ValueError, AssertionError) as error:
         raise UsageError(f"workload {spec.name}: {error}") from error
     if family.task == "causal":
