@@ -37,7 +37,7 @@ def throttled(case: Case) -> Finding | None:
         case,
         "N1",
         [
-            *(evidence(f"samples under {text}", share, "ratio") for text, share in held.items()),
+            *(evidence(f"samples under {text}", share, "share") for text, share in held.items()),
             *(evidence(f"throttled by {name} during the loop", ns, "ns") for name, ns in grown.items()),
             evidence("mean SM clock", mean, "MHz"),
             evidence("highest SM clock", top, "MHz"),
@@ -64,9 +64,9 @@ def hidden_idleness(case: Case) -> Finding | None:
         case,
         "N2",
         [
-            evidence("utilisation, as nvidia-smi shows it", sum(used) / len(used) / 100, "ratio"),
-            evidence("power draw, of the limit", power, "ratio"),
-            evidence("tensor pipe active", tensor, "ratio"),
+            evidence("utilisation, as nvidia-smi shows it", sum(used) / len(used) / 100, "share"),
+            evidence("power draw, of the limit", power, "share"),
+            evidence("tensor pipe active", tensor, "share"),
         ],
         "read this report's busy time, not utilisation; then see H1, L1 and L5",
         severity="info",
@@ -97,7 +97,7 @@ def memory_full(case: Case) -> Finding | None:
         case,
         "N3",
         [
-            evidence("reserved memory, of the device's", full, "ratio"),
+            evidence("reserved memory, of the device's", full, "share"),
             evidence("allocator retries", retries, "count"),
             evidence("time the device waited for the allocator", allocating, "ns"),
             evidence("time of copies between host and device", moving, "ns"),
