@@ -57,5 +57,5 @@ def test_a_cut_rank_is_left_out_by_name(tmp_path: Path) -> None:
     assert [r.rank for r in report.ranks] == [0]
     assert any(n.startswith("rank 1 left out") and "truncated" in n for n in report.closure.notes)
     shutil.copy(trace, place / "rank0.trace.json.gz")
-    with pytest.raises(InputError, match="rank 0 left out"):
+    with pytest.raises(InputError, match="ranks 0, 1 left out"):
         loraprof.diagnose(place)

@@ -9,13 +9,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from loraprof.capture.markers import Markers
+from loraprof.capture.shards import is_sharded, local
 from loraprof.capture.sites import Found, features, find_sites
 from loraprof.model.recording import AdapterSite, Memory, ModuleInfo, ParameterInfo
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of distinct storages."""
-    return sum({(t.data_ptr(), t.numel()): t.numel() * t.element_size() for t in tensors}.values())
+    """Bytes of distinct storages on this rank."""
+    held = [local(t) for t in tensors]
+    return sum({(t.data_ptr(), t.numel()): t.numel() * t.element_size() for t in held}.values())
 
 
 def memory_of(
@@ -145,6 +147,7 @@ def parameter_table(markers: Markers) -> list[ParameterInfo]:
             dtype=str(p.dtype).removeprefix("torch."),
             trainable=p.requires_grad,
             device=str(p.device),
+            local_shape=tuple(local(p).shape) if is_sharded(p) else None,
         )
         for i, (module, name, p) in enumerate(markers.parameters)
     ]

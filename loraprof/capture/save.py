@@ -3,7 +3,7 @@
 import datetime
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 
 import msgspec
 import torch
@@ -12,12 +12,18 @@ from torch import nn
 from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.environment import device_info, environment
 from loraprof.capture.facts import module_table, parameter_table
+from loraprof.capture.launch import Launch, launch
 from loraprof.capture.markers import Markers
-from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, rank_and_world
+from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, joined
 from loraprof.capture.session import Session
+from loraprof.capture.shards import local
+from loraprof.capture.stage import Stage
+from loraprof.capture.trace_file import export_trace
 from loraprof.capture.training_cost import training_cost
+from loraprof.errors import LoraprofError
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, Workload
-from loraprof.store.recordings import RecordingWriter, disk
+from loraprof.store.places import Place, RemotePath
+from loraprof.store.recordings import RecordingWriter, disk, reason_of
 
 
 def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int) -> list[tuple[int, int, int]]:
@@ -80,41 +86,82 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
             "boundary_hook": session.boundary.cost_ns / max(session.boundary.calls, 1),
             "module_marker": hook_cost_ns(session.markers),
         },
+        first_step=session.first_step,
         notes=session.notes,
     )
-    if not calibrate:
-        return recording
+    return calibrated(session, recording) if calibrate else recording
+
+
+def calibrated(session: Session, recording: Recording) -> Recording:
+    """With what this device reaches, and what training the frozen parameters would cost."""
+    sites = recording.sites
     dtype = next((s.base_dtype for s in sites), "float32")
     per = (recording.workload.tokens_per_step or 0) // (recording.workload.micro_batches or 1)
-    shapes = gemm_shapes(modules, sites, per) if per and sites else []
+    shapes = gemm_shapes(recording.modules, sites, per) if per and sites else []
     calibration, notes = cached_calibration(session.device, shapes, dtype)
-    frozen = [p for _, _, p in session.markers.parameters if not p.requires_grad]
+    frozen = [local(p) for _, _, p in session.markers.parameters if not p.requires_grad]
     cost = training_cost(frozen, session.twin) if session.twin is not None and sites else None
     notes = [*recording.notes, *notes]
     return msgspec.structs.replace(recording, calibration=calibration, training_cost=cost, notes=notes)
 
 
 def save(
-    session: Session, workload: Workload, target: Path, force: bool, progress: Callable[[str], None]
-) -> Path | None:
-    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename; None on the ranks that do not lead.
+    session: Session, workload: Workload, target: Place, force: bool, progress: Callable[[str], None]
+) -> Place | None:
+    """Writes ``target`` (a ``NAME.loraprof`` directory), whole or not at all; None on the ranks that do not lead.
 
     Raises MeasurementError when it cannot.
     """
     session.stop_profiler()
-    rank, world = rank_and_world()
-    if world > 1:
-        writer = RankWriter(target, rank, world, force, PATIENCE_S if session.done else LAST_WORDS_S)
-        with disk(target):
-            session.profiler.export_chrome_trace(str(writer.trace()))
-            own = recording_of(session, workload, calibrate=False)
-            environment = msgspec.structs.replace(own.environment, rank=rank, world_size=world)
-            return writer.finish(msgspec.structs.replace(own, environment=environment), session.nvml)
+    own_launch = launch()
+    if own_launch.world > 1 or isinstance(target, RemotePath):
+        return _save_rank(session, workload, target, force, progress, own_launch)
     with RecordingWriter(target, force=force) as alone:
         progress("writing the trace")
-        session.profiler.export_chrome_trace(str(alone.trace(0)))
+        export_trace(session.profiler, alone.trace(0))
         progress("calibrating the device")
         alone.recording(recording_of(session, workload))
         if session.nvml is not None:
             alone.nvml(session.nvml)
         return alone.commit()
+
+
+def _save_rank(
+    session: Session, workload: Workload, target: Place, force: bool, progress: Callable[[str], None], own: Launch
+) -> Place | None:
+    """One rank's part. The leader calibrates when the recording is whole and the other ranks are done."""
+    with disk(target):
+        stage = joined(target, own, force)
+        if stage is None:
+            progress(f"rank {own.rank} took too long: {target} was written without it")
+            return None
+        writer = RankWriter(stage, own, PATIENCE_S if session.done else LAST_WORDS_S)
+        try:
+            export_trace(session.profiler, writer.trace())
+            led = writer.finish(recording_of(session, workload, calibrate=False), session.nvml)
+        except OSError as error:
+            if stage.published():
+                progress(f"rank {own.rank} took too long: {target} was written without it")
+                return None
+            give_up(stage, reason_of(error))
+            raise
+        if not led or writer.whole is None:
+            return None
+        progress("calibrating the device")
+        stage.replace(msgspec.json.encode(calibrated(session, writer.whole)))
+    return target
+
+
+def absent(target: Place, force: bool, reason: str) -> None:
+    """Tells the other ranks that this one has nothing to add."""
+    own = launch()
+    with suppress(OSError, LoraprofError):
+        stage = joined(target, own, force)
+        if stage is not None:
+            give_up(stage, reason)
+
+
+def give_up(stage: Stage, reason: str) -> None:
+    """As far as the disk lets it."""
+    with suppress(OSError):
+        stage.fail(reason)

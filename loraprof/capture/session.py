@@ -72,6 +72,7 @@ class Session:
         self._compilations = 0
         self._padding: Padding | None = None
         self.recording = False
+        self.first_step: int | None = None  # steps that passed before the first profiled one
         self._host: list[int] = []
         self._events: list[Any] = []
         self._samples: list[int] = []
@@ -249,6 +250,7 @@ class Session:
             torch.cuda.synchronize(self.device)
 
     def _enter_profile(self) -> None:
+        self.first_step = self.steps
         self.profiler.start_trace()
         self.recording = True
         self._open(0)

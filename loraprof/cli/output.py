@@ -12,6 +12,7 @@ from loraprof.errors import UsageError
 
 if TYPE_CHECKING:
     from loraprof.report.shown import Shown
+    from loraprof.store.places import Place
 
 
 class Format(StrEnum):
@@ -24,11 +25,17 @@ class Format(StrEnum):
     github = "github"
 
 
-def refuse_existing(path: Path | None, force: bool) -> None:
+def refuse_existing(path: "Place | None", force: bool) -> None:
     """Raises UsageError before any work is done."""
-    if path is not None and path.exists() and not force:
+    if path is None:
+        return
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be reached, {error.strerror or error}", None) from None
+    if there and not force:
         raise UsageError(f"{path}: exists already", "--force overwrites it")
-    if path is not None and not path.absolute().parent.is_dir():
+    if isinstance(path, Path) and not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: its folder does not exist", None)
 
 

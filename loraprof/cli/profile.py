@@ -11,6 +11,7 @@ import typer
 from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import MeasurementError, UsageError
+from loraprof.store.places import Place, place_of
 
 
 @workload_options
@@ -21,7 +22,7 @@ def profile(
     timed: Annotated[int, typer.Option(min=1, help="Steps timed with nothing attached.")] = 10,
     steps: Annotated[int, typer.Option(min=1, help="Steps recorded by the profiler.")] = 3,
     finish: Annotated[bool, typer.Option("--finish", help="Let the script go on afterwards.")] = False,
-    record: Annotated[Path | None, typer.Option(help="The recording's directory, NAME.loraprof.")] = None,
+    record: Annotated[str | None, typer.Option(help="The recording's directory, NAME.loraprof; or a URL.")] = None,
     format: Annotated[Format, typer.Option(help="How to write the report.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the report to this file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
@@ -39,7 +40,7 @@ def profile(
         raise UsageError(f"--{name} is for built-in workloads; {target[0] if target else ''} is a script", None)
     if builtin and target and len(target) > 1:
         raise UsageError(f"{target[0]} is a built-in workload and takes no arguments: {target[1]}", None)
-    place = record or _default_path(target, module)
+    place = place_of(record) if record else _default_path(target, module)
     if place.suffix != ".loraprof":
         raise UsageError(f"{place}: a recording's name ends in .loraprof", None)
     refuse_existing(place, force)
@@ -65,17 +66,19 @@ def profile(
 def _default_path(target: list[str] | None, module: bool) -> Path:
     name = target[0] if target else "default"
     stem = name.rsplit(".", 1)[-1] if module else Path(name).name.removesuffix(".py")
-    from loraprof.capture.ranks import launch_stamp, rank_and_world
+    from loraprof.capture.launch import launch
 
-    now = datetime.datetime.now()
-    if rank_and_world()[1] > 1:  # a name all ranks agree on
-        now = datetime.datetime.fromtimestamp(launch_stamp())
+    now, own = datetime.datetime.now(), launch()
+    if own.world > 1:  # a name all ranks agree on
+        now = datetime.datetime.fromtimestamp(own.began_s)
+    if not own.one_machine:
+        raise UsageError("ranks on several machines need a common place", "--record PATH_OR_URL that all of them see")
     return Path(f"{stem}-{now:%Y%m%d-%H%M%S}.loraprof")
 
 
 def _builtin(
-    name: str | None, overrides: dict[str, Any], arm: str, plan: Any, place: Path, force: bool, quiet: bool
-) -> tuple[int, Path | None]:
+    name: str | None, overrides: dict[str, Any], arm: str, plan: Any, place: Place, force: bool, quiet: bool
+) -> tuple[int, Place | None]:
     import torch
 
     from loraprof.capture.save import save
@@ -113,10 +116,10 @@ def _builtin(
 
 
 def _script(
-    target: list[str], module: bool, arm: str | None, plan: Any, place: Path, force: bool, quiet: bool
-) -> tuple[int, Path | None]:
-    from loraprof.capture.ranks import rank_and_world
-    from loraprof.capture.save import save
+    target: list[str], module: bool, arm: str | None, plan: Any, place: Place, force: bool, quiet: bool
+) -> tuple[int, Place | None]:
+    from loraprof.capture.launch import launch
+    from loraprof.capture.save import absent, save
     from loraprof.capture.script import Finished, explain_missing, run_script
     from loraprof.capture.script_arm import ScriptArm
     from loraprof.capture.session import Session
@@ -126,13 +129,14 @@ def _script(
         if not plan.finish:
             raise Finished
 
-    say(plan.sentence(False), quiet)
+    own = launch()
+    say(plan.sentence(False), quiet or own.rank > 0)
     session = Session(plan, on_done)
     changed = ScriptArm(arm) if arm else None
     if changed is not None:
         changed.install()
     session.install()
-    several = rank_and_world()[1] > 1
+    several = own.world > 1
     if several:  # torchrun ends the survivors of a dead rank: what is recorded by then is kept
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -146,11 +150,20 @@ def _script(
     if changed is not None and changed.refusal is not None:
         raise changed.refusal
     if not session.done and not (several and session.salvaged):
+        missing = explain_missing(session.steps, plan.total(False))
+        if several:
+            absent(place, force, f"its script exited with code {code}" if code else missing.message)
         if code:
             say(f"the script exited with code {code} before the recording was complete; nothing was written", quiet)
             raise typer.Exit(code)
-        raise explain_missing(session.steps, plan.total(False))
+        raise missing
     if session.profiler is None:
         raise MeasurementError("the profiler did not start", None)
     workload = Workload(name=Path(target[0]).name, kind="script", argv=target, arm=arm)
-    return code, save(session, workload, place, force, lambda text: say(text, quiet))
+    try:
+        return code, save(session, workload, place, force, lambda text: say(text, quiet))
+    except MeasurementError as error:
+        if not (plan.finish or code or own.rank):
+            raise
+        say(f"{error.message}; the script keeps its exit code {code}")
+        return code, None

@@ -6,12 +6,14 @@ from functools import cached_property
 import numpy as np
 
 from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.collectives import Collectives
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
 from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.catalogue import entry
 from loraprof.diagnosis.counterfactual import Counterfactual, Floats, unprofiled_ns
 from loraprof.diagnosis.records import Record, records_of
+from loraprof.model.ranks import Communication
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
 from loraprof.model.report import Adapter, Evidence, Finding, Gain, Kernel, Severity, Step, TimingReport
 from loraprof.model.trace import Int64
@@ -48,6 +50,8 @@ class Case:
     recording: Recording | None
     nvml: Nvml | None
     counterfactual: Counterfactual | None = None
+    collectives: Collectives | None = None
+    communication: Communication | None = None
 
     @property
     def workload(self) -> Workload | None:

@@ -2,6 +2,7 @@
 
 frozen = T - adapter path - optimizer and clipping (+ the input gradients LoRA's first layers did not need)
 full   = frozen + weight gradients of the frozen layers + optimizer and clipping of all parameters + accumulation
+         + communication of the gradients that LoRA does not have
 
 Times are unprofiled: each recorded op is freed of the calibrated cost of its event, then all are scaled so that
 they sum to the unprofiled median. Weight gradients take the calibrated time of their own shape, corrected by how the
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
+from loraprof.diagnosis.comm_savings import MoreCommunication
 from loraprof.model.recording import ModuleInfo, ParameterInfo, Recording
 from loraprof.model.report import Interval, Savings, Unprofiled
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE
@@ -43,7 +45,11 @@ class Counterfactual:
 
 
 def counterfactual(
-    analysis: Analysis, ledger: Ledger, recording: Recording | None, unprofiled: Unprofiled | None
+    analysis: Analysis,
+    ledger: Ledger,
+    recording: Recording | None,
+    unprofiled: Unprofiled | None,
+    extra: MoreCommunication | None = None,
 ) -> Counterfactual | None:
     """None where a needed input is missing: unprofiled timing, calibration, tokens, adapted layers."""
     if recording is None or unprofiled is None or recording.calibration is None or not recording.sites:
@@ -73,18 +79,23 @@ def counterfactual(
     accumulate = float(cost.accumulate_ns) * (micro - 1)
     frozen = unprofiled.median_ns - adapter - trained + input_grad
     wgrad += _embeddings(recording, rates) * micro
-    full = frozen + wgrad + optimizer + clip + accumulate
+    backward = float(time[ledger.busy & (ledger.phase == PHASE["backward"])].sum()) + wgrad
+    comm, comm_low, comm_high = extra.exposed_ns(backward) if extra else (0.0, 0.0, 0.0)
+    full = frozen + wgrad + optimizer + clip + accumulate + comm
     spread = SPREAD * wgrad + OPTIMIZER_SPREAD * (optimizer + clip + accumulate) + 0.1 * adapter
     step = (unprofiled.high_ns - unprofiled.low_ns) / 2
     return Counterfactual(
         full_ns=round(full),
-        full=Interval(low=round(full - spread - step), high=round(full + spread + step)),
+        full=Interval(
+            low=round(full - spread - step - (comm - comm_low)), high=round(full + spread + step + comm_high - comm)
+        ),
         frozen_ns=round(frozen),
         frozen=Interval(low=round(frozen - 0.1 * adapter - step), high=round(frozen + 0.1 * adapter + step)),
         savings=Savings(
             wgrad_ns=round(wgrad + accumulate),
             optimizer_ns=round(optimizer - float(time[optimizer_rows].sum())),
             grad_clip_ns=round(clip - float(time[clip_rows].sum())),
+            comm_ns=round(comm) if extra else None,
         ),
         adapter_ns=round(adapter),
         trained_ns=round(trained),

@@ -37,8 +37,12 @@ def verdict(
     timing: TimingReport,
     other: Counterfactual | None,
     found: list[Finding],
+    uncounted_bytes: int | None = None,
 ) -> Verdict:
-    """The predicted speed-up with its interval where the recording allows one; never a number without it."""
+    """The predicted speed-up with its interval where the recording allows one; never a number without it.
+
+    ``uncounted_bytes``: gradients that full fine-tuning would also reduce, in a time that is not known.
+    """
     cause = next((f.id for f in found if f.id[0] != "G" and f.severity != "info"), None)
     if other is None or timing.unprofiled is None:
         return Verdict(sentence=_where(step, adapter), limiting_cause=cause)
@@ -53,7 +57,7 @@ def verdict(
     text = (
         f"LoRA is predicted {word} full fine-tuning here: {units.ratio(speedup, decimals)} "
         f"[{units.ratio(low, decimals)}, {units.ratio(high, decimals)}] its speed, at most "
-        f"{units.ratio(ideal, decimals)} if the adapters were free. {_where(step, adapter)}"
+        f"{units.ratio(ideal, decimals)} if the adapters were free{_besides(uncounted_bytes)}. {_where(step, adapter)}"
     )
     return Verdict(
         sentence=text,
@@ -64,3 +68,9 @@ def verdict(
         ideal_speedup=ideal,
         limiting_cause=cause,
     )
+
+
+def _besides(uncounted_bytes: int | None) -> str:
+    if not uncounted_bytes:
+        return ""
+    return f"; the {units.nbytes(uncounted_bytes)} of gradients that full fine-tuning also reduces are not counted"

@@ -32,6 +32,7 @@ class ParameterInfo(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     trainable: bool
     device: str
+    local_shape: tuple[int, ...] | None = None  # of the shard on this rank; None where the whole is here
 
 
 class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +166,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None = None
     rank: int = 0
     world_size: int = 1
+    launch: str = ""  # the same on all ranks of one run
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,6 +209,8 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration | None = None
     training_cost: TrainingCost | None = None
     overhead_ns: dict[str, float] = {}  # cost of loraprof's own hooks and markers, ns per call
+    first_step: int | None = None  # optimizer steps that passed before the first profiled one
+    missing_ranks: list[int] = []  # of several: those that left nothing; the notes say why
     notes: list[str] = []
 
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from loraprof import units
-from loraprof.model.report import Kernel, ModuleRow, Part, RankRow, Report, Step, Traffic
+from loraprof.model.ranks import RankRow
+from loraprof.model.report import Kernel, ModuleRow, Part, Report, Step, Traffic
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES
 from loraprof.report.document import Cell, Column, Row, Table
 from loraprof.report.palette import CAUSE_TONES, CAUSE_WORDS, CPU_CAUSE_WORDS, ROLE_TONES

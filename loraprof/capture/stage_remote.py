@@ -1,0 +1,96 @@
+"""The same behind a URL, for ranks on machines that share no file system.
+
+An object store has no rename: the ranks' files go to their final names, marks beside them into ``_<launch>/``, and
+``recording.json`` comes last. A place without it is no recording yet, whatever else is in it.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from loraprof.capture.launch import Launch
+from loraprof.capture.stage import claim_of, taken
+from loraprof.errors import InputError
+from loraprof.store.layout import NVML, RECORDING, own_name, trace_name
+from loraprof.store.places import Entry, RemotePath
+from loraprof.store.recordings import read_recording
+
+
+class RemoteStage:
+    """Raises UsageError when another process has this rank's number."""
+
+    def __init__(self, target: RemotePath, launch: Launch) -> None:
+        self._target, self._launch = target, launch
+        self._marks = target / f"_{launch.key}"
+        self._claim = self._marks / claim_of(launch.rank)
+        if self._claim.exists():
+            raise taken(launch.rank, self._claim.read_bytes().decode(errors="replace"))
+        self._folder = tempfile.TemporaryDirectory(prefix="loraprof-")
+        self._claim.write_bytes(str(os.getpid()).encode())
+        if launch_of(target) not in (None, launch.key):  # what is to be replaced is no recording from here on
+            (target / RECORDING).remove()
+
+    def trace(self) -> Path:
+        return Path(self._folder.name) / trace_name(self._launch.rank)
+
+    def add(self, name: str, content: bytes) -> None:
+        (self._target / name).write_bytes(content)
+
+    def finish(self, own: bytes) -> None:
+        rank = self._launch.rank
+        (self._target / trace_name(rank)).upload(self.trace())
+        self._folder.cleanup()
+        self.add(own_name(rank), own)
+        (self._marks / f"rank{rank}.done").write_bytes(b"")
+
+    def fail(self, reason: str) -> None:
+        rank = self._launch.rank
+        self._folder.cleanup()
+        for name in (own_name(rank), trace_name(rank)):
+            (self._target / name).remove()
+        (self._marks / f"rank{rank}.failed").write_bytes(reason.encode())
+
+    def done(self) -> set[int]:
+        return {_rank(entry) for entry in _listed(self._marks) if entry.name.endswith(".done")}
+
+    def failed(self) -> dict[int, str]:
+        marks = [entry for entry in _listed(self._marks) if entry.name.endswith(".failed")]
+        return {_rank(e): (self._marks / e.name).read_bytes().decode(errors="replace") for e in marks}
+
+    def published(self) -> bool:
+        return not self._claim.exists()
+
+    def publish(self, recording: bytes, ranks: set[int]) -> bool:
+        if self.published():
+            return False
+        kept = {name for rank in ranks for name in (own_name(rank), trace_name(rank))} | {NVML, self._marks.name}
+        for entry in _listed(self._target):
+            if entry.name not in kept:
+                (self._target / entry.name).remove()
+        self.add(RECORDING, recording)
+        self._marks.remove()
+        return True
+
+    def replace(self, recording: bytes) -> None:
+        self.add(RECORDING, recording)
+
+
+def launch_of(target: Path | RemotePath) -> str | None:
+    """The launch whose recording lies at ``target``; None where there is none that can be read."""
+    try:
+        return read_recording(target / RECORDING).environment.launch
+    except (InputError, msgspec.DecodeError):
+        return None
+
+
+def _listed(place: RemotePath) -> list[Entry]:
+    try:
+        return place.entries()
+    except FileNotFoundError:
+        return []
+
+
+def _rank(entry: Entry) -> int:
+    return int(entry.name.removeprefix("rank").partition(".")[0])
