@@ -1,7 +1,7 @@
 """Who comes last to a collective, and how long does the transfer itself take?
 
 Arrival is when a rank's record starts, on aligned clocks. A rank is last where it comes after all others by more than
-the clocks' residual. The last one does not wait: the shortest record of a collective over its ranks is the transfer.
+the clocks can tell. The last one does not wait: the shortest record of a collective over its ranks is the transfer.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def arrivals(count: int, groups: Sequence[Matched], clocks: Clocks) -> Arrivals 
     for m in groups:
         came = m.start - clocks.offset_ns[m.members][:, None]
         order = np.sort(came, axis=0)
-        clear = order[-1] - order[-2] > (clocks.residual_ns or 0)
+        clear = order[-1] - order[-2] > clocks.tolerance_ns
         who = came.argmax(axis=0)[clear]
         np.add.at(last, m.members[who], 1)
         np.add.at(late, m.members[who], (order[-1] - order[(len(order) - 1) // 2])[clear])

@@ -65,11 +65,14 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     loss = (role == ROLE["loss"]) & (module >= 0)
     module[loss] = special[LOSS]
     module[in_optimizer], role[in_optimizer] = special[OPTIMIZER], ROLE["optimizer"]
-    outside = ~(in_optimizer | in_backward | marked) & np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
+    work = np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
+    outside = ~(in_optimizer | in_backward | marked) & work
     tops = (forward & (opens[host.name] >= 0), evaluate, optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
     if state.unplaced_loss is not None:
         module[state.unplaced_loss & (module < 0)] = special[LOSS]
+    around = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
+    role[work & (tree.nearest(around) >= 0)] = ROLE["comm"]
     enclosing = (opens[host.name] >= 0) | (names.optimizer[host.name] & annotation)
     call, issuer = _issued(trace, tree, enclosing)
     for column in (module, phase, role):

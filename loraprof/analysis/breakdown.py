@@ -33,14 +33,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calls:
-    """Collectives of one step on the clock of the machine, epoch ns."""
+    """Collectives that began in one step, on the clock of the machine, epoch ns."""
 
     kind: Int64  # -> messages.KINDS
     start: Int64
     end: Int64
-    exposed: Int64
-    hidden: Int64
-    nbytes: Int64  # -1 unknown
     group: Int64  # -> RankBreakdown.groups, -1 unknown
     sequence: Int64  # -1 unknown
     whole: int  # how many the step had
@@ -101,6 +98,7 @@ class RankBreakdown:
     launch: str | None = None
     first_step: int | None = None
     world: int | None = None
+    machine: str | None = None  # ranks with the same have the same clock
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,6 +137,7 @@ def breakdown_of(rank: int, name: str, analysis: Analysis, recording: Recording 
         launch=around.launch or None if around else None,
         first_step=recording.first_step if recording else None,
         world=around.world_size if around else analysis.trace.world_size,
+        machine=around.machine or None if around else None,
     )
 
 
@@ -152,17 +151,20 @@ def _step(analysis: Analysis, index: int, found: Collectives, base_ns: int, most
         cell=cell,
         ns=ns,
         overlapped_comm_ns=sum(o.ns for o in step.overlap if o.under == "comm") + on_cpu * int(found.hidden.sum()),
-        calls=Calls(
-            found.kind[:most],
-            found.start[:most] + base_ns,
-            found.end[:most] + base_ns,
-            found.exposed[:most],
-            found.hidden[:most],
-            found.nbytes[:most],
-            found.group[:most],
-            found.sequence[:most],
-            len(found),
-        ),
+        calls=_calls(found, base_ns, most),
+    )
+
+
+def _calls(found: Collectives, base_ns: int, most: int) -> Calls:
+    at = np.flatnonzero(found.began)
+    whole, at = len(at), at[:most]
+    return Calls(
+        kind=found.kind[at],
+        start=found.start[at] + base_ns,
+        end=found.end[at] + base_ns,
+        group=found.group[at],
+        sequence=found.sequence[at],
+        whole=whole,
     )
 
 

@@ -3,9 +3,10 @@
     offset of a rank = median over shared collectives of (its end - the end on the ranks already aligned)
 
 starting from the lowest rank, through groups that share a member, the largest first; then each once more against the
-median end of all. The residual says how well that fits: a rank's median deviation from the common end, or the
-difference between the first and the second half of the trace where that is larger (a clock that drifts or was set).
-Durations on one rank need no alignment; times of different ranks are compared only below ``LIMIT_NS``.
+median end of all. Ranks of one machine have one clock and take their median offset. The residual says how well that
+fits: a rank's median deviation from the common end, or the difference between the first and the second half of the
+trace where that is larger (a clock that drifts or was set). Times of different machines are compared only where it is
+below ``LIMIT_NS``; durations on one rank need no alignment.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from loraprof.analysis.matching import Matched
 from loraprof.model.trace import Bool, Int64
 
 LIMIT_NS: Final = 1_000_000
+LEAST_NS: Final = 10_000  # what clocks that agree are told apart by: the profiler's own conversion of ticks
 FEW: Final = 4  # collectives from which halves are compared; below, the largest deviation counts
 
 
@@ -29,15 +31,24 @@ class Clocks:
     aligned: Bool
     residual_ns: int | None  # None: no two ranks share a collective
     collectives: int
+    one_machine: bool = False
 
     @property
     def usable(self) -> bool:
         """Whether times of different ranks may be compared."""
-        return self.residual_ns is not None and self.residual_ns <= LIMIT_NS and bool(self.aligned.all())
+        if self.residual_ns is None or not self.aligned.all():
+            return False
+        return self.one_machine or self.residual_ns <= LIMIT_NS
+
+    @property
+    def tolerance_ns(self) -> int:
+        """What two ranks' times must differ by to differ."""
+        return LEAST_NS if self.one_machine else max(self.residual_ns or 0, LEAST_NS)
 
 
-def align(count: int, groups: Sequence[Matched]) -> Clocks:
-    """The clocks of ``count`` ranks."""
+def align(machines: Sequence[str | None], groups: Sequence[Matched]) -> Clocks:
+    """The clocks of as many ranks as there are ``machines``; None is a machine that is not known."""
+    count = len(machines)
     offset, aligned = np.zeros(count, np.int64), np.zeros(count, np.bool_)
     if not groups:
         return Clocks(offset, aligned, None, 0)
@@ -47,8 +58,14 @@ def align(count: int, groups: Sequence[Matched]) -> Clocks:
     shared = [m for m in groups if aligned[m.members].all()]
     for m in shared:
         offset[m.members] += _middle(_deviation(m, offset))
+    for machine in {*machines} - {None}:
+        mine = np.array([one == machine for one in machines]) & aligned
+        if mine.any():
+            offset[mine] = _middle(offset[mine][None, :])[0]
+    offset -= offset[np.argmax(aligned)]
     residual = max((int(_spread(_deviation(m, offset)).max()) for m in shared), default=None)
-    return Clocks(offset, aligned, residual, sum(len(m.step) for m in shared))
+    one = len({*machines}) == 1 and machines[0] is not None
+    return Clocks(offset, aligned, residual, sum(len(m.step) for m in shared), one)
 
 
 def _reach(m: Matched, offset: Int64, aligned: Bool) -> bool:

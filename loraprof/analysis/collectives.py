@@ -17,7 +17,7 @@ from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.messages import KINDS, kind_of, size_of
 from loraprof.analysis.partition_cpu import free_of, slices_of, waits_of
 from loraprof.model.report import Step
-from loraprof.model.trace import Collective, Group, Int64, Trace
+from loraprof.model.trace import Bool, Collective, Group, Int64, Trace
 from loraprof.model.vocabulary import DeviceClass
 
 UNKNOWN: Final = -1
@@ -25,7 +25,7 @@ UNKNOWN: Final = -1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collectives:
-    """One step's collectives, by start; ``UNKNOWN`` where the trace does not say."""
+    """One step's collectives, by start, those that run into it included; ``UNKNOWN`` where the trace does not say."""
 
     kind: Int64  # -> messages.KINDS
     start: Int64  # ns, this trace's clock
@@ -35,14 +35,15 @@ class Collectives:
     nbytes: Int64  # S of nccl-tests
     group: Int64  # -> groups
     sequence: Int64  # of the group
+    began: Bool  # in this step: each collective counts once
     groups: tuple[Group, ...]
 
     def __len__(self) -> int:
         return len(self.kind)
 
     def of(self, *kinds: str) -> Int64:
-        """Rows of these kinds."""
-        return np.flatnonzero(np.isin(self.kind, [KINDS.index(kind) for kind in kinds]))
+        """Rows of these kinds that began in the step."""
+        return np.flatnonzero(self.began & np.isin(self.kind, [KINDS.index(kind) for kind in kinds]))
 
 
 def exposed_ns(step: Step, on_gpu: bool) -> int:
@@ -51,7 +52,7 @@ def exposed_ns(step: Step, on_gpu: bool) -> int:
 
 
 def collectives_of(analysis: Analysis, ledger: Ledger) -> Collectives:
-    """Those of one step: on a device they may start in the step before."""
+    """Those that share time with one step."""
     return _on_device(analysis, ledger) if analysis.on_gpu else _on_cpu(analysis, ledger)
 
 
@@ -73,7 +74,8 @@ def _on_device(analysis: Analysis, ledger: Ledger) -> Collectives:
     kind, nbytes, group, number = _columns(columns)
     exposed, whole = ledger.ns[at], ledger.full_ns[at]
     start, end = device.start[rows], device.end[rows]
-    return Collectives(kind, start, end, exposed, whole - exposed, nbytes, group, number, groups.all)
+    began = (start >= window.start) | window.first
+    return Collectives(kind, start, end, exposed, whole - exposed, nbytes, group, number, began, groups.all)
 
 
 def _on_cpu(analysis: Analysis, ledger: Ledger) -> Collectives:
@@ -89,7 +91,8 @@ def _on_cpu(analysis: Analysis, ledger: Ledger) -> Collectives:
     exposed = waits.measure(begin, stop)
     hidden = np.minimum(end, window.end) - np.maximum(start, window.start) - exposed
     kind, nbytes, group, sequence = _columns([(one.kind, _known(one.nbytes), only, UNKNOWN) for one in found])
-    return Collectives(kind, start, end, exposed, hidden, nbytes, group, sequence, groups.all)
+    began = start >= window.start
+    return Collectives(kind, start, end, exposed, hidden, nbytes, group, sequence, began, groups.all)
 
 
 def _inside(trace: Trace, row: int, ledger: Ledger) -> bool:

@@ -39,6 +39,14 @@ def launch() -> Launch:
     return Launch(_number("RANK", 0), world, key, began_s, one_machine)
 
 
+def machine_key() -> str:
+    """The same in every process of this machine since it was started, and in no other; empty where it cannot tell."""
+    try:
+        return hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes()).hexdigest()[:12]
+    except OSError:
+        return ""
+
+
 def _number(variable: str, default: int) -> int:
     text = os.environ.get(variable, "")
     return int(text) if text.isdecimal() else default

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from loraprof import units
-from loraprof.capture.launch import Launch
+from loraprof.capture.launch import Launch, machine_key
 from loraprof.capture.stage import LocalStage, Stage
 from loraprof.capture.stage_remote import RemoteStage, launch_of
 from loraprof.errors import UsageError
@@ -54,10 +54,8 @@ class RankWriter:
     def finish(self, recording: Recording, nvml: Nvml | None) -> bool:
         """True when this rank led and the recording has its name."""
         launch = self._launch
-        place = msgspec.structs.replace(
-            recording.environment, rank=launch.rank, world_size=launch.world, launch=launch.key
-        )
-        own = msgspec.structs.replace(recording, environment=place)
+        where = {"rank": launch.rank, "world_size": launch.world, "launch": launch.key, "machine": machine_key()}
+        own = msgspec.structs.replace(recording, environment=msgspec.structs.replace(recording.environment, **where))
         if nvml is not None and launch.rank == 0:
             self.stage.add(NVML, msgspec.json.encode(nvml))
         self.stage.finish(msgspec.json.encode(own))

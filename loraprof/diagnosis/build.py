@@ -115,7 +115,8 @@ def _explain(
     moved = traffic(ledger, busy, limits)
     calls = collectives_of(analysis, ledger)
     sent = communication(calls, among.transfer_ns, recording, exposed_ns(step, analysis.on_gpu))
-    extra, unsaid = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu)
+    scale = timing.unprofiled.median_ns / step.wall_ns if timing.unprofiled and step.wall_ns else 1.0
+    extra, unsaid = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
     other = counterfactual(analysis, ledger, recording, timing.unprofiled, extra)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
     found: list[Finding] = []

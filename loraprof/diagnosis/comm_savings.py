@@ -4,9 +4,9 @@
     exposed = max(total - backward, total / pieces)     where the backward pass hides it, in pieces of BUCKET_BYTES
             = total                                     where nothing hides it
 
-The truth lies between the two, which are the ends of the interval. On a device the copy engines and a few blocks carry
-the messages beside the computation, so the lower end is the estimate; on a CPU the threads of gloo take the same cores,
-so the upper one is.
+The truth lies between the two. On a device the copy engines and a few blocks carry the messages beside the computation,
+so the first is the estimate; on a CPU the threads of gloo take the same cores, so the second is, with times scaled to
+the unprofiled step as all of a CPU's are. The ends of the interval are ``SPREAD`` further apart.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from loraprof.diagnosis.communication import LARGE_BYTES, Wire
 from loraprof.model.ranks import Communication
 
 BUCKET_BYTES: Final = 25 << 20  # DistributedDataParallel's bucket_cap_mb
+SPREAD: Final = 0.3  # of a rate that other messages reached, in another step
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +31,21 @@ class MoreCommunication:
 
     def exposed_ns(self, backward_ns: float) -> tuple[float, float, float]:
         """Estimate, low and high of what the step gets longer, with that much backward work to hide behind."""
-        low = max(self.total_ns - backward_ns, self.total_ns / self.pieces)
-        return (low if self.beside else self.total_ns), low, self.total_ns
+
+        def hidden(ns: float) -> float:
+            return max(ns - backward_ns, ns / self.pieces)
+
+        low, high = (1 - SPREAD) * self.total_ns, (1 + SPREAD) * self.total_ns
+        return (hidden(self.total_ns) if self.beside else self.total_ns), hidden(low), high
 
 
 def more_communication(
-    sent: Communication | None, wire: Wire | None, on_gpu: bool
+    sent: Communication | None, wire: Wire | None, on_gpu: bool, scale: float
 ) -> tuple[MoreCommunication | None, str | None]:
-    """None and a note where the step does not say how long the messages would take; no note where none are sent."""
+    """None and a note where the step does not say how long the messages would take; no note where none are sent.
+
+    ``scale``: unprofiled over profiled time of the step.
+    """
     if sent is None:
         return None, None
     if sent.strategy is None or sent.saved_bytes is None:
@@ -49,5 +57,5 @@ def more_communication(
         why = f"no message of this step reaches {units.nbytes(LARGE_BYTES)}, so their rate is unknown"
         return None, f"communication saved: {what}; {why}, and predictions leave it out"
     kind = "reduce_scatter" if sent.strategy == "sharded" else "all_reduce"
-    total_ns = sent.saved_bytes * bus_factor(kind, wire.ranks) / wire.bus_bytes_per_s * 1e9
+    total_ns = sent.saved_bytes * bus_factor(kind, wire.ranks) / wire.bus_bytes_per_s * 1e9 * (1.0 if on_gpu else scale)
     return MoreCommunication(total_ns, max(1, -(-sent.saved_bytes // BUCKET_BYTES)), on_gpu), None

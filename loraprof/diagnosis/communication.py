@@ -29,7 +29,7 @@ Strategy = Literal["replicated", "sharded"]
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """The rate of the step's large messages: bus bandwidth, in a group of ``ranks``."""
+    """The rate of the step's large messages: bus bandwidth, in groups of up to ``ranks``."""
 
     bus_bytes_per_s: float
     ranks: int
@@ -86,18 +86,20 @@ def _rows(found: Collectives, transfer: Int64 | None) -> list[CollectiveRow]:
 def _row(found: Collectives, at: Int64, transfer: Int64 | None) -> CollectiveRow:
     name, number = KINDS[int(found.kind[at[0]])], int(found.group[at[0]])
     group = found.groups[number] if number >= 0 else None
-    sizes = found.nbytes[at]
+    began = at[found.began[at]]
+    sizes = found.nbytes[began]
     known = bool((sizes >= 0).all())
-    spent, basis = _spent(found, at, transfer)
+    times, basis = _times_of(found, began, transfer)
+    spent = int(times.sum())
     rate = int(sizes.sum()) / spent * 1e9 if known and spent and sizes.any() else None
     ranks = group.size if group else None
     return CollectiveRow(
         name=name,
         group=group.name if group else None,
         group_size=ranks,
-        count=len(at),
+        count=len(began),
         bytes=int(sizes.sum()) if known else None,
-        median_bytes=int(np.sort(sizes)[(len(at) - 1) // 2]) if known else None,
+        median_bytes=int(np.sort(sizes)[(len(began) - 1) // 2]) if known and len(began) else None,
         exposed_ns=int(found.exposed[at].sum()),
         overlapped_ns=int(found.hidden[at].sum()),
         transfer_ns=spent,
@@ -107,23 +109,26 @@ def _row(found: Collectives, at: Int64, transfer: Int64 | None) -> CollectiveRow
     )
 
 
-def _spent(found: Collectives, at: Int64, transfer: Int64 | None) -> tuple[int, TransferBasis]:
-    """Time of the transfers: on the rank that came last to each where all are matched, else here."""
-    if transfer is not None and int(at.max()) < len(transfer) and (transfer[at] >= 0).all():
-        return int(transfer[at].sum()), "fastest rank"
-    return int((found.end[at] - found.start[at]).sum()), "this rank"
+def _times_of(found: Collectives, at: Int64, transfer: Int64 | None) -> tuple[Int64, TransferBasis]:
+    """Time of each transfer: on the rank that came last to it where all are matched, else here."""
+    place = np.cumsum(found.began)[at] - 1  # among those that began in the step, which ``transfer`` is about
+    if transfer is not None and len(at) and int(place.max()) < len(transfer) and (transfer[place] >= 0).all():
+        return transfer[place], "fastest rank"
+    return found.end[at] - found.start[at], "this rank"
 
 
 def wire_of(found: Collectives, transfer: Int64 | None) -> Wire | None:
     """None where no message of ``LARGE_BYTES`` went through a group of known size."""
     sizes = np.array([group.size or 0 for group in found.groups], np.int64)
     ranks = np.where(found.group >= 0, sizes[found.group], 0) if len(sizes) else np.zeros(len(found), np.int64)
-    at = np.flatnonzero((found.nbytes >= LARGE_BYTES) & (ranks > 1))
+    at = np.flatnonzero(found.began & (found.nbytes >= LARGE_BYTES) & (ranks > 1))
     if not len(at):
         return None
-    spent, basis = _spent(found, at, transfer)
-    moved = sum(int(found.nbytes[i]) * bus_factor(KINDS[int(found.kind[i])], int(ranks[i])) for i in at.tolist())
-    return Wire(moved / spent * 1e9, int(ranks[at].max()), basis) if spent else None
+    factors = [bus_factor(KINDS[kind], n) for kind, n in zip(found.kind[at].tolist(), ranks[at].tolist(), strict=True)]
+    moved = found.nbytes[at] * np.array(factors)
+    spent, basis = _times_of(found, at, transfer)
+    whole_ns = int(spent.sum())
+    return Wire(float(moved.sum()) / whole_ns * 1e9, int(ranks[at].max()), basis) if whole_ns else None
 
 
 def model_bytes(recording: Recording, ranks: int | None) -> ModelBytes:

@@ -48,7 +48,8 @@ def gathers(case: Case) -> Finding | None:
             *_saved(case),
         ],
         'DeepSpeed "zero_optimization": {"stage": 2}, or DDP, if the frozen model fits on one device; else '
-        "backward_prefetch=BackwardPrefetch.BACKWARD_PRE and more tokens per step",
+        "fully_shard(block, reshard_after_forward=False) or backward_prefetch=BackwardPrefetch.BACKWARD_PRE, "
+        "and more tokens per step",
         _gain(case, min(exposed, spent), 0.8, 0.4),
         severity="major",
     )

@@ -177,6 +177,7 @@ def _clocks(view: View) -> ClockAlignment | None:
         limit_ns=LIMIT_NS,
         usable=clocks.usable,
         largest_offset_ns=int(offsets.max()) if clocks.residual_ns is not None else None,
+        one_machine=clocks.one_machine,
     )
 
 

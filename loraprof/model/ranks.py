@@ -57,6 +57,7 @@ class ClockAlignment(msgspec.Struct, frozen=True, kw_only=True):
     limit_ns: int
     usable: bool  # times of different ranks are compared
     largest_offset_ns: int | None
+    one_machine: bool = False  # one clock: there is nothing to align, whatever the residual
 
 
 class Straggler(msgspec.Struct, frozen=True, kw_only=True):

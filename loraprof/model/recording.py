@@ -167,6 +167,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     rank: int = 0
     world_size: int = 1
     launch: str = ""  # the same on all ranks of one run
+    machine: str = ""  # the same on all ranks that share a clock; says nothing else about it
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
