@@ -11,7 +11,7 @@ from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 
 EVALUATE = "autograd::engine::evaluate_function: "
-# What DDP and FSDP do around their collectives: buckets filled and emptied, shards gathered into weights and copied out.
+# What DDP and FSDP do around their collectives: filling and emptying buckets, shards into weights and back.
 _COMM_OP = re.compile(r"^(c10d::|torch::distributed::|torch\.distributed\.)")
 _COMM_RANGE = re.compile(r"^(FSDP::|FullyShardedDataParallel\._(pre|post)_)")
 

@@ -19,7 +19,7 @@ from loraprof.capture.stage import LocalStage, Stage
 from loraprof.capture.stage_remote import RemoteStage, launch_of
 from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording
-from loraprof.store.layout import NVML
+from loraprof.store.layout import NVML, RECORDING
 from loraprof.store.places import Place, RemotePath
 
 PATIENCE_S: Final = 60.0  # how long the leader waits for ranks that are slower to write
@@ -33,12 +33,17 @@ def joined(target: Place, launch: Launch, force: bool) -> Stage | None:
 
     Raises UsageError when the target exists (without ``force``), OSError when it cannot be written.
     """
-    if target.exists():
+    if exists(target):
         if launch_of(target) == launch.key:
             return None
         if not force:
             raise UsageError(f"{target}: exists already", "--force overwrites it")
     return RemoteStage(target, launch) if isinstance(target, RemotePath) else LocalStage(target, launch, force)
+
+
+def exists(target: Place) -> bool:
+    """Whether there is something to overwrite; behind a URL other ranks' files may be there already."""
+    return (target / RECORDING).exists() if isinstance(target, RemotePath) else target.exists()
 
 
 class RankWriter:
@@ -84,7 +89,7 @@ class RankWriter:
     def _missing(self, ranks: list[int]) -> Iterator[str]:
         said = self.stage.failed()
         unknown = f"died, or slower than {self._patience_s:.0f} s"
-        reasons = {rank: said.get(rank, unknown) for rank in ranks}
+        reasons = {rank: said.get(rank, unknown) or "it could not write" for rank in ranks}
         for reason in dict.fromkeys(reasons.values()):
             who = units.named("rank", [rank for rank in ranks if reasons[rank] == reason])
             yield f"{who} left no recording: {reason}"

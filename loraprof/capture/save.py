@@ -20,10 +20,14 @@ from loraprof.capture.shards import local
 from loraprof.capture.stage import Stage
 from loraprof.capture.trace_file import export_trace
 from loraprof.capture.training_cost import training_cost
-from loraprof.errors import LoraprofError
+from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, Workload
 from loraprof.store.places import Place, RemotePath
 from loraprof.store.recordings import RecordingWriter, disk, reason_of
+
+
+class PartLost(MeasurementError):
+    """One rank's part could not be written; the others go on without it."""
 
 
 def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int) -> list[tuple[int, int, int]]:
@@ -139,16 +143,21 @@ def _save_rank(
         try:
             export_trace(session.profiler, writer.trace())
             led = writer.finish(recording_of(session, workload, calibrate=False), session.nvml)
-        except OSError as error:
+        except (OSError, MeasurementError) as error:
             if stage.published():
                 progress(f"rank {own.rank} took too long: {target} was written without it")
                 return None
-            give_up(stage, reason_of(error))
-            raise
+            why = reason_of(error) if isinstance(error, OSError) else error.message
+            if give_up(stage, why):
+                raise
+            raise PartLost(f"{target}: rank {own.rank}'s part cannot be written, {why}") from None
         if not led or writer.whole is None:
             return None
         progress("calibrating the device")
-        stage.replace(msgspec.json.encode(calibrated(session, writer.whole)))
+        try:
+            stage.replace(msgspec.json.encode(calibrated(session, writer.whole)))
+        except OSError as error:
+            progress(f"{target}: whole, but without the calibration: {reason_of(error)}")
     return target
 
 
@@ -161,7 +170,8 @@ def absent(target: Place, force: bool, reason: str) -> None:
             give_up(stage, reason)
 
 
-def give_up(stage: Stage, reason: str) -> None:
-    """As far as the disk lets it."""
+def give_up(stage: Stage, reason: str) -> bool:
+    """As far as the disk lets it. True when no rank has anything to add."""
     with suppress(OSError):
-        stage.fail(reason)
+        return stage.fail(reason)
+    return False

@@ -7,6 +7,8 @@ then on it is gone, which is how the others see that it happened.
 """
 
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -30,8 +32,8 @@ class Stage(Protocol):
     def finish(self, own: bytes) -> None:
         """This rank's trace and its own recording are complete."""
 
-    def fail(self, reason: str) -> None:
-        """This rank will not finish; its part goes."""
+    def fail(self, reason: str) -> bool:
+        """This rank will not finish; its part goes. True when no rank will: then everything goes."""
 
     def done(self) -> set[int]:
         """Ranks that have finished."""
@@ -84,9 +86,16 @@ class LocalStage:
     def finish(self, own: bytes) -> None:
         self.add(own_name(self._launch.rank), own)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> bool:
         self._drop()
-        self.add(f"rank{self._launch.rank}.failed", reason.encode())
+        mark = self.folder / f"rank{self._launch.rank}.failed"
+        mark.touch()  # a full disk still has room for an empty file
+        with suppress(OSError):
+            mark.write_text(reason)
+        if len(self.failed()) < self._launch.world:
+            return False
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return True
 
     def done(self) -> set[int]:
         return {rank for p in self._files() if (rank := rank_of_own(p.name)) is not None and self._fresh(p)}
@@ -99,12 +108,12 @@ class LocalStage:
         return not self.folder.exists()
 
     def publish(self, recording: bytes, ranks: set[int]) -> bool:
-        kept = {name for rank in ranks for name in (own_name(rank), trace_name(rank))} | {NVML}
+        kept = {name for rank in ranks for name in (own_name(rank), trace_name(rank))} | {NVML, RECORDING}
         try:
+            self.add(RECORDING, recording)
             for path in self._files():
                 if path.name not in kept:
                     path.unlink(missing_ok=True)
-            self.add(RECORDING, recording)
             publish(self.folder, self._target, self._force)
         except (FileNotFoundError, MeasurementError):
             if self.folder.exists():

@@ -45,12 +45,16 @@ class RemoteStage:
         self.add(own_name(rank), own)
         (self._marks / f"rank{rank}.done").write_bytes(b"")
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> bool:
         rank = self._launch.rank
         self._folder.cleanup()
         for name in (own_name(rank), trace_name(rank)):
             (self._target / name).remove()
         (self._marks / f"rank{rank}.failed").write_bytes(reason.encode())
+        if len(self.failed()) < self._launch.world:
+            return False
+        self._marks.remove()
+        return True
 
     def done(self) -> set[int]:
         return {_rank(entry) for entry in _listed(self._marks) if entry.name.endswith(".done")}
@@ -66,7 +70,7 @@ class RemoteStage:
         if self.published():
             return False
         kept = {name for rank in ranks for name in (own_name(rank), trace_name(rank))} | {NVML, self._marks.name}
-        for entry in _listed(self._target):
+        for entry in _listed(self._target):  # of a recording that is replaced, or of ranks that did not finish
             if entry.name not in kept:
                 (self._target / entry.name).remove()
         self.add(RECORDING, recording)

@@ -11,7 +11,8 @@ import typer
 from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import MeasurementError, UsageError
-from loraprof.store.places import Place, place_of
+from loraprof.store.layout import RECORDING
+from loraprof.store.places import Place, RemotePath, place_of
 
 
 @workload_options
@@ -43,7 +44,7 @@ def profile(
     place = place_of(record) if record else _default_path(target, module)
     if place.suffix != ".loraprof":
         raise UsageError(f"{place}: a recording's name ends in .loraprof", None)
-    refuse_existing(place, force)
+    refuse_existing(place / RECORDING if isinstance(place, RemotePath) else place, force)
     refuse_existing(output, force)
 
     from loraprof.capture.plan import Plan
@@ -56,9 +57,10 @@ def profile(
             code, saved = _script(list(target or []), module, arm, plan, place, force, quiet)
     if saved is None:  # another rank leads
         return code
+    from loraprof.diagnosis.examine import processes
     from loraprof.diagnosis.load import diagnose
 
-    emit(diagnose(place), format, output, force)
+    emit(diagnose(place, processes), format, output, force)
     say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
     return code
 
@@ -119,7 +121,7 @@ def _script(
     target: list[str], module: bool, arm: str | None, plan: Any, place: Place, force: bool, quiet: bool
 ) -> tuple[int, Place | None]:
     from loraprof.capture.launch import launch
-    from loraprof.capture.save import absent, save
+    from loraprof.capture.save import PartLost, absent, save
     from loraprof.capture.script import Finished, explain_missing, run_script
     from loraprof.capture.script_arm import ScriptArm
     from loraprof.capture.session import Session
@@ -163,7 +165,7 @@ def _script(
     try:
         return code, save(session, workload, place, force, lambda text: say(text, quiet))
     except MeasurementError as error:
-        if not (plan.finish or code or own.rank):
+        if not (plan.finish or code or isinstance(error, PartLost)):
             raise
         say(f"{error.message}; the script keeps its exit code {code}")
         return code, None

@@ -7,7 +7,7 @@ fsspec and its drivers raise what they like: everything becomes an OSError here.
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, cast
@@ -73,8 +73,7 @@ class RemotePath:
             return stream.read()
 
     def write_bytes(self, content: bytes) -> None:
-        with _errors():
-            self._fs.pipe_file(self._path, content)
+        self._put(lambda: self._fs.pipe_file(self._path, content))
 
     def exists(self) -> bool:
         with _errors():
@@ -86,8 +85,15 @@ class RemotePath:
 
     def upload(self, source: Path) -> None:
         """The local file ``source``, under this name."""
+        self._put(lambda: self._fs.put_file(str(source), self._path))
+
+    def _put(self, write: Callable[[], object]) -> None:
         with _errors():
-            self._fs.put_file(str(source), self._path)
+            try:
+                write()
+            except FileNotFoundError:  # a file system, not an object store: folders must be there
+                self._fs.makedirs(self._fs._parent(self._path), exist_ok=True)
+                write()
 
     def remove(self) -> None:
         """This file, or this directory with all that is in it; nothing where it is not there."""
