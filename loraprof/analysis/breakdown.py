@@ -6,6 +6,7 @@ own work is the one the others wait for. Collectives are the first of each step,
 """
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 import numpy as np
@@ -29,6 +30,16 @@ class Cell:
     what: str
     phase: str
     role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """A process group, told from others of its name by its ranks; a list of them would grow with the run."""
+
+    name: str
+    size: int | None
+    ranks: str  # digest; empty where the file does not list them
+    mine: bool  # this rank is one of them, as far as the file says
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +104,7 @@ class RankBreakdown:
     rank: int
     trace: str  # name of its file
     device: str  # "cuda" or "cpu"
-    groups: tuple[Group, ...]
+    groups: tuple[Members, ...]
     steps: tuple[StepBreakdown, ...]
     launch: str | None = None
     first_step: int | None = None
@@ -132,13 +143,18 @@ def breakdown_of(rank: int, name: str, analysis: Analysis, recording: Recording 
         rank=rank,
         trace=name,
         device="cuda" if analysis.on_gpu else "cpu",
-        groups=groups,
+        groups=tuple(_members(group, rank) for group in groups),
         steps=steps,
         launch=around.launch or None if around else None,
         first_step=recording.first_step if recording else None,
         world=around.world_size if around else analysis.trace.world_size,
         machine=around.machine or None if around else None,
     )
+
+
+def _members(group: Group, rank: int) -> Members:
+    digest = sha256(repr(group.ranks).encode()).hexdigest()[:12] if group.ranks else ""
+    return Members(group.name, group.size, digest, not group.ranks or rank in group.ranks)
 
 
 def _step(analysis: Analysis, index: int, found: Collectives, base_ns: int, most: int) -> StepBreakdown:

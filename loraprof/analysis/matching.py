@@ -14,9 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from loraprof.analysis.breakdown import Calls, RankBreakdown
+from loraprof.analysis.breakdown import Calls, Members, RankBreakdown
 from loraprof.analysis.messages import KIND
-from loraprof.model.trace import Group, Int64
+from loraprof.model.trace import Int64
 
 TOGETHER: Final = [KIND[kind] for kind in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "barrier")]
 
@@ -25,7 +25,7 @@ TOGETHER: Final = [KIND[kind] for kind in ("all_reduce", "all_gather", "reduce_s
 class Matched:
     """The collectives that the members of one group have in common: arrays are (members, collectives)."""
 
-    group: Group
+    group: Members
     members: Int64  # indices of the ranks, ascending
     step: Int64  # per collective, -> the steps asked for
     row: Int64  # -> that rank's calls of that step
@@ -36,10 +36,10 @@ class Matched:
 
 def matched(ranks: Sequence[RankBreakdown], steps: Sequence[str]) -> list[Matched]:
     """Per group of at least two ranks that ran the same, largest first."""
-    groups: dict[Group, list[tuple[int, int]]] = {}
+    groups: dict[Members, list[tuple[int, int]]] = {}
     for i, rank in enumerate(ranks):
         for g, group in enumerate(rank.groups):
-            if not group.ranks or rank.rank in group.ranks:
+            if group.mine:
                 groups.setdefault(group, []).append((i, g))
     out = [_group(group, places, ranks, steps) for group, places in groups.items() if len(places) > 1]
     return sorted((m for m in out if m is not None), key=lambda m: (-len(m.members), m.group.name))
@@ -65,7 +65,7 @@ class _Own:
 
 
 def _group(
-    group: Group, places: list[tuple[int, int]], ranks: Sequence[RankBreakdown], steps: Sequence[str]
+    group: Members, places: list[tuple[int, int]], ranks: Sequence[RankBreakdown], steps: Sequence[str]
 ) -> Matched | None:
     own = {i: _own([ranks[i].step(name).calls for name in steps], g) for i, g in places}
     signs = {i: one.step.tobytes() + one.kind.tobytes() for i, one in own.items() if len(one.row)}

@@ -1,4 +1,5 @@
-"""DDP over gloo with a hand-written LoRA; SLOW=rank works longer, KILL=rank dies in its 20th step."""
+"""DDP over gloo with a hand-written LoRA; SLOW=rank works longer, KILL=rank dies in its 20th step, SHORT=rank ends in
+its 12th, LATE=1 freezes only after wrapping."""
 
 import os
 import signal
@@ -9,11 +10,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+LATE = os.environ.get("LATE")
+
 
 class LoRA(nn.Module):
     def __init__(self, k: int, n: int, r: int = 4) -> None:
         super().__init__()
-        self.base = nn.Linear(k, n).requires_grad_(False)
+        self.base = nn.Linear(k, n).requires_grad_(bool(LATE))
         self.a = nn.Linear(k, r, bias=False)
         self.b = nn.Linear(r, n, bias=False)
 
@@ -24,9 +27,15 @@ class LoRA(nn.Module):
 dist.init_process_group("gloo")
 rank = str(dist.get_rank())
 torch.manual_seed(0)
-model = DistributedDataParallel(nn.Sequential(LoRA(64, 128), nn.GELU(), LoRA(128, 64)))
+layers = nn.Sequential(LoRA(64, 128), nn.GELU(), LoRA(128, 64))
+model = DistributedDataParallel(layers, find_unused_parameters=bool(LATE))
+for layer in layers:
+    if isinstance(layer, LoRA):
+        layer.base.requires_grad_(False)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
 for step in range(60):
+    if os.environ.get("SHORT") == rank and step == 11:
+        break
     if os.environ.get("KILL") == rank and step == 19:
         os.kill(os.getpid(), signal.SIGKILL)
     end = time.perf_counter() + (0.03 if os.environ.get("SLOW") == rank else 0.0)
