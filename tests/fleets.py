@@ -23,10 +23,10 @@ def run(**shape: Any) -> Synthetic:
     return replace(one, recording=msgspec.structs.replace(one.recording, calibration=CALIBRATION, timing=timing(one)))
 
 
-def fleet(ranks: int, only: tuple[int, ...] | None = None, **options: Any) -> Path:
-    """A recording of ``ranks`` ranks; rank 1 is 3 ms late unless told otherwise."""
+def fleet(ranks: int, only: tuple[int, ...] | None = None, made: Synthetic | None = None, **options: Any) -> Path:
+    """A recording of ``ranks`` ranks of one run; rank 1 is 3 ms late unless told otherwise."""
     place = Path(mkdtemp(prefix="loraprof-")) / "fleet.loraprof"
-    return save(Fleet(ranks, **options), run(), place, only)
+    return save(Fleet(ranks, **options), made or run(), place, only)
 
 
 def surveyed(place: Path) -> Survey:
