@@ -16,7 +16,7 @@ from recordings import recording, trace_bytes
 
 from loraprof.capture import ranks
 from loraprof.capture.launch import Launch
-from loraprof.capture.ranks import RankWriter, joined
+from loraprof.capture.ranks import RankWriter, joined, stage_of
 from loraprof.capture.stage import Stage
 from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording
@@ -56,7 +56,8 @@ def stage(target: Place, rank: int, world: int, force: bool = False, key: str = 
 def finish(one: Stage, rank: int, world: int, patience_s: float = 20.0) -> RankWriter:
     writer = RankWriter(one, launch(rank, world), patience_s)
     writer.trace().write_bytes(trace_bytes(rank))
-    writer.finish(recording(), NVML if rank == 0 else None)
+    writer.hand_in(recording(), NVML if rank == 0 else None)
+    writer.publish()
     return writer
 
 
@@ -125,6 +126,22 @@ def test_the_next_rank_takes_over_from_a_leader_that_died_at_the_last_moment(tar
     assert [file.rank for file in load_source(target).ranks] == [0, 1]
 
 
+def test_another_process_publishes_for_the_one_that_had_to_go(target: Place) -> None:
+    """In a job that falls apart: the part is there, the process that wrote it is not."""
+    for rank in (1, 2):
+        gone = RankWriter(stage(target, rank, 4), launch(rank, 4))
+        gone.trace().write_bytes(trace_bytes(rank))
+        gone.hand_in(recording(), None)
+    follower = RankWriter(stage_of(target, launch(1, 4), False, claim=False), launch(1, 4), 0.05)
+    assert follower.publish()
+    source = load_source(target)
+    assert [file.rank for file in source.ranks] == [1, 2]
+    assert source.recording is not None
+    assert source.recording.environment.rank == 1
+    assert source.recording.missing_ranks == [0, 3]
+    assert beside(target) == []
+
+
 def test_two_processes_with_one_rank(target: Place) -> None:
     stage(target, 1, 2)
     with pytest.raises(UsageError, match="rank 1 is already being recorded, by process"):
@@ -148,7 +165,8 @@ def test_nothing_is_overwritten_without_force(target: Place) -> None:
     again = stage(target, 0, 1, force=True, key="other")
     writer = RankWriter(again, launch(0, 1, "other"))
     writer.trace().write_bytes(trace_bytes())
-    assert writer.finish(recording(), None)
+    writer.hand_in(recording(), None)
+    assert writer.publish()
     found = load_source(target).recording
     assert found is not None
     assert found.environment.launch == "other"

@@ -151,17 +151,25 @@ def test_a_unit_per_adapter_tensor() -> None:
     assert "D2" not in found(recorded(2, "fsdp.py"))
 
 
-def test_a_killed_rank_is_named_and_the_others_are_whole(tmp_path: Path) -> None:
-    done = torchrun(tmp_path, 2, KILL="1")
+@pytest.mark.parametrize(("ranks", "dead"), [(2, 1), (4, 0), (4, 2)])
+def test_a_killed_rank_is_named_and_the_others_are_whole(tmp_path: Path, ranks: int, dead: int) -> None:
+    """Also those that wait for a rank which gave up: they hear of it when that one's process ends."""
+    done = torchrun(tmp_path, ranks, KILL=str(dead))
     assert done.returncode != 0
     assert [p.name for p in tmp_path.iterdir()] == ["x.loraprof"]
-    assert sorted(p.name for p in (tmp_path / "x.loraprof").iterdir()) == [
-        *("rank0.json", "rank0.trace.json.gz", "recording.json"),
-    ]
+    alive = [rank for rank in range(ranks) if rank != dead]
+    assert sorted(p.name for p in (tmp_path / "x.loraprof").iterdir()) == sorted(
+        ["recording.json", *(f"rank{rank}.{end}" for rank in alive for end in ("json", "trace.json.gz"))]
+    )
     report = loraprof.diagnose(tmp_path / "x.loraprof")
-    assert report.source.ranks == 1
-    assert any(n.startswith("rank 1 left no recording") for n in report.closure.notes)
+    assert report.source.ranks == len(alive)
+    assert f"rank {dead} left no recording: died, or slower than 10 s" in report.closure.notes
     assert report.closure.ok
+    assert report.step() is not None
+    if ranks > 2:
+        assert [row.rank for row in report.ranks or []] == alive
+        assert report.rank_summary is not None
+        assert report.rank_summary.missing == [dead]
 
 
 def test_a_cut_rank_is_left_out_by_name(tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ The leader is rank 0, or the lowest rank that is done when rank 0 is not. It wai
 that it will not be, at most ``PATIENCE_S``, then publishes with a note for every rank that is missing. Should it die
 meanwhile, the next one takes over after ``GRACE_S``. Nothing is sent between the ranks: a rank that dies cannot hold
 the others up. What takes longer (the calibration) is added when the recording is already whole.
+
+In a job that falls apart a rank may wait in a collective for ranks that gave up, and hears of it only when their
+processes end. There all leave as soon as their part is written; the lowest that is done leaves a process behind that
+publishes (``cli/last_words.py``).
 """
 
 import time
@@ -38,7 +42,14 @@ def joined(target: Place, launch: Launch, force: bool) -> Stage | None:
             return None
         if not force:
             raise UsageError(f"{target}: exists already", "--force overwrites it")
-    return RemoteStage(target, launch) if isinstance(target, RemotePath) else LocalStage(target, launch, force)
+    return stage_of(target, launch, force)
+
+
+def stage_of(target: Place, launch: Launch, force: bool, claim: bool = True) -> Stage:
+    """``claim=False``: in a process that goes on for one that has the claim. Raises OSError."""
+    if isinstance(target, RemotePath):
+        return RemoteStage(target, launch, claim)
+    return LocalStage(target, launch, force, claim)
 
 
 def exists(target: Place) -> bool:
@@ -51,23 +62,29 @@ class RankWriter:
 
     def __init__(self, stage: Stage, launch: Launch, patience_s: float = PATIENCE_S) -> None:
         self.stage, self._launch, self._patience_s = stage, launch, patience_s
+        self._own: Recording | None = None
         self.whole: Recording | None = None
 
     def trace(self) -> Path:
         return self.stage.trace()
 
-    def finish(self, recording: Recording, nvml: Nvml | None) -> bool:
-        """True when this rank led and the recording has its name."""
+    def hand_in(self, recording: Recording, nvml: Nvml | None) -> None:
+        """This rank is done."""
         launch = self._launch
         where = {"rank": launch.rank, "world_size": launch.world, "launch": launch.key, "machine": machine_key()}
         own = msgspec.structs.replace(recording, environment=msgspec.structs.replace(recording.environment, **where))
         if nvml is not None and launch.rank == 0:
             self.stage.add(NVML, msgspec.json.encode(nvml))
         self.stage.finish(msgspec.json.encode(own))
+        self._own = own
+
+    def publish(self) -> bool:
+        """Waits for its turn; True when this rank led and the recording has its name."""
+        own = self._own or msgspec.json.decode(self.stage.own(), type=Recording)
         done = self._gathered()
         if done is None:
             return False
-        missing = sorted(set(range(launch.world)) - done)
+        missing = sorted(set(range(self._launch.world)) - done)
         notes = [*own.notes, *self._missing(missing)]
         self.whole = msgspec.structs.replace(own, missing_ranks=missing, notes=notes)
         return self.stage.publish(msgspec.json.encode(self.whole), done)

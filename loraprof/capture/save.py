@@ -3,7 +3,7 @@
 import datetime
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import torch
@@ -12,22 +12,13 @@ from torch import nn
 from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.environment import device_info, environment
 from loraprof.capture.facts import module_table, parameter_table
-from loraprof.capture.launch import Launch, launch
 from loraprof.capture.markers import Markers
-from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, joined
 from loraprof.capture.session import Session
 from loraprof.capture.shards import local
-from loraprof.capture.stage import Stage
 from loraprof.capture.trace_file import export_trace
 from loraprof.capture.training_cost import training_cost
-from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, Workload
-from loraprof.store.places import Place, RemotePath
-from loraprof.store.recordings import RecordingWriter, disk, reason_of
-
-
-class PartLost(MeasurementError):
-    """One rank's part could not be written; the others go on without it."""
+from loraprof.store.recordings import RecordingWriter
 
 
 def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int) -> list[tuple[int, int, int]]:
@@ -110,16 +101,10 @@ def calibrated(session: Session, recording: Recording) -> Recording:
 
 
 def save(
-    session: Session, workload: Workload, target: Place, force: bool, progress: Callable[[str], None]
-) -> Place | None:
-    """Writes ``target`` (a ``NAME.loraprof`` directory), whole or not at all; None on the ranks that do not lead.
-
-    Raises MeasurementError when it cannot.
-    """
+    session: Session, workload: Workload, target: Path, force: bool, progress: Callable[[str], None]
+) -> Path:
+    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename. Raises MeasurementError when it cannot."""
     session.stop_profiler()
-    own_launch = launch()
-    if own_launch.world > 1 or isinstance(target, RemotePath):
-        return _save_rank(session, workload, target, force, progress, own_launch)
     with RecordingWriter(target, force=force) as alone:
         progress("writing the trace")
         export_trace(session.profiler, alone.trace(0))
@@ -128,50 +113,3 @@ def save(
         if session.nvml is not None:
             alone.nvml(session.nvml)
         return alone.commit()
-
-
-def _save_rank(
-    session: Session, workload: Workload, target: Place, force: bool, progress: Callable[[str], None], own: Launch
-) -> Place | None:
-    """One rank's part. The leader calibrates when the recording is whole and the other ranks are done."""
-    with disk(target):
-        stage = joined(target, own, force)
-        if stage is None:
-            progress(f"rank {own.rank} took too long: {target} was written without it")
-            return None
-        writer = RankWriter(stage, own, PATIENCE_S if session.done else LAST_WORDS_S)
-        try:
-            export_trace(session.profiler, writer.trace())
-            led = writer.finish(recording_of(session, workload, calibrate=False), session.nvml)
-        except (OSError, MeasurementError) as error:
-            if stage.published():
-                progress(f"rank {own.rank} took too long: {target} was written without it")
-                return None
-            why = reason_of(error) if isinstance(error, OSError) else error.message
-            if give_up(stage, why):
-                raise
-            raise PartLost(f"{target}: rank {own.rank}'s part cannot be written, {why}") from None
-        if not led or writer.whole is None:
-            return None
-        progress("calibrating the device")
-        try:
-            stage.replace(msgspec.json.encode(calibrated(session, writer.whole)))
-        except OSError as error:
-            progress(f"{target}: whole, but without the calibration: {reason_of(error)}")
-    return target
-
-
-def absent(target: Place, force: bool, reason: str) -> None:
-    """Tells the other ranks that this one has nothing to add."""
-    own = launch()
-    with suppress(OSError, LoraprofError):
-        stage = joined(target, own, force)
-        if stage is not None:
-            give_up(stage, reason)
-
-
-def give_up(stage: Stage, reason: str) -> bool:
-    """As far as the disk lets it. True when no rank has anything to add."""
-    with suppress(OSError):
-        return stage.fail(reason)
-    return False

@@ -32,6 +32,9 @@ class Stage(Protocol):
     def finish(self, own: bytes) -> None:
         """This rank's trace and its own recording are complete."""
 
+    def own(self) -> bytes:
+        """The recording that this rank has finished."""
+
     def fail(self, reason: str) -> bool:
         """This rank will not finish; its part goes. True when no rank will: then everything goes."""
 
@@ -64,11 +67,16 @@ def taken(rank: int, who: str) -> UsageError:
 class LocalStage:
     """On a file system that all ranks see. Raises UsageError when another process has this rank's number."""
 
-    def __init__(self, target: Path, launch: Launch, force: bool) -> None:
+    def __init__(self, target: Path, launch: Launch, force: bool, claim: bool = True) -> None:
         self._target, self._launch, self._force = target, launch, force
         self.folder = target.absolute().parent / f".{target.name}.tmp-ranks-{launch.key}"
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._claim = self.folder / claim_of(launch.rank)
+        if claim:
+            self._take()
+
+    def _take(self) -> None:
+        launch = self._launch
+        self.folder.mkdir(parents=True, exist_ok=True)
         if self._fresh(self._claim):
             raise taken(launch.rank, self._claim.read_text(errors="replace"))
         self._drop()
@@ -85,6 +93,9 @@ class LocalStage:
 
     def finish(self, own: bytes) -> None:
         self.add(own_name(self._launch.rank), own)
+
+    def own(self) -> bytes:
+        return (self.folder / own_name(self._launch.rank)).read_bytes()
 
     def fail(self, reason: str) -> bool:
         self._drop()

@@ -5,6 +5,7 @@ An object store has no rename: the ranks' files go to their final names, marks b
 """
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,19 +22,24 @@ from loraprof.store.recordings import read_recording
 class RemoteStage:
     """Raises UsageError when another process has this rank's number."""
 
-    def __init__(self, target: RemotePath, launch: Launch) -> None:
+    def __init__(self, target: RemotePath, launch: Launch, claim: bool = True) -> None:
         self._target, self._launch = target, launch
         self._marks = target / f"_{launch.key}"
         self._claim = self._marks / claim_of(launch.rank)
+        self._folder = Path(tempfile.gettempdir()) / f"loraprof-{launch.key}-{launch.rank}"
+        if claim:
+            self._take()
+
+    def _take(self) -> None:
         if self._claim.exists():
-            raise taken(launch.rank, self._claim.read_bytes().decode(errors="replace"))
-        self._folder = tempfile.TemporaryDirectory(prefix="loraprof-")
+            raise taken(self._launch.rank, self._claim.read_bytes().decode(errors="replace"))
         self._claim.write_bytes(str(os.getpid()).encode())
-        if launch_of(target) not in (None, launch.key):  # what is to be replaced is no recording from here on
-            (target / RECORDING).remove()
+        if launch_of(self._target) not in (None, self._launch.key):  # what is replaced is no recording from here on
+            (self._target / RECORDING).remove()
 
     def trace(self) -> Path:
-        return Path(self._folder.name) / trace_name(self._launch.rank)
+        self._folder.mkdir(exist_ok=True)
+        return self._folder / trace_name(self._launch.rank)
 
     def add(self, name: str, content: bytes) -> None:
         (self._target / name).write_bytes(content)
@@ -41,13 +47,16 @@ class RemoteStage:
     def finish(self, own: bytes) -> None:
         rank = self._launch.rank
         (self._target / trace_name(rank)).upload(self.trace())
-        self._folder.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
         self.add(own_name(rank), own)
         (self._marks / f"rank{rank}.done").write_bytes(b"")
 
+    def own(self) -> bytes:
+        return (self._target / own_name(self._launch.rank)).read_bytes()
+
     def fail(self, reason: str) -> bool:
         rank = self._launch.rank
-        self._folder.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
         for name in (own_name(rank), trace_name(rank)):
             (self._target / name).remove()
         (self._marks / f"rank{rank}.failed").write_bytes(reason.encode())

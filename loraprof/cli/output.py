@@ -80,6 +80,15 @@ def _terminal(result: "Shown") -> None:
     render(result, Console())
 
 
+def show_recording(place: "Place", form: Format, output: Path | None, force: bool, quiet: bool) -> None:
+    """The report of what was just recorded, and where that is."""
+    from loraprof.diagnosis.examine import processes
+    from loraprof.diagnosis.load import diagnose
+
+    emit(diagnose(place, processes), form, output, force)
+    say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
+
+
 def say(message: str, quiet: bool = False) -> None:
     """Progress and pointers, on stderr."""
     if not quiet:

@@ -4,15 +4,20 @@ import datetime
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
+from loraprof.cli.output import Format, clean_stdout, refuse_existing, say, show_recording
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.store.layout import RECORDING
 from loraprof.store.places import Place, RemotePath, place_of
+
+if TYPE_CHECKING:
+    from loraprof.capture.launch import Launch
+    from loraprof.capture.session import Session
+    from loraprof.model.recording import Workload
 
 
 @workload_options
@@ -52,17 +57,27 @@ def profile(
     plan = Plan(skip=skip, timed=timed, steps=steps, finish=finish)
     with clean_stdout(format is not Format.terminal and output is None):
         if builtin:
-            code, saved = _builtin(target[0] if target else None, overrides, arm or "lora", plan, place, force, quiet)
+            ended = _builtin(target[0] if target else None, overrides, arm or "lora", plan, place, force, quiet)
         else:
-            code, saved = _script(list(target or []), module, arm, plan, place, force, quiet)
-    if saved is None:  # another rank leads
-        return code
-    from loraprof.diagnosis.examine import processes
-    from loraprof.diagnosis.load import diagnose
+            ended = _script(list(target or []), module, arm, plan, place, force, quiet)
+    if ended.leaves is not None:
+        from loraprof.cli.last_words import LastWords, become
 
-    emit(diagnose(place, processes), format, output, force)
-    say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
-    return code
+        whole, page = (path.absolute() if isinstance(path, Path) else path for path in (place, output))
+        to = str(page) if page else None
+        words = LastWords(str(whole), ended.leaves, force, ended.code, format.value, to, quiet)
+        become(words)
+    if ended.saved:
+        show_recording(place, format, output, force, quiet)
+    return ended.code
+
+
+class Ended(NamedTuple):
+    """What came of the target. ``saved``: this rank gave the recording its name. ``leaves``: it is still to."""
+
+    code: int
+    saved: bool
+    leaves: "Launch | None" = None
 
 
 def _default_path(target: list[str] | None, module: bool) -> Path:
@@ -80,10 +95,9 @@ def _default_path(target: list[str] | None, module: bool) -> Path:
 
 def _builtin(
     name: str | None, overrides: dict[str, Any], arm: str, plan: Any, place: Place, force: bool, quiet: bool
-) -> tuple[int, Place | None]:
+) -> Ended:
     import torch
 
-    from loraprof.capture.save import save
     from loraprof.capture.session import Session
     from loraprof.model.recording import Workload
     from loraprof.store.specs import default_workload, load_workload
@@ -114,14 +128,14 @@ def _builtin(
         checkpointing=spec.checkpointing,
         grad_clip=spec.clip is not None,
     )
-    return 0, save(session, workload, place, force, lambda text: say(text, quiet))
+    return Ended(0, _save(session, workload, place, force, quiet))
 
 
 def _script(
     target: list[str], module: bool, arm: str | None, plan: Any, place: Place, force: bool, quiet: bool
-) -> tuple[int, Place | None]:
+) -> Ended:
     from loraprof.capture.launch import launch
-    from loraprof.capture.save import PartLost, absent, save
+    from loraprof.capture.save_rank import PartLost, absent, leave_behind
     from loraprof.capture.script import Finished, explain_missing, run_script
     from loraprof.capture.script_arm import ScriptArm
     from loraprof.capture.session import Session
@@ -163,9 +177,26 @@ def _script(
         raise MeasurementError("the profiler did not start", None)
     workload = Workload(name=Path(target[0]).name, kind="script", argv=target, arm=arm)
     try:
-        return code, save(session, workload, place, force, lambda text: say(text, quiet))
+        if not session.done:
+            return Ended(code, False, leave_behind(session, workload, place, force, lambda text: say(text, quiet)))
+        return Ended(code, _save(session, workload, place, force, quiet))
     except MeasurementError as error:
         if not (plan.finish or code or isinstance(error, PartLost)):
             raise
         say(f"{error.message}; the script keeps its exit code {code}")
-        return code, None
+        return Ended(code, False)
+
+
+def _save(session: "Session", workload: "Workload", place: Place, force: bool, quiet: bool) -> bool:
+    """False on a rank that does not lead."""
+    from loraprof.capture.launch import launch
+    from loraprof.capture.save import save
+    from loraprof.capture.save_rank import save_rank
+
+    def progress(text: str) -> None:
+        say(text, quiet)
+
+    if isinstance(place, RemotePath) or launch().world > 1:
+        return save_rank(session, workload, place, force, progress)
+    save(session, workload, place, force, progress)
+    return True

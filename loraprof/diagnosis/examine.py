@@ -20,7 +20,8 @@ from loraprof.store.places import RemotePath
 
 WORTH_BYTES: Final = 8 << 20  # of compressed traces: below, starting processes takes longer
 WORKER_BYTES: Final = 120 << 20  # a worker without a trace
-PER_BYTE: Final = 20  # memory per byte of the largest compressed trace
+PER_BYTE: Final = 20  # memory per byte of a compressed trace
+PER_PLAIN_BYTE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,9 @@ def sequential(files: Sequence[RankFile]) -> Iterable[Result]:
 def processes(files: Sequence[RankFile]) -> Iterable[Result]:
     """In as many processes as cores and memory allow; in this one where that is quicker or no other sees the files."""
     sizes = [file.size_bytes for file in files]
+    needs = [file.size_bytes * (PER_BYTE if file.trace.suffix == ".gz" else PER_PLAIN_BYTE) for file in files]
     private = any(isinstance(file.trace, RemotePath) and file.trace.private for file in files)
-    count = workers(len(files), max(sizes, default=0))
+    count = workers(len(files), max(needs, default=0))
     if count < 2 or private or sum(sizes) < WORTH_BYTES:
         yield from sequential(files)
         return
@@ -76,11 +78,11 @@ def processes(files: Sequence[RankFile]) -> Iterable[Result]:
         raise InputError(what, "report one rank's trace file, or use a machine with more memory") from None
 
 
-def workers(ranks: int, largest_bytes: int) -> int:
-    """Processes for this many ranks, by cores and free memory."""
+def workers(ranks: int, needed_bytes: int) -> int:
+    """Processes for this many ranks, by cores and by free memory, of which the largest trace needs so much."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = _free_bytes()
-    fit = free // (WORKER_BYTES + PER_BYTE * largest_bytes) if free is not None else cores
+    fit = free // (WORKER_BYTES + needed_bytes) if free is not None else cores
     return max(1, min(ranks, cores, fit))
 
 
