@@ -17,7 +17,8 @@ from loraprof.diagnosis.communication import communication, wire_of
 from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
 from loraprof.diagnosis.findings import findings
 from loraprof.diagnosis.limits import limits_of
-from loraprof.diagnosis.replayed import replayed
+from loraprof.diagnosis.replayed import StepReplay, step_replay
+from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.traffic import traffic, uncovered
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.ranks import Communication
@@ -117,25 +118,31 @@ def _explain(
     sent = communication(calls, among.transfer_ns, recording, exposed_ns(step, analysis.on_gpu))
     scale = timing.unprofiled.median_ns / step.wall_ns if timing.unprofiled and step.wall_ns else 1.0
     extra, unsaid = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
-    other = counterfactual(analysis, ledger, recording, timing.unprofiled, extra)
+    again = step_replay(analysis, ledger, timing.unprofiled)
+    other = counterfactual(analysis, ledger, recording, timing.unprofiled, again, extra)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
-    found: list[Finding] = []
-    if step.wall_ns:
-        case = Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, calls, sent)
-        found = findings(case)
+    case = Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again, calls, sent)
+    found = findings(case) if step.wall_ns else []
     covered = uncovered(ledger, busy, moved)
+    unsent = sent.saved_bytes if sent and extra is None else None
     return _Explained(
-        verdict=verdict(step, adapter, timing, other, found, sent.saved_bytes if sent and extra is None else None),
+        verdict=verdict(step, adapter, timing, other, found, unclear(case, found), unsent),
         timing=timing,
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
         adapter=adapter,
         traffic=moved,
         communication=sent,
-        replay=replayed(analysis, ledger.window, timing.unprofiled),
+        replay=again.report if again else None,
         findings=found,
-        notes=[note for note in (covered, unsaid) if note],
+        notes=[*(note for note in (covered, unsaid) if note), *_refused(again, timing)],
     )
+
+
+def _refused(again: StepReplay | None, timing: TimingReport) -> list[str]:
+    if again is None or timing.unprofiled is None or again.refusal is None:
+        return []
+    return [f"{again.refusal}; what depends on idle time is not predicted"]
 
 
 def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:

@@ -1,5 +1,4 @@
-"""DDP over gloo with a hand-written LoRA; SLOW=rank works longer, KILL=rank dies in its 20th step, LATE=1 freezes the
-base only after wrapping."""
+"""DDP over gloo with a hand-written LoRA; SLOW=rank works longer, KILL=rank dies in its 20th step."""
 
 import os
 import signal
@@ -10,13 +9,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-LATE = os.environ.get("LATE")
-
 
 class LoRA(nn.Module):
     def __init__(self, k: int, n: int, r: int = 4) -> None:
         super().__init__()
-        self.base = nn.Linear(k, n).requires_grad_(bool(LATE))
+        self.base = nn.Linear(k, n).requires_grad_(False)
         self.a = nn.Linear(k, r, bias=False)
         self.b = nn.Linear(r, n, bias=False)
 
@@ -28,10 +25,7 @@ dist.init_process_group("gloo")
 rank = str(dist.get_rank())
 torch.manual_seed(0)
 layers = nn.Sequential(LoRA(64, 128), nn.GELU(), LoRA(128, 64))
-model = DistributedDataParallel(layers, find_unused_parameters=bool(LATE))
-for layer in layers:
-    if isinstance(layer, LoRA):
-        layer.base.requires_grad_(False)
+model = DistributedDataParallel(layers)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
 for step in range(60):
     if os.environ.get("KILL") == rank and step == 19:

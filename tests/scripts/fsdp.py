@@ -1,6 +1,4 @@
-"""FSDP2 over gloo with PEFT on a small Llama: a unit per block, or with UNITS=tensors per adapter tensor as well."""
-
-import os
+"""FSDP2 over gloo with PEFT on a small Llama: a unit per block."""
 
 import torch
 import torch.distributed as dist
@@ -15,10 +13,6 @@ sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "v
 base = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=4))
 model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
 mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-if os.environ.get("UNITS") == "tensors":
-    for name, module in model.named_modules():
-        if name.endswith(("lora_A.default", "lora_B.default")):
-            fully_shard(module, mesh=mesh)
 for layer in base.model.layers:
     fully_shard(layer, mesh=mesh)
 fully_shard(model, mesh=mesh)
