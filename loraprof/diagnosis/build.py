@@ -106,10 +106,10 @@ def _explain(
     analysis: Analysis, recording: Recording | None, nvml: Nvml | None, ceiling: Ceiling | None, among: Among
 ) -> _Explained:
     if analysis.reported is None:
-        timing = _timing(recording, None)
+        timing = _timing(recording, None, None)
         return _Explained(verdict(None, None, timing, None, []), timing, [], [], None, None, None, None, [], [])
     ledger, step = analysis.ledgers[analysis.reported], analysis.steps[analysis.reported]
-    timing = _timing(recording, step.wall_ns)
+    timing = _timing(recording, step.wall_ns, step.ns(kind="busy") if analysis.on_gpu else None)
     busy = busy_of(analysis, ledger)
     limits = limits_of(analysis.trace, ledger, busy.rows, busy.work, ceiling)
     table = tables.kernels(analysis, ledger, busy, limits)
@@ -158,7 +158,8 @@ def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks:
     )
 
 
-def _timing(recording: Recording | None, profiled_ns: int | None) -> TimingReport:
+def _timing(recording: Recording | None, profiled_ns: int | None, busy_ns: int | None) -> TimingReport:
+    """``busy_ns`` of a GPU: the profiler slows the host, its kernels take as long without."""
     unprofiled = None
     if recording is not None and recording.timing is not None and recording.timing.samples_ns:
         median, low, high = median_interval(recording.timing.samples_ns)
@@ -170,6 +171,7 @@ def _timing(recording: Recording | None, profiled_ns: int | None) -> TimingRepor
         profiled_ns=profiled_ns,
         inflation=inflation,
         tokens_per_step=recording.workload.tokens_per_step if recording else None,
+        idle_unprofiled_ns=max(0, unprofiled.median_ns - busy_ns) if unprofiled and busy_ns is not None else None,
     )
 
 

@@ -139,7 +139,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     gemm: list[GemmRate]
     copy: list[CopyRate]
-    launch_floor_ns: int | None = None  # CUDA: launch to start on an empty queue
+    launch_floor_ns: int | None = None  # CUDA: launch on an empty queue to knowing of its end, host time
     turnaround_ns: int | None = None
     op_ns: int | None = None  # CPU: cost of one tiny op
     event_ns: float | None = None  # what the profiler adds per recorded event

@@ -51,6 +51,7 @@ class TimingReport(msgspec.Struct, frozen=True, kw_only=True):
     profiled_ns: int | None
     inflation: float | None
     tokens_per_step: int | None
+    idle_unprofiled_ns: int | None = None  # GPU: what is left of the unprofiled step beside the reported step's work
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename={"class_": "class"}):

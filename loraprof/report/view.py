@@ -26,6 +26,8 @@ from loraprof.report.document import (
 from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, ROLE_TONES, TONES
 from loraprof.report.view_ranks import communication_section, ranks_section
 
+PROFILER_SHARE = 0.05  # of the step: what the profiler adds beyond it is said where the step is shown
+
 
 def view(report: Report) -> Document:
     """Everything a renderer prints about a report."""
@@ -64,8 +66,9 @@ def _sections(report: Report) -> list[Section]:
         sections.append(Section("time", "Where the step goes", (Paragraph(text),)))
     else:
         aside = f"{step.name}, {units.ns(step.wall_ns, 4)}"
+        bar = Bar(partition_bar(step, cpu=cpu))
         sections += [
-            Section("time", "Where the step goes", (Bar(partition_bar(step, cpu=cpu)),), aside),
+            Section("time", "Where the step goes", (bar, *_profiled(report, step)), aside),
             Section("phases", "Time by phase and role", (tables.phase_roles(step),)),
         ]
         if step.ns(kind="idle"):
@@ -88,6 +91,16 @@ def _sections(report: Report) -> list[Section]:
         sections.append(Section("steps", "Profiled steps", (tables.step_table(report.steps),), detail=True))
     sections.append(Section("trust", "How far to trust this", tuple(_trust(report, step))))
     return sections
+
+
+def _profiled(report: Report, step: Step) -> tuple[Paragraph, ...]:
+    """Idle time is what a profiler adds to, on a GPU: what is left without it."""
+    idle, plain, waited = report.timing.idle_unprofiled_ns, report.timing.unprofiled, step.ns(kind="idle")
+    if idle is None or plain is None or not waited or waited - idle < PROFILER_SHARE * step.wall_ns:
+        return ()
+    took, share = units.ns(plain.median_ns), units.percent(idle / plain.median_ns)
+    text = f"The profiler slows the host. Without it the step takes {took}, {units.ns(idle)} of it idle: {share}."
+    return (Paragraph(text),)
 
 
 def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
