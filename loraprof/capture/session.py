@@ -8,7 +8,7 @@ P is last because training may stay slower after CUPTI was active, and it is the
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -53,10 +53,12 @@ class Session:
     ``on_done`` is called once, from the optimizer's hook, when the last profiled step has ended.
     """
 
+    attached: ClassVar["Session | None"] = None  # two would time and profile each other
+
     def __init__(self, plan: Plan, on_done: Callable[[], None]) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the USDT lines torch prints per session
         self.plan, self._on_done = plan, on_done
-        self.boundary = StepBoundary(self._after, self._before)
+        self.boundary = StepBoundary(self._after)
         self.markers = Markers()
         self.state, self.steps, self._left = "skip", 0, plan.skip
         self.device = torch.device("cpu")
@@ -87,10 +89,17 @@ class Session:
         self._heap_kept = False
 
     def install(self) -> None:
+        """Raises MeasurementError while another session is attached."""
+        if Session.attached is not None:
+            hint = "a script that calls loraprof.profile is run with python alone"
+            raise MeasurementError("loraprof is at work in this process already", hint)
+        Session.attached = self
         self.boundary.install()
 
     def remove(self) -> None:
         """Removes every hook; safe to call at any moment, more than once."""
+        if Session.attached is self:
+            Session.attached = None
         self.boundary.remove()
         self.stop_profiler()
         self.markers.remove()
@@ -119,13 +128,12 @@ class Session:
         clock = "cuda_event" if self._events else "perf_counter_ns"
         return Timing(samples_ns=self._samples, dropped=self.plan.skip, clock=clock)
 
-    def _before(self, optimizer: Optimizer) -> None:
-        """Just before the optimizer runs: gradients are complete."""
-        if self.state == "count":
-            self.memory = memory_of(self.markers.roots, optimizer, self.device, self._saved.nbytes)
-            self.missing = missing_gradients(self.markers.roots)
-            self.optimizer = optimizer_name(optimizer)
-            self.twin = optimizer
+    def _look(self, optimizer: Optimizer) -> None:
+        """After the counted step: before it, a step given a closure has no gradients yet."""
+        self.memory = memory_of(self.markers.roots, optimizer, self.device, self._saved.nbytes)
+        self.missing = missing_gradients(self.markers.roots)
+        self.optimizer = optimizer_name(optimizer)
+        self.twin = optimizer
 
     def _after(self, optimizer: Optimizer) -> None:
         self.steps += 1
@@ -134,6 +142,8 @@ class Session:
         if self.steps == 1:
             first = next((p for g in optimizer.param_groups for p in g["params"]), None)
             self.device = first.device if first is not None else self.device
+        if self.state == "count":
+            self._look(optimizer)
         getattr(self, f"_in_{self.state}")()
         if self._left <= 0:
             getattr(self, f"_leave_{self.state}")()
