@@ -61,6 +61,12 @@ def optimizer_name(optimizer: Optimizer) -> str:
     return type(optimizer).__name__ + (f"({', '.join(flags)})" if flags else "")
 
 
+def autocast_of(markers: Markers) -> str | None:
+    """Autocast's dtype in the counted step, "none" where it was off, None where no module was counted."""
+    kinds = {str(one.autocast).removeprefix("torch.") for one in markers.called.values() if one.autocast is not None}
+    return min(kinds) if kinds else "none" if markers.called else None
+
+
 def tokens_of(markers: Markers) -> int | None:
     """Tokens of one step: elements that the largest embedding looked up in it. None: no embedding ran."""
     return markers.embedded or None

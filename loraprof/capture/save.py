@@ -9,9 +9,10 @@ import msgspec
 import torch
 from torch import nn
 
+from loraprof.capture.calibrate import DTYPES
 from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.environment import device_info, environment
-from loraprof.capture.facts import module_table, parameter_table
+from loraprof.capture.facts import autocast_of, module_table, parameter_table
 from loraprof.capture.gradient_cost import gradient_costs
 from loraprof.capture.markers import Markers
 from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, rank_and_world
@@ -58,6 +59,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         "micro_batches": session.micro_batches,
         "optimizer": session.optimizer,
         "missing_gradients": session.missing,
+        "autocast": autocast_of(session.markers),
         **session.compiled,
     }
     tokens = workload.tokens_per_step or session.tokens
@@ -84,13 +86,20 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
     )
     if not calibrate:
         return recording
-    dtype = next((s.base_dtype for s in sites), "float32")
+    dtype = _matrix_dtype(recording.workload.autocast, sites)
     per = (recording.workload.tokens_per_step or 0) // (recording.workload.micro_batches or 1)
     shapes = gemm_shapes(modules, sites, per) if per and sites else []
     calibration, notes = cached_calibration(session.device, shapes, dtype)
     cost = _training_cost(session) if sites else None
     notes = [*recording.notes, *notes]
     return msgspec.structs.replace(recording, calibration=calibration, training_cost=cost, notes=notes)
+
+
+def _matrix_dtype(autocast: str | None, sites: list[AdapterSite]) -> str:
+    """Whose GEMMs to calibrate: what the base computes in; a quantized base computes in its adapters' dtype."""
+    first = sites[:1]
+    wanted = [autocast, *(s.base_dtype for s in first), *(s.dtype for s in first)]
+    return next((d for d in wanted if d in DTYPES), "float32")
 
 
 def _training_cost(session: Session) -> TrainingCost | None:

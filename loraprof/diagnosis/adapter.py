@@ -151,7 +151,7 @@ def bandwidth_bound(case: Case) -> Finding | None:
     rates = case.rates
     if rates is None or not moved or time < GEMM_SHARE * case.adapter_ns:
         return None
-    compute, stream = rates.gemm_flops_per_s, rates.stream_bytes_per_s
+    compute, stream = case.gemm_flops_per_s, rates.stream_bytes_per_s
     if not compute or not stream or flops / moved >= RIDGE_SHARE * compute / stream:
         return None
     if moved / time * 1e9 < STREAMING * stream:  # too small for the memory system: launches decide, not bytes

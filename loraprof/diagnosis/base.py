@@ -261,7 +261,7 @@ def slow_products(case: Case) -> Finding | None:
     """B10: the base's own products run far below what this device reached in calibration."""
     rows = [k for k in case.kernels if k.role == "base.linear" and k.flops]
     flops, spent = sum(k.flops or 0 for k in rows), sum(k.total_ns for k in rows)
-    peak = case.rates.gemm_flops_per_s if case.rates else None
+    peak = case.gemm_flops_per_s
     if not peak or not spent or case.busy_ns < BUSY_SHARE * case.wall_ns:
         return None
     reached = flops / spent * 1e9 / peak
