@@ -7,6 +7,7 @@ from loraprof.diagnosis.counterfactual import Counterfactual
 from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
+SURE = 1.005  # low end of a speed-up that is one
 TOO_WIDE = 2.5  # high / low of a predicted speed-up that says nothing
 
 
@@ -33,6 +34,13 @@ def _where(step: Step | None, adapter: Adapter | None) -> str:
     return f"Of this step, {shares}.{extra}"
 
 
+def limiting(found: list[Finding]) -> str | None:
+    """The first cause, by gain, whose remedy gains something at the low end of its interval too; else the first."""
+    causes = [f for f in found if f.id[0] != "G" and f.severity != "info"]
+    sure = (f.id for f in causes if f.gain is not None and f.gain.low > SURE)
+    return next(sure, causes[0].id if causes else None)
+
+
 def verdict(
     step: Step | None,
     adapter: Adapter | None,
@@ -42,7 +50,7 @@ def verdict(
     unclear: str | None = None,
 ) -> Verdict:
     """The predicted speed-up with its interval where the recording allows one; never a number without it."""
-    cause = next((f.id for f in found if f.id[0] != "G" and f.severity != "info"), None)
+    cause = limiting(found)
     plain = Verdict(sentence=_where(step, adapter), limiting_cause=cause, unclear=unclear)
     if other is None or timing.unprofiled is None:
         return plain
