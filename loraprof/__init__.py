@@ -1,6 +1,7 @@
 """loraprof: why LoRA is, or is not, faster than full fine-tuning on your hardware.
 
-``profile`` records a training step, ``diagnose`` explains a recording or a trace, ``load`` reads what was recorded.
+``profile`` records a training step, ``diagnose`` explains a recording or a trace, ``compare`` holds recordings against
+each other, ``load`` reads what was recorded.
 """
 
 import sys
@@ -8,19 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Profile", "Recording", "Report", "diagnose", "load", "profile"]
+__all__ = ["Comparison", "Profile", "Recording", "Report", "compare", "diagnose", "load", "profile"]
 
 if TYPE_CHECKING:
     from loraprof.api import Profile, profile
-    from loraprof.diagnosis.load import diagnose
+    from loraprof.diagnosis.load import compare, diagnose
+    from loraprof.model.compare import Comparison
     from loraprof.model.recording import Recording
     from loraprof.model.report import Report
     from loraprof.store.load import load
 
 _HOMES = {
+    "Comparison": "loraprof.model.compare",
     "Profile": "loraprof.api",
     "Recording": "loraprof.model.recording",
     "Report": "loraprof.model.report",
+    "compare": "loraprof.diagnosis.load",
     "diagnose": "loraprof.diagnosis.load",
     "load": "loraprof.store.load",
     "profile": "loraprof.api",

@@ -2,23 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from attached import FEW, NEEDED, attached_to_nothing
 from recordings import trace_bytes, write_recording
 from torch import nn
-from torch.nn.modules import module as modules
-from torch.optim import optimizer as optimizers
 
 import loraprof
 from loraprof.capture.plan import Plan
 from loraprof.capture.session import Session
 from loraprof.errors import InputError, MeasurementError, UsageError
-from loraprof.model.recording import Calibration
-
-FEW: dict[str, Any] = {"skip": 1, "timed": 2, "steps": 1}
-NEEDED = Plan(skip=1, timed=2, steps=1).total(False)
 
 
 class LoRA(nn.Module):
@@ -66,17 +60,9 @@ def training() -> Training:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing stays attached. What is measured after the steps is tested elsewhere and takes seconds."""
-    calibration = Calibration(gemm=[], copy=[])
-    monkeypatch.setattr("loraprof.capture.save.cached_calibration", lambda *_: (calibration, []))
-    monkeypatch.setattr("loraprof.capture.save.training_cost", lambda *_: None)
-    monkeypatch.setattr("loraprof.capture.save.hook_cost_ns", lambda _: 100.0)
-    yield
-    assert Session.attached is None
-    assert not modules._global_forward_pre_hooks
-    assert not modules._global_forward_hooks
-    assert not optimizers._global_optimizer_post_hooks
+def detached(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with attached_to_nothing(monkeypatch):
+        yield
 
 
 def files(folder: Path) -> list[str]:

@@ -1,11 +1,14 @@
-"""From a path to a report: reads a recording or a foreign trace and runs the analysis."""
+"""From paths to a report or a comparison: reads recordings or a foreign trace and runs the analysis."""
 
+from os import PathLike
 from pathlib import Path
 
 import msgspec
 
 from loraprof.diagnosis.build import build_report
 from loraprof.diagnosis.ranks import rows_of, slowest
+from loraprof.diagnosis.recorded import compare_recordings
+from loraprof.model.compare import Comparison
 from loraprof.model.report import Report
 from loraprof.store.kineto import read_trace
 from loraprof.store.recordings import Source, load_source
@@ -17,6 +20,15 @@ def diagnose(path: str | Path) -> Report:
     Raises InputError when it cannot be read.
     """
     return report_of(load_source(path))
+
+
+def compare(*recordings: str | PathLike[str], allow_different: bool = False) -> Comparison:
+    """Recordings against the first of them: times, verdicts and the waterfall to the last. No torch.
+
+    Raises InputError for what cannot be read or holds no step times, UsageError for fewer than two, and for different
+    workloads unless ``allow_different``.
+    """
+    return compare_recordings([Path(place) for place in recordings], allow_different)
 
 
 def report_of(source: Source) -> Report:
