@@ -13,10 +13,10 @@ from torch import nn
 import loraprof
 
 torch.manual_seed(0)
-base = nn.Sequential(nn.Embedding(512, 256), nn.Linear(256, 1024), nn.GELU(), nn.Linear(1024, 512))
+base = nn.Sequential(nn.Embedding(256, 128), nn.Linear(128, 512), nn.GELU(), nn.Linear(512, 256))
 model = get_peft_model(base, LoraConfig(r=8, target_modules=["1", "3"]))
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-batches = torch.utils.data.DataLoader(torch.randint(512, (4000, 64)), batch_size=8)
+batches = torch.utils.data.DataLoader(torch.randint(256, (4000, 64)), batch_size=8)
 
 accelerator = Accelerator(gradient_accumulation_steps=4)
 model, optimizer, batches = accelerator.prepare(model, optimizer, batches)

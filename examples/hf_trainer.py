@@ -13,10 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 import loraprof
 from loraprof.integrations.transformers import ProfileCallback
 
-config = LlamaConfig(vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4)
+config = LlamaConfig(vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
 lora = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 model = get_peft_model(LlamaForCausalLM(config), lora)
-tokens = torch.randint(config.vocab_size, (400, 64))
+tokens = torch.randint(config.vocab_size, (400, 32))
 data = [{"input_ids": row, "labels": row} for row in tokens]
 
 profile = loraprof.profile(sys.argv[1])

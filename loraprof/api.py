@@ -46,7 +46,8 @@ class Profile:
     _profiled: ClassVar[bool] = False  # the profiler ran in this process
 
     def __init__(self, record: Path, plan: Plan, name: str, force: bool, progress: Callable[[str], None]) -> None:
-        self._target, self._plan, self._force, self._tell = record, plan, force, progress
+        self._target = record.absolute()  # where it was asked for, whatever folder the loop goes to
+        self._plan, self._force, self._tell = plan, force, progress
         self._workload = Workload(name=name, kind="script", argv=[])
         self._session: Session | None = None
         self._seen = False  # the steps of a session that has ended were enough

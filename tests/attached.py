@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
 
@@ -23,7 +24,10 @@ def attached_to_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("loraprof.capture.save.cached_calibration", lambda *_: (calibration, []))
     monkeypatch.setattr("loraprof.capture.save.training_cost", lambda *_: None)
     monkeypatch.setattr("loraprof.capture.save.hook_cost_ns", lambda _: 100.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more only wait for each other here
     yield
+    torch.set_num_threads(threads)
     assert Session.attached is None
     assert not modules._global_forward_pre_hooks
     assert not modules._global_forward_hooks
