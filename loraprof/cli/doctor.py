@@ -46,12 +46,10 @@ def doctor(
 
 
 def _calibrate(device: str | None, dtype: str, fresh: bool) -> tuple["Calibration", list[str]]:
-    import torch
-
     from loraprof.capture.calibration_cache import cached_calibration
+    from loraprof.cli.device import named_device
 
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return cached_calibration(chosen, dtype=dtype, fresh=fresh)
+    return cached_calibration(named_device(device), dtype=dtype, fresh=fresh)
 
 
 def check_table(found: Sequence["Check"]) -> Table:
