@@ -205,6 +205,39 @@ def test_a_second_session_on_a_gpu_is_refused(
         loraprof.profile(training.step, tmp_path / "y.loraprof", **FEW)
 
 
+def test_a_recording_is_written_where_it_was_asked_for(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    with loraprof.profile("x.loraprof", **FEW) as p:
+        monkeypatch.chdir(elsewhere)
+        training.train(NEEDED)
+    assert p.path == tmp_path / "x.loraprof"
+    assert (files(tmp_path), files(elsewhere)) == (["elsewhere", "x.loraprof"], [])
+
+
+def test_recordings_are_compared(training: Training, tmp_path: Path) -> None:
+    one = loraprof.profile(training.step, tmp_path / "one.loraprof", **FEW).path
+    two = loraprof.profile(training.step, tmp_path / "two.loraprof", **FEW).path
+    assert one is not None
+    assert two is not None
+    found = loraprof.compare(one, str(two))
+    assert (list(found.arms), found.interleaved) == (["one", "two"], False)
+    assert found.waterfall is not None
+    assert sum(bar.ns for bar in found.waterfall.bars) == found.waterfall.to_ns - found.waterfall.from_ns
+    with pytest.raises(UsageError, match="one recording"):
+        loraprof.compare(one)
+
+
+def test_public_names_resolve() -> None:
+    assert set(loraprof.__all__) <= set(dir(loraprof))
+    assert all(getattr(loraprof, name).__name__ == name for name in loraprof.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        loraprof.nothing  # noqa: B018
+
+
 def test_load_reads_recordings_only(tmp_path: Path) -> None:
     place = write_recording(tmp_path / "a.loraprof")
     assert loraprof.load(place).workload.name == "toy"
