@@ -17,7 +17,7 @@ import torch
 from loraprof.capture.plan import Plan
 from loraprof.capture.save import save
 from loraprof.capture.session import Session
-from loraprof.errors import MeasurementError, UsageError
+from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.model.recording import Recording, Workload
 from loraprof.model.report import Report
 
@@ -58,8 +58,8 @@ class Profile:
 
     @property
     def done(self) -> bool:
-        """Whether every step that the recording needs has been seen: the loop may stop, or go on unwatched."""
-        return self._seen or (self._session is not None and self._session.done)
+        """Whether the loop may stop, or go on unwatched: every step was seen, or there can be no recording."""
+        return self._seen or (self._session is not None and self._session.state in ("done", "failed"))
 
     @property
     def report(self) -> Report:
@@ -91,23 +91,33 @@ class Profile:
                 "start a new process; in a notebook, restart the kernel",
             )
         self.path, self._seen = None, False
-        self._session = Session(self._plan, self._complete)
+        self._session = Session(self._plan, self._complete, self._pace)
         self._session.install()
         Profile._current = self
         self._tell(self._plan.sentence(torch.cuda.is_available()))
         return self
 
-    def poll(self) -> bool:
-        """Writes the recording once its steps have been seen; returns whether they have. Raises as ``finish``."""
-        if self._session is not None and self._session.done:
-            self.finish()
+    def poll(self, warn: bool = False) -> bool:
+        """Writes the recording once its steps have been seen; returns ``done``.
+
+        Raises as ``finish``, or with ``warn`` says it in a warning, so that a training goes on.
+        """
+        if self._session is not None and self.done:
+            try:
+                self.finish()
+            except LoraprofError as error:
+                if not warn:
+                    raise
+                warnings.warn(f"loraprof wrote nothing: {error}", stacklevel=2)
         return self.done
 
     def finish(self) -> Path | None:
-        """Detaches, writes and returns ``path``. Raises MeasurementError when steps are missing."""
+        """Detaches, writes and returns ``path``. Raises MeasurementError when steps are missing or were refused."""
         session = self._detach()
         if session is None:
             raise UsageError(f"{self._target}: not being recorded", "not started, or another profile was started since")
+        if session.failure is not None:
+            raise session.failure
         if not session.done:
             raise MeasurementError(self._lacking(session), FEW_STEPS if session.steps else NO_STEPS)
         self.path = save(session, self._workload, self._target, self._force, self._tell)
@@ -143,7 +153,7 @@ class Profile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Writes what is complete, whatever the loop raised; raises MeasurementError when steps are missing."""
-        if self._session is not None and (error is None or self.done):
+        if self._session is not None and (error is None or self._session.done):
             self.finish()
         self._detach()
 
@@ -165,6 +175,9 @@ class Profile:
     def _complete(self) -> None:
         if self._call is not None and self._session is not None and self._session.steps > self._call + 1:
             raise _Complete
+
+    def _pace(self, step_ns: int, done: int) -> None:
+        self._tell(self._plan.pace(step_ns, done, torch.cuda.is_available()))
 
     def _detach(self) -> Session | None:
         session, self._session = self._session, None

@@ -238,6 +238,22 @@ def test_public_names_resolve() -> None:
         loraprof.nothing  # noqa: B018
 
 
+def test_a_profiler_of_the_loops_own_ends_it(training: Training, tmp_path: Path) -> None:
+    refused = "a profiler of its own"
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        for train in (training.step, training.train):
+            with pytest.raises(MeasurementError, match=refused):
+                loraprof.profile(train, tmp_path / "x.loraprof", **FEW)
+        p = loraprof.profile(tmp_path / "x.loraprof", **FEW).start()
+        training.step()
+        assert p.done
+        with pytest.warns(UserWarning, match=refused):
+            assert not p.poll(warn=True)
+    training.train(12)  # goes on unwatched
+    p.close()
+    assert (p.done, files(tmp_path)) == (False, [])
+
+
 def test_load_reads_recordings_only(tmp_path: Path) -> None:
     place = write_recording(tmp_path / "a.loraprof")
     assert loraprof.load(place).workload.name == "toy"

@@ -12,7 +12,7 @@ from torch import nn
 from loraprof.capture.calibrate import DTYPES
 from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.environment import device_info, environment
-from loraprof.capture.facts import autocast_of, module_table, parameter_table
+from loraprof.capture.facts import autocast_of, tables_of
 from loraprof.capture.gradient_cost import gradient_costs
 from loraprof.capture.markers import Markers
 from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, rank_and_world
@@ -53,7 +53,7 @@ def hook_cost_ns(markers: Markers) -> float:
 
 def recording_of(session: Session, workload: Workload, calibrate: bool = True) -> Recording:
     """Everything but the trace. ``workload`` fields left null are filled from what the session saw."""
-    modules, sites = module_table(session.markers)
+    modules, sites, parameters = session.tables or tables_of(session.markers)
     seen = {
         "tokens_per_step": session.tokens,
         "micro_batches": session.micro_batches,
@@ -72,7 +72,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         device=device_info(session.device),
         workload=msgspec.structs.replace(workload, **facts),
         modules=modules,
-        parameters=parameter_table(session.markers),
+        parameters=parameters,
         sites=sites,
         calls=session.markers.calls,
         timing=session.timing(),

@@ -16,7 +16,7 @@ except ImportError:  # the same package under its older name
 
 
 class ProfileCallback(Callback):  # type: ignore[misc]  # Lightning is untyped here
-    """Training stops when the recording is complete, or goes on unwatched with ``finish``."""
+    """Training stops when the recording is complete; with ``finish`` it goes on, whatever becomes of the recording."""
 
     def __init__(self, profile: Profile, finish: bool = False) -> None:
         self._profile, self._finish = profile, finish
@@ -25,7 +25,7 @@ class ProfileCallback(Callback):  # type: ignore[misc]  # Lightning is untyped h
         self._profile.describe(grad_clip=bool(trainer.gradient_clip_val)).start()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._profile.poll() and not self._finish:
+        if self._profile.poll(warn=self._finish) and not self._finish:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

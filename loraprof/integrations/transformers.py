@@ -14,7 +14,7 @@ from loraprof.api import Profile
 
 
 class ProfileCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Training stops when the recording is complete, or goes on unwatched with ``finish``."""
+    """Training stops when the recording is complete; with ``finish`` it goes on, whatever becomes of the recording."""
 
     def __init__(self, profile: Profile, finish: bool = False) -> None:
         self._profile, self._finish = profile, finish
@@ -27,7 +27,7 @@ class ProfileCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self._profile.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._profile.poll() and not self._finish:
+        if self._profile.poll(warn=self._finish) and not self._finish:
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
