@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
-from torch.profiler import ProfilerActivity, record_function
+from torch.profiler import record_function
 
 from loraprof.capture.boundary import StepBoundary
 from loraprof.capture.counting import Counting
@@ -31,11 +31,13 @@ from loraprof.capture.facts import (
     tokens_of,
 )
 from loraprof.capture.foreign import refuse_other_profiler, when_step_returns
+from loraprof.capture.kineto import prepare, session
 from loraprof.capture.markers import COUNTED, Markers
 from loraprof.capture.memory import available_bytes
 from loraprof.capture.nvml import NvmlSampler
 from loraprof.capture.plan import Plan
 from loraprof.capture.saved import SavedForBackward
+from loraprof.capture.timing_pass import TimingPass
 from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
 from loraprof.workloads.heap import keep_freed_memory, release, touch
@@ -85,9 +87,8 @@ class Session:
         self._compilations = 0
         self._padding: Padding | None = None
         self.recording = False
-        self._host: list[int] = []
-        self._events: list[Any] = []
-        self._samples: list[int] = []
+        self.timing: Timing | None = None
+        self._timed: TimingPass | None = None
         self._range: Any = None
         self._counting: Counting | None = None
         self._saved = SavedForBackward()
@@ -134,12 +135,6 @@ class Session:
     def salvaged(self) -> bool:
         """Whether at least one step was recorded whole before the script ended."""
         return self.profiler is not None and self.state == "profile" and self._left < self.plan.steps
-
-    def timing(self) -> Timing | None:
-        if not self._samples:
-            return None
-        clock = "cuda_event" if self._events else "perf_counter_ns"
-        return Timing(samples_ns=self._samples, dropped=self.plan.skip, clock=clock)
 
     def _look(self, optimizer: Optimizer) -> None:
         """After the counted step: before it, a step given a closure has no gradients yet."""
@@ -191,7 +186,6 @@ class Session:
             state = "count"
         self.state = state
         self._left = {
-            "timing": self.plan.timed,
             "count": self.plan.count,
             "warmup": self.plan.warmup,
             "profile": self.plan.steps,
@@ -204,30 +198,22 @@ class Session:
     def _leave_skip(self) -> None:
         refuse_other_profiler(thorough=True)
 
-    def _stamp(self) -> None:
-        self._host.append(time.perf_counter_ns())
-        if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record()
-            self._events.append(event)
-
     def _enter_timing(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self._compilations = compilations()
-        self._stamp()
+        self._timed = TimingPass(self.device, self.plan.timed)
+        self._timed.stamp()
 
     def _in_timing(self) -> None:
-        self._stamp()
-        self._left -= 1
+        assert self._timed is not None
+        self._timed.stamp()
+        if self._timed.enough():
+            self._left = 0
 
     def _leave_timing(self) -> None:
-        if self._events:
-            torch.cuda.synchronize(self.device)
-            pairs = zip(self._events[:-1], self._events[1:], strict=True)
-            self._samples = [round(a.elapsed_time(b) * 1e6) for a, b in pairs]
-        else:
-            self._samples = [b - a for a, b in zip(self._host[:-1], self._host[1:], strict=True)]
+        assert self._timed is not None
+        self.timing = self._timed.timing(self.plan.skip)
         self.compiled = compile_facts(self._compilations)
 
     def _enter_nvml(self) -> None:
@@ -286,12 +272,9 @@ class Session:
             self._steady_heap()
         self.markers.watch_gradients()
         self._padding = Padding(self.markers.roots[:1])
-        activities = [ProfilerActivity.CPU]
-        if self.device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
         refuse_other_profiler(thorough=True)
-        self.profiler = torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
-        self.profiler.prepare_trace()
+        self.profiler = session(self.device)
+        prepare(self.profiler)
 
     def _in_warmup(self) -> None:
         self._left -= 1
