@@ -21,14 +21,15 @@ batches = torch.utils.data.DataLoader(torch.randint(256, (4000, 64)), batch_size
 accelerator = Accelerator(gradient_accumulation_steps=4)
 model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
 with loraprof.profile(sys.argv[1], progress=accelerator.print) as profile:
-    for tokens in batches:
-        with accelerator.accumulate(model):
-            loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-        if profile.done:
-            break
+    while not profile.done:  # an epoch each
+        for tokens in batches:
+            with accelerator.accumulate(model):
+                loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+            if profile.done:
+                break
 
 workload = profile.recording.workload
 print(f"{workload.micro_batches} micro-batches, {workload.tokens_per_step} tokens per step")

@@ -22,7 +22,7 @@ data = [{"input_ids": row, "labels": row} for row in tokens]
 profile = loraprof.profile(sys.argv[1])
 with tempfile.TemporaryDirectory() as folder:
     arguments = TrainingArguments(
-        output_dir=folder, per_device_train_batch_size=4, max_steps=100, save_strategy="no", report_to=[]
+        output_dir=folder, per_device_train_batch_size=4, max_steps=10_000, save_strategy="no", report_to=[]
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[ProfileCallback(profile)])
     trainer.train()  # ends when the recording is complete; ProfileCallback(profile, finish=True) trains on

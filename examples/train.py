@@ -24,7 +24,7 @@ class LoRALinear(nn.Module):
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--lr", type=float, default=1e-3)
-parser.add_argument("--steps", type=int, default=200)
+parser.add_argument("--steps", type=int, default=10_000)
 options = parser.parse_args()
 
 torch.manual_seed(0)

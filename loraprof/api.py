@@ -190,8 +190,9 @@ class Profile:
         return session
 
     def _lacking(self, session: Session) -> str:
-        needed = self._plan.total(session.device.type == "cuda")
-        return f"the recording needs {needed} optimizer steps, {session.steps} were seen"
+        cuda = session.device.type == "cuda"
+        needed, least = self._plan.total(cuda), "at least " if cuda else ""
+        return f"the recording needs {least}{needed} optimizer steps, {session.steps} were seen"
 
     def _written(self) -> Path:
         if self.path is None:
@@ -221,7 +222,8 @@ def profile(
     whole ``train``) until it has seen enough. Then ``p.path`` is the recording and ``p.report`` its diagnosis.
 
     Counts are optimizer steps: ``skip`` pass before anything is measured, ``timed`` run with nothing attached,
-    ``steps`` are recorded; four more lie between. ``name`` is the workload's in the report, by default the running
+    ``steps`` are recorded; four more lie between. A GPU takes more: timing goes on until it is steady, and NVML is
+    sampled over seconds of steps. ``name`` is the workload's in the report, by default the running
     script's. ``force`` overwrites. ``progress`` (``print``, say) is told what happens.
 
     Raises UsageError for a bad name or count before anything runs, MeasurementError when the loop ends too early or
