@@ -68,14 +68,16 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     loss = (role == ROLE["loss"]) & (module >= 0)
     module[loss] = special[LOSS]
     module[in_optimizer], role[in_optimizer] = special[OPTIMIZER], ROLE["optimizer"]
+    work = np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
     closure = np.zeros(len(host) + 1, dtype=np.bool_)
     closure[optimizer[forward & (opens[host.name] >= 0)]] = True
     closure[-1] = False
-    outside = ~(in_optimizer | in_backward | marked) | (in_optimizer & closure[optimizer])
-    outside &= np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
+    outside = (~(in_optimizer | in_backward | marked) | (in_optimizer & closure[optimizer])) & work
     tops = (forward & (opens[host.name] >= 0), evaluate, optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
     module[state.unplaced_loss & (module < 0)] = special[LOSS]
+    around = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
+    role[work & (tree.nearest(around) >= 0)] = ROLE["comm"]
     enclosing = (opens[host.name] >= 0) | (names.optimizer[host.name] & annotation)
     call, issuer = _issued(trace, tree, enclosing)
     for column in (module, phase, role):

@@ -89,6 +89,7 @@ class Session:
         self.recording = False
         self.timing: Timing | None = None
         self._timed: TimingPass | None = None
+        self.first_step: int | None = None  # steps that passed before the first profiled one
         self._range: Any = None
         self._counting: Counting | None = None
         self._saved = SavedForBackward()
@@ -287,6 +288,7 @@ class Session:
             torch.cuda.synchronize(self.device)
 
     def _enter_profile(self) -> None:
+        self.first_step = self.steps
         self.profiler.start_trace()
         self.recording = True
         self._open(0)

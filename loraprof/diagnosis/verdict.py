@@ -61,8 +61,12 @@ def verdict(
     other: Counterfactual | None,
     found: list[Finding],
     unclear: str | None = None,
+    uncounted_bytes: int | None = None,
 ) -> Verdict:
-    """The predicted speed-up with its interval where the recording allows one; never a number without it."""
+    """The predicted speed-up with its interval where the recording allows one; never a number without it.
+
+    ``uncounted_bytes``: gradients that full fine-tuning would also reduce, in a time that is not known.
+    """
     cause = limiting(found)
     plain = Verdict(sentence=_where(step, adapter), limiting_cause=cause, unclear=unclear)
     if other is None or timing.unprofiled is None:
@@ -78,7 +82,7 @@ def verdict(
     text = (
         f"LoRA is predicted {word} full fine-tuning here: {units.ratio(speedup, decimals)} "
         f"[{units.ratio(low, decimals)}, {units.ratio(high, decimals)}] its speed, at most "
-        f"{units.ratio(ideal, decimals)} if the adapters were free. {plain.sentence}"
+        f"{units.ratio(ideal, decimals)} if the adapters were free{_besides(uncounted_bytes)}. {plain.sentence}"
     )
     return replace(
         plain,
@@ -89,3 +93,9 @@ def verdict(
         basis="predicted",
         ideal_speedup=ideal,
     )
+
+
+def _besides(uncounted_bytes: int | None) -> str:
+    if not uncounted_bytes:
+        return ""
+    return f"; the {units.nbytes(uncounted_bytes)} of gradients that full fine-tuning also reduces are not counted"
