@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.backward import Backward
+from loraprof.analysis.compiled import Compiled, CompiledRows, compile_ranges
 from loraprof.analysis.forward import forward_roles
 from loraprof.analysis.names import modules_of, names_of
 from loraprof.analysis.surroundings import place_between
@@ -32,6 +33,8 @@ class Attribution:
     disagreements: int | None
     marked: bool  # module markers say where forward work belongs
     notes: tuple[str, ...]
+    compiled: CompiledRows | None = None
+    compiling: Bool | None = None  # per host row: inside a range in which the compiler worked
 
 
 def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
@@ -62,11 +65,16 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     disagreements = state.fill(module, role)
     paths = [m.path or "<model>" for m in table]
     special = {name: len(paths) + i for i, name in enumerate((OPTIMIZER, GRAD_CLIP, LOSS))}
+    compiled = Compiled(trace, recording, table, tree, evaluate).fill(special[LOSS], module, phase, role)
     loss = (role == ROLE["loss"]) & (module >= 0)
     module[loss] = special[LOSS]
     module[in_optimizer], role[in_optimizer] = special[OPTIMIZER], ROLE["optimizer"]
+    opened = forward & (opens[host.name] >= 0)
+    if compiled is not None:
+        marked = marked | (compiled.inside & ~in_backward)
+        opened |= compiled.inside & (phase == PHASE["forward"]) & (host.kind == HostKind.ANNOTATION)
     outside = ~(in_optimizer | in_backward | marked) & np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
-    tops = (forward & (opens[host.name] >= 0), evaluate, optimizer)
+    tops = (opened, evaluate, optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
     if state.unplaced_loss is not None:
         module[state.unplaced_loss & (module < 0)] = special[LOSS]
@@ -78,7 +86,8 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     notes = [f"{tree.crossing} threads hold ranges that cross instead of nesting"] if tree.crossing else []
     if recording is not None and not known:
         notes.append("no module markers in the trace: roles of forward work and the adapter's time are unknown")
-    return Attribution((*paths, *special), module, phase, role, tree, disagreements, known, tuple(notes))
+    return Attribution((*paths, *special), module, phase, role, tree, disagreements, known, tuple(notes), compiled,
+                       compile_ranges(trace, tree))
 
 
 def _issued(trace: Trace, tree: Tree, enclosing: Bool) -> tuple[Int64, Int64]:

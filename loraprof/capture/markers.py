@@ -4,11 +4,17 @@ While installed, every ``nn.Module`` call opens a range ``loraprof::m<id>`` (``_
 Python ``record_function`` costs forty times that) and stores the autograd sequence number before and after the
 call. Node s of a thread belongs to the innermost call with ``before <= s < after``. Post-hooks are registered
 with ``always_call=True``: non-reentrant checkpointing ends its recompute with an exception.
+
+A compiled region calls no hooks, so the modules inside it leave no markers; the module that enters it does. Dynamo must
+neither see the hooks while it compiles (``pause``), for then they become part of the graph, nor take their Python for
+code to compile (``never_compiled``).
 """
 
+import sys
 import threading
-from collections.abc import Iterable
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -20,6 +26,7 @@ from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 
 _Range: Any = torch._C._profiler._RecordFunctionFast
 _sequence_nr: Any = vars(torch.autograd)["_get_sequence_nr"]
+_HOOKS_SEEN: Final = r"Using `torch\.compile\(module\)` when there are global hooks"
 
 
 class Markers:
@@ -34,23 +41,44 @@ class Markers:
         self.embedded = 0  # elements the largest embedding looked up during recorded forward calls
         self._vocabulary = 0
         self._local = threading.local()
-        self._handles: list[RemovableHandle] = []
-        self._backward: set[int] = set()
+        self._hooks: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle] = []  # of gradients
+        self._installed = False
+        self._silenced: Any = None
 
     def install(self) -> None:
         """From here on module calls leave markers. Raises RuntimeError when already installed."""
-        if self._handles:
+        if self._installed:
             raise RuntimeError("markers are installed")
-        self._handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave, always_call=True),
-        ]
+        never_compiled(Markers._enter, Markers._leave, Markers._stack, Markers._look_up, Markers.adopt)
+        warnings.filterwarnings("ignore", message=_HOOKS_SEEN)  # the hooks are not the user's
+        self._silenced = warnings.filters[0]
+        self._installed = True
+        self.resume()
+
+    def pause(self) -> None:
+        """Takes the module hooks off for a while; open ranges stay open."""
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks = []
+
+    def resume(self) -> None:
+        """Puts the hooks back where ``install`` had put them."""
+        if self._installed and not self._hooks:
+            self._hooks = [
+                register_module_forward_pre_hook(self._enter),
+                register_module_forward_hook(self._leave, always_call=True),
+            ]
 
     def remove(self) -> None:
         """Takes every hook away and closes ranges an exception left open."""
+        self._installed = False
+        self.pause()
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        if self._silenced in warnings.filters:
+            warnings.filters.remove(self._silenced)  # type: ignore[attr-defined]
         for marker, *_ in reversed(self._stack()):
             marker.__exit__(None, None, None)
         self._stack().clear()
@@ -66,10 +94,11 @@ class Markers:
         """Numbers the modules and parameters of root modules, in order of definition."""
         for root in roots:
             self.roots.append(root)
-            for module in root.modules():
+            modules = [module for _, module in named_modules(root)]
+            for module in modules:
                 self.ids.setdefault(module, len(self.ids))
             seen = {id(p) for _, _, p in self.parameters}
-            for module in root.modules():
+            for module in modules:
                 for name, parameter in module._parameters.items():
                     if parameter is not None and id(parameter) not in seen:
                         seen.add(id(parameter))
@@ -99,6 +128,8 @@ class Markers:
     def _enter(self, module: nn.Module, args: Any) -> None:
         number = self.ids.get(module)
         if number is None:
+            if is_wrapper(module):
+                return
             if not self._stack():
                 self.adopt([module])
             number = self.ids.setdefault(module, len(self.ids))
@@ -118,7 +149,7 @@ class Markers:
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         stack = self._stack()
         number = self.ids.get(module)
-        while stack:
+        while stack and number is not None:
             marker, opened, before = stack.pop()
             marker.__exit__(None, None, None)
             if opened == number:
@@ -128,6 +159,31 @@ class Markers:
                         ModuleCall(opened, threading.get_native_id(), before, _sequence_nr(), recompute, self.step)
                     )
                 return
+
+
+def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As ``root.named_modules()``, but for the wrappers of ``torch.compile``: neither they nor their names count."""
+    for name, module in root.named_modules():
+        if not is_wrapper(module):
+            yield plain(name), module
+
+
+def plain(name: str) -> str:
+    """The name of a module or parameter without the wrappers of ``torch.compile``."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """What ``torch.compile(module)`` returns: it calls the module."""
+    return type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
+
+
+def never_compiled(*functions: Callable[..., Any]) -> None:
+    """Dynamo runs these as they are, wherever they are called; what they call is another matter."""
+    decorators = sys.modules.get("torch._dynamo.decorators")
+    skip: Any = getattr(decorators, "skip_code", None)
+    for function in functions if skip is not None else ():
+        skip(function.__code__)
 
 
 def _gradient_marker(number: int) -> Any:

@@ -4,18 +4,21 @@ import datetime
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 from torch import nn
 
 from loraprof.capture.calibration_cache import cached_calibration
+from loraprof.capture.cuda_graphs import graph_nodes
 from loraprof.capture.environment import device_info, environment
 from loraprof.capture.facts import module_table, parameter_table
 from loraprof.capture.markers import Markers
 from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, rank_and_world
 from loraprof.capture.session import Session
 from loraprof.capture.training_cost import training_cost
+from loraprof.model.compilation import Compilation
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, Workload
 from loraprof.store.recordings import RecordingWriter, disk
 
@@ -53,12 +56,13 @@ def hook_cost_ns(markers: Markers) -> float:
 def recording_of(session: Session, workload: Workload, calibrate: bool = True) -> Recording:
     """Everything but the trace. ``workload`` fields left null are filled from what the session saw."""
     modules, sites = module_table(session.markers)
-    seen = {
+    compilation = _compilation(session, modules)
+    seen: dict[str, Any] = {
         "tokens_per_step": session.tokens,
         "micro_batches": session.micro_batches,
         "optimizer": session.optimizer,
         "missing_gradients": session.missing,
-        **session.compiled,
+        **_compile_facts(compilation),
     }
     tokens = workload.tokens_per_step or session.tokens
     if session.real_share is not None and tokens:
@@ -80,6 +84,8 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
             "boundary_hook": session.boundary.cost_ns / max(session.boundary.calls, 1),
             "module_marker": hook_cost_ns(session.markers),
         },
+        compilation=compilation,
+        graph_nodes=graph_nodes(),
         notes=session.notes,
     )
     if not calibrate:
@@ -92,6 +98,25 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
     cost = training_cost(frozen, session.twin) if session.twin is not None and sites else None
     notes = [*recording.notes, *notes]
     return msgspec.structs.replace(recording, calibration=calibration, training_cost=cost, notes=notes)
+
+
+def _compilation(session: Session, modules: list[ModuleInfo]) -> Compilation | None:
+    found = session.watch.compilation()
+    if found is None:
+        return None
+    graphs = session.watch.provenance.graphs(session.markers.ids, modules)
+    return msgspec.structs.replace(found, graphs=graphs)
+
+
+def _compile_facts(compilation: Compilation | None) -> dict[str, bool | int]:
+    """Recompilations count from the end of the warm-up steps."""
+    if compilation is None:
+        return {"compiled": False}
+    return {
+        "compiled": True,
+        "graph_breaks": sum(p.graph_breaks for p in compilation.passes),
+        "recompiles": sum(p.recompilations for p in compilation.passes if p.name != "skip"),
+    }
 
 
 def save(

@@ -3,6 +3,8 @@
     skip → timing (nothing attached) → nvml (CUDA) → count (dispatch mode) → warm-up → profile → done
 
 P is last because training may stay slower after CUPTI was active, and it is the only profiler session of the process.
+The step of pass C runs without ``torch.compile``: a frame that dynamo meets under a dispatch mode it never compiles nor
+runs compiled again.
 """
 
 import os
@@ -11,22 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, record_function
 
 from loraprof.capture.boundary import StepBoundary
+from loraprof.capture.compile_watch import CompileWatch
 from loraprof.capture.counting import Counting
-from loraprof.capture.facts import (
-    Padding,
-    compilations,
-    compile_facts,
-    memory_of,
-    missing_gradients,
-    optimizer_name,
-    tokens_of,
-)
+from loraprof.capture.facts import Padding, memory_of, missing_gradients, optimizer_name, tokens_of
 from loraprof.capture.markers import Markers
 from loraprof.capture.nvml import NvmlSampler
 from loraprof.capture.plan import Plan
@@ -68,8 +62,8 @@ class Session:
         self.tokens: int | None = None
         self.micro_batches: int | None = None
         self.real_share: float | None = None  # real tokens of all
-        self.compiled: dict[str, bool | int] = {}
-        self._compilations = 0
+        self.watch = CompileWatch(self._pause, self._resume)
+        self._eager: Any = None
         self._padding: Padding | None = None
         self.recording = False
         self._host: list[int] = []
@@ -83,11 +77,15 @@ class Session:
         self._late: Any = None
 
     def install(self) -> None:
+        self.watch.install()
+        self.watch.begin("skip")
         self.boundary.install()
 
     def remove(self) -> None:
         """Removes every hook; safe to call at any moment, more than once."""
         self.boundary.remove()
+        self.watch.remove()
+        self._compile_again()
         self.stop_profiler()
         self.markers.remove()
         self._saved.close()
@@ -123,10 +121,22 @@ class Session:
             self.optimizer = optimizer_name(optimizer)
             self.twin = optimizer
 
+    def _pause(self) -> None:
+        self.markers.pause()
+        if self._padding is not None:
+            self._padding.pause()
+
+    def _resume(self) -> None:
+        self.markers.resume()
+        if self._padding is not None:
+            self._padding.resume()
+
     def _after(self, optimizer: Optimizer) -> None:
         self.steps += 1
         if self.state == "done":
+            self._stop_late()  # the step called no module outside compiled code
             return
+        self.watch.step()
         if self.steps == 1:
             first = next((p for g in optimizer.param_groups for p in g["params"]), None)
             self.device = first.device if first is not None else self.device
@@ -141,6 +151,7 @@ class Session:
             self.notes.append("NVML: the step runs on the CPU")
             state = "count"
         self.state = state
+        self.watch.begin(state)
         self._left = {
             "timing": self.plan.timed,
             "count": self.plan.count,
@@ -165,7 +176,6 @@ class Session:
     def _enter_timing(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        self._compilations = compilations()
         self._stamp()
 
     def _in_timing(self) -> None:
@@ -179,7 +189,6 @@ class Session:
             self._samples = [round(a.elapsed_time(b) * 1e6) for a, b in pairs]
         else:
             self._samples = [b - a for a, b in zip(self._host[:-1], self._host[1:], strict=True)]
-        self.compiled = compile_facts(self._compilations)
 
     def _enter_nvml(self) -> None:
         uuid = f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
@@ -206,6 +215,13 @@ class Session:
     def _enter_count(self) -> None:
         self.markers.install()
         self.markers.step = -1
+        if self.watch.compiled:
+            stance: Any = getattr(torch.compiler, "set_stance", None)  # torch 2.6
+            if stance is None:
+                self.notes.append("work was not counted: this torch cannot run a compiled step uncompiled")
+                return
+            self._eager = stance("force_eager")
+            self.notes.append("work and activations were counted in a step that ran uncompiled")
         self._saved.open()
         self._counting = Counting(self.markers.where)
         self._counting.open()
@@ -213,12 +229,18 @@ class Session:
     def _in_count(self) -> None:
         self._left -= 1
 
+    def _compile_again(self) -> None:
+        if self._eager is not None:
+            self._eager.__exit__(None, None, None)
+            self._eager = None
+
     def _leave_count(self) -> None:
-        assert self._counting is not None
-        self._counting.close()
-        self._saved.close()
-        self.counted = self._counting.counted(self.markers.owner)
-        self._counting = None
+        if self._counting is not None:
+            self._counting.close()
+            self._saved.close()
+            self.counted = self._counting.counted(self.markers.owner)
+            self._counting = None
+        self._compile_again()
         self.tokens = tokens_of(self.markers)
         roots = {self.markers.ids[r] for r in self.markers.roots[:1]}
         self.micro_batches = sum(c.module in roots and not c.recompute for c in self.markers.calls) or None
@@ -262,6 +284,7 @@ class Session:
 
     def _open(self, index: int) -> None:
         self.markers.step = index
+        self.watch.begin(f"ProfilerStep#{index}")
         self._range = _open_range(f"ProfilerStep#{index}")
 
     def _leave_profile(self) -> None:
@@ -269,10 +292,11 @@ class Session:
 
     def _enter_done(self) -> None:
         """The optimizer's own range is still open: the profiler stops at the next module call, or in ``remove``."""
-        self._late = register_module_forward_pre_hook(self._stop_late)
+        uncompiled: Any = torch.compiler.disable
+        self._late = register_module_forward_pre_hook(uncompiled(self._stop_late))
         self._on_done()
 
-    def _stop_late(self, module: nn.Module, args: Any) -> None:
+    def _stop_late(self, *_: Any) -> None:
         self.stop_profiler()
         self.markers.remove()
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from loraprof.capture.markers import named_modules
 from loraprof.model.recording import AdapterSite
 
 
@@ -26,7 +27,7 @@ def find_sites(root: nn.Module) -> list[Found]:
     """Adapted layers of a model, in module order; nested modules belong to one site only."""
     taken: set[nn.Module] = set()
     out: list[Found] = []
-    names = dict(root.named_modules())
+    names = dict(named_modules(root))
     for path, module in names.items():
         found = _peft(path, module) or _handwritten(path, module, names)
         if found and not taken & set(found.parts):

@@ -12,6 +12,7 @@ from loraprof.diagnosis import tables
 from loraprof.diagnosis.busy import busy_of
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.ceiling import ceiling_of, ceilings
+from loraprof.diagnosis.compiled import compiled, compiled_notes
 from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
 from loraprof.diagnosis.findings import findings
 from loraprof.diagnosis.limits import limits_of
@@ -22,6 +23,7 @@ from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import (
     Adapter,
     Closure,
+    CompiledReport,
     Finding,
     Kernel,
     ModuleRow,
@@ -49,6 +51,7 @@ class _Explained:
     replay: Replay | None
     findings: list[Finding]
     notes: list[str]
+    compiled: CompiledReport | None = None
 
 
 def build_report(
@@ -77,6 +80,7 @@ def build_report(
         findings=explained.findings,
         closure=_with_notes(analysis, recording, notes),
         traffic=explained.traffic,
+        compiled=explained.compiled,
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
     )
 
@@ -99,6 +103,7 @@ def _explain(
     if step.wall_ns:
         found = findings(Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other))
     covered = uncovered(ledger, busy, moved)
+    made = compiled(analysis, ledger, busy)
     return _Explained(
         verdict=verdict(step, adapter, timing, other, found),
         timing=timing,
@@ -108,7 +113,8 @@ def _explain(
         traffic=moved,
         replay=replayed(analysis, ledger.window, timing.unprofiled),
         findings=found,
-        notes=[covered] if covered else [],
+        notes=[*compiled_notes(made, recording.compilation if recording else None), *([covered] if covered else [])],
+        compiled=made,
     )
 
 

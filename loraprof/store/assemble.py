@@ -1,5 +1,6 @@
 """How do the rows of a file become a Trace: sorted, without duplicates, the same for any order of events?"""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,7 +25,12 @@ from loraprof.model.vocabulary import MARKER_PREFIX, HostKind
 from loraprof.store.columns import Column, Growing, Interner, equal_to_previous, ranked, sort_rows
 from loraprof.store.nanoseconds import LIMIT_NS, MISSING, NOT_FINITE
 
-_RANGES: Final = ("ProfilerStep#", "Optimizer.", "enumerate(DataLoader)#")  # ops in files of 2021
+# Ranges written as ops: the first three in files of 2021, the others by torch.compile, at run time and at work.
+_RANGES: Final = re.compile(
+    r"^(ProfilerStep#|Optimizer\.|enumerate\(DataLoader\)#"
+    r"|TorchDynamo Cache Lookup|Torch-Compiled Region|Pregraph bytecode|AOTDispatcher )"
+    r"|^(dynamo|entire_frame_compile|inductor_compile)$|\(dynamo_timed\)$"
+)
 InputTexts = tuple[bytes, bytes, bytes, bytes]  # dims, types, strides, concrete inputs as JSON
 Thread = tuple[int | str | None, int | str | None]
 
@@ -166,7 +172,7 @@ def _home_threads(interner: Interner[Thread], host: dict[str, Column]) -> Int32:
 
 def _host_table(rows: dict[str, Column], names: tuple[str, ...]) -> tuple[HostTable, int]:
     marker = np.array([name.startswith(MARKER_PREFIX) for name in names], np.bool_)
-    ranged = np.array([name.startswith(_RANGES) for name in names], np.bool_)
+    ranged = np.array([bool(_RANGES.search(name)) for name in names], np.bool_)
     code = rows.pop("code")
     if len(code):
         is_op = code // 16 == HostKind.OP

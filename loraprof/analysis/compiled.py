@@ -1,0 +1,153 @@
+"""Who issued the work inside compiled regions, where modules leave no markers?
+
+A region is entered under ``Torch-Compiled Region: <compile id>``; inside ``## Call CompiledFxGraph … ##`` (torch before
+2.5: ``CompiledFunction``) the generated code calls kernel after kernel. A backward graph runs in the autograd node of
+the forward region with the same sequence number. Where the recording says what a graph's calls are made of, they are
+matched by order; else names and shapes tell what they can, and the rest is ``other`` in the module that was entered.
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.compiled_graphs import Graphs, Placed
+from loraprof.analysis.kernel_names import role_of_kernel, role_of_product
+from loraprof.analysis.sequence import forward_owner
+from loraprof.analysis.tree import Tree
+from loraprof.model.recording import ModuleInfo, Recording
+from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
+from loraprof.model.vocabulary import PHASE, ROLE, HostKind
+
+REGION = re.compile(r"^Torch-Compiled Region(?:: (.+))?$")
+_CALL = "## Call CompiledFxGraph"
+_FUNCTION, _BACKWARD = "CompiledFunction", "CompiledFunctionBackward"
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::linear", "mkldnn::_linear_pointwise", "mkl::_mkl_linear")
+COMPILING = re.compile(r"\(dynamo_timed\)$|^(dynamo|entire_frame_compile|inductor_compile)$")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledRows:
+    """Flags of host rows. ``known``: attributed by what the compiler said the kernel is made of."""
+
+    inside: Bool  # a compiled region, or what runs in it
+    call: Bool  # a kernel call of generated code, or what runs in it
+    known: Bool
+    mixed: Bool  # adapter ops in a kernel that counts as another role
+
+
+def compile_ranges(trace: Trace, tree: Tree) -> Bool | None:
+    """Host rows that are, or lie in, ranges in which the compiler was at work; None where it nowhere was."""
+    named = np.array([bool(COMPILING.search(n)) for n in trace.names] or [False])
+    if not named.any():
+        return None
+    flag: Bool = tree.nearest(named[trace.host.name]) >= 0
+    return flag
+
+
+def compilations(trace: Trace, tree: Tree, compiling: Bool | None) -> Int64:
+    """The outermost ranges in which the compiler was at work: host rows."""
+    if compiling is None:
+        return np.zeros(0, dtype=np.int64)
+    rows = np.flatnonzero(compiling & (trace.host.kind == HostKind.ANNOTATION))
+    above = tree.parent[rows]
+    return rows[(above < 0) | ~compiling[np.maximum(above, 0)]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Names:
+    region: Bool
+    call: Bool
+    function: Bool
+    backward: Bool
+
+
+def _names(trace: Trace) -> _Names:
+    names = trace.names or ("",)
+    return _Names(
+        region=np.array([bool(REGION.match(n)) for n in names]),
+        call=np.array([n.startswith(_CALL) for n in names]),
+        function=np.array([n == _FUNCTION for n in names]),
+        backward=np.array([n == _BACKWARD for n in names]),
+    )
+
+
+class Compiled:
+    """Fills module, phase and role of rows inside compiled regions, in place."""
+
+    def __init__(
+        self, trace: Trace, recording: Recording | None, table: list[ModuleInfo], tree: Tree, evaluate: Int32
+    ) -> None:
+        self.trace, self.tree, self.evaluate = trace, tree, evaluate
+        self.sites = recording.sites if recording else []
+        self.graphs = Graphs(recording, table)
+        self.names = _names(trace)
+
+    def fill(self, loss: int, module: Int32, phase: Int8, role: Int8) -> CompiledRows | None:
+        """``loss`` is the number of the loss among the owners. None: nothing was compiled, or the trace hides it."""
+        names, host, tree = self.names, self.trace.host, self.tree
+        if not (names.region.any() or names.function.any()):
+            return None
+        region = tree.nearest(names.region[host.name])
+        backward = tree.nearest(names.backward[host.name])
+        inside = (region >= 0) | (backward >= 0) | (tree.nearest(names.function[host.name]) >= 0)
+        scopes = np.flatnonzero(names.call[host.name])
+        if not len(scopes):
+            scopes = np.flatnonzero((names.function | names.backward)[host.name] & (host.kind == HostKind.OP))
+        idle = inside & (phase == PHASE["other"])
+        phase[idle] = PHASE["forward"]
+        role[inside] = ROLE["other"]
+        calls = np.full(len(host), -1, dtype=np.int32)  # per row: the kernel call it is
+        known, mixed = (np.zeros(len(host), dtype=np.bool_) for _ in range(2))
+        source = self._sources(scopes, region, backward)
+        for scope, children in self._children(scopes).items():
+            forward = source.get(scope, scope)
+            entered = int(module[forward])
+            where = REGION.match(self.trace.names[host.name[region[forward]]]) if region[forward] >= 0 else None
+            placed = self._placed(children, (where[1] or "") if where else "", scope in source, entered)
+            calls[children] = children
+            for row, place in zip(children.tolist(), placed, strict=True):
+                known[row] = place is not None
+                if place is None:
+                    module[row], role[row] = entered, self._guess(row, scope in source)
+                    continue
+                module[row] = loss if isinstance(place.module, str) else place.module
+                role[row], mixed[row] = place.role, place.mixed
+        call = tree.nearest(calls >= 0)
+        call[~inside] = -1
+        rows = np.flatnonzero(call >= 0)
+        for column in (module, role, known, mixed):
+            column[rows] = column[call[rows]]
+        return CompiledRows(inside, call >= 0, known, mixed)
+
+    def _sources(self, scopes: Int64, region: Int32, backward: Int32) -> dict[int, int]:
+        """Backward scopes, each with the forward row it differentiates (itself where that is not in the trace)."""
+        host, depth = self.trace.host, np.append(self.tree.depth, -1)
+        mine = scopes[(backward[scopes] >= 0) & (depth[backward[scopes]] > depth[region[scopes]])]
+        nodes = self.evaluate[mine].astype(np.int64)
+        functions = np.flatnonzero(self.names.function[host.name] & (host.sequence >= 0) & (host.fwd_thread == 0))
+        numbered = np.unique(nodes[nodes >= 0])
+        owner = dict(zip(numbered.tolist(), forward_owner(self.trace, functions, numbered).tolist(), strict=True))
+        found = ((s, owner.get(n, -1)) for s, n in zip(mine.tolist(), nodes.tolist(), strict=True))
+        return {scope: forward if forward >= 0 else scope for scope, forward in found}
+
+    def _children(self, scopes: Int64) -> dict[int, Int64]:
+        """The ops that each scope calls itself, in order."""
+        host = self.trace.host
+        rows = np.flatnonzero((host.kind == HostKind.OP) & np.isin(self.tree.parent, scopes))
+        out: dict[int, list[int]] = defaultdict(list)
+        for row, scope in zip(rows.tolist(), self.tree.parent[rows].tolist(), strict=True):
+            out[scope].append(row)
+        return {scope: np.array(mine, dtype=np.int64) for scope, mine in out.items()}
+
+    def _placed(self, children: Int64, region: str, backward: bool, inside: int) -> list[Placed | None]:
+        names = [self.trace.names[i] for i in self.trace.host.name[children]]
+        return self.graphs.place(region, backward, names, inside) or [None] * len(names)
+
+    def _guess(self, row: int, backward: bool) -> int:
+        host = self.trace.host
+        name, shape = self.trace.names[host.name[row]], int(host.shapes[row])
+        if name in _PRODUCTS:
+            return ROLE[role_of_product(name, self.trace.shapes[shape] if shape >= 0 else None, self.sites, backward)]
+        return ROLE[role_of_kernel(name)]
