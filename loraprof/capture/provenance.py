@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from torch import nn
 
+from loraprof.analysis.compiled_graphs import spelled
 from loraprof.model.compilation import CompiledCall, CompiledGraph, FusedOp
 from loraprof.model.recording import ModuleInfo
 
@@ -88,7 +89,7 @@ class Provenance:
         if key not in self._graphs:
             self._held.append(graph)
         ops: Ops = {}
-        for node in _nodes(node_schedule, is_extern):
+        for node in _nodes(node_schedule, kernel, is_extern):
             op, number = _op_of(node), node.meta.get("seq_nr", -1)
             if op is not None:
                 least, count = ops.get((_origin(node.meta), op), (number, 0))
@@ -153,11 +154,13 @@ def _rebind(ours: Any, theirs: Any) -> None:
             setattr(module, _FUNCTION, theirs)
 
 
-def _nodes(node_schedule: Any, is_extern: bool) -> list[Any]:
-    """The distinct FX nodes behind a kernel call."""
+def _nodes(node_schedule: Any, kernel: str, is_extern: bool) -> list[Any]:
+    """The distinct FX nodes behind a kernel call. An operator that stayed one is its own node, not what feeds it."""
+    if is_extern and node_schedule.origin_node is not None:
+        return [node_schedule.origin_node]
     if is_extern:
-        exact = node_schedule.origin_node
-        return [exact] if exact is not None else list(node_schedule.origins)
+        origins = list(node_schedule.origins)
+        return [n for n in origins if spelled(_qualified(n.target) or "") == spelled(kernel)] or origins
     buffers = (getattr(scheduled, "node", None) for scheduled in node_schedule)
     return list(dict.fromkeys(origin for buffer in buffers if buffer is not None for origin in buffer.origins))
 
