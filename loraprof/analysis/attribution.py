@@ -65,7 +65,9 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     disagreements = state.fill(module, role)
     paths = [m.path or "<model>" for m in table]
     special = {name: len(paths) + i for i, name in enumerate((OPTIMIZER, GRAD_CLIP, LOSS))}
-    compiled = Compiled(trace, recording, table, tree, evaluate).fill(special[LOSS], module, phase, role)
+    compiled = Compiled(trace, recording, table, tree, evaluate).fill(
+        marker, special[LOSS], module, phase, role
+    )
     loss = (role == ROLE["loss"]) & (module >= 0)
     module[loss] = special[LOSS]
     module[in_optimizer], role[in_optimizer] = special[OPTIMIZER], ROLE["optimizer"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loraprof.analysis.compiled_graphs import Graphs, Placed
+from loraprof.analysis.compiled_graphs import Graphs, Scope
 from loraprof.analysis.kernel_names import role_of_kernel, role_of_product
 from loraprof.analysis.sequence import forward_owner
 from loraprof.analysis.tree import Tree
@@ -31,10 +31,12 @@ COMPILING = re.compile(r"\(dynamo_timed\)$|^(dynamo|entire_frame_compile|inducto
 class CompiledRows:
     """Flags of host rows. ``known``: attributed by what the compiler said the kernel is made of."""
 
-    inside: Bool  # a compiled region, or what runs in it
+    inside: Bool  # generated code, or what runs in it
     call: Bool  # a kernel call of generated code, or what runs in it
     known: Bool
     mixed: Bool  # adapter ops in a kernel that counts as another role
+    scopes: dict[int, Scope]  # host rows in which generated code calls kernel after kernel
+    graphs: Graphs
 
 
 def compile_ranges(trace: Trace, tree: Tree) -> Bool | None:
@@ -77,49 +79,66 @@ class Compiled:
     """Fills module, phase and role of rows inside compiled regions, in place."""
 
     def __init__(
-        self, trace: Trace, recording: Recording | None, table: list[ModuleInfo], tree: Tree, evaluate: Int32
+        self,
+        trace: Trace,
+        recording: Recording | None,
+        table: list[ModuleInfo],
+        tree: Tree,
+        evaluate: Int32,
     ) -> None:
         self.trace, self.tree, self.evaluate = trace, tree, evaluate
         self.sites = recording.sites if recording else []
         self.graphs = Graphs(recording, table)
         self.names = _names(trace)
 
-    def fill(self, loss: int, module: Int32, phase: Int8, role: Int8) -> CompiledRows | None:
-        """``loss`` is the number of the loss among the owners. None: nothing was compiled, or the trace hides it."""
+    def fill(self, marker: Int32, loss: int, module: Int32, phase: Int8, role: Int8) -> CompiledRows | None:
+        """``marker``: per row the nearest module marker. ``loss``: the number of the loss among the owners.
+
+        None: nothing was compiled, or the trace hides it.
+        """
         names, host, tree = self.names, self.trace.host, self.tree
         if not (names.region.any() or names.function.any()):
             return None
         region = tree.nearest(names.region[host.name])
         backward = tree.nearest(names.backward[host.name])
-        inside = (region >= 0) | (backward >= 0) | (tree.nearest(names.function[host.name]) >= 0)
+        code = tree.nearest((names.function | names.backward | names.call)[host.name])
+        depth = np.append(tree.depth, -1)
+        inside = (code >= 0) & (depth[code] > depth[marker])  # a graph may be cut: a module then runs as it is
         scopes = np.flatnonzero(names.call[host.name])
         if not len(scopes):
             scopes = np.flatnonzero((names.function | names.backward)[host.name] & (host.kind == HostKind.OP))
-        idle = inside & (phase == PHASE["other"])
-        phase[idle] = PHASE["forward"]
+        phase[(inside | (region >= 0)) & (phase == PHASE["other"])] = PHASE["forward"]
         role[inside] = ROLE["other"]
         calls = np.full(len(host), -1, dtype=np.int32)  # per row: the kernel call it is
         known, mixed = (np.zeros(len(host), dtype=np.bool_) for _ in range(2))
-        source = self._sources(scopes, region, backward)
-        for scope, children in self._children(scopes).items():
-            forward = source.get(scope, scope)
-            entered = int(module[forward])
-            where = REGION.match(self.trace.names[host.name[region[forward]]]) if region[forward] >= 0 else None
-            placed = self._placed(children, (where[1] or "") if where else "", scope in source, entered)
+        entered = self._scopes(scopes, region, backward, module)
+        for row, children in self._children(scopes).items():
+            scope = entered[row]
+            called = [self.trace.names[i] for i in host.name[children]]
+            placed = self.graphs.place(scope, called) or [None] * len(called)
             calls[children] = children
-            for row, place in zip(children.tolist(), placed, strict=True):
-                known[row] = place is not None
+            for child, place in zip(children.tolist(), placed, strict=True):
+                known[child] = place is not None
                 if place is None:
-                    module[row], role[row] = entered, self._guess(row, scope in source)
+                    module[child], role[child] = scope.inside, self._guess(child, scope.backward)
                     continue
-                module[row] = loss if isinstance(place.module, str) else place.module
-                role[row], mixed[row] = place.role, place.mixed
+                module[child] = loss if isinstance(place.module, str) else place.module
+                role[child], mixed[child] = place.role, place.mixed
         call = tree.nearest(calls >= 0)
         call[~inside] = -1
         rows = np.flatnonzero(call >= 0)
         for column in (module, role, known, mixed):
             column[rows] = column[call[rows]]
-        return CompiledRows(inside, call >= 0, known, mixed)
+        return CompiledRows(inside, call >= 0, known, mixed, entered, self.graphs)
+
+    def _scopes(self, scopes: Int64, region: Int32, backward: Int32, module: Int32) -> dict[int, Scope]:
+        host, source = self.trace.host, self._sources(scopes, region, backward)
+        out = {}
+        for row in scopes.tolist():
+            forward = source.get(row, row)
+            where = REGION.match(self.trace.names[host.name[region[forward]]]) if region[forward] >= 0 else None
+            out[row] = Scope((where[1] or "") if where else "", row in source, int(module[forward]))
+        return out
 
     def _sources(self, scopes: Int64, region: Int32, backward: Int32) -> dict[int, int]:
         """Backward scopes, each with the forward row it differentiates (itself where that is not in the trace)."""
@@ -140,10 +159,6 @@ class Compiled:
         for row, scope in zip(rows.tolist(), self.tree.parent[rows].tolist(), strict=True):
             out[scope].append(row)
         return {scope: np.array(mine, dtype=np.int64) for scope, mine in out.items()}
-
-    def _placed(self, children: Int64, region: str, backward: bool, inside: int) -> list[Placed | None]:
-        names = [self.trace.names[i] for i in self.trace.host.name[children]]
-        return self.graphs.place(region, backward, names, inside) or [None] * len(names)
 
     def _guess(self, row: int, backward: bool) -> int:
         host = self.trace.host

@@ -32,6 +32,15 @@ class Placed:
     mixed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A run of generated code: its compile id, its direction, and the module that was running (-1 none)."""
+
+    region: str
+    backward: bool
+    inside: int
+
+
 class Graphs:
     """The compiled graphs of a recording, by compile id and direction."""
 
@@ -45,22 +54,45 @@ class Graphs:
         for graph in compilation.graphs if compilation else ():
             self._graphs[graph.region, graph.backward].append(graph)
 
-    def place(self, region: str, backward: bool, calls: Sequence[str], inside: int) -> list[Placed | None] | None:
+    def place(self, scope: Scope, calls: Sequence[str]) -> list[Placed | None] | None:
         """What each of ``calls`` (names of a trace) is, None for what is no call of the graph.
 
-        ``inside`` is the module that was running, -1 none. None where no graph has these calls in this order.
+        None where no graph has these calls in this order.
         """
-        for graph in self._graphs.get((region, backward), ()):
+        for graph in self._graphs.get((scope.region, scope.backward), ()):
             rows = aligned([call.kernel for call in graph.calls], calls)
             if rows is not None:
-                moved = self._moved(graph, inside)
-                context = self._context(graph)
-                return [None if i is None else self._placed(graph.calls[i].ops, moved, context) for i in rows]
+                placed = self._all(graph, scope.inside)
+                return [None if i is None else placed[i] for i in rows]
         return None
 
-    def root(self, region: str) -> int:
-        """The module whose forward was compiled; -1 none, or unknown."""
-        return next((g.root for g in self._graphs.get((region, False), ())), -1)
+    def place_kernels(self, scope: Scope, kernels: Sequence[str]) -> list[Placed | None]:
+        """What each kernel of a captured run of generated code is.
+
+        Fused kernels carry their call's name; what lies between two of them is the operators called between the two,
+        one kernel each, or of one owner.
+        """
+        out: list[Placed | None] = [None] * len(kernels)
+        for graph in self._graphs.get((scope.region, scope.backward), ()):
+            names = [call.kernel for call in graph.calls]
+            fused = [i for i, name in enumerate(names) if not _is_operator(name)]
+            seen = [j for j, name in enumerate(kernels) if name in set(names)]
+            if [names[i] for i in fused] != [kernels[j] for j in seen]:
+                continue
+            placed = self._all(graph, scope.inside)
+            edges = zip([-1, *fused], [*fused, len(names)], [-1, *seen], [*seen, len(kernels)], strict=True)
+            for i, end, j, stop in edges:
+                if i >= 0:
+                    out[j] = placed[i]
+                between = placed[i + 1 : end]
+                if len(set(between)) == 1 or len(between) == stop - j - 1:
+                    out[j + 1 : stop] = between if len(between) == stop - j - 1 else between[:1] * (stop - j - 1)
+            break
+        return out
+
+    def _all(self, graph: CompiledGraph, inside: int) -> list[Placed]:
+        moved, order = self._moved(graph, inside), self._order(graph)
+        return [self._placed(call.ops, moved, order) for call in graph.calls]
 
     def _moved(self, graph: CompiledGraph, inside: int) -> dict[int, int]:
         """Equal modules share a graph: its modules in the one that was running. Empty: it was made for that one."""
@@ -75,7 +107,7 @@ class Graphs:
                 out[m.id] = self._by_path.get(here.path + m.path[len(there.path) :], -1)
         return out
 
-    def _context(self, graph: CompiledGraph) -> "_Order":
+    def _order(self, graph: CompiledGraph) -> "_Order":
         core: dict[int, int] = defaultdict(lambda: _FAR)
         head = _FAR
         for op in (op for call in graph.calls for op in call.ops):
@@ -129,6 +161,10 @@ class _Order:
 
     core: dict[int, int]
     head: int
+
+
+def _is_operator(kernel: str) -> bool:
+    return kernel.startswith(("extern_kernels.", "torch.ops.", "aten.", "mkldnn."))
 
 
 def aligned(kernels: Sequence[str], seen: Sequence[str]) -> list[int | None] | None:

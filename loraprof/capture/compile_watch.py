@@ -184,6 +184,6 @@ def _break_reasons() -> Iterator[str]:
 
 
 def _distinct(reasons: Iterator[str]) -> list[str]:
-    """First lines, without the code that dynamo appends."""
-    lines = (re.sub(r"\s{2,}#.*", "", text.strip().split("\n", 1)[0])[:160] for text in reasons)
+    """First lines, without the code that dynamo appends; the last ones first."""
+    lines = (re.sub(r"\s{2,}#.*", "", text.strip().split("\n", 1)[0])[:160] for text in reversed(list(reasons)))
     return list(dict.fromkeys(lines))[:MOST_REASONS]

@@ -28,6 +28,7 @@ def compiled(analysis: Analysis, ledger: Ledger, busy: Busy) -> CompiledReport |
     wall_ns = ledger.window.end - ledger.window.start
     found = recording.compilation if recording else None
     return CompiledReport(
+        regions=_regions(analysis, ledger),
         busy_ns=busy_ns,
         share=busy_ns / wall_ns if wall_ns else 0.0,
         kernels=int(rows.call[ledger.op[calls]].sum()),
@@ -46,7 +47,7 @@ def compiled_notes(made: CompiledReport | None, found: Compilation | None) -> li
     if made is None or not made.busy_ns:
         return list(found.notes) if found else []
     notes = [*(found.notes if found else ())]
-    if not made.known_ns:
+    if not made.known_ns and not (found and found.graphs):
         notes.append("compiled regions carry no modules: roles inside them come from kernel names and shapes alone")
     if made.other_ns:
         share, own = (units.percent(ns / made.busy_ns) for ns in (made.other_ns, made.host_ns))
@@ -70,14 +71,14 @@ def compiles_in_steps(case: Case) -> Finding | None:
     timed_ns = sorted(found.timed_ns) if found else []
     timed = sum(timed_ns) / sum(timing.samples_ns) if timed_ns and timing and timing.samples_ns else 0.0
     often = gain_of(case, Worth(*(float(timed_ns[i]) for i in ((len(timed_ns) - 1) // 2, 0, -1))) if timed_ns else None)
+    share = in_steps_ns / steps_ns if steps_ns else 0.0
     rows = [
         evidence("recompilations", recompiles, "count"),
         evidence("graph breaks", breaks, "count"),
         evidence("compilations inside the profiled steps", count, "count"),
-        evidence("their time", in_steps_ns, "ns"),
-        evidence("of the profiled steps", in_steps_ns / steps_ns if steps_ns else None, "ratio"),
-        *_told(found, timed),
     ]
+    rows += [evidence("their time", in_steps_ns, "ns"), evidence("of the profiled steps", share, "ratio")] * bool(count)
+    rows += _told(case, found, timed)
     return finding(
         case,
         "H3",
@@ -85,17 +86,30 @@ def compiles_in_steps(case: Case) -> Finding | None:
         "torch.compile(get_peft_model(model, config), dynamic=True) with lora_dropout=0.0; "
         "TORCH_LOGS=graph_breaks,recompiles names the lines",
         replace(often, basis="measured") if often else None,
-        severity="major" if max(timed, in_steps_ns / steps_ns if steps_ns else 0.0) >= MAJOR else None,
+        severity="major" if max(timed, share) >= MAJOR else None,
     )
 
 
-def _told(found: Compilation | None, timed: float) -> list[Evidence]:
+def _told(case: Case, found: Compilation | None, timed: float) -> list[Evidence]:
+    """What only a recording knows."""
     if found is None:
         return []
-    rows = [evidence("compiling, of the timed steps", timed, "ratio")]
-    rows.append(evidence("compiling in all", sum(p.compile_ns for p in found.passes), "ns"))
-    rows += [evidence("compiled again because", reason) for reason in found.recompile_reasons[:2]]
+    rows = [evidence("compiling in all", sum(p.compile_ns for p in found.passes), "ns")]
+    if timed:
+        rows.insert(0, evidence("compiling, of the timed steps", timed, "ratio"))
+    if case.analysis.who.compiled is not None:
+        rows.append(evidence("compiled regions in the step", _regions(case.analysis, case.ledger), "regions"))
+    if case.workload and case.workload.recompiles:
+        rows += [evidence("compiled again because", reason) for reason in found.recompile_reasons[:2]]
     return [*rows, *(evidence("graph cut", reason) for reason in found.break_reasons[:2])]
+
+
+def _regions(analysis: Analysis, ledger: Ledger) -> int:
+    """Runs of generated code in the forward pass of a step."""
+    rows, host, window = analysis.who.compiled, analysis.trace.host, ledger.window
+    scopes = [row for row, scope in rows.scopes.items() if not scope.backward] if rows else []
+    starts = host.start[np.array(scopes, dtype=np.int64)]
+    return int(((starts >= window.noted_start) & (starts < window.noted_end)).sum())
 
 
 def _inside(case: Case) -> tuple[int, int, int]:

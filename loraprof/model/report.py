@@ -252,6 +252,7 @@ class CompiledReport(msgspec.Struct, frozen=True, kw_only=True):
     into which adapter ops are fused.
     """
 
+    regions: int  # runs of generated code in the forward pass
     busy_ns: int
     share: float
     kernels: int

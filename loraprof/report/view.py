@@ -150,7 +150,8 @@ def _adapter(report: Report, step: Step | None) -> Section:
 
 
 def _compiled(c: CompiledReport) -> Facts:
-    part = f"{units.ns(c.busy_ns)}, {units.percent(c.share)} of the step, {units.count(c.kernels)} kernel calls"
+    calls = f"{units.count(c.kernels)} kernel calls, {units.count(c.regions)} regions in the forward pass"
+    part = f"{units.ns(c.busy_ns)}, {units.percent(c.share)} of the step; {calls}"
     known = units.percent(c.known_ns / c.busy_ns if c.busy_ns else None)
     lines = [("in compiled regions", part), ("modules known for", f"{known} of that time")]
     if c.host_ns:

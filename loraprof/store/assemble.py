@@ -31,7 +31,8 @@ _RANGES: Final = re.compile(
     r"|TorchDynamo Cache Lookup|Torch-Compiled Region|Pregraph bytecode|AOTDispatcher )"
     r"|^(dynamo|entire_frame_compile|inductor_compile)$|\(dynamo_timed\)$"
 )
-InputTexts = tuple[bytes, bytes, bytes, bytes]  # dims, types, strides, concrete inputs as JSON
+# Dims, types, strides, concrete inputs as JSON; bytes moved and FLOPs as the compiler counted them.
+InputTexts = tuple[bytes, bytes, bytes, bytes, int | None, int | None]
 Thread = tuple[int | str | None, int | str | None]
 
 _HOST: Final[dict[str, type[np.generic]]] = {
@@ -208,14 +209,17 @@ def _distinct(
 
 def _shapes(key: InputTexts) -> Shapes | None:
     """Parsed shapes; ``None`` where the file holds something else."""
-    dims, types, strides, concrete = (_parsed(text) for text in key)
-    if not isinstance(dims, list):
+    *texts, moved_bytes, flops = key
+    dims, types, strides, concrete = map(_parsed, texts)
+    if not isinstance(dims, list) and moved_bytes is None:
         return None
     return Shapes(
-        dims=_inputs(dims),
+        dims=_inputs(dims) if isinstance(dims, list) else (),
         types=tuple(map(str, types)) if isinstance(types, list) else (),
         strides=_inputs(strides) if isinstance(strides, list) else (),
         concrete=tuple(map(str, concrete)) if isinstance(concrete, list) else (),
+        moved_bytes=moved_bytes,
+        flops=flops,
     )
 
 
