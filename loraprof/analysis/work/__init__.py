@@ -58,7 +58,7 @@ def work_of(op: str, shapes: Shapes, list_dtype: str | None = None) -> Work | No
     traces do not record ("float32").
     """
     if shapes.moved_bytes is not None:
-        return fused.work(shapes)
+        return fused.work(op, shapes)
     rule = RULES.get(op.removeprefix("aten::"))
     return None if rule is None else _guarded(rule, op, shapes, list_dtype)
 

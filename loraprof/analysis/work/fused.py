@@ -10,8 +10,10 @@ from loraprof.analysis.work.tensors import KINETO
 from loraprof.model.trace import Shapes
 
 
-def work(shapes: Shapes) -> Work:
-    """Without ``kernel_flop`` a kernel is elementwise, which counts no FLOPs."""
+def work(op: str, shapes: Shapes) -> Work | None:
+    """Without ``kernel_flop`` a kernel is elementwise, which counts no FLOPs; one made from a template is a product."""
+    if shapes.flops is None and "_tem_" in op:
+        return None
     moved, flops = shapes.moved_bytes or 0, shapes.flops or 0
     dtype = next((KINETO[t] for t in shapes.types if t in KINETO), None)
     return Work(flops, moved, 0, "gemm" if flops else "memory", dtype if flops else None, least_flops=flops)
