@@ -139,12 +139,13 @@ class CompileWatch:
         self._close()
         if not self.compiled:
             return None
+        failed = ["what this torch's compiler says of its kernels could not be read"] * self.provenance.failed
         return Compilation(
             passes=self._passes,
             timed_ns=self._timed_ns,
             recompile_reasons=_distinct(_recompile_reasons()),
             break_reasons=_distinct(_break_reasons()),
-            notes=self.notes,
+            notes=[*self.notes, *failed],
         )
 
 

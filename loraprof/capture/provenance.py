@@ -49,10 +49,11 @@ class Provenance:
         self._graphs: dict[tuple[str, bool, int], list[tuple[str, Ops]]] = {}
         self._held: list[Any] = []  # keeps the graphs alive whose ids are keys
         self._undo: list[Callable[[], None]] = []
+        self.failed = False
 
     def listen(self) -> None:
         """Puts a listener before inductor's function wherever it is bound. Imports inductor: call it when needed."""
-        if self._undo:
+        if self._undo or self.failed:
             return
         try:
             import torch._inductor.debug as home
@@ -66,6 +67,7 @@ class Provenance:
                 self._hear(node_schedule, kernel_name, is_extern)
             except Exception:  # private structures: whatever they are, the user's compilation goes on
                 self._graphs.clear()
+                self.failed = True
                 self.stop()
             return told(node_schedule, kernel_name, is_extern, *more, **named)
 
