@@ -9,6 +9,6 @@ _FOLDER = Path(__file__).parent / "golden"
 def assert_golden(name: str, text: str) -> None:
     path = _FOLDER / name
     if os.environ.get("LORAPROF_GOLDEN") == "write":
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")

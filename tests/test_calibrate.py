@@ -132,7 +132,7 @@ def test_event_cost_that_cannot_be_measured_is_unknown() -> None:
 
 
 def first_time(directory: Path, **options: bool) -> tuple[Calibration, list[str]]:
-    return cached_calibration(CPU, SKINNY, "float32", 1.0, event_cost=False, directory=directory, **options)
+    return cached_calibration(CPU, SKINNY, "float32", 3.0, event_cost=False, directory=directory, **options)
 
 
 def only_file(directory: Path) -> Path:

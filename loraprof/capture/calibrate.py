@@ -39,6 +39,7 @@ ROTATED_MOST: Final = 16
 QUEUED: Final = 500  # null kernels behind one long kernel; the launch queue holds about 1,024
 LONG_KERNEL_CYCLES: Final = 20_000_000  # about 10 ms: all null kernels are queued before it ends
 TINY_OPS: Final = 256
+TRIFLE: Final = 0.02
 SHARES: Final = {"squares": 0.35, "copies": 0.2, "tiny": 0.05}  # of the time left; the shapes get the rest
 DTYPES: Final = {
     "float32": torch.float32,
@@ -111,10 +112,11 @@ def gemm_rates(
     if dtype not in DTYPES:
         raise UsageError(f"cannot calibrate {dtype} GEMMs", f"known: {', '.join(DTYPES)}")
     rates = []
+    trifle_ns = TRIFLE * budget_ns  # measured whatever the ones before it took
     for done, (m, n, k) in enumerate(shapes):
         started = time.perf_counter_ns()
         estimate_ns = 0.0 if flops_per_s is None else 2e9 * m * n * k * (LEAST + 2) / flops_per_s
-        if estimate_ns <= budget_ns:
+        if estimate_ns <= max(budget_ns, trifle_ns):
             share_ns = budget_ns / (len(shapes) - done)
             rates.append(GemmRate(m=m, n=n, k=k, dtype=dtype, ns=_gemm_ns(device, (m, n, k), dtype, share_ns)))
         budget_ns -= time.perf_counter_ns() - started

@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -25,8 +26,19 @@ from loraprof.model.recording import ModuleCall
 from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 
 _Range: Any = torch._C._profiler._RecordFunctionFast
+COUNTED = -1  # ``step`` of the counting pass
 _sequence_nr: Any = vars(torch.autograd)["_get_sequence_nr"]
 _HOOKS_SEEN: Final = r"Using `torch\.compile\(module\)` when there are global hooks"
+
+
+@dataclass(slots=True)
+class Called:
+    """The first input of a module that owns parameters, as the counted step passed it; ``calls`` without recompute."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    autocast: torch.dtype | None
+    calls: int = 0
 
 
 class Markers:
@@ -38,6 +50,7 @@ class Markers:
         self.parameters: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.calls: list[ModuleCall] = []
         self.step: int | None = None
+        self.called: dict[nn.Module, Called] = {}  # filled while ``step`` is COUNTED
         self.embedded = 0  # elements the largest embedding looked up during recorded forward calls
         self._vocabulary = 0
         self._local = threading.local()
@@ -50,7 +63,9 @@ class Markers:
         """From here on module calls leave markers. Raises RuntimeError when already installed."""
         if self._installed:
             raise RuntimeError("markers are installed")
-        never_compiled(Markers._enter, Markers._leave, Markers._stack, Markers._look_up, Markers.adopt)
+        never_compiled(
+            Markers._enter, Markers._leave, Markers._stack, Markers._look_up, Markers._note, Markers.adopt
+        )
         warnings.filterwarnings("ignore", message=_HOOKS_SEEN)  # the hooks are not the user's
         self._silenced = warnings.filters[0]
         self._installed = True
@@ -135,6 +150,8 @@ class Markers:
             number = self.ids.setdefault(module, len(self.ids))
         if isinstance(module, nn.Embedding) and self.step is not None:
             self._look_up(module, args)
+        if self.step == COUNTED and module._parameters and torch._C._current_graph_task_id() < 0:
+            self._note(module, args)
         marker = _Range(f"{MODULE_MARKER}{number}")
         self._stack().append((marker, number, _sequence_nr()))
         marker.__enter__()
@@ -145,6 +162,15 @@ class Markers:
         if module.num_embeddings > self._vocabulary:
             self._vocabulary, self.embedded = module.num_embeddings, 0
         self.embedded += args[0].numel()
+
+    def _note(self, module: nn.Module, args: Any) -> None:
+        if not args or not isinstance(args[0], torch.Tensor):
+            return
+        x = args[0]
+        kind = x.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        seen = self.called.setdefault(module, Called(x.shape, x.dtype, autocast))
+        seen.calls += 1
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         stack = self._stack()

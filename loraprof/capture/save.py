@@ -14,22 +14,22 @@ from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.cuda_graphs import graph_nodes
 from loraprof.capture.environment import device_info, environment
 from loraprof.capture.facts import module_table, parameter_table
+from loraprof.capture.gradient_cost import gradient_costs
 from loraprof.capture.markers import Markers
 from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, rank_and_world
 from loraprof.capture.session import Session
-from loraprof.capture.training_cost import training_cost
+from loraprof.capture.training_cost import frozen_parameters, training_cost
 from loraprof.model.compilation import Compilation
-from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, Workload
+from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, TrainingCost, Workload
 from loraprof.store.recordings import RecordingWriter, disk
 
 
 def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int) -> list[tuple[int, int, int]]:
-    """(m, n, k) a prediction will ask for: forward and weight gradient of every linear layer, and the A products."""
+    """(m, n, k) a prediction will ask for: the forward product of every linear layer, and the A products."""
     layers = {(int(m.out_features), int(m.in_features)) for m in modules if m.out_features and m.in_features}
     ranks = {(s.rank, s.in_features) for s in sites if s.rank and not s.kernel}
     wide = {(n, k) for n, k in layers if min(n, k) > max((r for r, _ in ranks), default=1)}
-    out = {(tokens, n, k) for n, k in wide} | {(n, k, tokens) for n, k in wide}
-    return sorted(out | {(tokens, r, k) for r, k in ranks})
+    return sorted({(tokens, n, k) for n, k in wide} | {(tokens, r, k) for r, k in ranks})
 
 
 def hook_cost_ns(markers: Markers) -> float:
@@ -94,8 +94,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
     per = (recording.workload.tokens_per_step or 0) // (recording.workload.micro_batches or 1)
     shapes = gemm_shapes(modules, sites, per) if per and sites else []
     calibration, notes = cached_calibration(session.device, shapes, dtype)
-    frozen = [p for _, _, p in session.markers.parameters if not p.requires_grad]
-    cost = training_cost(frozen, session.twin) if session.twin is not None and sites else None
+    cost = _training_cost(session) if sites else None
     notes = [*recording.notes, *notes]
     return msgspec.structs.replace(recording, calibration=calibration, training_cost=cost, notes=notes)
 
@@ -117,6 +116,16 @@ def _compile_facts(compilation: Compilation | None) -> dict[str, bool | int]:
         "graph_breaks": sum(p.graph_breaks for p in compilation.passes),
         "recompiles": sum(p.recompilations for p in compilation.passes if p.name != "skip"),
     }
+
+
+def _training_cost(session: Session) -> TrainingCost | None:
+    """What training the frozen weights would add; None where the optimizer cannot be run on them."""
+    markers = session.markers
+    cost = training_cost(frozen_parameters(markers), session.twin) if session.twin is not None else None
+    if cost is None:
+        return None
+    gradients = gradient_costs(markers.called, markers.ids.__getitem__, session.device)
+    return msgspec.structs.replace(cost, gradients=gradients)
 
 
 def save(

@@ -21,12 +21,14 @@ from loraprof.capture.boundary import StepBoundary
 from loraprof.capture.compile_watch import CompileWatch
 from loraprof.capture.counting import Counting
 from loraprof.capture.facts import Padding, memory_of, missing_gradients, optimizer_name, tokens_of
-from loraprof.capture.markers import Markers
+from loraprof.capture.markers import COUNTED, Markers
+from loraprof.capture.memory import available_bytes
 from loraprof.capture.nvml import NvmlSampler
 from loraprof.capture.plan import Plan
 from loraprof.capture.saved import SavedForBackward
 from loraprof.errors import MeasurementError
 from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
+from loraprof.workloads.heap import keep_freed_memory, release, touch
 
 
 def _open_range(name: str) -> Any:
@@ -35,6 +37,7 @@ def _open_range(name: str) -> Any:
     return made
 
 
+HEAP_SHARE = 8  # of the bytes a step moves, the heap grows by up to a twelfth per step under the profiler
 PASSES = ("skip", "timing", "nvml", "count", "warmup", "profile", "done")
 
 
@@ -75,6 +78,7 @@ class Session:
         self._sampler: NvmlSampler | None = None
         self._loop = (0, 0)
         self._late: Any = None
+        self._heap_kept = False
 
     def install(self) -> None:
         self.watch.install()
@@ -214,7 +218,7 @@ class Session:
 
     def _enter_count(self) -> None:
         self.markers.install()
-        self.markers.step = -1
+        self.markers.step = COUNTED
         if self.watch.compiled:
             stance: Any = getattr(torch.compiler, "set_stance", None)  # torch 2.6
             if stance is None:
@@ -247,7 +251,16 @@ class Session:
         self.markers.calls.clear()
         self.markers.step = None
 
+    def _steady_heap(self) -> None:
+        """CPU: the profiled steps take their memory from pages that are there already."""
+        keep_freed_memory()
+        self._heap_kept = True
+        moved = sum(op.min_bytes for op in self.counted)
+        touch(min((self.plan.steps + 1) * moved // HEAP_SHARE, (available_bytes(self.device) or 0) // 4))
+
     def _enter_warmup(self) -> None:
+        if self.device.type == "cpu":
+            self._steady_heap()
         self.markers.watch_gradients()
         self._padding = Padding(self.markers.roots[:1])
         activities = [ProfilerActivity.CPU]
@@ -313,3 +326,6 @@ class Session:
                 torch.cuda.synchronize(self.device)
             self.profiler.stop_trace()
             self.recording = False
+        if self._heap_kept:
+            self._heap_kept = False
+            release()

@@ -6,7 +6,7 @@ shorter than the clock can resolve is repeated inside one measurement and divide
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import torch
@@ -48,6 +48,12 @@ def timing_event() -> torch.cuda.Event:
 def clock_of(device: torch.device) -> Clock:
     """The clock that times work of ``device``."""
     return cuda_clock if device.type == "cuda" else host_clock
+
+
+def undisturbed(times: Sequence[float], groups: int = 3) -> float:
+    """The least of the medians of successive groups: what else runs on the machine comes in bursts, and only adds."""
+    size = max(1, len(times) // groups)
+    return min(statistics.median(times[i : i + size]) for i in range(0, size * (len(times) // size), size))
 
 
 def median_ns(work: Callable[[], object], clock: Clock, budget_ns: float) -> int:

@@ -2,50 +2,134 @@
 
 A data sheet or a bandwidth says little about an eager optimizer (a dozen passes, cached or not, a square root each);
 so the profiled script's own optimizer class, with its own settings, steps over random tensors of the frozen
-parameters' shapes, a sample of them where they are many.
+parameters' shapes, a sample of them where they are many. As in a step, gradients are new each time and something else
+went through the caches before. A looked-up table has a gradient in the rows it was asked for, zeros elsewhere: a square
+root of zero costs a CPU five times that of a normal number.
 """
 
 import inspect
-import statistics
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from loraprof.capture.markers import Markers
+from loraprof.capture.stopwatch import undisturbed
 from loraprof.model.recording import TrainingCost
 
-SAMPLE_BYTES = 128 << 20  # of weights; gradients and state come on top
-REPEATS = 5
+SAMPLE_BYTES: Final = 128 << 20  # of weights; gradients and state come on top
+FLUSH_BYTES: Final = 512 << 20
+REPEATS: Final = 9
 
 
-def training_cost(frozen: Sequence[torch.Tensor], optimizer: Optimizer) -> TrainingCost | None:
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A parameter full fine-tuning would train; ``rows``: those with a gradient, None for all."""
+
+    tensor: Tensor
+    rows: int | None = None
+
+
+def frozen_parameters(markers: Markers) -> list[Frozen]:
+    """What the profiled model does not train. A table that a head shares has a gradient everywhere."""
+    owners: dict[int, list[nn.Module]] = {}
+    for module in markers.ids:
+        for p in module._parameters.values():
+            if p is not None:
+                owners.setdefault(id(p), []).append(module)
+    out = []
+    for module, _, p in markers.parameters:
+        if not p.requires_grad and p.is_floating_point():
+            called, only = markers.called.get(module), len(owners[id(p)]) == 1
+            looked_up = isinstance(module, nn.Embedding) and only and called is not None
+            out.append(Frozen(p, min(called.shape.numel(), p.shape[0]) if looked_up and called else None))
+    return out
+
+
+def training_cost(frozen: Sequence[Frozen], optimizer: Optimizer) -> TrainingCost | None:
     """Times for all of ``frozen``, scaled up from the sample; None when there is nothing frozen or it cannot be run."""
     sample = _sample(frozen)
     if not sample:
         return None
-    scale = sum(t.numel() for t in frozen) / sum(t.numel() for t in sample)
-    device = sample[0].device
+    total, sampled = (sum(f.tensor.numel() for f in part) for part in (frozen, sample))
+    device = sample[0].tensor.device
     state = torch.random.get_rng_state()
     try:
-        parameters = [nn.Parameter(torch.randn(t.shape, device=device).to(t.dtype)) for t in sample]
-        for p in parameters:
-            p.grad = torch.randn(p.shape, device=device).to(p.dtype)
-        twin = _twin(optimizer, parameters)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        return TrainingCost(
-            parameters=sum(t.numel() for t in frozen),
-            sampled=sum(t.numel() for t in sample),
-            optimizer_ns=round(scale * _median_ns(twin.step, device)),
-            clip_ns=round(scale * _median_ns(lambda: nn.utils.clip_grad_norm_(parameters, 1e9), device)),
-            accumulate_ns=round(scale * _median_ns(lambda: torch._foreach_add_(gradients, gradients), device)),
-        )
+        bench = _Bench(sample, optimizer, device)
+        times = [bench.step() for _ in range(REPEATS + 1)][1:]
     except (RuntimeError, TypeError, ValueError):
         return None
     finally:
         torch.random.set_rng_state(state)
+    accumulate, clip, optimize, reread = (undisturbed(part) for part in zip(*times, strict=True))
+    scale = total / sampled
+    return TrainingCost(
+        parameters=total,
+        sampled=sampled,
+        optimizer_ns=round(scale * optimize),
+        clip_ns=round(scale * clip),
+        accumulate_ns=round(scale * accumulate),
+        reread_ns=max(0, round(reread)),  # of the sample: no cache holds more
+    )
+
+
+class _Bench:
+    """The end of a step on stand-ins of ``sample``."""
+
+    def __init__(self, sample: Sequence[Frozen], optimizer: Optimizer, device: torch.device) -> None:
+        self.device = device
+        self.parameters = [nn.Parameter(_random(f.tensor)) for f in sample]
+        self.gradients = [_gradient(f) for f in sample]
+        self.twin = _twin(optimizer, self.parameters)
+        self.source = torch.ones(FLUSH_BYTES // 8, device=device)
+        self.target = torch.empty_like(self.source)
+
+    def step(self) -> tuple[int, int, int, int]:
+        """ns of accumulating once more, of clipping, of the optimizer's step, of reading the weights after it."""
+        for p, gradient in zip(self.parameters, self.gradients, strict=True):
+            p.grad = gradient.clone()
+        fresh = [p.grad for p in self.parameters if p.grad is not None]
+        self._flush()
+        accumulate_ns = self._ns(lambda: [a.add_(b) for a, b in zip(fresh, self.gradients, strict=True)])
+        self._flush()
+        clip_ns = self._ns(lambda: nn.utils.clip_grad_norm_(self.parameters, 1e9))
+        optimizer_ns = self._ns(self.twin.step)
+        self._flush()
+        cold_ns = self._ns(self._read)
+        return accumulate_ns, clip_ns, optimizer_ns, cold_ns - self._ns(self._read)
+
+    def _read(self) -> None:
+        for p in self.parameters:
+            p.detach().sum()
+
+    def _flush(self) -> None:
+        self.target.copy_(self.source)
+
+    def _ns(self, run: Callable[[], object]) -> int:
+        self._wait()
+        begin = time.perf_counter_ns()
+        run()
+        self._wait()
+        return time.perf_counter_ns() - begin
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _random(like: Tensor) -> Tensor:
+    return torch.randn(like.shape, device=like.device).to(like.dtype)
+
+
+def _gradient(one: Frozen) -> Tensor:
+    gradient = _random(one.tensor)
+    if one.rows is not None:
+        gradient[one.rows :] = 0
+    return gradient
 
 
 def _twin(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
@@ -57,21 +141,9 @@ def _twin(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
     return made
 
 
-def _sample(frozen: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Every n-th floating-point tensor, so that the sample fits and keeps the mix of shapes."""
-    floats = [t for t in frozen if t.is_floating_point()]
-    total = sum(t.numel() * t.element_size() for t in floats)
+def _sample(frozen: Iterable[Frozen]) -> list[Frozen]:
+    """Every n-th parameter, so that the sample fits and keeps the mix of shapes."""
+    listed = list(frozen)
+    total = sum(f.tensor.numel() * f.tensor.element_size() for f in listed)
     every = max(1, -(-total // SAMPLE_BYTES))
-    return floats[::every]
-
-
-def _median_ns(run: Callable[[], object], device: torch.device) -> float:
-    def once() -> int:
-        begin = time.perf_counter_ns()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter_ns() - begin
-
-    once()
-    return statistics.median(once() for _ in range(REPEATS))
+    return listed[::every]

@@ -16,7 +16,8 @@ from loraprof.diagnosis.compiled import compiled, compiled_notes
 from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
 from loraprof.diagnosis.findings import findings
 from loraprof.diagnosis.limits import limits_of
-from loraprof.diagnosis.replayed import replayed
+from loraprof.diagnosis.replayed import StepReplay, step_replay
+from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.traffic import traffic, uncovered
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
@@ -97,25 +98,35 @@ def _explain(
     limits = limits_of(analysis.trace, ledger, busy.rows, busy.work, ceiling)
     table = tables.kernels(analysis, ledger, busy, limits)
     moved = traffic(ledger, busy, limits)
-    other = counterfactual(analysis, ledger, recording, timing.unprofiled)
+    again = step_replay(analysis, ledger, timing.unprofiled)
+    other = counterfactual(analysis, ledger, recording, timing.unprofiled, again)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
-    found: list[Finding] = []
-    if step.wall_ns:
-        found = findings(Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other))
+    case = Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again)
+    found = findings(case) if step.wall_ns else []
     covered = uncovered(ledger, busy, moved)
     made = compiled(analysis, ledger, busy)
     return _Explained(
-        verdict=verdict(step, adapter, timing, other, found),
+        verdict=verdict(step, adapter, timing, other, found, unclear(case, found)),
         timing=timing,
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
         adapter=adapter,
         traffic=moved,
-        replay=replayed(analysis, ledger.window, timing.unprofiled),
+        replay=again.report if again else None,
         findings=found,
-        notes=[*compiled_notes(made, recording.compilation if recording else None), *([covered] if covered else [])],
+        notes=[
+            *compiled_notes(made, recording.compilation if recording else None),
+            *([covered] if covered else []),
+            *_refused(again, timing),
+        ],
         compiled=made,
     )
+
+
+def _refused(again: StepReplay | None, timing: TimingReport) -> list[str]:
+    if again is None or timing.unprofiled is None or again.refusal is None:
+        return []
+    return [f"{again.refusal}; what depends on idle time is not predicted"]
 
 
 def _source(analysis: Analysis, path: Path, recording: Recording | None, ranks: int) -> Source:

@@ -10,8 +10,10 @@ from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
 from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.catalogue import entry
-from loraprof.diagnosis.counterfactual import Counterfactual, Floats, unprofiled_ns
+from loraprof.diagnosis.counterfactual import Counterfactual
 from loraprof.diagnosis.records import Record, records_of
+from loraprof.diagnosis.replayed import StepReplay
+from loraprof.diagnosis.unprofiled import Floats, unprofiled_ns
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
 from loraprof.model.report import Adapter, Evidence, Finding, Gain, Kernel, Severity, Step, TimingReport
 from loraprof.model.trace import Int64
@@ -48,6 +50,7 @@ class Case:
     recording: Recording | None
     nvml: Nvml | None
     counterfactual: Counterfactual | None = None
+    replay: StepReplay | None = None
 
     @property
     def workload(self) -> Workload | None:

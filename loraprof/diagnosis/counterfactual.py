@@ -3,29 +3,34 @@
 frozen = T - adapter path - optimizer and clipping (+ the input gradients LoRA's first layers did not need)
 full   = frozen + weight gradients of the frozen layers + optimizer and clipping of all parameters + accumulation
 
-Times are unprofiled: each recorded op is freed of the calibrated cost of its event, then all are scaled so that
-they sum to the unprofiled median. Weight gradients take the calibrated time of their own shape, corrected by how the
-same layers' forward GEMMs ran in the step against their calibration.
+T is the unprofiled median. On a CPU the parts are sums over the recorded steps' entries, freed of the profiler's cost
+(the median step counts). On a GPU both steps are replayed with the calls they would make, at the host speed at which
+the replay of the recorded step meets T; where the gate refuses the replay and the device waits (for its host, for other
+ranks), nothing is predicted. What is added was measured alone, on this device, after the step (capture/gradient_cost).
+
+The interval has four parts that vary by themselves and add in squares: the unprofiled median's own, the spread of the
+adapter path over the recorded steps, and MODEL of the weight gradients and of the optimizer, clipping and accumulation:
+what benchmarks/predictions.py finds between work measured alone and the same work within a step.
 """
 
-import re
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
-from loraprof.model.recording import ModuleInfo, ParameterInfo, Recording
+from loraprof.diagnosis.gradients import factor, gradients, module_ns, tied_ns
+from loraprof.diagnosis.replayed import Added, StepReplay
+from loraprof.diagnosis.unprofiled import Floats, unprofiled_ns
+from loraprof.model.recording import GradientCost, Recording, TrainingCost
 from loraprof.model.report import Interval, Savings, Unprofiled
-from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE
+from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE, DeviceClass
 
-Floats = npt.NDArray[np.float64]
-SPREAD = 0.15  # relative uncertainty of a calibrated GEMM in another context: cache state, fresh output memory
-WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
-LINEAR = re.compile(r"Linear|Conv1D")
-OPTIMIZER_SPREAD = 0.2  # of the measured optimizer, clipping and accumulation
+MODEL = 0.15
+WAIT_SHARE = 0.05  # of a GPU step, for the host or for other ranks: below it, order hardly matters
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,154 +44,110 @@ class Counterfactual:
     savings: Savings
     adapter_ns: int  # unprofiled time of the adapter path, idle included
     trained_ns: int  # optimizer and clipping of the adapter's parameters
-    notes: tuple[str, ...]
-
-
-def counterfactual(
-    analysis: Analysis, ledger: Ledger, recording: Recording | None, unprofiled: Unprofiled | None
-) -> Counterfactual | None:
-    """None where a needed input is missing: unprofiled timing, calibration, tokens, adapted layers."""
-    if recording is None or unprofiled is None or recording.calibration is None or not recording.sites:
-        return None
-    if recording.training_cost is None:
-        return None
-    tokens, micro = recording.workload.tokens_per_step, recording.workload.micro_batches or 1
-    if not tokens or any(s.kernel for s in recording.sites):
-        return None
-    rates = Rates(recording.calibration)
-    time = unprofiled_ns(analysis, ledger, recording, unprofiled.median_ns)
-    adapter_rows = np.isin(ledger.role, [ROLE[r] for r in ADAPTER_ROLES])
-    optimizer_rows = ledger.role == ROLE["optimizer"]
-    clip_rows = ledger.role == ROLE["grad_clip"]
-    adapter = float(time[adapter_rows].sum())
-    trained = float(time[optimizer_rows | clip_rows].sum())
-    per = tokens // micro
-    context = _context(ledger, time, recording, rates, per, micro)
-    input_grad = _missing_input_gradients(analysis, ledger, recording, rates, per, micro, context)
-    wgrad = _weight_gradients(recording, rates, per, micro)
-    if wgrad is None or input_grad is None:
-        return None
-    wgrad *= context
-    cost = recording.training_cost
-    optimizer = float(cost.optimizer_ns)
-    clip = float(cost.clip_ns) if clip_rows.any() else 0.0
-    accumulate = float(cost.accumulate_ns) * (micro - 1)
-    frozen = unprofiled.median_ns - adapter - trained + input_grad
-    wgrad += _embeddings(recording, rates) * micro
-    full = frozen + wgrad + optimizer + clip + accumulate
-    spread = SPREAD * wgrad + OPTIMIZER_SPREAD * (optimizer + clip + accumulate) + 0.1 * adapter
-    step = (unprofiled.high_ns - unprofiled.low_ns) / 2
-    return Counterfactual(
-        full_ns=round(full),
-        full=Interval(low=round(full - spread - step), high=round(full + spread + step)),
-        frozen_ns=round(frozen),
-        frozen=Interval(low=round(frozen - 0.1 * adapter - step), high=round(frozen + 0.1 * adapter + step)),
-        savings=Savings(
-            wgrad_ns=round(wgrad + accumulate),
-            optimizer_ns=round(optimizer - float(time[optimizer_rows].sum())),
-            grad_clip_ns=round(clip - float(time[clip_rows].sum())),
-        ),
-        adapter_ns=round(adapter),
-        trained_ns=round(trained),
-        notes=(),
-    )
-
-
-def unprofiled_ns(analysis: Analysis, ledger: Ledger, recording: Recording, total_ns: int) -> Floats:
-    """Time of each ledger entry without the profiler, ns; sums to ``total_ns``."""
-    raw = ledger.ns.astype(np.float64)
-    if not analysis.on_gpu and recording.calibration is not None and recording.calibration.event_ns:
-        cost = recording.calibration.event_ns * np.where(ledger.busy, 1.0, 0.5)
-        raw = np.maximum(raw - cost, 0.3 * raw)
-    if analysis.on_gpu:  # kernels keep their duration, the rest of the step is idle time that scales
-        busy = float(raw[ledger.busy].sum())
-        idle = float(raw[~ledger.busy].sum())
-        scale = max(total_ns - busy, 0.0) / idle if idle else 0.0
-        raw = np.where(ledger.busy, raw, raw * scale)
-        if raw.sum() <= total_ns:
-            return raw
-    scaled: Floats = raw * (total_ns / raw.sum())
-    return scaled
 
 
 @dataclass(frozen=True, slots=True)
-class _Linear:
-    """A linear layer full fine-tuning would train: its module, (out, in) and dtype."""
+class _Parts:
+    """Unprofiled ns of one recorded step."""
 
-    module: ModuleInfo
-    n: int
-    k: int
-    dtype: str
-
-
-def _linears(recording: Recording) -> list[_Linear]:
-    """Frozen linear-like layers, tied heads included (their weight is listed with the embedding)."""
-    weights: dict[int, list[ParameterInfo]] = {}
-    for p in recording.parameters:
-        weights.setdefault(p.module, []).append(p)
-    base = next((s.base_dtype for s in recording.sites), "float32")
-    out = []
-    for m in recording.modules:
-        own = [p for p in weights.get(m.id, []) if len(p.shape) == 2]
-        layer = m.in_features and m.out_features and LINEAR.search(m.cls) and m.part in (None, "base", "fused")
-        if layer and not any(p.trainable for p in own if m.part is None):
-            dtype = own[0].dtype if own else base
-            out.append(_Linear(m, int(m.out_features or 0), int(m.in_features or 0), _compute_dtype(recording, dtype)))
-    return out
+    adapter: float
+    optimizer: float
+    clip: float
+    factor: float  # of work within the step against the same work alone
+    missing: float  # input gradients that the frozen and the full step need and this one did not
 
 
-def _embeddings(recording: Recording, rates: Rates) -> float:
-    """The dense gradient of each frozen embedding: one write of its size."""
-    tables = [p for p in recording.parameters if not p.trainable and "Embedding" in recording.modules[p.module].cls]
-    return sum((rates.copy_ns(2 * int(np.prod(p.shape)) * WIDTH.get(p.dtype, 4)) or 0.0) / 2 for p in tables)
-
-
-def _compute_dtype(recording: Recording, own: str) -> str:
-    autocast = recording.workload.autocast
-    return autocast if autocast and autocast != "none" else own
-
-
-def _weight_gradients(recording: Recording, rates: Rates, tokens: int, micro: int) -> float | None:
-    """dW = dY^T X: (out, in) over the tokens, once per micro-batch."""
-    total = 0.0
-    for x in _linears(recording):
-        ns = rates.gemm_ns(x.n, x.k, tokens, x.dtype)
-        if ns is None:
-            return None
-        total += ns * micro
-    return total
-
-
-def _context(
-    ledger: Ledger, time: Floats, recording: Recording, rates: Rates, tokens: int, micro: int
-) -> float:
-    """How the base's GEMMs ran in the step against their calibration; 1 where it cannot be told."""
-    rows = ledger.busy & (ledger.role == ROLE["base.linear"]) & (ledger.phase == PHASE["forward"])
-    measured = float(time[rows].sum())
-    expected = 0.0
-    for x in _linears(recording):
-        expected += (rates.gemm_ns(tokens, x.n, x.k, x.dtype) or 0.0) * micro
-    head = float(time[ledger.busy & (ledger.role == ROLE["head"]) & (ledger.phase == PHASE["forward"])].sum())
-    return float(np.clip((measured + head) / expected, 0.5, 2.0)) if expected and measured else 1.0
-
-
-def _missing_input_gradients(
+def counterfactual(
     analysis: Analysis,
     ledger: Ledger,
-    recording: Recording,
-    rates: Rates,
-    tokens: int,
-    micro: int,
-    context: float,
-) -> float | None:
-    """Input gradients of adapted layers that read an output without gradient (the first block's)."""
-    backward = ledger.busy & (ledger.phase == PHASE["backward"]) & (ledger.role == ROLE["base.linear"])
-    present = {int(m) for m in np.unique(ledger.module[backward])}
-    total = 0.0
-    for x in _linears(recording):
-        if x.module.id not in present and x.module.part in ("base", "fused"):
-            ns = rates.gemm_ns(tokens, x.k, x.n, x.dtype)
-            if ns is None:
-                return None
-            total += ns * micro * context
-    return total
+    recording: Recording | None,
+    unprofiled: Unprofiled | None,
+    step: StepReplay | None,
+) -> Counterfactual | None:
+    """None where an input is missing (unprofiled timing, calibration, training cost, adapters), or a GPU step that
+    waits for its host could not be replayed. ``step`` is that of ``ledger``, None on a CPU."""
+    if recording is None or unprofiled is None or recording.calibration is None or not recording.sites:
+        return None
+    cost, rates = recording.training_cost, Rates(recording.calibration)
+    known = gradients(recording, rates)
+    if cost is None or known is None:
+        return None
+    ledgers = [one for one in analysis.ledgers if one.ns.sum()]
+    each = [_parts(one, unprofiled_ns(analysis, one, recording, unprofiled.median_ns), known) for one in ledgers]
+    parts = _median(each)
+    wgrad = parts.factor * sum(g.calls * g.weight_ns for g in known) + tied_ns(recording, rates)
+    micro = recording.workload.micro_batches or 1
+    clip, accumulate = float(cost.clip_ns) if parts.clip else 0.0, float(cost.accumulate_ns) * (micro - 1)
+    end = cost.optimizer_ns + clip + accumulate
+    times = _times(ledger, parts, known, (wgrad, end + cost.reread_ns), unprofiled.median_ns, step)
+    if times is None:
+        return None
+    frozen, full = times
+    spread = _half([p.adapter for p in each])
+    timing = (unprofiled.high_ns - unprofiled.low_ns) / 2
+    return Counterfactual(
+        full_ns=round(full),
+        full=_interval(full, timing, spread, MODEL * wgrad, MODEL * end),
+        frozen_ns=round(frozen),
+        frozen=_interval(frozen, timing, spread, MODEL * parts.adapter),
+        savings=_savings(cost, parts, wgrad + accumulate, clip),
+        adapter_ns=round(parts.adapter),
+        trained_ns=round(parts.optimizer + parts.clip),
+    )
+
+
+def _times(
+    ledger: Ledger,
+    parts: _Parts,
+    known: list[GradientCost],
+    more: tuple[float, float],
+    now: int,
+    step: StepReplay | None,
+) -> tuple[float, float] | None:
+    """(frozen, full) step time, ns; ``more``: weight gradients, and the end of the step, that full adds."""
+    if step is not None and step.sigma is not None:
+        present = module_ns(ledger, ledger.ns.astype(np.float64), "backward")
+        absent = [Added(g.module, parts.factor * g.calls * (g.input_ns or 0)) for g in known
+                  if g.module not in present]  # fmt: skip
+        wgrad = [Added(g.module, parts.factor * g.calls * g.weight_ns) for g in known]
+        less = step.delta_ns(drop_end=True, added=absent)
+        change = step.delta_ns(drop_end=False, added=absent + wgrad, end_ns=more[1] - step.end_busy_ns)
+        return now + less, now + change
+    if step is not None:
+        computing = ledger.busy & (ledger.kind != DeviceClass.COMM)
+        if ledger.ns[~computing].sum() > WAIT_SHARE * ledger.ns.sum():
+            return None
+    frozen = now - parts.adapter - parts.optimizer - parts.clip + parts.missing
+    return frozen, frozen + sum(more)
+
+
+def _parts(ledger: Ledger, time: Floats, known: list[GradientCost]) -> _Parts:
+    def of(*roles: str) -> float:
+        return float(time[np.isin(ledger.role, [ROLE[r] for r in roles])].sum())
+
+    backward = module_ns(ledger, time, "backward")
+    slower = factor(known, backward)
+    missing = slower * sum(g.calls * (g.input_ns or 0) for g in known if g.module not in backward)
+    return _Parts(of(*ADAPTER_ROLES), of("optimizer"), of("grad_clip"), slower, missing)
+
+
+def _median(each: Sequence[_Parts]) -> _Parts:
+    fields = _Parts.__slots__
+    return _Parts(**{f: float(np.median([getattr(p, f) for p in each])) for f in fields})
+
+
+def _savings(cost: TrainingCost, parts: _Parts, wgrad: float, clip: float) -> Savings:
+    return Savings(
+        wgrad_ns=round(wgrad),
+        optimizer_ns=round(cost.optimizer_ns - parts.optimizer),
+        grad_clip_ns=round(clip - parts.clip),
+    )
+
+
+def _interval(value: float, *halves: float) -> Interval:
+    half = math.sqrt(sum(h * h for h in halves))
+    return Interval(low=round(value - half), high=round(value + half))
+
+
+def _half(values: Sequence[float]) -> float:
+    return (max(values) - min(values)) / 2

@@ -3,7 +3,7 @@
 import numpy as np
 from msgspec.structs import replace
 
-from loraprof.analysis.replay import accepted, calls_of, gate_error, replay, solve_host_factor
+from loraprof.analysis.replay import accepted, replay
 from loraprof.diagnosis.case import Case, evidence, finding
 from loraprof.diagnosis.select import Worth, gain_of, idle, scaled, worth
 from loraprof.model.report import Finding
@@ -74,12 +74,11 @@ def _faster_host(case: Case) -> Worth | None:
     None where the replay does not reproduce the profiled step, or saves more than the device waits for the host:
     then streams wait for each other, which no trace records.
     """
-    floor, tau, window = case.analysis.floor_ns, case.analysis.tau_ns, case.ledger.window
-    unprofiled = case.timing.unprofiled
-    calls = calls_of(case.analysis.trace, case.analysis.links, (window.start, window.end))
-    if floor is None or not accepted(gate_error(calls, floor, tau)):
+    again = case.replay
+    if again is None or not accepted(again.gate_error):
         return None
-    sigma = solve_host_factor(calls, unprofiled.median_ns, floor, tau) if unprofiled else 1.0
+    calls, floor, tau = again.step.calls, again.latency_ns, again.turnaround_ns
+    sigma = again.solved if case.timing.unprofiled else 1.0
     if sigma is None:
         return None
     now = replay(calls, sigma, floor, tau)

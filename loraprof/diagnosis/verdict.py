@@ -1,5 +1,7 @@
 """One sentence on top: what LoRA gains over full fine-tuning here, and where this step's time goes."""
 
+from msgspec.structs import replace
+
 from loraprof import units
 from loraprof.diagnosis.counterfactual import Counterfactual
 from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
@@ -37,30 +39,32 @@ def verdict(
     timing: TimingReport,
     other: Counterfactual | None,
     found: list[Finding],
+    unclear: str | None = None,
 ) -> Verdict:
     """The predicted speed-up with its interval where the recording allows one; never a number without it."""
     cause = next((f.id for f in found if f.id[0] != "G" and f.severity != "info"), None)
+    plain = Verdict(sentence=_where(step, adapter), limiting_cause=cause, unclear=unclear)
     if other is None or timing.unprofiled is None:
-        return Verdict(sentence=_where(step, adapter), limiting_cause=cause)
+        return plain
     now = timing.unprofiled.median_ns
     speedup, low, high = other.full_ns / now, other.full.low / now, other.full.high / now
     ideal = other.full_ns / max(other.frozen_ns, 1)
     if low <= 0 or high > TOO_WIDE * low:
         text = "The unprofiled steps vary too much to predict the full step: time more of them (--timed)."
-        return Verdict(sentence=f"{_where(step, adapter)} {text}", ideal_speedup=ideal, limiting_cause=cause)
+        return replace(plain, sentence=f"{plain.sentence} {text}", ideal_speedup=ideal)
     word = "faster than" if low > 1 else "slower than" if high < 1 else "not clearly different from"
     decimals = units.interval_decimals(low, high, least=1, most=2)
     text = (
         f"LoRA is predicted {word} full fine-tuning here: {units.ratio(speedup, decimals)} "
         f"[{units.ratio(low, decimals)}, {units.ratio(high, decimals)}] its speed, at most "
-        f"{units.ratio(ideal, decimals)} if the adapters were free. {_where(step, adapter)}"
+        f"{units.ratio(ideal, decimals)} if the adapters were free. {plain.sentence}"
     )
-    return Verdict(
+    return replace(
+        plain,
         sentence=text,
         speedup_vs_full=speedup,
         speedup_low=low,
         speedup_high=high,
         basis="predicted",
         ideal_speedup=ideal,
-        limiting_cause=cause,
     )

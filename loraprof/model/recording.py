@@ -144,14 +144,28 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     host_ns: float | None = None  # host time of one eager op call from Python
 
 
+class GradientCost(msgspec.Struct, frozen=True, kw_only=True):
+    """Backward time of one frozen module alone, per call: for its parameters, and for its input (None: indices)."""
+
+    module: int  # ModuleInfo.id
+    calls: int  # per step, without recomputation
+    weight_ns: int
+    input_ns: int | None = None
+
+
 class TrainingCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What training the frozen parameters would add per step, measured on tensors of their shapes (a sample)."""
+    """What training the frozen parameters would add per step.
+
+    Optimizer, clipping and accumulation are measured on tensors of their shapes (a sample), gradients on the modules.
+    """
 
     parameters: int  # elements the times stand for
     sampled: int  # elements that were measured
     optimizer_ns: int
     clip_ns: int
     accumulate_ns: int  # one more micro-batch's gradients added
+    reread_ns: int = 0  # weights that were written come from memory, those that never change may lie in a cache
+    gradients: list[GradientCost] = []
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):

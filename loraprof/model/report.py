@@ -34,6 +34,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     basis: Basis | None = None
     ideal_speedup: float | None = None
     limiting_cause: str | None = None
+    unclear: str | None = None  # causes the data do not separate, and which measurement would
 
 
 class Unprofiled(msgspec.Struct, frozen=True, kw_only=True):

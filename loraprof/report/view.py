@@ -46,6 +46,8 @@ def view(report: Report) -> Document:
     speedup = _speedup(report)
     if speedup:
         facts.append(("speed-up", speedup))
+    if report.verdict.unclear:
+        facts.append(("unclear", report.verdict.unclear))
     title = f"loraprof: {source.workload or source.path}"
     return Document(title, report.verdict.sentence, tuple(facts), tuple(_sections(report)))
 

@@ -9,37 +9,67 @@ A plant that should leave nothing (0 ns) is measured against the step it lies in
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from math import inf
+from typing import Final
 
-import msgspec
 import torch
+from torch import nn
 
 from loraprof.model.report import Report, Step
+from loraprof.model.selftest import Relation, Row, Unit
+from loraprof.model.trace import Trace
 
 TOLERANCE: Final = 0.05
-Unit = Literal["ns", "flops", "bytes", "count", "flops/s", "bytes/s"]
 TIMED: Final = ("ns", "flops/s", "bytes/s")  # compared within TOLERANCE
-Work = Callable[[], Sequence[float]]  # runs once, returns what each quantity truly was
+
+Run = Callable[[], Sequence[float]]  # works once, returns what each quantity truly was
+
+
+class NotHere(Exception):
+    """Raised by ``Plant.make``: this plant does not apply to the device; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A prepared plant. ``module`` holds the modules whose calls leave markers while it runs."""
+
+    run: Run
+    module: nn.Module | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the analysis has of one step alone."""
+
+    report: Report
+    trace: Trace
+
+    @property
+    def step(self) -> Step:
+        """Raises ValueError where the trace holds no step."""
+        step = self.report.step()
+        if step is None:
+            raise ValueError("the trace holds no step")
+        return step
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """``read`` finds in a report of that step alone what was planted. ``at_least``: more than planted is no error.
+    """``read`` finds what was planted. ``relation`` other than "equal": what was planted is a bound.
 
     ``kinds`` are the device types on which it is compared.
     """
 
     what: str
     unit: Unit
-    read: Callable[[Report], float | None]
-    at_least: bool = False
+    read: Callable[[Seen], float | None]
+    relation: Relation = "equal"
     kinds: tuple[str, ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """``make`` prepares outside the step (and may warm up) and returns the work, whose values are in the order of
-    ``quantities``."""
+    """``make`` prepares outside the step (and may warm up); what its work returns is in the order of ``quantities``."""
 
     name: str
     kinds: tuple[str, ...]  # torch device types
@@ -47,42 +77,32 @@ class Plant:
     quantities: tuple[Quantity, ...]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the result. ``off`` is null where a share cannot be formed."""
-
-    plant: str
-    what: str
-    unit: Unit
-    planted: float
-    reported: float | None
-    off: float | None
-    ok: bool
-
-
-class Skipped(msgspec.Struct, frozen=True, kw_only=True):
-    """A plant that did not run: it does not apply here, or ``failed``."""
-
-    plant: str
-    reason: str
-    failed: bool
-
-
-def judge(plant: str, quantity: Quantity, planted: float, reported: float | None, whole_ns: float = 0) -> Row:
+def judge(plant: str, quantity: Quantity, planted: float, reported: float | None, whole_ns: float) -> Row:
     """``whole_ns``: the length of the step."""
-    ok, off = False, None
+    off = None
     if reported is not None:
         base = planted or (whole_ns if quantity.unit == "ns" else 0.0)
         off = (reported - planted) / base if base else (0.0 if reported == planted else None)
-        allowed = TOLERANCE if quantity.unit in TIMED else 0.0
-        ok = off is not None and (-allowed <= off and (off <= allowed or quantity.at_least))
     return Row(
-        plant=plant, what=quantity.what, unit=quantity.unit, planted=planted, reported=reported, off=off, ok=ok
+        plant=plant,
+        what=quantity.what,
+        unit=quantity.unit,
+        relation=quantity.relation,
+        planted=planted,
+        reported=reported,
+        off=off,
+        ok=miss(quantity, reported, off) <= (TOLERANCE if quantity.unit in TIMED else 0.0),
     )
 
 
-def step_of(report: Report) -> Step:
-    """The one step of a plant's report. Raises ValueError where there is none."""
-    step = report.step()
-    if step is None:
-        raise ValueError("the trace holds no step")
-    return step
+def miss(quantity: Quantity, reported: float | None, off: float | None) -> float:
+    """How far a report is from what it had to be, as a share; infinite where it says nothing."""
+    if off is None or reported is None:
+        return inf
+    match quantity.relation:
+        case "equal":
+            return abs(off)
+        case "at least":
+            return max(-off, 0.0)
+        case "at most":
+            return max(off, 0.0) if reported > 0 else inf

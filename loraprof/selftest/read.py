@@ -2,63 +2,96 @@
 
 from collections.abc import Callable
 
-from loraprof.model.report import Report
-from loraprof.selftest.plant import step_of
+import numpy as np
 
-Read = Callable[[Report], float | None]
+from loraprof.analysis.link import link
+from loraprof.model.vocabulary import HostKind
+from loraprof.selftest.plant import Seen
+
+Read = Callable[[Seen], float | None]
 
 
 def idle(*causes: str) -> Read:
     """Idle time of these causes, ns."""
-    return lambda report: sum(step_of(report).ns(kind="idle", cause=cause) for cause in causes)
-
-
-def busy(report: Report) -> float:
-    """Busy time of the step, ns."""
-    return step_of(report).ns(kind="busy")
+    return lambda seen: sum(seen.step.ns(kind="idle", cause=cause) for cause in causes)
 
 
 def of_op(field: str, op: str) -> Read:
     """Sum of a field of the kernel table over the kernels of an op; None where one of them is unknown."""
 
-    def read(report: Report) -> float | None:
-        values = [getattr(k, field) for k in report.kernels if op in (k.op, k.name)]
+    def read(seen: Seen) -> float | None:
+        values = [getattr(k, field) for k in seen.report.kernels if op in (k.op, k.name)]
         return None if None in values else sum(values)
 
     return read
 
 
+def flops_of(*roles: str) -> Read:
+    """FLOPs of the kernels with these roles, as far as they are known."""
+    return lambda seen: sum(k.flops or 0 for k in seen.report.kernels if k.role in roles)
+
+
 def overlap(over: str, under: str) -> Read:
     """Time of the class ``under`` that ran under ``over``, ns."""
-    return lambda report: sum(o.ns for o in step_of(report).overlap if (o.over, o.under) == (over, under))
+    return lambda seen: sum(o.ns for o in seen.step.overlap if (o.over, o.under) == (over, under))
 
 
-def kernels(report: Report) -> float:
+def kernels(seen: Seen) -> float:
     """Records on the device."""
-    return sum(k.count for k in report.kernels)
+    return sum(k.count for k in seen.report.kernels)
 
 
-def launches(report: Report) -> float | None:
-    found = step_of(report).launches
+def launches(seen: Seen) -> float | None:
+    """Launch calls."""
+    found = seen.step.launches
     return found.count if found else None
 
 
-def launch_floor(report: Report) -> float | None:
+def launch_floor(seen: Seen) -> float | None:
     """Least time from a launch call to its kernel on an empty queue, ns."""
-    found = step_of(report).launches
+    found = seen.step.launches
     return found.latency_floor_ns if found else None
 
 
-def unmatched(report: Report) -> float:
-    """Records without their partner."""
-    return report.closure.launches_without_kernel + report.closure.kernels_without_launch
+def longest_launch(seen: Seen) -> float | None:
+    """The longest launch call, ns."""
+    host = seen.trace.host
+    calls = link(seen.trace).is_launch & (host.kind == HostKind.RUNTIME)
+    return int(np.max((host.end - host.start)[calls])) if calls.any() else None
 
 
-def found(*ids: str) -> Read:
-    """Findings with one of these ids."""
-    return lambda report: sum(f.id in ids for f in report.findings)
+def unmatched(seen: Seen) -> float:
+    """Launch calls and device records without their partner."""
+    return seen.report.closure.launches_without_kernel + seen.report.closure.kernels_without_launch
+
+
+def adapted(seen: Seen) -> float | None:
+    """Adapted layers."""
+    return seen.report.adapter.modules if seen.report.adapter else None
+
+
+def module_busy(root: str) -> Read:
+    """Busy time of a module and all in it, ns."""
+    return lambda seen: sum(
+        row.busy_ns for row in seen.report.modules if row.path == root or row.path.startswith(f"{root}.")
+    )
+
+
+def found(id: str) -> Read:
+    """How often a finding is there."""
+    return lambda seen: sum(f.id == id for f in seen.report.findings)
+
+
+def evidence(id: str, what: str) -> Read:
+    """A figure that a finding gives as evidence; None without the finding."""
+
+    def read(seen: Seen) -> float | None:
+        values = [e.value for f in seen.report.findings if f.id == id for e in f.evidence if e.what == what]
+        return values[0] if values and isinstance(values[0], int | float) else None
+
+    return read
 
 
 def roof(field: str) -> Read:
     """A ceiling of the device."""
-    return lambda report: getattr(report.ceilings, field) if report.ceilings else None
+    return lambda seen: getattr(seen.report.ceilings, field) if seen.report.ceilings else None

@@ -1,22 +1,60 @@
 """All plants, in the order in which they run: one function and one line each."""
 
-from loraprof.selftest import host, read
+from loraprof.selftest import device, host, lora, rates, read
 from loraprof.selftest.plant import Plant, Quantity
 
 CPU, CUDA, BOTH = ("cpu",), ("cuda",), ("cpu", "cuda")
+LAUNCHING = ("python", "framework", "launch_api", "launch_latency")
+READS = "reads of a device value inside adapted layers"
 
 PLANTS: tuple[Plant, ...] = (
-    Plant("sleep", BOTH, host.sleep, (Quantity("idle, python", "ns", read.idle("python")),)),
-    Plant("loader", BOTH, host.loader, (Quantity("idle, data", "ns", read.idle("data")),)),
-    Plant("spin", CPU, host.spin, (Quantity("one op", "ns", read.of_op("total_ns", host.SPIN)),)),
-    Plant("gemm", BOTH, host.gemm, (
+    Plant("sleep", BOTH, host.sleeping, (Quantity("idle, python", "ns", read.idle("python")),)),
+    Plant("loader", BOTH, host.loading, (Quantity("idle, data", "ns", read.idle("data")),)),
+    Plant("spin", BOTH, host.spinning, (
+        Quantity("one op", "ns", read.of_op("total_ns", host.SPIN), kinds=CPU),
+        Quantity("idle, framework", "ns", read.idle("framework"), kinds=CUDA),
+    )),
+    Plant("gemm", BOTH, rates.products, (
         Quantity("FLOPs", "flops", read.of_op("flops", "aten::mm")),
         Quantity("time", "ns", read.of_op("total_ns", "aten::mm")),
-        Quantity("roof", "flops/s", read.roof("gemm_flops_per_s"), at_least=True, kinds=CUDA),
+        Quantity("roof", "flops/s", read.roof("gemm_flops_per_s"), "at least", CUDA),
     )),
-    Plant("copy", BOTH, host.copy, (
+    Plant("copy", BOTH, rates.copies, (
         Quantity("bytes", "bytes", read.of_op("min_bytes", "aten::copy_")),
         Quantity("time", "ns", read.of_op("total_ns", "aten::copy_")),
-        Quantity("roof", "bytes/s", read.roof("copy_bytes_per_s"), at_least=True, kinds=CUDA),
+        Quantity("roof", "bytes/s", read.roof("copy_bytes_per_s"), "at least", CUDA),
+    )),
+    Plant("lora", BOTH, lora.adapting, (
+        Quantity("adapted layers", "count", read.adapted),
+        Quantity("FLOPs of A and B", "flops", read.flops_of("adapter.down", "adapter.up")),
+        Quantity("finding L8", "count", read.found("L8")),
+    )),
+    Plant("item", BOTH, lora.reading, (
+        Quantity("finding L8", "count", read.found("L8")),
+        Quantity("values read", "count", read.evidence("L8", READS)),
+    )),
+    Plant("nulls", CUDA, device.nulls, (
+        Quantity("kernels", "count", read.kernels),
+        Quantity("launches", "count", read.launches),
+        Quantity("records alone", "count", read.unmatched),
+        Quantity("launch floor", "ns", read.launch_floor, "at most"),
+        Quantity("finding H1", "count", read.found("H1")),
+    )),
+    Plant("sync", CUDA, device.syncing, (Quantity("idle, sync", "ns", read.idle("sync")),)),
+    Plant("wait", CUDA, device.waiting, (Quantity("idle, queued", "ns", read.idle("queued")),)),
+    Plant("overlap", CUDA, device.overlapping, (
+        Quantity("copy under compute", "ns", read.overlap("compute", "copy")),
+    )),
+    Plant("queue", CUDA, device.queueing, (
+        Quantity("launches", "count", read.launches),
+        Quantity("longest launch call", "ns", read.longest_launch),
+        Quantity("idle, launching", "ns", read.idle(*LAUNCHING)),
+        Quantity("finding H1", "count", read.found("H1")),
+    )),
+    Plant("graph", CUDA, device.replaying, (
+        Quantity("kernels", "count", read.kernels),
+        Quantity("launches", "count", read.launches),
+        Quantity("records alone", "count", read.unmatched),
+        Quantity("time of its module", "ns", read.module_busy("graph")),
     )),
 )  # fmt: skip

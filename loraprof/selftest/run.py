@@ -1,25 +1,58 @@
 """Runs the plants: each is a step of one profiler session, since a process may hold only one.
 
-Every plant runs twice before the session, once in its warm-up and REPEATS times recorded; a step is read alone, as
-if the trace held nothing else.
+Every plant runs twice before the session, once in its warm-up and REPEATS times recorded. One that fails is left out
+with its reason, and the rest goes on.
 """
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, record_function
 
+from loraprof.capture.markers import Markers
 from loraprof.errors import MeasurementError
-from loraprof.model.trace import Bool, DeviceTable, HostTable, Trace
-from loraprof.model.vocabulary import HostKind
-from loraprof.selftest.plant import Plant, Skipped, Work
+from loraprof.model.selftest import Skipped
+from loraprof.selftest.plant import NotHere, Plant, Work
 
-REPEATS: Final = 3
-T = TypeVar("T", HostTable, DeviceTable)
+REPEATS: Final = 5
+TROUBLE: Final = (RuntimeError, OSError, MemoryError)  # out of memory on a GPU is a RuntimeError
+
+
+class Recorder(Protocol):
+    """A profiler session: warm-up between ``prepare`` and ``start``, steps until ``stop`` writes the trace."""
+
+    def prepare(self) -> None: ...
+    def start(self) -> None: ...
+    def step(self, name: str) -> AbstractContextManager[object]: ...
+    def stop(self, trace: Path) -> None: ...
+
+
+class Kineto:
+    """The profiler of torch. Raises MeasurementError where one runs already."""
+
+    def __init__(self, device: torch.device) -> None:
+        if torch._C._autograd._profiler_enabled():
+            raise MeasurementError("a profiler runs in this process already", "the self-test needs the only session")
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+        self._session = torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
+
+    def prepare(self) -> None:
+        self._session.prepare_trace()
+
+    def start(self) -> None:
+        self._session.start_trace()
+
+    def step(self, name: str) -> AbstractContextManager[object]:
+        return record_function(name)
+
+    def stop(self, trace: Path) -> None:
+        self._session.stop_trace()
+        self._session.export_chrome_trace(str(trace))
 
 
 @dataclass(slots=True)
@@ -28,91 +61,84 @@ class Planted:
 
     truths: list[tuple[Plant, dict[str, Sequence[float]]]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    markers: Markers = field(default_factory=Markers)
+
+    def skip(self, plant: Plant, error: Exception) -> None:
+        said = str(error).strip()
+        reason = said.splitlines()[0] if said else type(error).__name__
+        self.skipped.append(Skipped(plant=plant.name, reason=reason, failed=not isinstance(error, NotHere)))
 
 
-def plant_all(device: torch.device, plants: Sequence[Plant], trace: Path) -> Planted:
-    """Runs the plants that apply to ``device`` and writes the trace. One that fails is skipped with its reason.
-
-    Raises MeasurementError where the profiler records nothing of the device.
-    """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    if torch._C._autograd._profiler_enabled():
-        raise MeasurementError("a profiler runs in this process already", "the self-test needs the only session")
+def plant_all(
+    device: torch.device,
+    plants: Sequence[Plant],
+    recorder: Recorder,
+    trace: Path,
+    wait: Callable[[], None],
+) -> Planted:
+    """Runs the plants that apply to ``device`` and writes the trace. ``wait`` returns when the device is idle."""
     done = Planted()
-    ready: list[tuple[Plant, Work]] = []
-    for plant in plants:
-        if device.type not in plant.kinds:
-            done.skipped.append(Skipped(plant=plant.name, reason="needs CUDA", failed=False))
-        elif (work := _prepared(plant, device, done)) is not None:
-            ready.append((plant, work))
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    session = torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
-    session.prepare_trace()
-    for _, work in ready:
-        work()
-    _wait(device)
-    session.start_trace()
-    for number, (plant, work) in enumerate(ready):
-        done.truths.append((plant, _steps(plant, work, device, number, done)))
-    session.stop_trace()
-    session.export_chrome_trace(str(trace))
+    prepared = ((plant, _prepared(plant, device, wait, done)) for plant in plants)
+    ready = [(plant, work) for plant, work in prepared if work is not None]
+    done.markers.adopt([nn.ModuleDict({plant.name: work.module for plant, work in ready if work.module is not None})])
+    done.markers.install()
+    try:
+        recorder.prepare()
+        alive = [(plant, work) for plant, work in ready if _tried(plant, work, wait, done)]
+        done.markers.watch_gradients()
+        recorder.start()
+        for plant, work in alive:
+            done.truths.append((plant, _steps(plant, work, recorder, wait, done)))
+        recorder.stop(trace)
+    finally:
+        done.markers.remove()
     return done
 
 
-def _prepared(plant: Plant, device: torch.device, done: Planted) -> Work | None:
+def _prepared(plant: Plant, device: torch.device, wait: Callable[[], None], done: Planted) -> Work | None:
     try:
+        if device.type not in plant.kinds:
+            raise NotHere(f"needs {' or '.join(kind.upper() for kind in plant.kinds)}")
         work = plant.make(device)
-        work()
-        work()
-        _wait(device)
-    except (RuntimeError, OSError) as error:
-        done.skipped.append(_failed(plant, error))
+    except (*TROUBLE, NotHere) as error:
+        done.skip(plant, error)
         return None
-    return work
+    return work if _tried(plant, work, wait, done) and _tried(plant, work, wait, done) else None
+
+
+def _tried(plant: Plant, work: Work, wait: Callable[[], None], done: Planted) -> bool:
+    """Runs it once; whether that went well."""
+    try:
+        work.run()
+        wait()
+    except TROUBLE as error:
+        done.skip(plant, error)
+        return False
+    return True
 
 
 def _steps(
-    plant: Plant, work: Work, device: torch.device, number: int, done: Planted
+    plant: Plant, work: Work, recorder: Recorder, wait: Callable[[], None], done: Planted
 ) -> dict[str, Sequence[float]]:
     truths: dict[str, Sequence[float]] = {}
-    for index in range(REPEATS):
-        name = f"ProfilerStep#{number * REPEATS + index}"
+    first = sum(len(steps) for _, steps in done.truths)
+    for index in range(first, first + REPEATS):
+        name = f"ProfilerStep#{index}"
+        done.markers.step = index
         try:
-            with record_function(name):
-                truths[name] = work()
-                _wait(device)
-        except (RuntimeError, OSError) as error:
-            done.skipped.append(_failed(plant, error))
+            with recorder.step(name):
+                truth = work.run()
+                wait()
+        except TROUBLE as error:
+            done.skip(plant, error)
             break
+        truths[name] = truth
+    done.markers.step = None
     return truths
 
 
-def _failed(plant: Plant, error: Exception) -> Skipped:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return Skipped(plant=plant.name, reason=reason, failed=True)
-
-
-def _wait(device: torch.device) -> None:
+def waiter(device: torch.device) -> Callable[[], Any]:
+    """Waits for all work of ``device``."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def step_alone(trace: Trace, name: str) -> Trace:
-    """The trace as if only the step's own records were there. Raises MeasurementError where it has no such step."""
-    host, device = trace.host, trace.device
-    number = trace.names.index(name) if name in trace.names else -1
-    mine = (host.name == number) & (host.kind == HostKind.ANNOTATION)
-    if mine.sum() != 1:
-        raise MeasurementError(f"{name} is not in the trace", "the profiler lost records; another one may be running")
-    start, end = int(host.start[mine][0]), int(host.end[mine][0])
-    kept = (host.start >= start) & (host.end <= end)
-    return replace(
-        trace,
-        host=_rows(host, kept),
-        device=_rows(device, (device.start >= start) & (device.end <= end)),
-    )
-
-
-def _rows(table: T, kept: Bool) -> T:
-    columns: dict[str, Any] = {f.name: getattr(table, f.name)[kept] for f in fields(table)}
-    return type(table)(**columns)
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None

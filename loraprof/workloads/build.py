@@ -15,6 +15,7 @@ from loraprof.model.workload import WorkloadSpec
 from loraprof.workloads.adapters import count, trained
 from loraprof.workloads.arms import resolve_arm
 from loraprof.workloads.batches import Source, fixed, tokens_per_step
+from loraprof.workloads.heap import keep_freed_memory
 from loraprof.workloads.models import enable_checkpointing, make_model, quiet, torch_device
 from loraprof.workloads.shrink import shrink
 
@@ -42,11 +43,13 @@ class Built:
 
 def build(spec: WorkloadSpec, arm: str = "lora", batches: Source = fixed) -> Built:
     """The workload ``spec`` under ``arm``. Weights, batches and dropout follow ``spec.seed``, which is set
-    globally, as a training script would.
+    globally, as a training script would. On a CPU the process keeps freed memory from then on (see ``heap``).
 
     Raises UsageError for an arm that does not fit the workload, MeasurementError for a missing device or package.
     """
     device, how = torch_device(spec), resolve_arm(arm)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(spec.seed)
     with quiet():
         base = make_model(spec, device)

@@ -137,6 +137,14 @@ class Machine:
             if last > self.now:
                 self.now = last + self.hardware.return_ns
 
+    def free(self, stream: int) -> int:
+        """When the work given to ``stream`` so far has ended."""
+        return self._free.get(stream, 0)
+
+    def hold(self, stream: int, until: int) -> None:
+        """Work given to ``stream`` from here on waits until then, although nothing runs: a host function's turn."""
+        self._free[stream] = max(until, self.free(stream))
+
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         begin = self.now
