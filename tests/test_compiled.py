@@ -102,7 +102,7 @@ def test_fused_kernels_carry_the_modules_the_compiler_names() -> None:
     assert any("adapter ops are fused into kernels of other roles" in note for note in report.closure.notes)
     shown = (recorded("blocks").parent / "out.txt").read_text()
     assert "Compiled code" in shown
-    assert "3 regions in the forward pass" in " ".join(shown.split())
+    assert "regions in the forward pass: 3" in " ".join(shown.split())
 
 
 @pytest.mark.slow
@@ -181,8 +181,3 @@ def test_recompiling_shows_in_a_trace_alone() -> None:
     assert seen["compilations inside the profiled steps"] == 1
     assert seen["recompilations"] is None
     assert "H3" not in found(toy("compiled") / "rank0.trace.json.gz")
-
-
-def test_a_compiled_model_is_not_told_to_compile() -> None:
-    remedies = [f.remedy for f in found(toy("compiled")).values() if f.id == "H1"]
-    assert not any("torch.compile" in remedy for remedy in remedies)

@@ -51,7 +51,8 @@ def compiled_notes(made: CompiledReport | None, found: Compilation | None) -> li
         notes.append("compiled regions carry no modules: roles inside them come from kernel names and shapes alone")
     if made.other_ns:
         share, own = (units.percent(ns / made.busy_ns) for ns in (made.other_ns, made.host_ns))
-        notes.append(f"{share} of the time in compiled regions has no role, {own} is their own Python between kernels")
+        python = f", {own} is their own Python between kernels" if made.host_ns else ""
+        notes.append(f"{share} of the time in compiled regions has no role{python}")
     if made.mixed_ns:
         notes.append(
             f"adapter ops are fused into kernels of other roles ({units.ns(made.mixed_ns)}): "

@@ -4,7 +4,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from loraprof.analysis.replay import accepted, replay
-from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.case import COMPILE, Case, evidence, finding, unless_compiled
 from loraprof.diagnosis.select import Worth, gain_of, idle, scaled, worth
 from loraprof.model.report import Finding
 from loraprof.model.trace import Int64
@@ -56,16 +56,10 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
         case,
         "H1",
         rows,
-        f"per_device_train_batch_size x 2, or packing{_compile(case)}; fewer target_modules; lora_dropout=0.0",
+        f"per_device_train_batch_size x 2, or packing{unless_compiled(case, f'; {COMPILE}')}; fewer target_modules; lora_dropout=0.0",
         replace(value, basis="replay") if value and faster else value,
         spent_ns=case.launching_ns,
     )
-
-
-def _compile(case: Case) -> str:
-    """The advice to compile, where nothing is compiled."""
-    done = case.analysis.who.compiled is not None or (case.workload is not None and case.workload.compiled)
-    return "" if done else "; torch.compile(get_peft_model(model, config))"
 
 
 def _faster_host(case: Case) -> Worth | None:
@@ -111,7 +105,7 @@ def _overhead_bound_cpu(case: Case) -> Finding | None:
             evidence("Python between ops", python.ns if python else None, "ns"),
             evidence("issuing, of the step", min(spent / unprofiled.median_ns, 1.0), "ratio"),
         ],
-        f"per_device_train_batch_size x 2, or packing{_compile(case)}; fewer target_modules; lora_dropout=0.0",
+        f"per_device_train_batch_size x 2, or packing{unless_compiled(case, f'; {COMPILE}')}; fewer target_modules; lora_dropout=0.0",
         gain_of(case, Worth(0.5 * spent, 0.15 * spent, 0.9 * spent)),
         title="Overhead-bound: issuing the ops costs more than their arithmetic",
     )

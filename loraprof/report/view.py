@@ -152,17 +152,17 @@ def _adapter(report: Report, step: Step | None) -> Section:
 
 
 def _compiled(c: CompiledReport) -> Facts:
-    calls = f"{units.count(c.kernels)} kernel calls, {units.count(c.regions)} regions in the forward pass"
-    part = f"{units.ns(c.busy_ns)}, {units.percent(c.share)} of the step; {calls}"
+    part = f"{units.ns(c.busy_ns)}, {units.percent(c.share)} of the step"
     known = units.percent(c.known_ns / c.busy_ns if c.busy_ns else None)
-    lines = [("in compiled regions", part), ("modules known for", f"{known} of that time")]
+    calls = f"{units.count(c.kernels)}; regions in the forward pass: {units.count(c.regions)}"
+    lines = [("in compiled regions", part), ("kernel calls", calls), ("modules known for", f"{known} of that time")]
     if c.host_ns:
         lines.append(("own Python", f"{units.ns(c.host_ns)} between the kernels"))
     if c.mixed_ns:
         lines.append(("adapter ops among others", f"in kernels that take {units.ns(c.mixed_ns)}"))
     if c.compile_ns is not None:
-        again = f"{units.count(c.recompilations)} recompilations since the warm-up"
-        lines.append(("compiling", f"{units.ns(c.compile_ns)}, {again}, {units.count(c.graph_breaks)} graph breaks"))
+        again = f"recompilations since the warm-up: {units.count(c.recompilations)}"
+        lines.append(("compiling", f"{units.ns(c.compile_ns)}; {again}; graph breaks: {units.count(c.graph_breaks)}"))
     return Facts(tuple(lines))
 
 
