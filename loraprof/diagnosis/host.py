@@ -56,10 +56,15 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
         case,
         "H1",
         rows,
-        f"per_device_train_batch_size x 2, or packing{unless_compiled(case, f'; {COMPILE}')}; fewer target_modules; lora_dropout=0.0",
+        _fewer_launches(case),
         replace(value, basis="replay") if value and faster else value,
         spent_ns=case.launching_ns,
     )
+
+
+def _fewer_launches(case: Case) -> str:
+    compile_it = unless_compiled(case, f"; {COMPILE}")
+    return f"per_device_train_batch_size x 2, or packing{compile_it}; fewer target_modules; lora_dropout=0.0"
 
 
 def _faster_host(case: Case) -> Worth | None:
@@ -105,7 +110,7 @@ def _overhead_bound_cpu(case: Case) -> Finding | None:
             evidence("Python between ops", python.ns if python else None, "ns"),
             evidence("issuing, of the step", min(spent / unprofiled.median_ns, 1.0), "ratio"),
         ],
-        f"per_device_train_batch_size x 2, or packing{unless_compiled(case, f'; {COMPILE}')}; fewer target_modules; lora_dropout=0.0",
+        _fewer_launches(case),
         gain_of(case, Worth(0.5 * spent, 0.15 * spent, 0.9 * spent)),
         title="Overhead-bound: issuing the ops costs more than their arithmetic",
     )
