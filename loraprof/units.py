@@ -175,27 +175,35 @@ def ns_scale(values: Sequence[int], decimals: int | None = None) -> Scale:
     return Scale(divisor, unit, _decimals(largest / divisor, 4) if decimals is None else decimals)
 
 
-_QUANTITIES: Final[dict[str, Callable[[float | None], str]]] = {
+# The units a value may have in the JSON: scaled ones, plain ones, and plurals of what is counted.
+QUANTITIES: Final[dict[str, Callable[[float | None], str]]] = {
     "ns": ns,
+    "B": nbytes,
     "bytes": nbytes,
     "flops": flops,
+    "FLOP/s": flops_per_s,
     "flops/s": flops_per_s,
+    "B/s": bytes_per_s,
     "bytes/s": bytes_per_s,
     "ratio": ratio,
-    "x": ratio,
-    "fraction": percent,
     "share": percent,
     "count": count,
 }
+PLAIN: Final = ("FLOP/B", "MHz", "W", "J", "per step")
+COUNTED: Final = ("devices", "features", "kernels", "layers", "messages", "modules", "ops", "parameters", "ranges",
+                  "steps", "tensors", "tokens")  # fmt: skip
 
 
 def quantity(value: float | str | None, unit: str) -> str:
-    """A finding's evidence: ``value`` in ``unit`` as the JSON names it (``ns``, ``bytes``, ``ratio``, …)."""
+    """A finding's evidence: ``value`` in ``unit`` as the JSON names it (``ns``, ``B``, ``share``, …)."""
     if isinstance(value, str):
         return f"{value} {unit}".strip()
     if unit == "":
         return number(value) if isinstance(value, float) else count(value)
-    if unit in _QUANTITIES:
-        return _QUANTITIES[unit](value)
-    text = count(value) if isinstance(value, int) else number(value)
-    return text if value is None else f"{text} {unit}"
+    if unit in QUANTITIES:
+        return QUANTITIES[unit](value)
+    if value is None:
+        return NA
+    if value == 1 and unit in COUNTED:
+        unit = unit.removesuffix("s")
+    return f"{count(value) if isinstance(value, int) else number(value)} {unit}"

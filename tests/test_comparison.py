@@ -116,7 +116,7 @@ def test_a_setting_that_differs_is_a_finding(pair: tuple[Path, Path], tmp_path: 
     mixed = variant(new, tmp_path / "mixed.loraprof", works(lambda w: replace(w, autocast="bfloat16")))
     finding = next(f for f in compare_recordings((base, mixed)).findings if f.id == "G1")
     assert finding.severity == "major"
-    assert [(e.what, e.value) for e in finding.evidence] == [("autocast", "None in base, bfloat16 in mixed")]
+    assert [(e.what, e.value) for e in finding.evidence] == [("autocast", "none in base, bfloat16 in mixed")]
 
 
 def test_few_steps_give_no_verdict(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """Calls of compiled graphs: matched by order, given a module and a role."""
 
 import msgspec
+import numpy as np
+from builders import trace_of
 from test_graph_launches import recording
 
+from loraprof.analysis.behaviour import behaviour_of
 from loraprof.analysis.compiled_graphs import Graphs, Placed, Scope, aligned, spelled
+from loraprof.analysis.roles import roles_of
 from loraprof.model.compilation import Compilation, CompiledCall, CompiledGraph, FusedOp
-from loraprof.model.recording import AdapterSite, ModuleInfo, Recording
-from loraprof.model.vocabulary import LOSS, ROLE
+from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo, Recording
+from loraprof.model.vocabulary import LOSS, ROLE, ROLES
 
 SITE = AdapterSite(path="blocks.0.up", kind="lora", rank=4, in_features=8, out_features=8, dtype="float32",
                    base_dtype="float32")  # fmt: skip
@@ -35,7 +39,7 @@ def made(*calls: CompiledCall, root: int = 1, backward: bool = False) -> Recordi
 
 
 def placed(recording: Recording, *names: str, inside: int = 1, region: str = "0/1") -> list[Placed | None] | None:
-    return Graphs(recording, recording.modules).place(Scope(region, False, inside), names)
+    return Graphs(recording, roles_of(recording.modules, recording)).place(Scope(region, False, inside), names)
 
 
 def test_spelling() -> None:
@@ -93,17 +97,42 @@ def test_what_follows_the_head_is_the_loss() -> None:
     ]  # fmt: skip
 
 
+def test_a_module_is_what_its_compiled_ops_make_it() -> None:
+    """A block that multiplies activations is attention; a product with a weight is not, whoever issues it."""
+    core = CompiledCall("extern_kernels.bmm", [FusedOp(1, "aten::bmm", 5, 1)])
+    scale = CompiledCall("cpp_fused_mul_0", [FusedOp(1, "aten::mul", 6, 1)])
+    product = CompiledCall("extern_kernels.mm", [FusedOp(1, "aten::mm", 7, 1)])
+    weight = ParameterInfo(
+        id=0, name="weight", module=1, shape=(8, 8), dtype="float32", trainable=False, device="cpu"
+    )
+    recording = msgspec.structs.replace(made(core, scale, product), parameters=[weight])
+    roles = roles_of(recording.modules, recording)
+    roles.behaviour = behaviour_of(trace_of(), roles, np.zeros(0, np.int32), np.zeros(0, np.int64))
+    names = ("aten::bmm", "cpp_fused_mul_0", "aten::mm")
+    result = Graphs(recording, roles).place(Scope("0/1", False, 1), names)
+    assert [ROLES[p.role] for p in result or [] if p] == ["attention", "attention", "base.linear"]
+
+
+def test_a_product_of_base_and_adapter_in_one_has_no_role_without_shapes() -> None:
+    whole = msgspec.structs.replace(table()[UP], part="fused")
+    modules = [whole if m.id == UP else m for m in table()]
+    calls = [CompiledCall("extern_kernels.mm", [FusedOp(UP, "aten::mm", 5, 1)])]
+    calls.append(CompiledCall("cpp_fused_add_0", [FusedOp(UP, "aten::add", 6, 1)]))
+    result = placed(msgspec.structs.replace(made(*calls), modules=modules), "aten::mm", "cpp_fused_add_0")
+    assert [p.role for p in result or [] if p] == [ROLE["other"], ROLE["adapter.elementwise"]]
+
+
 def test_an_unknown_region_places_nothing() -> None:
     call = CompiledCall("extern_kernels.mm", [FusedOp(DOWN, "aten::mm", 5, 1)])
     assert placed(made(call), "aten::mm", region="7/0") is None
     assert placed(made(call), "aten::bmm") is None
-    assert Graphs(None, []).place(Scope("", False, -1), ["aten::mm"]) is None
+    assert Graphs(None, roles_of([], None)).place(Scope("", False, -1), ["aten::mm"]) is None
 
 
 def test_captured_kernels_without_a_match_are_left_alone() -> None:
     call = CompiledCall("triton_poi_fused_gelu_0", [FusedOp(ACT, "aten::gelu", 5, 1)])
     recording = made(call)
-    graphs = Graphs(recording, recording.modules)
+    graphs = Graphs(recording, roles_of(recording.modules, recording))
     assert graphs.place_kernels(Scope("0/1", False, 1), ["a", "b"]) == [None, None]
     found = graphs.place_kernels(Scope("0/1", False, 1), ["memset", "triton_poi_fused_gelu_0"])
     assert [p and p.role for p in found] == [None, ROLE["activation"]]

@@ -2,10 +2,10 @@
 
 import msgspec
 import pytest
-from provoke import facts, found, made, shaped, synthetic, toy
+from provoke import CALIBRATION, facts, found, made, shaped, synthetic, toy
 from recorded import recorded
 
-from loraprof.model.recording import DeviceInfo, Memory
+from loraprof.model.recording import DeviceInfo, GemmRate, Memory
 
 TINY = "tiny-llama-cpu"
 
@@ -108,4 +108,8 @@ def test_slow_products() -> None:
     finding = found(made(shaped(**slow, flops_per_ns=120_000)))["B10"]
     rate = facts(finding)["rate of the base's products"]
     assert 115e12 < rate < 121e12
-    assert "B10" not in found(made(shaped(**slow, flops_per_ns=200_000)))
+    fast = shaped(**slow, flops_per_ns=200_000)
+    assert "B10" not in found(made(fast))
+    other = GemmRate(m=4096, n=4096, k=4096, dtype="float8_e4m3fn", ns=171_798)  # twice as fast, in a dtype not used
+    both = msgspec.structs.replace(CALIBRATION, gemm=[*CALIBRATION.gemm, other])
+    assert "B10" not in found(made(fast, calibration=both))

@@ -10,7 +10,8 @@ from torch import nn
 
 from loraprof.capture.compile_watch import CompileWatch
 from loraprof.capture.cuda_graphs import graph_nodes
-from loraprof.capture.markers import Markers, is_wrapper, named_modules, plain
+from loraprof.capture.dynamo import is_wrapper, named_modules
+from loraprof.capture.markers import Markers
 from loraprof.capture.provenance import FRAME, NOWHERE, Origin, Places, Provenance, parts_of
 from loraprof.model.recording import ModuleInfo
 
@@ -73,10 +74,26 @@ def test_wrappers_of_compile_do_not_count() -> None:
     assert "blocks.1.0" in names
     assert not any("_orig_mod" in name for name in names)
     assert is_wrapper(net.blocks[1])
-    assert plain("blocks.1._orig_mod.0.weight") == "blocks.1.0.weight"
     markers = Markers()
     markers.adopt([net])
     assert len(markers.ids) == len(names)
+
+
+def test_a_wrapper_leaves_the_ranges_around_it_open() -> None:
+    net, aside = Net(), nn.Identity()
+    wrapper: Any = torch.compile(aside, backend="eager")
+    net.forward = lambda x: wrapper(x)  # type: ignore[method-assign]
+    markers = Markers()
+    markers.step = 0
+    markers.install()
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            net(torch.ones(2))
+    finally:
+        markers.remove()
+    assert [c.module for c in markers.calls] == [markers.ids[aside], markers.ids[net]]
+    assert wrapper not in markers.ids
+    assert [path for path in markers.paths() if "Identity" in path or "_orig_mod" in path] == ["Identity"]
 
 
 def test_a_listener_that_fails_leaves_compilation_alone(monkeypatch: pytest.MonkeyPatch) -> None:

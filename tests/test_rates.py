@@ -25,7 +25,9 @@ def test_a_calibrated_shape_is_its_own_answer() -> None:
     rates = Rates(STEADY)
     assert rates.gemm_ns(100, 100, 100, "float32") == 20_000
     assert rates.gemm_ns(100, 100, 100, "float16") is None
-    assert rates.gemm_flops_per_s == pytest.approx(1e12)
+    assert rates.gemm_flops_per_s("float32") == pytest.approx(1e12)
+    assert rates.gemm_flops_per_s("bfloat16") == pytest.approx(1.6e7)
+    assert rates.gemm_flops_per_s("float16") is None
     assert rates.stream_bytes_per_s == 2e10
 
 

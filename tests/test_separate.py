@@ -11,6 +11,7 @@ import loraprof
 from loraprof.diagnosis import build
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.separate import unclear
+from loraprof.diagnosis.verdict import limiting
 from loraprof.model.recording import Workload
 from loraprof.model.report import Finding, Gain, TimingReport, Unprofiled
 
@@ -86,6 +87,14 @@ def test_without_an_unprofiled_time_nothing_is_ranked(case: Any) -> None:
     assert said is not None
     assert said.startswith("H1, L1 cannot be ranked")
     assert unclear(case(SCRIPT), found) is None
+
+
+def test_the_limiting_cause_surely_gains_something() -> None:
+    vague, sure = cause("B10", 1.0, 4.0), cause("L4", 1.1, 1.2)
+    assert limiting([cause("G2", 1.5, 1.6, "info"), vague, sure]) == "L4"
+    assert limiting([vague]) == "B10"
+    assert limiting([cause("H1", 0, 0), cause("L1", 0, 0)]) == "H1"
+    assert limiting([cause("G6", 1.1, 1.2, "info")]) is None
 
 
 def test_the_report_carries_it() -> None:

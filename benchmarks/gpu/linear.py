@@ -33,7 +33,7 @@ def run(options: Options) -> Linear:
     hidden = options.pick((64, 128, 256), (1024, 2048, 4096, 8192), (1024, 1536, 2048, 3072, 4096, 6144, 8192))
     tokens = options.pick((64, 256), (1024, 16384), (256, 1024, 4096, 16384))
     rates = Rates(cached_calibration(device, dtype="bfloat16")[0])
-    balance = (rates.gemm_flops_per_s or 0.0) / (rates.stream_bytes_per_s or 1.0)
+    balance = (rates.gemm_flops_per_s("bfloat16") or 0.0) / (rates.stream_bytes_per_s or 1.0)
     layers, skipped = [], []
     for t in tokens:
         for d in hidden:

@@ -14,9 +14,10 @@ import numpy as np
 
 from loraprof.analysis.compiled_graphs import Graphs, Scope
 from loraprof.analysis.kernel_names import role_of_kernel, role_of_product
+from loraprof.analysis.roles import Roles
 from loraprof.analysis.sequence import forward_owner
 from loraprof.analysis.tree import Tree
-from loraprof.model.recording import ModuleInfo, Recording
+from loraprof.model.recording import Recording
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import PHASE, ROLE, HostKind
 
@@ -76,34 +77,36 @@ def _names(trace: Trace) -> _Names:
 
 
 class Compiled:
-    """Fills module, phase and role of rows inside compiled regions, in place."""
+    """Fills module, phase and role of rows inside compiled regions, in place.
+
+    ``marker`` and ``evaluate``: per row the nearest module marker and backward node.
+    """
 
     def __init__(
         self,
         trace: Trace,
         recording: Recording | None,
-        table: list[ModuleInfo],
+        roles: Roles,
         tree: Tree,
+        marker: Int32,
         evaluate: Int32,
     ) -> None:
         self.trace, self.tree, self.evaluate = trace, tree, evaluate
-        self.sites = recording.sites if recording else []
-        self.graphs = Graphs(recording, table)
-        self.names = _names(trace)
+        self.sites = roles.sites
+        self.graphs = Graphs(recording, roles)
+        self.names = names = _names(trace)
+        code = tree.nearest((names.function | names.backward | names.call)[trace.host.name])
+        depth = np.append(tree.depth, -1)
+        # A graph may be cut: a module then runs as it is.
+        self.inside: Bool = (code >= 0) & (depth[code] > depth[marker])
 
-    def fill(self, marker: Int32, loss: int, module: Int32, phase: Int8, role: Int8) -> CompiledRows | None:
-        """``marker``: per row the nearest module marker. ``loss``: the number of the loss among the owners.
-
-        None: nothing was compiled, or the trace hides it.
-        """
-        names, host, tree = self.names, self.trace.host, self.tree
+    def fill(self, loss: int, module: Int32, phase: Int8, role: Int8) -> CompiledRows | None:
+        """``loss``: the number of the loss among the owners. None: nothing was compiled, or the trace hides it."""
+        names, host, tree, inside = self.names, self.trace.host, self.tree, self.inside
         if not (names.region.any() or names.function.any()):
             return None
         region = tree.nearest(names.region[host.name])
         backward = tree.nearest(names.backward[host.name])
-        code = tree.nearest((names.function | names.backward | names.call)[host.name])
-        depth = np.append(tree.depth, -1)
-        inside = (code >= 0) & (depth[code] > depth[marker])  # a graph may be cut: a module then runs as it is
         scopes = np.flatnonzero(names.call[host.name])
         if not len(scopes):
             scopes = np.flatnonzero((names.function | names.backward)[host.name] & (host.kind == HostKind.OP))
@@ -123,7 +126,9 @@ class Compiled:
                     module[child], role[child] = scope.inside, self._guess(child, scope.backward)
                     continue
                 module[child] = loss if isinstance(place.module, str) else place.module
-                role[child], mixed[child] = place.role, place.mixed
+                mixed[child] = place.mixed
+                unknown = place.role == ROLE["other"]  # a product in a layer that is base and adapter in one
+                role[child] = self._guess(child, scope.backward) if unknown else place.role
         call = tree.nearest(calls >= 0)
         call[~inside] = -1
         rows = np.flatnonzero(call >= 0)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from loraprof.analysis.roles import HEAD, Context, role_of
+from loraprof.analysis.roles import Context, Roles
 from loraprof.model.compilation import CompiledGraph, FusedOp
-from loraprof.model.recording import ModuleInfo, Recording
+from loraprof.model.recording import Recording
 from loraprof.model.vocabulary import ADAPTER_ROLES, LOSS, ROLE, ROLES
 
 _PREFIX = re.compile(r"^graph_\d+_")
@@ -44,12 +44,10 @@ class Scope:
 class Graphs:
     """The compiled graphs of a recording, by compile id and direction."""
 
-    def __init__(self, recording: Recording | None, table: list[ModuleInfo]) -> None:
+    def __init__(self, recording: Recording | None, roles: Roles) -> None:
         compilation = recording.compilation if recording else None
-        self._sites = recording.sites if recording else []
-        self._table = table
-        self._by_path = {m.path: m.id for m in table}
-        self._rotary = any("Rotary" in m.cls for m in table)
+        self._roles, self._table = roles, roles.table
+        self._by_path = {m.path: m.id for m in roles.table}
         self._graphs: dict[tuple[str, bool], list[CompiledGraph]] = defaultdict(list)
         for graph in compilation.graphs if compilation else ():
             self._graphs[graph.region, graph.backward].append(graph)
@@ -115,8 +113,7 @@ class Graphs:
                 continue
             if any(word in op.op for word in _CORE):
                 core[op.module] = min(core[op.module], op.sequence)
-            info = self._table[op.module]
-            if info.site is None and HEAD.search(info.path):
+            if op.module in self._roles.heads:
                 head = op.sequence if head == _FAR else max(head, op.sequence)
         return _Order(core, head)
 
@@ -125,7 +122,7 @@ class Graphs:
         modules: set[int] = set()
         for op in ops:
             number = moved.get(op.module, op.module) if op.module >= 0 else -1
-            weights[self._role(op, number, order)] += op.count
+            weights[self._role(op, order)] += op.count
             if number >= 0:
                 modules.add(number)
         if not weights:
@@ -136,15 +133,12 @@ class Graphs:
         mixed = role not in ADAPTER_ROLES and any(r in ADAPTER_ROLES for r in weights)
         return Placed(LOSS if role == "loss" else self._common(modules), ROLE[role], mixed)
 
-    def _role(self, op: FusedOp, number: int, order: "_Order") -> str:
+    def _role(self, op: FusedOp, order: "_Order") -> str:
         after = order.head < op.sequence
-        if number < 0:
+        if op.module < 0:
             return "loss" if after else "other"
-        info = self._table[number]
-        site = self._sites[info.site] if info.site is not None else None
         before = 0 <= op.sequence < order.core.get(op.module, -1)
-        leaf = HEAD.search(info.path) is not None or info.site is not None
-        return role_of(info, site, op.op, None, Context(after and not leaf, before, self._rotary))
+        return self._roles.of(op.module, op.op, None, Context(after, before))
 
     def _common(self, modules: set[int]) -> int:
         """The innermost module around all of these; -1 none."""

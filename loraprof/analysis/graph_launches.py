@@ -12,7 +12,7 @@ import numpy as np
 
 from loraprof.analysis.attribution import Attribution
 from loraprof.analysis.link import Links
-from loraprof.analysis.roles import Context, role_of
+from loraprof.analysis.roles import roles_of
 from loraprof.analysis.windows import Marks
 from loraprof.model.recording import Recording
 from loraprof.model.trace import Bool, Int64, Trace
@@ -78,13 +78,12 @@ def _by_node(
 ) -> Iterator[tuple[int, Found]]:
     if recording is None or not recording.graph_nodes:
         return
-    paths = {m.path: m for m in recording.modules}
+    paths, roles = {m.path: m for m in recording.modules}, roles_of(recording.modules, recording)
     for row in np.flatnonzero(left).tolist():
         info = paths.get(recording.graph_nodes.get(int(trace.device.graph_node[row]), ""))
         if info is not None:
-            site = recording.sites[info.site] if info.site is not None else None
             phase = int(who.phase[links.launch[row]])
-            yield row, (info.id, phase, ROLE[role_of(info, site, "", None, Context())])
+            yield row, (info.id, phase, ROLE[roles.of(info.id, "")])
 
 
 def _by_calls(trace: Trace, links: Links, who: Attribution, left: Bool) -> Iterator[tuple[int, Found]]:

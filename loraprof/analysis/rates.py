@@ -48,10 +48,10 @@ class Rates:
         curve = sorted(self.calibration.copy, key=lambda c: c.bytes)
         return 1e9 * curve[-1].bytes / curve[-1].ns if curve else None
 
-    @property
-    def gemm_flops_per_s(self) -> float | None:
-        """Best calibrated GEMM rate, any dtype."""
-        return max((2e9 * g.m * g.n * g.k / g.ns for g in self.calibration.gemm), default=None)
+    def gemm_flops_per_s(self, dtype: str) -> float | None:
+        """Best calibrated rate of GEMMs in ``dtype``; None when none was calibrated."""
+        known = (2e9 * g.m * g.n * g.k / g.ns for g in self.calibration.gemm if g.dtype == dtype)
+        return max(known, default=None)
 
 
 DIP = 3.0  # a rate this many times below both neighbours is no property of a device

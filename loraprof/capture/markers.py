@@ -10,10 +10,9 @@ neither see the hooks while it compiles (``pause``), for then they become part o
 code to compile (``never_compiled``).
 """
 
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +21,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from loraprof.capture.dynamo import is_wrapper, named_modules, never_compiled
+from loraprof.capture.module_paths import paths_of
 from loraprof.model.recording import ModuleCall
 from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 
@@ -29,6 +30,7 @@ _Range: Any = torch._C._profiler._RecordFunctionFast
 COUNTED = -1  # ``step`` of the counting pass
 _sequence_nr: Any = vars(torch.autograd)["_get_sequence_nr"]
 _HOOKS_SEEN: Final = r"Using `torch\.compile\(module\)` when there are global hooks"
+_Open = tuple[Any, int, int, nn.Module]  # range, module id, autograd number before, module
 
 
 @dataclass(slots=True)
@@ -47,12 +49,13 @@ class Markers:
     def __init__(self) -> None:
         self.ids: dict[nn.Module, int] = {}
         self.roots: list[nn.Module] = []
+        self.hung: list[tuple[nn.Module, nn.Module]] = []  # called inside another module without being below it
         self.parameters: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.calls: list[ModuleCall] = []
         self.step: int | None = None
         self.called: dict[nn.Module, Called] = {}  # filled while ``step`` is COUNTED
-        self.embedded = 0  # elements the largest embedding looked up during recorded forward calls
-        self._vocabulary = 0
+        self.embedded: dict[tuple[int, int], int] = {}  # (width, rows) of tables: elements looked up in forward calls
+        self._passing: dict[tuple[nn.Module | None, type], int] = {}
         self._local = threading.local()
         self._hooks: list[RemovableHandle] = []
         self._handles: list[RemovableHandle] = []  # of gradients
@@ -63,9 +66,8 @@ class Markers:
         """From here on module calls leave markers. Raises RuntimeError when already installed."""
         if self._installed:
             raise RuntimeError("markers are installed")
-        never_compiled(
-            Markers._enter, Markers._leave, Markers._stack, Markers._look_up, Markers._note, Markers.adopt
-        )
+        never_compiled(Markers._enter, Markers._leave, Markers._stack, Markers._look_up, Markers._note)
+        never_compiled(Markers._meet, Markers._number, Markers.adopt)
         warnings.filterwarnings("ignore", message=_HOOKS_SEEN)  # the hooks are not the user's
         self._silenced = warnings.filters[0]
         self._installed = True
@@ -109,15 +111,22 @@ class Markers:
         """Numbers the modules and parameters of root modules, in order of definition."""
         for root in roots:
             self.roots.append(root)
-            modules = [module for _, module in named_modules(root)]
-            for module in modules:
-                self.ids.setdefault(module, len(self.ids))
-            seen = {id(p) for _, _, p in self.parameters}
-            for module in modules:
-                for name, parameter in module._parameters.items():
-                    if parameter is not None and id(parameter) not in seen:
-                        seen.add(id(parameter))
-                        self.parameters.append((module, name, parameter))
+            self._number(root)
+
+    def paths(self) -> dict[str, nn.Module]:
+        """Every numbered module by its path; further roots start with their class, hung ones with their caller."""
+        return paths_of(self.roots, self.hung)
+
+    def _number(self, top: nn.Module) -> None:
+        modules = [module for _, module in named_modules(top)]
+        for module in modules:
+            self.ids.setdefault(module, len(self.ids))
+        seen = {id(p) for _, _, p in self.parameters}
+        for module in modules:
+            for name, parameter in module._parameters.items():
+                if parameter is not None and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    self.parameters.append((module, name, parameter))
 
     def where(self) -> tuple[int, str, int]:
         """(module id, phase, autograd number) of the code that runs now; -1 where there is none."""
@@ -134,8 +143,8 @@ class Markers:
         holding = [c for c in self.calls if c.before <= number < c.after]
         return min(holding, key=lambda c: c.after - c.before).module if holding else -1
 
-    def _stack(self) -> list[tuple[Any, int, int]]:
-        stack: list[tuple[Any, int, int]] | None = getattr(self._local, "stack", None)
+    def _stack(self) -> list[_Open]:
+        stack: list[_Open] | None = getattr(self._local, "stack", None)
         if stack is None:
             stack = self._local.stack = []
         return stack
@@ -145,23 +154,38 @@ class Markers:
         if number is None:
             if is_wrapper(module):
                 return
-            if not self._stack():
-                self.adopt([module])
-            number = self.ids.setdefault(module, len(self.ids))
+            number = self._meet(module)
         if isinstance(module, nn.Embedding) and self.step is not None:
             self._look_up(module, args)
         if self.step == COUNTED and module._parameters and torch._C._current_graph_task_id() < 0:
             self._note(module, args)
         marker = _Range(f"{MODULE_MARKER}{number}")
-        self._stack().append((marker, number, _sequence_nr()))
+        self._stack().append((marker, number, _sequence_nr(), module))
         marker.__enter__()
 
+    def _meet(self, module: nn.Module) -> int:
+        """Number of a module that no root holds. One without parameters may be made anew at every call, as in
+        ``nn.Softmax(-1)(x)``: all of a class at one caller share a number."""
+        stack = self._stack()
+        caller = stack[-1][3] if stack else None
+        passing = not module._modules and not module._parameters
+        known = self._passing.get((caller, type(module))) if passing else None
+        if known is not None:
+            return known
+        if caller is None:
+            self.adopt([module])
+        else:
+            self.hung.append((module, caller))
+            self._number(module)
+        number = self.ids[module]
+        if passing:
+            self._passing[caller, type(module)] = number
+        return number
+
     def _look_up(self, module: nn.Embedding, args: Any) -> None:
-        if not args or not isinstance(args[0], torch.Tensor) or module.num_embeddings < self._vocabulary:
-            return
-        if module.num_embeddings > self._vocabulary:
-            self._vocabulary, self.embedded = module.num_embeddings, 0
-        self.embedded += args[0].numel()
+        if args and isinstance(args[0], torch.Tensor):
+            key = module.embedding_dim, module.num_embeddings  # encoder and decoder read the same vocabulary
+            self.embedded[key] = self.embedded.get(key, 0) + args[0].numel()
 
     def _note(self, module: nn.Module, args: Any) -> None:
         if not args or not isinstance(args[0], torch.Tensor):
@@ -174,42 +198,19 @@ class Markers:
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         stack = self._stack()
-        number = self.ids.get(module)
-        while stack and number is not None:
-            marker, opened, before = stack.pop()
+        inner = stack[-1][3] if stack else None
+        if inner is not module and all(entered is not module for *_, entered in stack):
+            return  # it came in unseen: a wrapper, or while the hooks were off
+        while stack:
+            marker, opened, before, entered = stack.pop()
             marker.__exit__(None, None, None)
-            if opened == number:
+            if entered is module:
                 if self.step is not None:
                     recompute = torch._C._current_graph_task_id() >= 0
                     self.calls.append(
                         ModuleCall(opened, threading.get_native_id(), before, _sequence_nr(), recompute, self.step)
                     )
                 return
-
-
-def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """As ``root.named_modules()``, but for the wrappers of ``torch.compile``: neither they nor their names count."""
-    for name, module in root.named_modules():
-        if not is_wrapper(module):
-            yield plain(name), module
-
-
-def plain(name: str) -> str:
-    """The name of a module or parameter without the wrappers of ``torch.compile``."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
-
-
-def is_wrapper(module: nn.Module) -> bool:
-    """What ``torch.compile(module)`` returns: it calls the module."""
-    return type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
-
-
-def never_compiled(*functions: Callable[..., Any]) -> None:
-    """Dynamo runs these as they are, wherever they are called; what they call is another matter."""
-    decorators = sys.modules.get("torch._dynamo.decorators")
-    skip: Any = getattr(decorators, "skip_code", None)
-    for function in functions if skip is not None else ():
-        skip(function.__code__)
 
 
 def _gradient_marker(number: int) -> Any:

@@ -114,7 +114,7 @@ class Places:
 
     def __init__(self, ids: Mapping[nn.Module, int], table: list[ModuleInfo]) -> None:
         self._table = table
-        self._by_id = {str(id(module)): number for module, number in ids.items()}
+        self._by_id = {str(id(module)): number for module, number in ids.items() if number < len(table)}
         self._by_path = {m.path: m.id for m in table}
 
     def number(self, origin: Origin) -> int:

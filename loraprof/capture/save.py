@@ -10,10 +10,11 @@ import msgspec
 import torch
 from torch import nn
 
+from loraprof.capture.calibrate import DTYPES
 from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.cuda_graphs import graph_nodes
 from loraprof.capture.environment import device_info, environment
-from loraprof.capture.facts import module_table, parameter_table
+from loraprof.capture.facts import autocast_of, tables_of
 from loraprof.capture.gradient_cost import gradient_costs
 from loraprof.capture.markers import Markers
 from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, rank_and_world
@@ -55,13 +56,14 @@ def hook_cost_ns(markers: Markers) -> float:
 
 def recording_of(session: Session, workload: Workload, calibrate: bool = True) -> Recording:
     """Everything but the trace. ``workload`` fields left null are filled from what the session saw."""
-    modules, sites = module_table(session.markers)
+    modules, sites, parameters = session.tables or tables_of(session.markers)
     compilation = _compilation(session, modules)
     seen: dict[str, Any] = {
         "tokens_per_step": session.tokens,
         "micro_batches": session.micro_batches,
         "optimizer": session.optimizer,
         "missing_gradients": session.missing,
+        "autocast": autocast_of(session.markers),
         **_compile_facts(compilation),
     }
     tokens = workload.tokens_per_step or session.tokens
@@ -74,7 +76,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         device=device_info(session.device),
         workload=msgspec.structs.replace(workload, **facts),
         modules=modules,
-        parameters=parameter_table(session.markers),
+        parameters=parameters,
         sites=sites,
         calls=session.markers.calls,
         timing=session.timing(),
@@ -90,7 +92,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
     )
     if not calibrate:
         return recording
-    dtype = next((s.base_dtype for s in sites), "float32")
+    dtype = _matrix_dtype(recording.workload.autocast, sites)
     per = (recording.workload.tokens_per_step or 0) // (recording.workload.micro_batches or 1)
     shapes = gemm_shapes(modules, sites, per) if per and sites else []
     calibration, notes = cached_calibration(session.device, shapes, dtype)
@@ -116,6 +118,13 @@ def _compile_facts(compilation: Compilation | None) -> dict[str, bool | int]:
         "graph_breaks": sum(p.graph_breaks for p in compilation.passes),
         "recompiles": sum(p.recompilations for p in compilation.passes if p.name != "skip"),
     }
+
+
+def _matrix_dtype(autocast: str | None, sites: list[AdapterSite]) -> str:
+    """Whose GEMMs to calibrate: what the base computes in; a quantized base computes in its adapters' dtype."""
+    first = sites[:1]
+    wanted = [autocast, *(s.base_dtype for s in first), *(s.dtype for s in first)]
+    return next((d for d in wanted if d in DTYPES), "float32")
 
 
 def _training_cost(session: Session) -> TrainingCost | None:

@@ -8,6 +8,7 @@ runs compiled again.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,13 +21,14 @@ from torch.profiler import ProfilerActivity, record_function
 from loraprof.capture.boundary import StepBoundary
 from loraprof.capture.compile_watch import CompileWatch
 from loraprof.capture.counting import Counting
-from loraprof.capture.facts import Padding, memory_of, missing_gradients, optimizer_name, tokens_of
+from loraprof.capture.facts import Padding, Tables, memory_of, missing_gradients, optimizer_name, tables_of, tokens_of
+from loraprof.capture.foreign import refuse_other_profiler, when_step_returns
 from loraprof.capture.markers import COUNTED, Markers
 from loraprof.capture.memory import available_bytes
 from loraprof.capture.nvml import NvmlSampler
 from loraprof.capture.plan import Plan
 from loraprof.capture.saved import SavedForBackward
-from loraprof.errors import MeasurementError
+from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
 from loraprof.workloads.heap import keep_freed_memory, release, touch
 
@@ -44,14 +46,18 @@ PASSES = ("skip", "timing", "nvml", "count", "warmup", "profile", "done")
 class Session:
     """Attach with ``install``; ``remove`` detaches everything and stops a running profiler.
 
-    ``on_done`` is called once, from the optimizer's hook, when the last profiled step has ended.
+    ``on_done`` is called once, from the optimizer's hook, when the last profiled step has ended; ``on_pace`` after the
+    second step if that is a skipped one, with its time in ns and the steps so far.
     """
 
-    def __init__(self, plan: Plan, on_done: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: Plan, on_done: Callable[[], None], on_pace: Callable[[int, int], None] | None = None
+    ) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the USDT lines torch prints per session
-        self.plan, self._on_done = plan, on_done
+        self.plan, self._on_done, self._on_pace = plan, on_done, on_pace
         self.boundary = StepBoundary(self._after, self._before)
         self.markers = Markers()
+        self.tables: Tables | None = None  # as the recorded steps left them: a script that goes on may change its model
         self.state, self.steps, self._left = "skip", 0, plan.skip
         self.device = torch.device("cpu")
         self.profiler: Any = None
@@ -79,6 +85,9 @@ class Session:
         self._loop = (0, 0)
         self._late: Any = None
         self._heap_kept = False
+        self._began_ns = 0
+        self._thread = threading.current_thread()
+        self.failure: LoraprofError | None = None
 
     def install(self) -> None:
         self.watch.install()
@@ -90,6 +99,8 @@ class Session:
         self.boundary.remove()
         self.watch.remove()
         self._compile_again()
+        if self._thread is not threading.current_thread():  # it ended; what it had opened went with it
+            self.recording, self._counting, self._range = False, None, None
         self.stop_profiler()
         self.markers.remove()
         self._saved.close()
@@ -120,8 +131,8 @@ class Session:
     def _before(self, optimizer: Optimizer) -> None:
         """Just before the optimizer runs: gradients are complete."""
         if self.state == "count":
-            self.memory = memory_of(self.markers.roots, optimizer, self.device, self._saved.nbytes)
-            self.missing = missing_gradients(self.markers.roots)
+            self.memory = memory_of(self.markers, optimizer, self.device, self._saved.nbytes)
+            self.missing = missing_gradients(self.markers)
             self.optimizer = optimizer_name(optimizer)
             self.twin = optimizer
 
@@ -139,15 +150,38 @@ class Session:
         self.steps += 1
         if self.state == "done":
             self._stop_late()  # the step called no module outside compiled code
+        if self.state in ("done", "failed"):
             return
+        try:
+            self._advance(optimizer)
+        except LoraprofError as failure:  # a script may swallow exceptions: what it was is raised when it has ended
+            self.failure, self.state = failure, "failed"
+            self._on_done()
+
+    def _advance(self, optimizer: Optimizer) -> None:
         self.watch.step()
+        if not self.recording:
+            refuse_other_profiler()
         if self.steps == 1:
+            self._thread = threading.current_thread()
             first = next((p for g in optimizer.param_groups for p in g["params"]), None)
             self.device = first.device if first is not None else self.device
+            if self.device.type not in ("cpu", "cuda"):
+                what = f"the model is on {self.device.type}: torch knows this device, loraprof cannot measure it"
+                raise MeasurementError(what, "it measures CPUs and CUDA devices")
+            self._began_ns = self._now_ns()
+        if self.state == "skip" and self.steps == 2 and self._on_pace is not None:
+            self._on_pace(self._now_ns() - self._began_ns, self.steps)
         getattr(self, f"_in_{self.state}")()
         if self._left <= 0:
             getattr(self, f"_leave_{self.state}")()
             self._next()
+
+    def _now_ns(self) -> int:
+        """Now, with the device's work done. Only for skipped steps, where the wait disturbs nothing."""
+        if self.device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter_ns()
 
     def _next(self) -> None:
         state = PASSES[PASSES.index(self.state) + 1]
@@ -168,7 +202,7 @@ class Session:
         self._left -= 1
 
     def _leave_skip(self) -> None:
-        pass
+        refuse_other_profiler(thorough=True)
 
     def _stamp(self) -> None:
         self._host.append(time.perf_counter_ns())
@@ -266,10 +300,7 @@ class Session:
         activities = [ProfilerActivity.CPU]
         if self.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        if torch._C._autograd._profiler_enabled():
-            raise MeasurementError(
-                "the script runs a profiler of its own", "loraprof needs the only profiler session: switch it off"
-            )
+        refuse_other_profiler(thorough=True)
         self.profiler = torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
         self.profiler.prepare_trace()
 
@@ -302,11 +333,22 @@ class Session:
 
     def _leave_profile(self) -> None:
         self.markers.step = None
+        self.tables = tables_of(self.markers)
 
     def _enter_done(self) -> None:
-        """The optimizer's own range is still open: the profiler stops at the next module call, or in ``remove``."""
+        """The optimizer's own range is still open: the profiler stops at the next module call, or in ``remove``.
+
+        Only the thread that started a profiler can stop it, so one beside the main thread does it at once after.
+        """
+        if self._thread is not threading.main_thread():
+            when_step_returns(self._stop_in_thread)
+            return
         uncompiled: Any = torch.compiler.disable
         self._late = register_module_forward_pre_hook(uncompiled(self._stop_late))
+        self._on_done()
+
+    def _stop_in_thread(self) -> None:
+        self._stop_late()
         self._on_done()
 
     def _stop_late(self, *_: Any) -> None:

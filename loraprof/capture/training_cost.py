@@ -3,12 +3,12 @@
 A data sheet or a bandwidth says little about an eager optimizer (a dozen passes, cached or not, a square root each);
 so the profiled script's own optimizer class, with its own settings, steps over random tensors of the frozen
 parameters' shapes, a sample of them where they are many. As in a step, gradients are new each time and something else
-went through the caches before. A looked-up table has a gradient in the rows it was asked for, zeros elsewhere: a square
+went through the caches before. On a GPU it is device time: what its launches cost the host does not grow with the
+parameters. A looked-up table has a gradient in the rows it was asked for, zeros elsewhere: a square
 root of zero costs a CPU five times that of a normal number.
 """
 
 import inspect
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from loraprof.capture.markers import Markers
-from loraprof.capture.stopwatch import undisturbed
+from loraprof.capture.stopwatch import clock_of, undisturbed
 from loraprof.model.recording import TrainingCost
 
 SAMPLE_BYTES: Final = 128 << 20  # of weights; gradients and state come on top
@@ -110,15 +110,7 @@ class _Bench:
         self.target.copy_(self.source)
 
     def _ns(self, run: Callable[[], object]) -> int:
-        self._wait()
-        begin = time.perf_counter_ns()
-        run()
-        self._wait()
-        return time.perf_counter_ns() - begin
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        return round(clock_of(self.device)(run, 1))
 
 
 def _random(like: Tensor) -> Tensor:

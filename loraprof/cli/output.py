@@ -49,6 +49,17 @@ def clean_stdout(wanted: bool) -> Iterator[None]:
         os.close(saved)
 
 
+@contextmanager
+def same_folder() -> Iterator[None]:
+    """A script may change its working directory; paths that the user gave mean the one they were given in."""
+    folder = os.open(".", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
+
+
 def emit(result: "Shown", form: Format, output: Path | None, force: bool) -> None:
     """Writes ``result`` in ``form`` to ``output`` or stdout. Raises UsageError for an existing file."""
     refuse_existing(output, force)

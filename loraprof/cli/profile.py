@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
+from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, same_folder, say
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import MeasurementError, UsageError
 
@@ -78,23 +78,31 @@ def _builtin(
 ) -> tuple[int, Path | None]:
     import torch
 
+    from loraprof.capture.memory import enough_memory, memory_plan, require_room
     from loraprof.capture.save import save
     from loraprof.capture.session import Session
     from loraprof.model.recording import Workload
     from loraprof.store.specs import default_workload, load_workload
     from loraprof.workloads.build import build
+    from loraprof.workloads.models import torch_device, weights_nbytes
 
     spec = load_workload(name or default_workload("cuda" if torch.cuda.is_available() else "cpu"), overrides)
     say(f"building {spec.name} ({spec.summary}), arm {arm}", quiet)
-    built = build(spec, arm)
-    say(plan.sentence(built.device.type == "cuda"), quiet)
-    session = Session(plan, lambda: None)
+    require_room("the weights", weights_nbytes(spec), torch_device(spec))
+    with enough_memory():
+        built = build(spec, arm)
+    cuda = built.device.type == "cuda"
+    say(f"{plan.sentence(cuda)}; {memory_plan(built.model, built.optimizer, built.device)}", quiet)
+    session = Session(plan, lambda: None, lambda ns, done: say(plan.pace(ns, done, cuda), quiet))
     session.install()
     try:
-        while not session.done:
-            built.step()
+        with enough_memory():
+            while not session.done and session.failure is None:
+                built.step()
     finally:
         session.remove()
+    if session.failure is not None:
+        raise session.failure
     options = {f: getattr(spec, f) for f in spec.__struct_fields__ if f not in ("config", "summary", "arms")}
     options["targets"] = list(spec.targets)
     workload = Workload(
@@ -117,17 +125,24 @@ def _script(
 ) -> tuple[int, Path | None]:
     from loraprof.capture.ranks import rank_and_world
     from loraprof.capture.save import save
-    from loraprof.capture.script import Finished, explain_missing, run_script
+    from loraprof.capture.script import check_script, explain_missing, run_script, stop_script
     from loraprof.capture.script_arm import ScriptArm
     from loraprof.capture.session import Session
     from loraprof.model.recording import Workload
 
     def on_done() -> None:
         if not plan.finish:
-            raise Finished
+            stop_script()
 
+    def on_pace(step_ns: int, done: int) -> None:
+        say(plan.pace(step_ns, done, session.device.type == "cuda"), quiet)
+
+    if module and not target:
+        raise UsageError("-m needs a module to run", "loraprof profile -m package.module [ARGS]")
+    if not module:
+        check_script(target[0])
     say(plan.sentence(False), quiet)
-    session = Session(plan, on_done)
+    session = Session(plan, on_done, on_pace)
     changed = ScriptArm(arm) if arm else None
     if changed is not None:
         changed.install()
@@ -136,7 +151,12 @@ def _script(
     if several:  # torchrun ends the survivors of a dead rank: what is recorded by then is kept
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        code = run_script(target, module)
+        with same_folder():
+            code = run_script(target, module)
+    except KeyboardInterrupt:
+        if not session.done:
+            raise
+        code = 130  # the recording was complete before
     finally:
         if several:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -145,6 +165,8 @@ def _script(
             changed.remove()
     if changed is not None and changed.refusal is not None:
         raise changed.refusal
+    if session.failure is not None:
+        raise session.failure
     if not session.done and not (several and session.salvaged):
         if code:
             say(f"the script exited with code {code} before the recording was complete; nothing was written", quiet)

@@ -35,12 +35,12 @@ def wrong_lever(case: Case) -> Finding | None:
 def _crossover(case: Case) -> float | None:
     """d* of the variant that runs, from this device's own rates."""
     rates, site = case.rates, next(iter(case.sites), None)
-    if rates is None or site is None or not rates.gemm_flops_per_s or not rates.stream_bytes_per_s:
+    if rates is None or site is None or not case.gemm_flops_per_s or not rates.stream_bytes_per_s:
         return None
     autocast = case.workload.autocast if case.workload else None
     variant = detect_variant(site.dtype, site.base_dtype, autocast, site.dropout)
     width = 2 if site.base_dtype == "float32" else 1  # V1's bytes are those of a two-byte base
-    rho = rates.gemm_flops_per_s / rates.stream_bytes_per_s
+    rho = case.gemm_flops_per_s / rates.stream_bytes_per_s
     return width * crossover_hidden(variant, rho) if variant else None
 
 

@@ -11,6 +11,7 @@ from loraprof.analysis.rates import Rates
 from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.catalogue import entry
 from loraprof.diagnosis.counterfactual import Counterfactual
+from loraprof.diagnosis.precision import compute_dtype
 from loraprof.diagnosis.records import Record, records_of
 from loraprof.diagnosis.replayed import StepReplay
 from loraprof.diagnosis.unprofiled import Floats, unprofiled_ns
@@ -112,6 +113,13 @@ class Case:
         """What this device reached in its calibration."""
         calibration = self.recording.calibration if self.recording else None
         return Rates(calibration) if calibration else None
+
+    @property
+    def gemm_flops_per_s(self) -> float | None:
+        """Best calibrated GEMM rate in the dtype the base computes in."""
+        if self.recording is None or self.rates is None:
+            return None
+        return self.rates.gemm_flops_per_s(compute_dtype(self.recording))
 
     @cached_property
     def op_names(self) -> frozenset[str]:

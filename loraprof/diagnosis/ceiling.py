@@ -3,6 +3,7 @@
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.rates import Rates
 from loraprof.analysis.roofline import Ceiling, calibrated, data_sheet
+from loraprof.diagnosis.precision import compute_dtype
 from loraprof.model.gpu import GpuSpec
 from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import Ceilings
@@ -52,7 +53,7 @@ def ceilings(analysis: Analysis, recording: Recording | None, ceiling: Ceiling |
         return None
     calibration = recording.calibration if recording else None
     launch = calibration if analysis.on_gpu else None
-    rate = Rates(calibration).gemm_flops_per_s if calibration else None
+    rate = Rates(calibration).gemm_flops_per_s(compute_dtype(recording)) if recording and calibration else None
     peaks = ceiling.flops_per_s
     return Ceilings(
         gemm_flops_per_s=rate or peaks.get("bfloat16") or peaks.get("float16") or peaks.get("float32"),

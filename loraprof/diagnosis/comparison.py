@@ -72,7 +72,7 @@ def pair_findings(profiled: Mapping[str, Profiled]) -> list[Finding]:
     if full is not None and full.wall_ns:
         share = full.ns(phase="optimizer") / full.wall_ns
         if share > OPTIMIZER_SHARE:
-            seen = Evidence(what="optimizer share of the full step", value=round(share, 3), unit="")
+            seen = Evidence(what="optimizer share of the full step", value=round(share, 3), unit="share")
             found["G2"] = known("G2", "minor", [seen])
     return [found[key] for key in sorted(found)]
 

@@ -110,8 +110,8 @@ def _times(
         absent = [Added(g.module, parts.factor * g.calls * (g.input_ns or 0)) for g in known
                   if g.module not in present]  # fmt: skip
         wgrad = [Added(g.module, parts.factor * g.calls * g.weight_ns) for g in known]
-        less = step.delta_ns(drop_end=True, added=absent)
-        change = step.delta_ns(drop_end=False, added=absent + wgrad, end_ns=more[1] - step.end_busy_ns)
+        less = step.delta_ns(absent, None)
+        change = step.delta_ns(absent + wgrad, more[1])
         return now + less, now + change
     if step is not None:
         computing = ledger.busy & (ledger.kind != DeviceClass.COMM)

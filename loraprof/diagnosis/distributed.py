@@ -82,7 +82,7 @@ def gathers(case: Case) -> Finding | None:
             evidence("bytes of the frozen weights", weights, "B"),
             evidence("time of the gathers", spent, "ns"),
             evidence("communication that nothing hides", exposed, "ns"),
-            evidence("of the step", exposed / case.wall_ns, "ratio"),
+            evidence("of the step", exposed / case.wall_ns, "share"),
         ],
         'DeepSpeed "zero_optimization": {"stage": 2}, or DDP, if the frozen model fits on one device; else '
         "backward_prefetch=BackwardPrefetch.BACKWARD_PRE and more tokens per step",
@@ -175,9 +175,9 @@ def pipeline_bubble(case: Case) -> Finding | None:
         [
             evidence("stages", stages, "devices"),
             evidence("micro-batches per step", micro, "count"),
-            evidence("bubble that they imply", bubble, "ratio"),
+            evidence("bubble that they imply", bubble, "share"),
             evidence("time this rank waited", waited, "ns"),
-            evidence("of the step", waited / case.wall_ns, "ratio"),
+            evidence("of the step", waited / case.wall_ns, "share"),
         ],
         "more micro-batches per step (gradient_accumulation_steps), or several adapters trained in one batch",
         _gain(case, waited, 0.5, 0.2),

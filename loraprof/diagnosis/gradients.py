@@ -12,6 +12,7 @@ import numpy as np
 
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
+from loraprof.diagnosis.precision import compute_dtype
 from loraprof.diagnosis.unprofiled import Floats
 from loraprof.model.recording import GradientCost, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.vocabulary import PHASE
@@ -87,17 +88,12 @@ def _linears(recording: Recording) -> list[_Linear]:
     weights: dict[int, list[ParameterInfo]] = {}
     for p in recording.parameters:
         weights.setdefault(p.module, []).append(p)
-    base = next((s.base_dtype for s in recording.sites), "float32")
     out = []
     for m in recording.modules:
         own = [p for p in weights.get(m.id, []) if len(p.shape) == 2]
         layer = m.in_features and m.out_features and LINEAR.search(m.cls) and m.part in (None, "base", "fused")
         if layer and not any(p.trainable for p in own if m.part is None):
-            dtype = own[0].dtype if own else base
-            out.append(_Linear(m, int(m.out_features or 0), int(m.in_features or 0), _compute_dtype(recording, dtype)))
+            dtype = compute_dtype(recording, own[0].dtype if own else None)
+            out.append(_Linear(m, int(m.out_features or 0), int(m.in_features or 0), dtype))
     return out
 
-
-def _compute_dtype(recording: Recording, own: str) -> str:
-    autocast = recording.workload.autocast
-    return autocast if autocast and autocast != "none" else own

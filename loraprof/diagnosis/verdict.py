@@ -7,7 +7,18 @@ from loraprof.diagnosis.counterfactual import Counterfactual
 from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
+SURE = 1.005  # low end of a speed-up that is one
 TOO_WIDE = 2.5  # high / low of a predicted speed-up that says nothing
+_HOST = ("Python between the ops", "a device that waits for the host")
+_WAIT = ("waiting for data or other ranks", "waiting for data or a synchronisation")
+_QUEUE = ("gaps without a known cause", "gaps between queued kernels")
+_UNKNOWN = ("gaps without a known cause", "gaps without a known cause")
+IDLE = {  # idle cause: words on a CPU, on a GPU
+    **dict.fromkeys(("python", "framework", "launch_api", "launch_latency"), _HOST),
+    **dict.fromkeys(("sync", "data", "allocator"), _WAIT),
+    **dict.fromkeys(("turnaround", "queued"), _QUEUE),
+    **dict.fromkeys(("profiler", "unknown"), _UNKNOWN),
+}
 
 
 def _where(step: Step | None, adapter: Adapter | None) -> str:
@@ -15,22 +26,32 @@ def _where(step: Step | None, adapter: Adapter | None) -> str:
     if step is None or not step.wall_ns:
         return "The trace holds no step to explain."
     wall = step.wall_ns
-    idle = step.ns(kind="idle")
     linears = "the frozen linear layers" if adapter is not None else "the linear layers"
     parts = {linears: step.ns(kind="busy", role="base.linear")}
     parts["attention"] = step.ns(kind="busy", role="attention")
     parts["the optimizer and clipping"] = step.ns(kind="busy", phase="optimizer")
-    parts["waiting"] = idle
     if adapter is not None:
         parts["the adapter path"] = sum(step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
-    parts["other work"] = wall - sum(parts.values())
+    idle = [(IDLE[p.cause or "unknown"], p.ns) for p in step.partition if p.kind == "idle"]
+    for words, ns in idle:
+        name = words[step.launches is not None]
+        parts[name] = parts.get(name, 0) + ns
+    parts["work of unknown role"] = step.ns(kind="busy", role="other")
+    parts["everything else"] = wall - sum(parts.values())
     ranked = sorted(((ns, name) for name, ns in parts.items() if ns), reverse=True)[:3]
-    shares = ", ".join(f"{units.percent(ns / wall)} to {name}" for ns, name in ranked)
+    shares = ", ".join(f"{units.percent(ns / wall)} to {name}" for ns, name in ranked).replace(" to ", " goes to ", 1)
     base = parts[linears]
     extra = ""
     if adapter is not None and base:
         extra = f" The adapter adds {units.percent(adapter.busy_ns / base)} on top of the frozen layers' own work."
     return f"Of this step, {shares}.{extra}"
+
+
+def limiting(found: list[Finding]) -> str | None:
+    """The first cause, by gain, whose remedy gains something at the low end of its interval too; else the first."""
+    causes = [f for f in found if f.id[0] != "G" and f.severity != "info"]
+    sure = (f.id for f in causes if f.gain is not None and f.gain.low > SURE)
+    return next(sure, causes[0].id if causes else None)
 
 
 def verdict(
@@ -42,7 +63,7 @@ def verdict(
     unclear: str | None = None,
 ) -> Verdict:
     """The predicted speed-up with its interval where the recording allows one; never a number without it."""
-    cause = next((f.id for f in found if f.id[0] != "G" and f.severity != "info"), None)
+    cause = limiting(found)
     plain = Verdict(sentence=_where(step, adapter), limiting_cause=cause, unclear=unclear)
     if other is None or timing.unprofiled is None:
         return plain

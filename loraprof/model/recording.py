@@ -22,6 +22,7 @@ class ModuleInfo(msgspec.Struct, frozen=True, kw_only=True):
     part: str | None = None  # within a site: "wrapper", "base", "down", "up", "dropout", "elementwise"
     in_features: int | None = None
     out_features: int | None = None
+    root: int = 0  # which of the models that were called on their own
 
 
 class ParameterInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,10 +35,12 @@ class ParameterInfo(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     trainable: bool
     device: str
+    part: str | None = None  # within a site: "base", "down", "up", "elementwise"
 
 
 class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapted layer. ``kind`` is "lora", "dora", "conv-lora", "handwritten", or another PEFT method."""
+    """One adapted layer. ``kind`` is "lora", "dora", "conv-lora", "embedding-lora", "expert-lora" (parameters of a
+    module that is no layer), "handwritten", or another PEFT method. Ranks of adapters active together are added."""
 
     path: str
     kind: str

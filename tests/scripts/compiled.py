@@ -14,16 +14,29 @@ from torch import Tensor, nn
 WIDTH, VOCABULARY, TOKENS = 16, 32, 6
 
 
+class Mix(nn.Module):
+    """Base and adapter in one module, by hand."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(width), requires_grad=False)
+        self.lora_a, self.lora_b = nn.Parameter(torch.ones(3, width)), nn.Parameter(torch.zeros(width, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + x @ self.lora_a.T @ self.lora_b.T
+
+
 class Block(nn.Module):
     def __init__(self, branches: bool) -> None:
         super().__init__()
+        self.mix = Mix(24)
         self.up, self.down, self.act = nn.Linear(WIDTH, 24), nn.Linear(24, WIDTH), nn.GELU()
         self.branches = branches
 
     def forward(self, x: Tensor) -> Tensor:
         if self.branches and x.sum() > 1e9:
             x = 2 * x
-        return x + self.down(self.act(self.up(x)))
+        return x + self.down(self.act(self.mix(self.up(x))))
 
 
 class Model(nn.Module):
@@ -46,6 +59,8 @@ def main(way: str, backend: str = "inductor") -> Callable[[int], None]:
     torch.manual_seed(0)
     model: Any = get_peft_model(Model("branch" in way), LoraConfig(r=4, target_modules=["up", "down"]))
     blocks = model.base_model.model.blocks
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     ids = torch.randint(VOCABULARY, (2, TOKENS))
     compiled: Any = model
