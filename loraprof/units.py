@@ -6,7 +6,7 @@ input, sizes are bytes (binary prefixes), work and rates use decimal prefixes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
@@ -139,6 +139,21 @@ def shares(parts: Sequence[int], decimals: int = 1) -> list[str]:
     least = f"<{_fixed(10.0**-decimals, decimals)} %"
     texts = [f"{_fixed(f / 10**decimals, decimals)} %" for f in floors]
     return [least if p and not f else t for p, f, t in zip(parts, floors, texts, strict=True)]
+
+
+def named(noun: str, numbers: Iterable[int]) -> str:
+    """``{1}`` -> ``rank 1``; ``{0, 2, 3, 4}`` -> ``ranks 0, 2–4``; eight runs at most."""
+    runs: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    words = [str(a) if a == b else f"{a}–{b}" if b > a + 1 else f"{a}, {b}" for a, b in runs[:8]]
+    if rest := sum(b - a + 1 for a, b in runs[8:]):
+        words.append(f"and {rest} more")
+    one = len(runs) == 1 and runs[0][0] == runs[0][1]
+    return f"{noun if one else f'{noun}s'} {', '.join(words)}"
 
 
 def interval_decimals(low: float, high: float, *, least: int = 0, most: int = 6) -> int:

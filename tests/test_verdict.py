@@ -4,11 +4,12 @@ from loraprof.diagnosis.verdict import verdict
 from loraprof.model.report import Launches, Part, Step, TimingReport
 
 
-def sentence(launches: Launches | None, *parts: Part) -> str:
+def sentence(launches: Launches | None, *parts: Part, idle_ns: int | None = None) -> str:
     step = Step(name="s", wall_ns=sum(p.ns for p in parts), partition=list(parts), overlap=[], launches=launches)
-    return verdict(
-        step, None, TimingReport(unprofiled=None, profiled_ns=None, inflation=None, tokens_per_step=None), None, []
-    ).sentence
+    timing = TimingReport(
+        unprofiled=None, profiled_ns=None, inflation=None, tokens_per_step=None, idle_unprofiled_ns=idle_ns
+    )
+    return verdict(step, None, timing, None, []).sentence
 
 
 def busy(role: str, ns: int) -> Part:
@@ -33,6 +34,15 @@ def test_idle_time_is_named_for_what_it_is() -> None:
 def test_causes_of_a_kind_count_together() -> None:
     text = sentence(LAUNCHES, idle("framework", 30), idle("launch_api", 30), busy("norm", 25), busy("other", 15))
     assert text == (
-        "Of this step, 60.0 % goes to a device that waits for the host, 25.0 % to everything else, "
-        "15.0 % to work of unknown role."
+        "Of this step, 60.0 % goes to a device that waits for the host, 25.0 % to norms, activations "
+        "and additions, 15.0 % to work of unknown role."
     )
+
+
+def test_shares_are_of_the_step_without_the_profiler_where_that_is_known() -> None:
+    parts = busy("base.linear", 60), busy("norm", 30), idle("framework", 80), idle("queued", 20)
+    assert sentence(LAUNCHES, *parts, idle_ns=10).startswith(
+        "Of this step without the profiler, 60.0 % goes to the linear layers, 30.0 % to norms, activations and "
+        "additions, 8.0 % to a device"
+    )
+    assert "the host" not in sentence(LAUNCHES, *parts, idle_ns=0)

@@ -74,16 +74,18 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     module[loss] = special[LOSS]
     module[in_optimizer], role[in_optimizer] = special[OPTIMIZER], ROLE["optimizer"]
     opened = forward & (opens[host.name] >= 0)
+    work = np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
     closure = np.zeros(len(host) + 1, dtype=np.bool_)
     closure[optimizer[opened]] = True
     closure[-1] = False
     opened |= code.inside & (phase == PHASE["forward"]) & annotation
     marked = marked | (code.inside & ~in_backward)
-    outside = ~(in_optimizer | in_backward | marked) | (in_optimizer & closure[optimizer])
-    outside &= np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
+    outside = (~(in_optimizer | in_backward | marked) | (in_optimizer & closure[optimizer])) & work
     tops = (opened, evaluate, optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
     module[state.unplaced_loss & (module < 0) & ~code.inside] = special[LOSS]
+    around = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
+    role[work & (tree.nearest(around) >= 0)] = ROLE["comm"]
     enclosing = (opens[host.name] >= 0) | (names.optimizer[host.name] & annotation)
     call, issuer = _issued(trace, tree, enclosing)
     for column in (module, phase, role):

@@ -4,7 +4,7 @@
            except W, of which enough copies take turns to come from memory as a model's weights do
     copy   dst.copy_(src), bytes = read + written, from 16 KiB to at least 8 times the last-level cache, on a GPU
            to 2 GiB: small copies are latency, not bandwidth
-    CUDA   launch_floor_ns: device time around one null kernel on an empty queue (an upper bound);
+    CUDA   launch_floor_ns: host time to launch a null kernel on an empty queue and hear of its end, the least seen;
            turnaround_ns: per kernel of a full queue that waits behind a long one
     CPU    op_ns: one tiny op inside C++ (a foreach over many), without Python
     both   host_ns: one eager op called from Python; event_ns: see profiler_cost
@@ -191,7 +191,12 @@ def _launch(device: torch.device) -> tuple[int, int]:
     floors, turnarounds = [], []
     for _ in range(2 * LEAST):
         torch.cuda.synchronize(device)
-        floors.append(event_clock(x.zero_, 1))
+        floors.append(host_clock(lambda: _launch_and_wait(x), 1))
         torch.cuda._sleep(LONG_KERNEL_CYCLES)  # type: ignore[no-untyped-call]
         turnarounds.append(event_clock(x.zero_, QUEUED) / QUEUED)
-    return round(sorted(floors)[LEAST]), round(sorted(turnarounds)[LEAST])
+    return round(min(floors)), round(sorted(turnarounds)[LEAST])
+
+
+def _launch_and_wait(x: torch.Tensor) -> None:
+    x.zero_()
+    torch.cuda.synchronize(x.device)

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from loraprof.capture.adapted import find_sites
 from loraprof.capture.dynamo import never_compiled
 from loraprof.capture.markers import Markers
+from loraprof.capture.shards import is_sharded, local
 from loraprof.capture.sites import dtype_name, features
 from loraprof.model.recording import AdapterSite, Memory, ModuleInfo, ParameterInfo
 
@@ -18,8 +19,9 @@ Tables = tuple[list[ModuleInfo], list[AdapterSite], list[ParameterInfo]]
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of distinct storages."""
-    return sum({(t.data_ptr(), t.numel()): t.numel() * t.element_size() for t in tensors}.values())
+    """Bytes of distinct storages on this rank."""
+    held = [local(t) for t in tensors]
+    return sum({(t.data_ptr(), t.numel()): t.numel() * t.element_size() for t in held}.values())
 
 
 def memory_of(markers: Markers, optimizer: Optimizer, device: torch.device, saved_bytes: int | None = None) -> Memory:
@@ -147,6 +149,7 @@ def tables_of(markers: Markers) -> Tables:
             trainable=p.requires_grad,
             device=str(p.device),
             part=weights.get(id(p)) or _part_of_parameter(where.get(module, (None, None))[1]),
+            local_shape=tuple(local(p).shape) if is_sharded(p) else None,
         )
         for i, (module, name, p) in enumerate(markers.parameters)
     ]

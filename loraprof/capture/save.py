@@ -17,12 +17,12 @@ from loraprof.capture.environment import device_info, environment
 from loraprof.capture.facts import autocast_of, tables_of
 from loraprof.capture.gradient_cost import gradient_costs
 from loraprof.capture.markers import Markers
-from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, rank_and_world
 from loraprof.capture.session import Session
+from loraprof.capture.trace_file import export_trace
 from loraprof.capture.training_cost import frozen_parameters, training_cost
 from loraprof.model.compilation import Compilation
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, TrainingCost, Workload
-from loraprof.store.recordings import RecordingWriter, disk
+from loraprof.store.recordings import RecordingWriter
 
 
 def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int) -> list[tuple[int, int, int]]:
@@ -79,7 +79,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         parameters=parameters,
         sites=sites,
         calls=session.markers.calls,
-        timing=session.timing(),
+        timing=session.timing,
         counted=session.counted,
         memory=session.memory,
         overhead_ns={
@@ -88,13 +88,18 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         },
         compilation=compilation,
         graph_nodes=graph_nodes(),
+        first_step=session.first_step,
         notes=session.notes,
     )
-    if not calibrate:
-        return recording
+    return calibrated(session, recording) if calibrate else recording
+
+
+def calibrated(session: Session, recording: Recording) -> Recording:
+    """With what this device reaches, and what training the frozen parameters would cost."""
+    sites = recording.sites
     dtype = _matrix_dtype(recording.workload.autocast, sites)
     per = (recording.workload.tokens_per_step or 0) // (recording.workload.micro_batches or 1)
-    shapes = gemm_shapes(modules, sites, per) if per and sites else []
+    shapes = gemm_shapes(recording.modules, sites, per) if per and sites else []
     calibration, notes = cached_calibration(session.device, shapes, dtype)
     cost = _training_cost(session) if sites else None
     notes = [*recording.notes, *notes]
@@ -106,7 +111,8 @@ def _compilation(session: Session, modules: list[ModuleInfo]) -> Compilation | N
     if found is None:
         return None
     graphs = session.watch.provenance.graphs(session.markers.ids, modules)
-    return msgspec.structs.replace(found, graphs=graphs)
+    steady = len(session.timing.samples_ns) if session.timing else 0  # the first timed steps may have been dropped
+    return msgspec.structs.replace(found, graphs=graphs, timed_ns=found.timed_ns[-steady:])
 
 
 def _compile_facts(compilation: Compilation | None) -> dict[str, bool | int]:
@@ -139,23 +145,12 @@ def _training_cost(session: Session) -> TrainingCost | None:
 
 def save(
     session: Session, workload: Workload, target: Path, force: bool, progress: Callable[[str], None]
-) -> Path | None:
-    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename; None on the ranks that do not lead.
-
-    Raises MeasurementError when it cannot.
-    """
+) -> Path:
+    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename. Raises MeasurementError when it cannot."""
     session.stop_profiler()
-    rank, world = rank_and_world()
-    if world > 1:
-        writer = RankWriter(target, rank, world, force, PATIENCE_S if session.done else LAST_WORDS_S)
-        with disk(target):
-            session.profiler.export_chrome_trace(str(writer.trace()))
-            own = recording_of(session, workload, calibrate=False)
-            environment = msgspec.structs.replace(own.environment, rank=rank, world_size=world)
-            return writer.finish(msgspec.structs.replace(own, environment=environment), session.nvml)
     with RecordingWriter(target, force=force) as alone:
         progress("writing the trace")
-        session.profiler.export_chrome_trace(str(alone.trace(0)))
+        export_trace(session.profiler, alone.trace(0))
         progress("calibrating the device")
         alone.recording(recording_of(session, workload))
         if session.nvml is not None:

@@ -16,18 +16,20 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
-from torch.profiler import ProfilerActivity, record_function
+from torch.profiler import record_function
 
 from loraprof.capture.boundary import StepBoundary
 from loraprof.capture.compile_watch import CompileWatch
 from loraprof.capture.counting import Counting
 from loraprof.capture.facts import Padding, Tables, memory_of, missing_gradients, optimizer_name, tables_of, tokens_of
 from loraprof.capture.foreign import refuse_other_profiler, when_step_returns
+from loraprof.capture.kineto import prepare, session
 from loraprof.capture.markers import COUNTED, Markers
 from loraprof.capture.memory import available_bytes
 from loraprof.capture.nvml import NvmlSampler
 from loraprof.capture.plan import Plan
 from loraprof.capture.saved import SavedForBackward
+from loraprof.capture.timing_pass import TimingPass
 from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
 from loraprof.workloads.heap import keep_freed_memory, release, touch
@@ -75,9 +77,9 @@ class Session:
         self._eager: Any = None
         self._padding: Padding | None = None
         self.recording = False
-        self._host: list[int] = []
-        self._events: list[Any] = []
-        self._samples: list[int] = []
+        self.timing: Timing | None = None
+        self._timed: TimingPass | None = None
+        self.first_step: int | None = None  # steps that passed before the first profiled one
         self._range: Any = None
         self._counting: Counting | None = None
         self._saved = SavedForBackward()
@@ -121,12 +123,6 @@ class Session:
     def salvaged(self) -> bool:
         """Whether at least one step was recorded whole before the script ended."""
         return self.profiler is not None and self.state == "profile" and self._left < self.plan.steps
-
-    def timing(self) -> Timing | None:
-        if not self._samples:
-            return None
-        clock = "cuda_event" if self._events else "perf_counter_ns"
-        return Timing(samples_ns=self._samples, dropped=self.plan.skip, clock=clock)
 
     def _before(self, optimizer: Optimizer) -> None:
         """Just before the optimizer runs: gradients are complete."""
@@ -191,7 +187,6 @@ class Session:
         self.state = state
         self.watch.begin(state)
         self._left = {
-            "timing": self.plan.timed,
             "count": self.plan.count,
             "warmup": self.plan.warmup,
             "profile": self.plan.steps,
@@ -204,29 +199,21 @@ class Session:
     def _leave_skip(self) -> None:
         refuse_other_profiler(thorough=True)
 
-    def _stamp(self) -> None:
-        self._host.append(time.perf_counter_ns())
-        if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record()
-            self._events.append(event)
-
     def _enter_timing(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        self._stamp()
+        self._timed = TimingPass(self.device, self.plan.timed)
+        self._timed.stamp()
 
     def _in_timing(self) -> None:
-        self._stamp()
-        self._left -= 1
+        assert self._timed is not None
+        self._timed.stamp()
+        if self._timed.enough():
+            self._left = 0
 
     def _leave_timing(self) -> None:
-        if self._events:
-            torch.cuda.synchronize(self.device)
-            pairs = zip(self._events[:-1], self._events[1:], strict=True)
-            self._samples = [round(a.elapsed_time(b) * 1e6) for a, b in pairs]
-        else:
-            self._samples = [b - a for a, b in zip(self._host[:-1], self._host[1:], strict=True)]
+        assert self._timed is not None
+        self.timing = self._timed.timing(self.plan.skip)
 
     def _enter_nvml(self) -> None:
         uuid = f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
@@ -297,12 +284,9 @@ class Session:
             self._steady_heap()
         self.markers.watch_gradients()
         self._padding = Padding(self.markers.roots[:1])
-        activities = [ProfilerActivity.CPU]
-        if self.device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
         refuse_other_profiler(thorough=True)
-        self.profiler = torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
-        self.profiler.prepare_trace()
+        self.profiler = session(self.device)
+        prepare(self.profiler)
 
     def _in_warmup(self) -> None:
         self._left -= 1
@@ -315,6 +299,7 @@ class Session:
             torch.cuda.synchronize(self.device)
 
     def _enter_profile(self) -> None:
+        self.first_step = self.steps
         self.profiler.start_trace()
         self.recording = True
         self._open(0)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from loraprof.capture.markers import Markers
+from loraprof.capture.shards import local
 from loraprof.capture.stopwatch import clock_of, undisturbed
 from loraprof.model.recording import TrainingCost
 
@@ -44,9 +45,10 @@ def frozen_parameters(markers: Markers) -> list[Frozen]:
     out = []
     for module, _, p in markers.parameters:
         if not p.requires_grad and p.is_floating_point():
-            called, only = markers.called.get(module), len(owners[id(p)]) == 1
+            called, only = markers.called.get(module), len(owners.get(id(p), ())) == 1
             looked_up = isinstance(module, nn.Embedding) and only and called is not None
-            out.append(Frozen(p, min(called.shape.numel(), p.shape[0]) if looked_up and called else None))
+            held = local(p)
+            out.append(Frozen(held, min(called.shape.numel(), held.shape[0]) if looked_up and called else None))
     return out
 
 

@@ -5,6 +5,7 @@ in the cost model or elsewhere. Every threshold is a default of the catalogue.
 """
 
 import re
+from math import prod
 from typing import TypeGuard
 
 import numpy as np
@@ -214,7 +215,7 @@ def dense_delta(case: Case) -> Finding | None:
         and r.phase == "forward"
         and r.role in ADAPTER_ROLES
         and r.op not in ("aten::mm", "aten::addmm", "aten::copy_")
-        and any(d[-2:] in shapes[r.site or 0] and not tokens & {*d} for d in r.dims if _matrices(d))
+        and any(d[-2:] in shapes[r.site or 0] and not tokens & {*d, prod(d[:-1])} for d in r.dims if _matrices(d))
         and r.ns
         and not re.search(r"::(t|transpose|as_strided|view|expand|detach|to|empty\w*|resolve_\w+)$", r.op)
     ]

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from loraprof.analysis.comparison import arm_result, own_floor, recorded_ratio
 from loraprof.analysis.statistics import median_interval
-from loraprof.diagnosis.build import build_report
+from loraprof.diagnosis.build import Among, build_report
 from loraprof.diagnosis.comparison import Profiled, known, paid_back, pair_findings, way
 from loraprof.errors import InputError, UsageError
 from loraprof.model.compare import ArmResult, Comparison, NoiseFloor
@@ -77,7 +77,7 @@ def load_recorded(path: Path, name: str) -> Recorded:
     if timing is None or not timing.samples_ns:
         raise InputError(f"{path}: the recording holds no unprofiled step times", "record it again with --timed 10")
     trace = read_trace(source.traces[0])
-    report = build_report(trace, source.path, source.recording, source.nvml, len(source.traces))
+    report = build_report(trace, source.path, source.recording, source.nvml, Among(len(source.traces)))
     return Recorded(name, source.recording, Profiled(report, tuple(timing.samples_ns)))
 
 

@@ -13,6 +13,11 @@ _HOST = ("Python between the ops", "a device that waits for the host")
 _WAIT = ("waiting for data or other ranks", "waiting for data or a synchronisation")
 _QUEUE = ("gaps without a known cause", "gaps between queued kernels")
 _UNKNOWN = ("gaps without a known cause", "gaps without a known cause")
+GROUPS = {
+    "attention": ("attention", "position"),
+    "norms, activations and additions": ("norm", "activation", "residual"),
+    "embedding, head and loss": ("embedding", "head", "loss"),
+}
 IDLE = {  # idle cause: words on a CPU, on a GPU
     **dict.fromkeys(("python", "framework", "launch_api", "launch_latency"), _HOST),
     **dict.fromkeys(("sync", "data", "allocator"), _WAIT),
@@ -21,30 +26,34 @@ IDLE = {  # idle cause: words on a CPU, on a GPU
 }
 
 
-def _where(step: Step | None, adapter: Adapter | None) -> str:
-    """From the reported step alone; shares are of its profiled window."""
+def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport) -> str:
+    """Shares of the reported step: where the idle time without the profiler is known, of the unprofiled one."""
     if step is None or not step.wall_ns:
         return "The trace holds no step to explain."
-    wall = step.wall_ns
     linears = "the frozen linear layers" if adapter is not None else "the linear layers"
-    parts = {linears: step.ns(kind="busy", role="base.linear")}
-    parts["attention"] = step.ns(kind="busy", role="attention")
+    parts: dict[str, float] = {linears: step.ns(kind="busy", role="base.linear")}
+    for group, roles in GROUPS.items():
+        parts[group] = sum(step.ns(kind="busy", role=role) for role in roles)
     parts["the optimizer and clipping"] = step.ns(kind="busy", phase="optimizer")
     if adapter is not None:
         parts["the adapter path"] = sum(step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
-    idle = [(IDLE[p.cause or "unknown"], p.ns) for p in step.partition if p.kind == "idle"]
-    for words, ns in idle:
-        name = words[step.launches is not None]
-        parts[name] = parts.get(name, 0) + ns
     parts["work of unknown role"] = step.ns(kind="busy", role="other")
-    parts["everything else"] = wall - sum(parts.values())
+    busy, waited = step.ns(kind="busy"), step.ns(kind="idle")
+    parts["everything else"] = busy - sum(parts.values())
+    left = waited if timing.idle_unprofiled_ns is None else timing.idle_unprofiled_ns
+    for p in step.partition:
+        if p.kind == "idle":
+            name = IDLE[p.cause or "unknown"][step.launches is not None]
+            parts[name] = parts.get(name, 0) + p.ns * left / max(waited, 1)
+    wall = busy + left
     ranked = sorted(((ns, name) for name, ns in parts.items() if ns), reverse=True)[:3]
     shares = ", ".join(f"{units.percent(ns / wall)} to {name}" for ns, name in ranked).replace(" to ", " goes to ", 1)
     base = parts[linears]
     extra = ""
     if adapter is not None and base:
         extra = f" The adapter adds {units.percent(adapter.busy_ns / base)} on top of the frozen layers' own work."
-    return f"Of this step, {shares}.{extra}"
+    whole = "this step" if timing.idle_unprofiled_ns is None else "this step without the profiler"
+    return f"Of {whole}, {shares}.{extra}"
 
 
 def limiting(found: list[Finding]) -> str | None:
@@ -61,10 +70,14 @@ def verdict(
     other: Counterfactual | None,
     found: list[Finding],
     unclear: str | None = None,
+    uncounted_bytes: int | None = None,
 ) -> Verdict:
-    """The predicted speed-up with its interval where the recording allows one; never a number without it."""
+    """The predicted speed-up with its interval where the recording allows one; never a number without it.
+
+    ``uncounted_bytes``: gradients that full fine-tuning would also reduce, in a time that is not known.
+    """
     cause = limiting(found)
-    plain = Verdict(sentence=_where(step, adapter), limiting_cause=cause, unclear=unclear)
+    plain = Verdict(sentence=_where(step, adapter, timing), limiting_cause=cause, unclear=unclear)
     if other is None or timing.unprofiled is None:
         return plain
     now = timing.unprofiled.median_ns
@@ -78,7 +91,7 @@ def verdict(
     text = (
         f"LoRA is predicted {word} full fine-tuning here: {units.ratio(speedup, decimals)} "
         f"[{units.ratio(low, decimals)}, {units.ratio(high, decimals)}] its speed, at most "
-        f"{units.ratio(ideal, decimals)} if the adapters were free. {plain.sentence}"
+        f"{units.ratio(ideal, decimals)} if the adapters were free{_besides(uncounted_bytes)}. {plain.sentence}"
     )
     return replace(
         plain,
@@ -89,3 +102,9 @@ def verdict(
         basis="predicted",
         ideal_speedup=ideal,
     )
+
+
+def _besides(uncounted_bytes: int | None) -> str:
+    if not uncounted_bytes:
+        return ""
+    return f"; the {units.nbytes(uncounted_bytes)} of gradients that full fine-tuning also reduces are not counted"

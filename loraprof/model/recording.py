@@ -36,6 +36,7 @@ class ParameterInfo(msgspec.Struct, frozen=True, kw_only=True):
     trainable: bool
     device: str
     part: str | None = None  # within a site: "base", "down", "up", "elementwise"
+    local_shape: tuple[int, ...] | None = None  # of the shard on this rank; None where the whole is here
 
 
 class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +141,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     gemm: list[GemmRate]
     copy: list[CopyRate]
-    launch_floor_ns: int | None = None  # CUDA: launch to start on an empty queue
+    launch_floor_ns: int | None = None  # CUDA: launch on an empty queue to knowing of its end, host time
     turnaround_ns: int | None = None
     op_ns: int | None = None  # CPU: cost of one tiny op
     event_ns: float | None = None  # what the profiler adds per recorded event
@@ -184,6 +185,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None = None
     rank: int = 0
     world_size: int = 1
+    launch: str = ""  # the same on all ranks of one run
+    machine: str = ""  # the same on all ranks that share a clock; says nothing else about it
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,6 +231,8 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     overhead_ns: dict[str, float] = {}  # cost of loraprof's own hooks and markers, ns per call
     compilation: Compilation | None = None  # None: nothing was compiled
     graph_nodes: dict[int, str] = {}  # CUDA graph node id -> what the script named the kernel's part when capturing
+    first_step: int | None = None  # optimizer steps that passed before the first profiled one
+    missing_ranks: list[int] = []  # of several: those that left nothing; the notes say why
     notes: list[str] = []
 
 

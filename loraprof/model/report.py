@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from loraprof.model.ranks import Communication, RankRow, RankSummary
+
 SCHEMA = "loraprof.report/1"
 
 Basis = Literal["measured", "predicted"]
@@ -49,6 +51,7 @@ class TimingReport(msgspec.Struct, frozen=True, kw_only=True):
     profiled_ns: int | None
     inflation: float | None
     tokens_per_step: int | None
+    idle_unprofiled_ns: int | None = None  # GPU: what is left of the unprofiled step beside the reported step's work
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename={"class_": "class"}):
@@ -266,16 +269,6 @@ class CompiledReport(msgspec.Struct, frozen=True, kw_only=True):
     compile_ns: int | None = None  # until the end of the profiled steps
 
 
-class RankRow(msgspec.Struct, frozen=True, kw_only=True):
-    rank: int
-    wall_ns: int
-    busy_ns: int
-    exposed_comm_ns: int
-    overlapped_comm_ns: int
-    idle_ns: int
-    phases_ns: dict[str, int]
-
-
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = SCHEMA
     source: Source
@@ -297,6 +290,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     devices: dict[str, list[Step]] | None = None  # further devices of one process
     ranks: list[RankRow] | None = None
     compiled: CompiledReport | None = None  # None: no compiled region is in the trace
+    rank_summary: RankSummary | None = None
+    communication: Communication | None = None
 
     def step(self) -> Step | None:
         """The reported step, or ``None`` when the input has none."""

@@ -34,6 +34,9 @@ from loraprof.report.document import (
     Table,
 )
 from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, ROLE_TONES, TONES
+from loraprof.report.view_ranks import communication_section, ranks_section
+
+PROFILER_SHARE = 0.05  # of the step: what the profiler adds beyond it is said where the step is shown
 
 
 def view(report: Report) -> Document:
@@ -73,8 +76,9 @@ def _sections(report: Report) -> list[Section]:
         sections.append(Section("time", "Where the step goes", (Paragraph(text),)))
     else:
         aside = f"{step.name}, {units.ns(step.wall_ns, 4)}"
+        bar = Bar(partition_bar(step, cpu=cpu))
         sections += [
-            Section("time", "Where the step goes", (Bar(partition_bar(step, cpu=cpu)),), aside),
+            Section("time", "Where the step goes", (bar, *_profiled(report, step)), aside),
             Section("phases", "Time by phase and role", (tables.phase_roles(step),)),
         ]
         if step.ns(kind="idle"):
@@ -88,8 +92,10 @@ def _sections(report: Report) -> list[Section]:
     sections.append(_adapter(report, step))
     if report.traffic:
         sections.append(_traffic(report.traffic, step))
-    if report.ranks:
-        sections.append(Section("ranks", "Ranks", (tables.rank_table(report.ranks),)))
+    if report.communication:
+        sections.append(communication_section(report.communication))
+    if report.rank_summary and report.ranks:
+        sections.append(ranks_section(report.rank_summary, report.ranks))
     sections.append(findings_section(report.findings))
     if report.modules:
         sections.append(Section("modules", "Modules", (tables.module_table(report.modules),), detail=True))
@@ -97,6 +103,16 @@ def _sections(report: Report) -> list[Section]:
         sections.append(Section("steps", "Profiled steps", (tables.step_table(report.steps),), detail=True))
     sections.append(Section("trust", "How far to trust this", tuple(_trust(report, step))))
     return sections
+
+
+def _profiled(report: Report, step: Step) -> tuple[Paragraph, ...]:
+    """Idle time is what a profiler adds to, on a GPU: what is left without it."""
+    idle, plain, waited = report.timing.idle_unprofiled_ns, report.timing.unprofiled, step.ns(kind="idle")
+    if idle is None or plain is None or not waited or waited - idle < PROFILER_SHARE * step.wall_ns:
+        return ()
+    took, share = units.ns(plain.median_ns), units.percent(idle / plain.median_ns)
+    text = f"The profiler slows the host. Without it the step takes {took}, {units.ns(idle)} of it idle: {share}."
+    return (Paragraph(text),)
 
 
 def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
