@@ -43,7 +43,7 @@ class Model(nn.Module):
     def __init__(self, branches: bool) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, WIDTH)
-        self.blocks = nn.ModuleList(Block(branches) for _ in range(3))
+        self.blocks = nn.ModuleList(Block(branches and i == 0) for i in range(3))
         self.lm_head = nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, input_ids: Tensor) -> Tensor:
