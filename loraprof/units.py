@@ -206,7 +206,7 @@ QUANTITIES: Final[dict[str, Callable[[float | None], str]]] = {
 }
 PLAIN: Final = ("FLOP/B", "MHz", "W", "J", "per step")
 COUNTED: Final = ("devices", "features", "kernels", "layers", "messages", "modules", "ops", "parameters", "ranges",
-                  "steps", "tensors", "tokens")  # fmt: skip
+                  "regions", "steps", "tensors", "tokens")  # fmt: skip
 
 
 def quantity(value: float | str | None, unit: str) -> str:

@@ -69,6 +69,7 @@ class Device:
     device: int = 0
     correlation: int = -1
     bytes: int = -1
+    graph_node: int = -1
 
 
 def op(name: str, start: int, end: int, thread: int = 1, sequence: int = -1, fwd_thread: int | None = None) -> Host:
@@ -157,7 +158,7 @@ def trace_of(host: Sequence[Host] = (), device: Sequence[Device] = (), rocm: boo
         device=np.array([r.device for r in records], np.int32),
         stream=_int64([r.stream for r in records]),
         correlation=_int64([r.correlation for r in records]),
-        graph_node=nothing.astype(np.int64),
+        graph_node=_int64([r.graph_node for r in records]),
         bytes=_int64([r.bytes for r in records]),
         blocks=nothing.astype(np.int64),
         threads=nothing,
@@ -202,6 +203,8 @@ def _device_event(r: Device) -> Document:
     args = {"device": r.device, "context": 1, "stream": r.stream, "correlation": r.correlation}
     if r.bytes >= 0:
         args["bytes"] = r.bytes
+    if r.graph_node >= 0:
+        args["graph node id"] = r.graph_node
     return _event(DEVICE_CATEGORIES[r.kind], r.name, (r.device, r.stream), r.start, r.end, args)
 
 

@@ -14,11 +14,14 @@ import pytest
 from msgspec.structs import replace
 from recorded import recorded
 
-from loraprof.analysis.comparison import failures
+from loraprof.analysis.comparison import Series, Timed, failures
 from loraprof.cli.app import run
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
+from loraprof.diagnosis.comparison import measured
 from loraprof.diagnosis.recorded import compare_recordings
 from loraprof.errors import InputError, UsageError
+from loraprof.model.compare import ArmResult
+from loraprof.model.compilation import Compilation, CompilePass
 from loraprof.model.recording import Recording, Timing, Workload
 
 MS = 1_000_000
@@ -263,3 +266,38 @@ def test_recordings_are_compared_without_torch(pair: tuple[Path, Path]) -> None:
     code = f"import sys; from loraprof.cli.app import run; assert run({argv}) == 0; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("step_ns", "words"),
+    [
+        (80 * MS, "pays after 250 steps"),  # 5 s at 20 ms a step
+        (120 * MS, "never pays: the steps are slower"),
+        (100 * MS, "may pay or not"),
+    ],
+)
+def test_when_compiling_pays(pair: tuple[Path, Path], tmp_path: Path, step_ns: int, words: str) -> None:
+    passes = [
+        CompilePass(name="skip", steps=3, compilations=1, recompilations=0, graph_breaks=0, compile_ns=4_000 * MS),
+        CompilePass(name="timing", steps=9, compilations=0, recompilations=0, graph_breaks=0, compile_ns=1_000 * MS),
+    ]
+
+    def change(recording: Recording) -> Recording:
+        return replace(timed(step_ns)(recording), compilation=Compilation(passes=passes))
+
+    compiled = variant(pair[0], tmp_path / "fast.loraprof", change)
+    notes = [note for note in compare_recordings([pair[0], compiled]).notes if "compiled for" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith("fast compiled for 5.00 s; against base that")
+    assert words in notes[0]
+    assert not [note for note in compare_recordings(list(pair)).notes if "compiled for" in note]
+
+
+def test_when_a_compiled_arm_pays() -> None:
+    steps = {"lora": 100 * MS, "lora-compile": 90 * MS}
+    series = {arm: Series(tuple((ns + i,) * 2 for i in range(12))) for arm, ns in steps.items()}
+    dropped = dict.fromkeys(steps, 4)
+    timed = Timed("lora", series, None, "x", "done", dropped=dropped, warm_up_ns={"lora": 1, "lora-compile": 1360 * MS})
+    facts = {arm: ArmResult() for arm in steps}
+    found = measured("w", "d", timed, facts, {}, {}, [])
+    assert "lora-compile compiled for 1.00 s; against lora that pays after 100 steps" in found.notes  # 1360 - 4 * 90

@@ -24,6 +24,12 @@ def test_launch_bound() -> None:
     assert finding.severity == "major"
 
 
+def test_a_compiled_step_is_not_told_to_compile() -> None:
+    run = synthetic("launch-bound")
+    assert "torch.compile" in found(made(run))["H1"].remedy
+    assert "torch.compile" not in found(made(run, **workload(run.recording, compiled=True)))["H1"].remedy
+
+
 def test_long_kernels_are_not_launch_bound() -> None:
     assert "H1" not in found(made(synthetic("bandwidth-v1")))
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from loraprof.analysis.attribution import Attribution, attribute
 from loraprof.analysis.closure import closure_of
+from loraprof.analysis.graph_launches import GraphWork, graph_work
 from loraprof.analysis.hoststate import states_of
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.link import Links, link
@@ -34,6 +35,7 @@ class Analysis:
     tau_ns: int
     floor_ns: int | None
     closure: Closure
+    graphs: GraphWork | None = None  # None: no CUDA graph was launched
 
     @property
     def on_gpu(self) -> bool:
@@ -44,7 +46,8 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
     """Never raises on a valid Trace; what is unknown is in ``closure.notes``. ``step`` names the one to report."""
     links, who, marks = link(trace), attribute(trace, recording), marks_of(trace)
     tau, floor = turnaround_floor(trace, links), launch_floor(trace, links)
-    notes = [*trace.notes, *who.notes, *([marks.note] if marks.note else [])]
+    graphs = graph_work(trace, links, who, marks, recording)
+    notes = [*trace.notes, *who.notes, *([marks.note] if marks.note else []), *(graphs.notes if graphs else ())]
     if not len(trace.device):
         ledgers = tuple(split_cpu(trace, who, w) for w in cpu_windows(marks))
         steps = tuple(_step(ledger, None) for ledger in ledgers)
@@ -55,7 +58,7 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
     busiest, per_device = None, {}
     for index in np.unique(trace.device.device).tolist():
         on_device = trace.device.device == index
-        work = device_work(trace, links, who, on_device)
+        work = device_work(trace, links, who, on_device, graphs)
         made = tuple(split(trace, work, w, states, tau) for w in windows(marks, trace, links, on_device))
         per_device[index] = (made, work)
         if busiest is None or _busy(made) > _busy(per_device[busiest][0]):
@@ -70,7 +73,9 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
     }
     reported = reported_step(steps, step)
     closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
-    return Analysis(trace, recording, links, who, marks, ledgers, steps, others, reported, work, tau, floor, closure)
+    return Analysis(
+        trace, recording, links, who, marks, ledgers, steps, others, reported, work, tau, floor, closure, graphs
+    )
 
 
 def reported_step(steps: tuple[Step, ...], name: str | None = None) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.backward import Backward
+from loraprof.analysis.compiled import Compiled, CompiledRows, compile_ranges
 from loraprof.analysis.forward import forward_roles
 from loraprof.analysis.names import modules_of, names_of
 from loraprof.analysis.roles import roles_of
@@ -33,6 +34,8 @@ class Attribution:
     disagreements: int | None
     marked: bool  # module markers say where forward work belongs
     notes: tuple[str, ...]
+    compiled: CompiledRows | None = None
+    compiling: Bool | None = None  # per host row: inside a range in which the compiler worked
 
 
 def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
@@ -59,23 +62,28 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         phase[flag] = PHASE[name]
     phase[in_optimizer] = PHASE["optimizer"]
     roles = roles_of(table, recording)
-    role = forward_roles(trace, roles, module, marker, tree)
+    code = Compiled(trace, recording, roles, tree, marker, evaluate)
+    role = forward_roles(trace, roles, np.where(code.inside, -1, module).astype(np.int32), marker, tree)
 
     state = Backward(trace, recording, roles, names, tree, evaluate, in_backward)
     disagreements = state.fill(module, role)
     paths = [m.path or "<model>" for m in table]
     special = {name: len(paths) + i for i, name in enumerate((OPTIMIZER, GRAD_CLIP, LOSS))}
+    compiled = code.fill(special[LOSS], module, phase, role)
     loss = (role == ROLE["loss"]) & (module >= 0)
     module[loss] = special[LOSS]
     module[in_optimizer], role[in_optimizer] = special[OPTIMIZER], ROLE["optimizer"]
+    opened = forward & (opens[host.name] >= 0)
     work = np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
     closure = np.zeros(len(host) + 1, dtype=np.bool_)
-    closure[optimizer[forward & (opens[host.name] >= 0)]] = True
+    closure[optimizer[opened]] = True
     closure[-1] = False
+    opened |= code.inside & (phase == PHASE["forward"]) & annotation
+    marked = marked | (code.inside & ~in_backward)
     outside = (~(in_optimizer | in_backward | marked) | (in_optimizer & closure[optimizer])) & work
-    tops = (forward & (opens[host.name] >= 0), evaluate, optimizer)
+    tops = (opened, evaluate, optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
-    module[state.unplaced_loss & (module < 0)] = special[LOSS]
+    module[state.unplaced_loss & (module < 0) & ~code.inside] = special[LOSS]
     around = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
     role[work & (tree.nearest(around) >= 0)] = ROLE["comm"]
     enclosing = (opens[host.name] >= 0) | (names.optimizer[host.name] & annotation)
@@ -86,7 +94,8 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     notes = [f"{tree.crossing} threads hold ranges that cross instead of nesting"] if tree.crossing else []
     if recording is not None and not known:
         notes.append("no module markers in the trace: roles of forward work and the adapter's time are unknown")
-    return Attribution((*paths, *special), module, phase, role, tree, disagreements, known, tuple(notes))
+    return Attribution((*paths, *special), module, phase, role, tree, disagreements, known, tuple(notes), compiled,
+                       compile_ranges(trace, tree))
 
 
 def _issued(trace: Trace, tree: Tree, enclosing: Bool) -> tuple[Int64, Int64]:

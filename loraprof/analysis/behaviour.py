@@ -11,9 +11,11 @@ from loraprof.model.trace import Int32, Int64, Trace
 
 
 def behaviour_of(trace: Trace, roles: Roles, module: Int32, tops: Int64) -> dict[int, Behaviour]:
-    """Per module; ``tops`` are the ops that modules called themselves."""
+    """Per module; ``tops`` are the ops that modules called themselves, compiled code aside."""
     host = trace.host
     issued: dict[int, set[tuple[str, int]]] = defaultdict(set)
+    for number, op in roles.compiled:
+        issued[number].add((op, -1))
     for m, name, shape in np.unique(np.stack((module[tops], host.name[tops], host.shapes[tops])), axis=1).T.tolist():
         issued[m].add((trace.names[name], shape))
     free = {

@@ -66,6 +66,7 @@ class Timed:
     clock: str
     stopped: str
     dropped: Mapping[str, int] = field(default_factory=dict)  # warm-up steps
+    warm_up_ns: Mapping[str, int] = field(default_factory=dict)  # their time; {} unknown
     failed: Mapping[str, Failure] = field(default_factory=dict)
     rejected: int = 0  # blocks redone
     notes: tuple[str, ...] = ()
@@ -132,6 +133,11 @@ def recorded_ratio(of: str, to: str, new: Sequence[int], base: Sequence[int]) ->
     elif math.log(high) < -floor:
         verdict = "faster"
     return Ratio(of=of, to=to, ratio=m1 / m0, low=low, high=high, verdict=verdict)
+
+
+def steps_to_pay(cost_ns: float, slow_ns: float, fast_ns: float) -> int | None:
+    """Steps after which ``cost_ns``, spent once, is won back; None where a step is not faster for it."""
+    return math.ceil(cost_ns / (slow_ns - fast_ns)) if fast_ns < slow_ns else None
 
 
 def parse_threshold(text: str) -> float:

@@ -14,10 +14,10 @@ def forward_roles(trace: Trace, roles: Roles, module: Int32, marker: Int32, tree
     host = trace.host
     role = np.full(len(host), ROLE["other"], dtype=np.int8)
     rows = np.flatnonzero((module >= 0) & (host.kind != HostKind.MARKER))
-    if not len(rows):
-        return role
     top = _tops(trace, tree)[rows]
     roles.behaviour = behaviour_of(trace, roles, module, rows[top == rows])
+    if not len(rows):
+        return role
     core = _before_core(trace, rows, marker)
     opened = np.flatnonzero((host.kind != HostKind.OP) & (module >= 0) & (marker == np.arange(len(host))))
     heads = np.array([m.id in roles.heads or bool(HEAD.search(m.path)) for m in roles.table] or [False])

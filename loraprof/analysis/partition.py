@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.attribution import Attribution
+from loraprof.analysis.graph_launches import GraphWork
 from loraprof.analysis.hoststate import STATES, Timeline, measure
 from loraprof.analysis.intervals import Cover, cover_of_disjoint, gaps, owned, union
 from loraprof.analysis.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
@@ -48,8 +49,10 @@ class DeviceWork:
         return np.arange(*np.searchsorted(self.start, (low, high)))
 
 
-def device_work(trace: Trace, links: Links, who: Attribution, on_device: Bool) -> DeviceWork:
-    """Class, module, phase and role of every record of one device, through its launch call."""
+def device_work(
+    trace: Trace, links: Links, who: Attribution, on_device: Bool, graphs: GraphWork | None = None
+) -> DeviceWork:
+    """Class, module, phase and role of every record of one device, through its launch call or its graph's order."""
     device = trace.device
     rows = np.flatnonzero(on_device)
     rows = rows[np.lexsort((device.correlation[rows], device.stream[rows], device.start[rows]))]
@@ -71,6 +74,8 @@ def device_work(trace: Trace, links: Links, who: Attribution, on_device: Bool) -
 
     module = through(who.module, -1)
     phase, role = through(who.phase, OTHER_PHASE), through(who.role, OTHER_ROLE)
+    if graphs is not None:
+        graphs.into(rows, module, phase, role)
     role = np.where(is_copy & (role == OTHER_ROLE), ROLE["copy"], role)
     role = np.where(is_comm, ROLE["comm"], np.where(dequant[device.name[rows]], ROLE["dequant"], role))
     op = through(who.tree.nearest(trace.host.kind == HostKind.OP), -1)

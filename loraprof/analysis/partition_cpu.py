@@ -1,6 +1,7 @@
 """The exact split of a CPU step: busy is time inside ops of the step's main thread, by the innermost op.
 
-Markers and annotations are not work. Time inside a data loader is idle cause ``data``, its ops included. A gap in
+Markers and annotations are not work, nor is what ``torch.compile`` runs while it compiles: that is Python, whatever ops
+it tries. Time inside a data loader is idle cause ``data``, its ops included. A gap in
 which a collective on another thread ends was a wait for it: cause ``sync``, role ``comm``. The rest is python.
 """
 
@@ -44,7 +45,10 @@ def slices_of(trace: Trace, who: Attribution, window: Window) -> Slices:
         return flag
 
     mine = who.tree.overlapping(host, window.thread, window.start, window.end)
-    mine = mine[(host.kind[mine] == HostKind.OP) | loads(mine)]
+    work = host.kind[mine] == HostKind.OP
+    if who.compiling is not None:
+        work &= ~who.compiling[mine]
+    mine = mine[work | loads(mine)]
     start, end = np.maximum(host.start[mine], window.start), np.minimum(host.end[mine], window.end)
     order = np.lexsort((mine, -end, start))
     mine, start, end = mine[order], start[order], end[order]

@@ -5,12 +5,13 @@ nothing (blocks, whole models, a script's own layers) is judged by what it does:
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from loraprof.analysis.containers import Behaviour, own_role
 from loraprof.analysis.weights import ADAPTER_PARTS, PRODUCT, Weights, product_role
+from loraprof.model.compilation import Compilation
 from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.trace import Shapes
 
@@ -61,6 +62,7 @@ class Roles:
     behaviour: dict[int, Behaviour] = field(default_factory=dict)
     heads: frozenset[int] = frozenset()
     rotary: bool = False
+    compiled: frozenset[tuple[int, str]] = frozenset()  # module and op of what compiled forward graphs are made of
 
     def of(self, module: int, op: str, shapes: Shapes | None = None, context: Context = Context()) -> str:
         """Role of an op issued by a module itself (not by a child)."""
@@ -130,7 +132,13 @@ def roles_of(table: list[ModuleInfo], recording: Recording | None) -> Roles:
         {},
         frozenset(_heads(table, [p.shape for p in parameters if table[p.module].cls == "Embedding"])),
         any("Rotary" in m.cls for m in table),
+        frozenset(_compiled_ops(recording.compilation if recording else None)),
     )
+
+
+def _compiled_ops(compilation: Compilation | None) -> Iterator[tuple[int, str]]:
+    graphs = compilation.graphs if compilation else ()
+    return ((op.module, op.op) for g in graphs if not g.backward for call in g.calls for op in call.ops)
 
 
 def _heads(table: list[ModuleInfo], embeddings: Iterable[tuple[int, ...]]) -> list[int]:

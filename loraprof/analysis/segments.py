@@ -66,7 +66,7 @@ def segments(analysis: Analysis) -> Iterator[Segments]:
     states = states_of(trace, analysis.links, analysis.marks.thread)
     device = trace.device.device
     for index in (int(device[analysis.work.rows[0]]), *analysis.others):
-        work = device_work(trace, analysis.links, analysis.who, device == index)
+        work = device_work(trace, analysis.links, analysis.who, device == index, analysis.graphs)
         for window in windows(analysis.marks, trace, analysis.links, device == index):
             yield _segments(window, index, _device(trace, work, window, states, analysis.tau_ns))
 

@@ -5,7 +5,7 @@ product with a parameter is a linear layer, whoever calls it; a product of activ
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +18,7 @@ PRODUCT: Final = re.compile(
     r"|conv\dd|convolution|_convolution|mkldnn_convolution|cudnn_convolution|thnn_conv2d|slow_conv2d_forward"
     r"|conv_transpose\dd|_conv_depthwise2d)$|GroupedMm|grouped_gemm"
 )
+_BATCHED: Final = re.compile(r"bmm")
 _WEIGHTED: Final = re.compile(r"linear|addmm|conv|grouped")
 ADAPTER_PARTS: Final = {"down": "adapter.down", "up": "adapter.up"}
 _PARTS: Final = ADAPTER_PARTS | {"base": "base.linear"}
@@ -51,14 +52,15 @@ class Weights:
         """Base or adapter, where one module issues both: A contracts ``in_features`` into r, B contracts r."""
         operands = _operands(shapes)
         known = {shape: part for shape, part in self.own.get(info.id, []) if part in _PARTS and len(shape) > 1}
-        if PRODUCT.search(op) and len(operands) >= 2:
-            return self._contraction(operands, site, {_bare(s): part for s, part in known.items()})
+        if PRODUCT.search(op):
+            bare = {_bare(s): part for s, part in known.items()}
+            return self._contraction(operands, site, bare) if len(operands) >= 2 else "other"
         for dims in operands:
             if dims in known:
                 return _PARTS[known[dims] or "base"]
         return "adapter.elementwise"
 
-    def _contraction(self, operands: list[Dims], site: AdapterSite, known: dict[Dims, str | None]) -> str:
+    def _contraction(self, operands: list[Dims], site: AdapterSite, known: Mapping[Dims, str | None]) -> str:
         """By the weight among the operands, seen from either side; activations may be as large as the base's."""
         bare = [_bare(d) for d in operands]
         named = {known.get(d) for d in (*bare, *(d[::-1] for d in bare if len(d) == 2))} & ADAPTER_PARTS.keys()
@@ -81,13 +83,16 @@ def product_role(
         return "head" if any(owner in heads for owner in owners) else "base.linear"
     if _WEIGHTED.search(op) or not weights.own:
         return "base.linear"
+    if shapes is None:  # of compiled code
+        return "attention" if _BATCHED.search(op) else "base.linear"
     return "head" if behaviour.whole else "attention"
 
 
 def free_product(op: str, shapes: Shapes | None, weights: Weights, module: int) -> bool:
     """Whether an op multiplies activations alone: no input of it is a parameter."""
-    product = PRODUCT.search(op) and not _WEIGHTED.search(op) and shapes is not None and bool(weights.own)
-    return bool(product) and not _owners(shapes, weights, module)
+    if not PRODUCT.search(op) or _WEIGHTED.search(op) or not weights.own:
+        return False
+    return bool(_BATCHED.search(op)) if shapes is None else not _owners(shapes, weights, module)
 
 
 def _owners(shapes: Shapes | None, weights: Weights, module: int) -> list[int]:

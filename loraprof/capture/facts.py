@@ -1,14 +1,15 @@
 """What the trace cannot say about a model and its optimizer: sizes, dtypes, flags, missing gradients."""
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from loraprof.capture.adapted import find_sites
+from loraprof.capture.dynamo import never_compiled
 from loraprof.capture.markers import Markers
 from loraprof.capture.shards import is_sharded, local
 from loraprof.capture.sites import dtype_name, features
@@ -88,7 +89,15 @@ class Padding:
 
     def __init__(self, roots: list[nn.Module]) -> None:
         self.real, self.all = 0, 0
-        self._handles = [r.register_forward_pre_hook(self._see, with_kwargs=True) for r in roots]
+        self._roots = roots
+        self._handles: list[RemovableHandle] = []
+        never_compiled(Padding._see)
+        self.resume()
+
+    def resume(self) -> None:
+        """Puts the hooks back that ``pause`` took off; none after ``remove``."""
+        if not self._handles:
+            self._handles = [r.register_forward_pre_hook(self._see, with_kwargs=True) for r in self._roots]
 
     def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         mask = kwargs.get("attention_mask")
@@ -96,30 +105,18 @@ class Padding:
             self.real += int((mask != 0).sum())
             self.all += mask.numel()
 
-    def remove(self) -> None:
+    def pause(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
+    def remove(self) -> None:
+        self.pause()
+        self._roots = []
+
     def share(self) -> float | None:
         """Real tokens of all; None where no mask was passed."""
         return self.real / self.all if self.all else None
-
-
-def compilations() -> int:
-    """Times torch.compile compiled something again in this process, so far."""
-    dynamo: Any = sys.modules.get("torch._dynamo.utils")
-    known = dynamo.get_compilation_metrics() if dynamo else []
-    return sum(getattr(m, "recompile_reason", None) is not None for m in known)
-
-
-def compile_facts(before: int) -> dict[str, bool | int]:
-    """Whether anything is compiled, the graph breaks, and the recompilations since ``before`` were counted."""
-    dynamo: Any = sys.modules.get("torch._dynamo.utils")
-    if dynamo is None or not dynamo.counters["stats"].get("unique_graphs"):
-        return {"compiled": False}
-    breaks = sum(dynamo.counters["resumes"].values())
-    return {"compiled": True, "graph_breaks": breaks, "recompiles": compilations() - before}
 
 
 def tables_of(markers: Markers) -> Tables:

@@ -110,6 +110,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.failed: dict[str, Failure] = {}
         self.dropped: dict[str, int] = {}
+        self.warm_up_ns: dict[str, int] = {}
         self.notes: list[str] = []
         self.rejected = 0
         self.started = self.clock()
@@ -181,6 +182,7 @@ def interleave(
         clock=timer.name,
         stopped=stopped,
         dropped=run.dropped,
+        warm_up_ns=run.warm_up_ns,
         failed=run.failed,
         rejected=run.rejected,
         notes=tuple(run.notes),
@@ -202,7 +204,7 @@ def _warm_up(run: _Run) -> list[int]:
         except _OutOfMemory as failure:
             run.drop(failure)
             continue
-        run.dropped[name] = len(times)
+        run.dropped[name], run.warm_up_ns[name] = len(times), sum(times)
         last.append(max(1, times[-1]))
     return last
 

@@ -4,27 +4,32 @@ While installed, every ``nn.Module`` call opens a range ``loraprof::m<id>`` (``_
 Python ``record_function`` costs forty times that) and stores the autograd sequence number before and after the
 call. Node s of a thread belongs to the innermost call with ``before <= s < after``. Post-hooks are registered
 with ``always_call=True``: non-reentrant checkpointing ends its recompute with an exception.
+
+A compiled region calls no hooks, so the modules inside it leave no markers; the module that enters it does. Dynamo must
+neither see the hooks while it compiles (``pause``), for then they become part of the graph, nor take their Python for
+code to compile (``never_compiled``).
 """
 
 import threading
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain, count
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from loraprof.capture.dynamo import is_wrapper, named_modules, never_compiled
+from loraprof.capture.module_paths import paths_of
 from loraprof.model.recording import ModuleCall
 from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 
 _Range: Any = torch._C._profiler._RecordFunctionFast
 COUNTED = -1  # ``step`` of the counting pass
 _sequence_nr: Any = vars(torch.autograd)["_get_sequence_nr"]
-
-
+_HOOKS_SEEN: Final = r"Using `torch\.compile\(module\)` when there are global hooks"
 _Open = tuple[Any, int, int, nn.Module]  # range, module id, autograd number before, module
 
 
@@ -52,22 +57,45 @@ class Markers:
         self.embedded: dict[tuple[int, int], int] = {}  # (width, rows) of tables: elements looked up in forward calls
         self._passing: dict[tuple[nn.Module | None, type], int] = {}
         self._local = threading.local()
-        self._handles: list[RemovableHandle] = []
+        self._hooks: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle] = []  # of gradients
+        self._installed = False
+        self._silenced: Any = None
 
     def install(self) -> None:
         """From here on module calls leave markers. Raises RuntimeError when already installed."""
-        if self._handles:
+        if self._installed:
             raise RuntimeError("markers are installed")
-        self._handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave, always_call=True),
-        ]
+        never_compiled(Markers._enter, Markers._leave, Markers._stack, Markers._look_up, Markers._note)
+        never_compiled(Markers._meet, Markers._number, Markers.adopt)
+        warnings.filterwarnings("ignore", message=_HOOKS_SEEN)  # the hooks are not the user's
+        self._silenced = warnings.filters[0]
+        self._installed = True
+        self.resume()
+
+    def pause(self) -> None:
+        """Takes the module hooks off for a while; open ranges stay open."""
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks = []
+
+    def resume(self) -> None:
+        """Puts the hooks back where ``install`` had put them."""
+        if self._installed and not self._hooks:
+            self._hooks = [
+                register_module_forward_pre_hook(self._enter),
+                register_module_forward_hook(self._leave, always_call=True),
+            ]
 
     def remove(self) -> None:
         """Takes every hook away and closes ranges an exception left open."""
+        self._installed = False
+        self.pause()
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        if self._silenced in warnings.filters:
+            warnings.filters.remove(self._silenced)  # type: ignore[attr-defined]
         for marker, *_ in reversed(self._stack()):
             marker.__exit__(None, None, None)
         self._stack().clear()
@@ -87,27 +115,14 @@ class Markers:
 
     def paths(self) -> dict[str, nn.Module]:
         """Every numbered module by its path; further roots start with their class, hung ones with their caller."""
-        named: dict[str, nn.Module] = {}
-        where: dict[nn.Module, str] = {}
-
-        def enter(prefix: str, top: nn.Module) -> None:
-            for name, module in top.named_modules():
-                if module not in where:
-                    where[module] = ".".join(p for p in (prefix, name) if p)
-                    named[where[module]] = module
-
-        for i, root in enumerate(self.roots):
-            enter(_free(type(root).__name__, named) if i else "", root)
-        for module, caller in self.hung:
-            above = where.get(caller, type(caller).__name__)
-            enter(_free(f"{above}.{_name_below(caller, module)}".strip("."), named), module)
-        return named
+        return paths_of(self.roots, self.hung)
 
     def _number(self, top: nn.Module) -> None:
-        for module in top.modules():
+        modules = [module for _, module in named_modules(top)]
+        for module in modules:
             self.ids.setdefault(module, len(self.ids))
         seen = {id(p) for _, _, p in self.parameters}
-        for module in top.modules():
+        for module in modules:
             for name, parameter in module._parameters.items():
                 if parameter is not None and id(parameter) not in seen:
                     seen.add(id(parameter))
@@ -137,6 +152,8 @@ class Markers:
     def _enter(self, module: nn.Module, args: Any) -> None:
         number = self.ids.get(module)
         if number is None:
+            if is_wrapper(module):
+                return
             number = self._meet(module)
         if isinstance(module, nn.Embedding) and self.step is not None:
             self._look_up(module, args)
@@ -181,6 +198,9 @@ class Markers:
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         stack = self._stack()
+        inner = stack[-1][3] if stack else None
+        if inner is not module and all(entered is not module for *_, entered in stack):
+            return  # it came in unseen: a wrapper, or while the hooks were off
         while stack:
             marker, opened, before, entered = stack.pop()
             marker.__exit__(None, None, None)
@@ -191,18 +211,6 @@ class Markers:
                         ModuleCall(opened, threading.get_native_id(), before, _sequence_nr(), recompute, self.step)
                     )
                 return
-
-
-def _name_below(caller: nn.Module, module: nn.Module) -> str:
-    """What the owner of the caller's replaced ``forward`` calls ``module``, else its class."""
-    owner = getattr(caller.forward, "__self__", None)
-    names = owner.named_modules() if isinstance(owner, nn.Module) and owner is not caller else ()
-    return next((name for name, m in names if m is module and name), type(module).__name__)
-
-
-def _free(path: str, named: dict[str, nn.Module]) -> str:
-    """``path``, numbered where it is taken."""
-    return next(p for p in chain([path], (f"{path}_{n}" for n in count(2))) if p not in named)
 
 
 def _gradient_marker(number: int) -> Any:

@@ -4,6 +4,7 @@ import datetime
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from loraprof.capture.calibrate import DTYPES
 from loraprof.capture.calibration_cache import cached_calibration
+from loraprof.capture.cuda_graphs import graph_nodes
 from loraprof.capture.environment import device_info, environment
 from loraprof.capture.facts import autocast_of, tables_of
 from loraprof.capture.gradient_cost import gradient_costs
@@ -18,6 +20,7 @@ from loraprof.capture.markers import Markers
 from loraprof.capture.session import Session
 from loraprof.capture.trace_file import export_trace
 from loraprof.capture.training_cost import frozen_parameters, training_cost
+from loraprof.model.compilation import Compilation
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, TrainingCost, Workload
 from loraprof.store.recordings import RecordingWriter
 
@@ -54,13 +57,14 @@ def hook_cost_ns(markers: Markers) -> float:
 def recording_of(session: Session, workload: Workload, calibrate: bool = True) -> Recording:
     """Everything but the trace. ``workload`` fields left null are filled from what the session saw."""
     modules, sites, parameters = session.tables or tables_of(session.markers)
-    seen = {
+    compilation = _compilation(session, modules)
+    seen: dict[str, Any] = {
         "tokens_per_step": session.tokens,
         "micro_batches": session.micro_batches,
         "optimizer": session.optimizer,
         "missing_gradients": session.missing,
         "autocast": autocast_of(session.markers),
-        **session.compiled,
+        **_compile_facts(compilation),
     }
     tokens = workload.tokens_per_step or session.tokens
     if session.real_share is not None and tokens:
@@ -82,6 +86,8 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
             "boundary_hook": session.boundary.cost_ns / max(session.boundary.calls, 1),
             "module_marker": hook_cost_ns(session.markers),
         },
+        compilation=compilation,
+        graph_nodes=graph_nodes(),
         first_step=session.first_step,
         notes=session.notes,
     )
@@ -98,6 +104,26 @@ def calibrated(session: Session, recording: Recording) -> Recording:
     cost = _training_cost(session) if sites else None
     notes = [*recording.notes, *notes]
     return msgspec.structs.replace(recording, calibration=calibration, training_cost=cost, notes=notes)
+
+
+def _compilation(session: Session, modules: list[ModuleInfo]) -> Compilation | None:
+    found = session.watch.compilation()
+    if found is None:
+        return None
+    graphs = session.watch.provenance.graphs(session.markers.ids, modules)
+    steady = len(session.timing.samples_ns) if session.timing else 0  # the first timed steps may have been dropped
+    return msgspec.structs.replace(found, graphs=graphs, timed_ns=found.timed_ns[-steady:])
+
+
+def _compile_facts(compilation: Compilation | None) -> dict[str, bool | int]:
+    """Recompilations count from the end of the warm-up steps."""
+    if compilation is None:
+        return {"compiled": False}
+    return {
+        "compiled": True,
+        "graph_breaks": sum(p.graph_breaks for p in compilation.passes),
+        "recompiles": sum(p.recompilations for p in compilation.passes if p.name != "skip"),
+    }
 
 
 def _matrix_dtype(autocast: str | None, sites: list[AdapterSite]) -> str:

@@ -3,6 +3,8 @@
     skip → timing (nothing attached) → nvml (CUDA) → count (dispatch mode) → warm-up → profile → done
 
 P is last because training may stay slower after CUPTI was active, and it is the only profiler session of the process.
+The step of pass C runs without ``torch.compile``: a frame that dynamo meets under a dispatch mode it never compiles nor
+runs compiled again.
 """
 
 import os
@@ -12,24 +14,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
 from loraprof.capture.boundary import StepBoundary
+from loraprof.capture.compile_watch import CompileWatch
 from loraprof.capture.counting import Counting
-from loraprof.capture.facts import (
-    Padding,
-    Tables,
-    compilations,
-    compile_facts,
-    memory_of,
-    missing_gradients,
-    optimizer_name,
-    tables_of,
-    tokens_of,
-)
+from loraprof.capture.facts import Padding, Tables, memory_of, missing_gradients, optimizer_name, tables_of, tokens_of
 from loraprof.capture.foreign import refuse_other_profiler, when_step_returns
 from loraprof.capture.kineto import prepare, session
 from loraprof.capture.markers import COUNTED, Markers
@@ -83,8 +75,8 @@ class Session:
         self.tokens: int | None = None
         self.micro_batches: int | None = None
         self.real_share: float | None = None  # real tokens of all
-        self.compiled: dict[str, bool | int] = {}
-        self._compilations = 0
+        self.watch = CompileWatch(self._pause, self._resume)
+        self._eager: Any = None
         self._padding: Padding | None = None
         self.recording = False
         self.timing: Timing | None = None
@@ -107,6 +99,8 @@ class Session:
             hint = "a script that calls loraprof.profile is run with python alone"
             raise MeasurementError("loraprof is at work in this process already", hint)
         Session.attached = self
+        self.watch.install()
+        self.watch.begin("skip")
         self.boundary.install()
 
     def remove(self) -> None:
@@ -114,6 +108,8 @@ class Session:
         if Session.attached is self:
             Session.attached = None
         self.boundary.remove()
+        self.watch.remove()
+        self._compile_again()
         if self._thread is not threading.current_thread():  # it ended; what it had opened went with it
             self.recording, self._counting, self._range = False, None, None
         self.stop_profiler()
@@ -144,8 +140,20 @@ class Session:
         self.optimizer = optimizer_name(optimizer)
         self.twin = optimizer
 
+    def _pause(self) -> None:
+        self.markers.pause()
+        if self._padding is not None:
+            self._padding.pause()
+
+    def _resume(self) -> None:
+        self.markers.resume()
+        if self._padding is not None:
+            self._padding.resume()
+
     def _after(self, optimizer: Optimizer) -> None:
         self.steps += 1
+        if self.state == "done":
+            self._stop_late()  # the step called no module outside compiled code
         if self.state in ("done", "failed"):
             return
         try:
@@ -155,6 +163,7 @@ class Session:
             self._on_done()
 
     def _advance(self, optimizer: Optimizer) -> None:
+        self.watch.step()
         if not self.recording:
             refuse_other_profiler()
         if self.steps == 1:
@@ -186,6 +195,7 @@ class Session:
             self.notes.append("NVML: the step runs on the CPU")
             state = "count"
         self.state = state
+        self.watch.begin(state)
         self._left = {
             "count": self.plan.count,
             "warmup": self.plan.warmup,
@@ -202,7 +212,6 @@ class Session:
     def _enter_timing(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        self._compilations = compilations()
         self._timed = TimingPass(self.device, self.plan.timed)
         self._timed.stamp()
 
@@ -215,7 +224,6 @@ class Session:
     def _leave_timing(self) -> None:
         assert self._timed is not None
         self.timing = self._timed.timing(self.plan.skip)
-        self.compiled = compile_facts(self._compilations)
 
     def _enter_nvml(self) -> None:
         uuid = f"GPU-{torch.cuda.get_device_properties(self.device).uuid}"
@@ -242,6 +250,13 @@ class Session:
     def _enter_count(self) -> None:
         self.markers.install()
         self.markers.step = COUNTED
+        if self.watch.compiled:
+            stance: Any = getattr(torch.compiler, "set_stance", None)  # torch 2.6
+            if stance is None:
+                self.notes.append("work was not counted: this torch cannot run a compiled step uncompiled")
+                return
+            self._eager = stance("force_eager")
+            self.notes.append("work and activations were counted in a step that ran uncompiled")
         self._saved.open()
         self._counting = Counting(self.markers.where)
         self._counting.open()
@@ -249,12 +264,18 @@ class Session:
     def _in_count(self) -> None:
         self._left -= 1
 
+    def _compile_again(self) -> None:
+        if self._eager is not None:
+            self._eager.__exit__(None, None, None)
+            self._eager = None
+
     def _leave_count(self) -> None:
-        assert self._counting is not None
-        self._counting.close()
-        self._saved.close()
-        self.counted = self._counting.counted(self.markers.owner)
-        self._counting = None
+        if self._counting is not None:
+            self._counting.close()
+            self._saved.close()
+            self.counted = self._counting.counted(self.markers.owner)
+            self._counting = None
+        self._compile_again()
         self.tokens = tokens_of(self.markers)
         roots = {self.markers.ids[r] for r in self.markers.roots[:1]}
         self.micro_batches = sum(c.module in roots and not c.recompute for c in self.markers.calls) or None
@@ -302,6 +323,7 @@ class Session:
 
     def _open(self, index: int) -> None:
         self.markers.step = index
+        self.watch.begin(f"ProfilerStep#{index}")
         self._range = _open_range(f"ProfilerStep#{index}")
 
     def _leave_profile(self) -> None:
@@ -316,15 +338,15 @@ class Session:
         if self._thread is not threading.main_thread():
             when_step_returns(self._stop_in_thread)
             return
-        self._late = register_module_forward_pre_hook(self._stop_late)
+        uncompiled: Any = torch.compiler.disable
+        self._late = register_module_forward_pre_hook(uncompiled(self._stop_late))
         self._on_done()
 
     def _stop_in_thread(self) -> None:
-        self.stop_profiler()
-        self.markers.remove()
+        self._stop_late()
         self._on_done()
 
-    def _stop_late(self, module: nn.Module, args: Any) -> None:
+    def _stop_late(self, *_: Any) -> None:
         self.stop_profiler()
         self.markers.remove()
 

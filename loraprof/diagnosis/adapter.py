@@ -10,7 +10,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from loraprof.diagnosis.case import Case, check, evidence, finding
+from loraprof.diagnosis.case import COMPILE, Case, check, evidence, finding, unless_compiled
 from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record
 from loraprof.diagnosis.rows import conversions, like
 from loraprof.diagnosis.select import (
@@ -63,7 +63,7 @@ def elementwise(case: Case) -> Finding | None:
             evidence("achieved bandwidth", moved / time * 1e9, "B/s"),
             evidence("bandwidth of this device", ceiling, "B/s"),
         ],
-        "fuse the adapter: torch.compile(get_peft_model(model, config)), or Unsloth, axolotl "
+        f"fuse the adapter: {unless_compiled(case, f'{COMPILE}, or ')}Unsloth, axolotl "
         "(lora_mlp_kernel: true, lora_qkv_kernel: true, lora_o_kernel: true); lora_dropout=0.0",
         gain_of(case, scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
     )
@@ -318,7 +318,7 @@ def split_gradients(case: Case) -> Finding | None:
             evidence("reductions with fewer blocks than the device has SMs", len(small) if sms else None, "kernels"),
             evidence("time of the reductions", sum(r.ns for r in rows), "ns"),
         ],
-        "torch.compile(get_peft_model(model, config)), or one adapter for fused q, k and v",
+        f"{unless_compiled(case, f'{COMPILE}, or ')}one adapter for fused q, k and v",
         None,
     )
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from loraprof.analysis.roles import HEAD
-from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.case import Case, evidence, finding, unless_compiled
 from loraprof.diagnosis.records import GEMMS, Record
 from loraprof.diagnosis.select import both, gain_of, modules, phase, roles, scaled, total_ns, worth
 from loraprof.model.recording import ParameterInfo
@@ -277,7 +277,8 @@ def slow_products(case: Case) -> Finding | None:
             evidence("best rate of this device", peak, "FLOP/s"),
             evidence("layers with a width that 8 does not divide", len(odd), "layers"),
         ],
-        "per_device_train_batch_size x 2 at equal tokens per step; pad_to_multiple_of=8; torch.compile",
+        "per_device_train_batch_size x 2 at equal tokens per step; pad_to_multiple_of=8"
+        + unless_compiled(case, "; torch.compile"),
         gain_of(case, scaled(worth(case, roles("base.linear")), better, 0.0, 1 - reached)),
     )
 

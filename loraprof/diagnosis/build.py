@@ -14,6 +14,7 @@ from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.ceiling import ceiling_of, ceilings
 from loraprof.diagnosis.comm_savings import more_communication
 from loraprof.diagnosis.communication import communication, wire_of
+from loraprof.diagnosis.compiled import compiled, compiled_notes
 from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
 from loraprof.diagnosis.findings import findings
 from loraprof.diagnosis.limits import limits_of
@@ -26,6 +27,7 @@ from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import (
     Adapter,
     Closure,
+    CompiledReport,
     Finding,
     Kernel,
     ModuleRow,
@@ -55,6 +57,7 @@ class _Explained:
     replay: Replay | None
     findings: list[Finding]
     notes: list[str]
+    compiled: CompiledReport | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +100,7 @@ def build_report(
         findings=explained.findings,
         closure=_with_notes(analysis, recording, notes),
         traffic=explained.traffic,
+        compiled=explained.compiled,
         communication=explained.communication,
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
     )
@@ -125,6 +129,7 @@ def _explain(
     found = findings(case) if step.wall_ns else []
     covered = uncovered(ledger, busy, moved)
     unsent = sent.saved_bytes if sent and extra is None else None
+    made = compiled(analysis, ledger, busy)
     return _Explained(
         verdict=verdict(step, adapter, timing, other, found, unclear(case, found), unsent),
         timing=timing,
@@ -135,7 +140,12 @@ def _explain(
         communication=sent,
         replay=again.report if again else None,
         findings=found,
-        notes=[*(note for note in (covered, unsaid) if note), *_refused(again, timing)],
+        notes=[
+            *compiled_notes(made, recording.compilation if recording else None),
+            *(note for note in (covered, unsaid) if note),
+            *_refused(again, timing),
+        ],
+        compiled=made,
     )
 
 

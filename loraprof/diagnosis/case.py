@@ -62,6 +62,11 @@ class Case:
         return self.recording.workload if self.recording else None
 
     @property
+    def compiled(self) -> bool:
+        """Whether ``torch.compile`` is at work already."""
+        return self.analysis.who.compiled is not None or (self.workload is not None and bool(self.workload.compiled))
+
+    @property
     def sites(self) -> list[AdapterSite]:
         """Active adapted layers."""
         return [s for s in self.recording.sites if s.active] if self.recording else []
@@ -166,6 +171,14 @@ def check(case: Case, arm: str) -> str:
         return ""
     target = w.name if w.kind == "builtin" else " ".join(w.argv)
     return f"; loraprof compare --arms lora,{arm} {target} measures it"
+
+
+COMPILE = "torch.compile(get_peft_model(model, config))"
+
+
+def unless_compiled(case: Case, advice: str) -> str:
+    """``advice`` to compile, where nothing is compiled."""
+    return "" if case.compiled else advice
 
 
 MAJOR = 0.05  # share of the step from which a gain is major

@@ -9,10 +9,19 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from loraprof.analysis.comparison import Timed, arm_result, ratios_of, recommend, with_ideal
+from loraprof import units
+from loraprof.analysis.comparison import (
+    Timed,
+    arm_result,
+    ratios_of,
+    recommend,
+    recorded_ratio,
+    steps_to_pay,
+    with_ideal,
+)
 from loraprof.analysis.waterfall import Side, joint_means, waterfall
 from loraprof.diagnosis.catalogue import entry
-from loraprof.model.compare import ArmResult, Comparison, PredictedRatio, Waterfall
+from loraprof.model.compare import ArmResult, Comparison, PredictedRatio, Ratio, Waterfall
 from loraprof.model.report import Evidence, Finding, Report, Severity
 
 OPTIMIZER_SHARE = 0.25  # of the full step, as G2 states it
@@ -99,6 +108,8 @@ def measured(
     pair = pair_of([name for name in facts if name in timed.series])
     times = {name: series.samples() for name, series in timed.series.items()}
     said = [f"stopped because {timed.stopped}", *_warm_up(timed), *timed.notes]
+    compiling = _compiling(timed, arms)
+    said += [compiling] if compiling else []
     if timed.rejected:
         said.append(f"{timed.rejected} blocks were redone: throttling, or clocks that differed by more than 2 %")
     return Comparison(
@@ -120,6 +131,28 @@ def _warm_up(timed: Timed) -> list[str]:
         return []
     dropped = ", ".join(f"{name} {count}" for name, count in timed.dropped.items())
     return [f"warm-up steps that were dropped: {dropped}"]
+
+
+def _compiling(timed: Timed, arms: Mapping[str, ArmResult]) -> str | None:
+    """What the compiled arm's first steps took beyond its others: with warm caches, it was compiled before."""
+    compiled, eager = arms.get("lora-compile"), arms.get("lora")
+    spent_ns = timed.warm_up_ns.get("lora-compile")
+    if spent_ns is None or compiled is None or eager is None or compiled.median_ns is None:
+        return None
+    cost_ns = spent_ns - timed.dropped["lora-compile"] * compiled.median_ns
+    ratio = recorded_ratio("lora-compile", "lora", *(timed.series[arm].samples() for arm in ("lora-compile", "lora")))
+    return paid_back(ratio, max(cost_ns, 0), eager.median_ns or 0, compiled.median_ns)
+
+
+def paid_back(ratio: Ratio, cost_ns: int, eager_ns: int, compiled_ns: int) -> str:
+    """When compiling pays, in words: ``ratio`` is that of the compiled arm to the other."""
+    steps = steps_to_pay(cost_ns, eager_ns, compiled_ns)
+    won = "may pay or not: the steps are not surely faster"
+    if ratio.verdict == "slower":
+        won = "never pays: the steps are slower"
+    elif ratio.verdict == "faster" and steps is not None:
+        won = f"pays after {units.count(steps)} steps"
+    return f"{ratio.of} compiled for {units.ns(cost_ns)}; against {ratio.to} that {won}"
 
 
 def _arm(name: str, timed: Timed, facts: ArmResult, tokens: int | None, profiled: Mapping[str, Profiled]) -> ArmResult:

@@ -10,13 +10,14 @@ from loraprof.diagnosis.advice import ADVICE
 from loraprof.diagnosis.base import BASE
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.comparability import COMPARABILITY
+from loraprof.diagnosis.compiled import COMPILED
 from loraprof.diagnosis.distributed import DISTRIBUTED
 from loraprof.diagnosis.host import HOST
 from loraprof.diagnosis.power import POWER_FINDINGS
 from loraprof.model.report import Finding
 
 Rule = Callable[[Case], Finding | None]
-RULES: tuple[Rule, ...] = (*COMPARABILITY, *POWER_FINDINGS, *HOST, *ADAPTER, *BASE, *DISTRIBUTED, *ADVICE)
+RULES: tuple[Rule, ...] = (*COMPARABILITY, *POWER_FINDINGS, *HOST, *COMPILED, *ADAPTER, *BASE, *DISTRIBUTED, *ADVICE)
 SEVERITY = {"blocker": 0, "major": 1, "minor": 2, "info": 3}
 
 

@@ -1,16 +1,13 @@
 """H findings: does the device wait for the host, and for what?"""
 
-import re
-
 import numpy as np
 from msgspec.structs import replace
 
 from loraprof.analysis.replay import accepted, replay
-from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.case import COMPILE, Case, evidence, finding, unless_compiled
 from loraprof.diagnosis.select import Worth, gain_of, idle, scaled, worth
 from loraprof.model.report import Finding
 from loraprof.model.trace import Int64
-from loraprof.model.vocabulary import HostKind
 
 LAUNCHING = ("python", "framework", "launch_api", "launch_latency")
 HALF_HOST = 0.15  # H1: what a host twice as fast would save, of the step
@@ -55,15 +52,19 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
     ]
     saved = faster if faster and saved else saved.times(0.5, 0.15, 0.9) if saved else None
     value = gain_of(case, saved)
-    compile_it = "" if case.workload and case.workload.compiled else "; torch.compile(get_peft_model(model, config))"
     return finding(
         case,
         "H1",
         rows,
-        f"per_device_train_batch_size x 2, or packing{compile_it}; fewer target_modules; lora_dropout=0.0",
+        _fewer_launches(case),
         replace(value, basis="replay") if value and faster else value,
         spent_ns=case.launching_ns,
     )
+
+
+def _fewer_launches(case: Case) -> str:
+    compile_it = unless_compiled(case, f"; {COMPILE}")
+    return f"per_device_train_batch_size x 2, or packing{compile_it}; fewer target_modules; lora_dropout=0.0"
 
 
 def _faster_host(case: Case) -> Worth | None:
@@ -109,8 +110,7 @@ def _overhead_bound_cpu(case: Case) -> Finding | None:
             evidence("Python between ops", python.ns if python else None, "ns"),
             evidence("issuing, of the step", min(spent / unprofiled.median_ns, 1.0), "share"),
         ],
-        "per_device_train_batch_size x 2, or packing; fewer target_modules; lora_dropout=0.0; "
-        "torch.compile(get_peft_model(model, config))",
+        _fewer_launches(case),
         gain_of(case, Worth(0.5 * spent, 0.15 * spent, 0.9 * spent)),
         title="Overhead-bound: issuing the ops costs more than their arithmetic",
     )
@@ -152,33 +152,6 @@ def _places(case: Case, module: Int64, ns: Int64) -> str:
     totals = np.bincount(np.where(module >= 0, module, len(paths)), ns, minlength=len(paths) + 1)
     best = int(totals.argmax())
     return paths[best] if best < len(paths) else "work outside every module"
-
-
-def graph_breaks(case: Case) -> Finding | None:
-    """H3: compiled code compiles again within the run, or the graph is split by the adapters."""
-    w = case.workload
-    if w is None or not w.compiled:
-        return None
-    host = case.analysis.trace.host
-    named = np.array([bool(re.search("CompiledFxGraph|entire_frame_compile|_compile.compile_inner", n)) for n in
-                      case.analysis.trace.names] or [False])  # fmt: skip
-    window = case.ledger.window
-    inside = named[host.name] & (host.start >= window.noted_start) & (host.start < window.end)
-    compiling = int(((host.kind == HostKind.ANNOTATION) & inside).sum())
-    if not w.recompiles and not w.graph_breaks:
-        return None
-    return finding(
-        case,
-        "H3",
-        [
-            evidence("recompilations", w.recompiles, "count"),
-            evidence("graph breaks", w.graph_breaks, "count"),
-            evidence("compiler ranges inside the profiled step", compiling, "ranges"),
-        ],
-        "torch.compile(get_peft_model(model, config), dynamic=True) with lora_dropout=0.0; "
-        "TORCH_LOGS=graph_breaks,recompiles names the lines",
-        None,
-    )
 
 
 def data_loading(case: Case) -> Finding | None:
@@ -248,4 +221,4 @@ def _median(values: list[int]) -> int | None:
     return sorted(values)[(len(values) - 1) // 2] if values else None
 
 
-HOST = (launch_bound, python_overhead, graph_breaks, data_loading, naive_pipeline)
+HOST = (launch_bound, python_overhead, data_loading, naive_pipeline)

@@ -12,8 +12,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loraprof.analysis.comparison import arm_result, own_floor, recorded_ratio
+from loraprof.analysis.statistics import median_interval
 from loraprof.diagnosis.build import Among, build_report
-from loraprof.diagnosis.comparison import Profiled, known, pair_findings, way
+from loraprof.diagnosis.comparison import Profiled, known, paid_back, pair_findings, way
 from loraprof.errors import InputError, UsageError
 from loraprof.model.compare import ArmResult, Comparison, NoiseFloor
 from loraprof.model.recording import Recording
@@ -124,6 +125,19 @@ def _different(base: Recorded, other: Recorded) -> Finding | None:
 
 def _notes(loaded: Sequence[Recorded]) -> list[str]:
     few = [one.name for one in loaded if not isfinite(own_floor(one.profiled.samples_ns))]
-    if not few:
-        return []
-    return [f"too few timed steps for a verdict in {', '.join(few)}: record with --timed 10 or more"]
+    said = [f"too few timed steps for a verdict in {', '.join(few)}: record with --timed 10 or more"] if few else []
+    return [*said, *_compiling(loaded)]
+
+
+def _compiling(loaded: Sequence[Recorded]) -> list[str]:
+    """When compiling pays: every compiled recording against the first that is not."""
+    eager = next((one for one in loaded if one.recording.compilation is None), None)
+    notes = []
+    for one in loaded if eager is not None else ():
+        found = one.recording.compilation
+        if found is not None and eager is not None:
+            times, base = one.profiled.samples_ns, eager.profiled.samples_ns
+            ratio = recorded_ratio(one.name, eager.name, times, base)
+            cost_ns = sum(p.compile_ns for p in found.passes)
+            notes.append(paid_back(ratio, cost_ns, median_interval(base)[0], median_interval(times)[0]))
+    return notes

@@ -128,12 +128,16 @@ def step_replay(analysis: Analysis, ledger: Ledger, unprofiled: Unprofiled | Non
     who = analysis.who
     launch = np.maximum(analysis.links.launch[step.record], 0)
     role = who.role[step.row].astype(np.int64)
+    record_role = who.role[launch].astype(np.int64)
+    if analysis.graphs is not None:
+        unused = np.zeros(len(record_role), dtype=np.int64)
+        analysis.graphs.into(step.record, unused, unused, record_role)
     return StepReplay(
         step=step,
         module=who.module[step.row].astype(np.int64),
         role=role,
         phase=who.phase[step.row].astype(np.int64),
-        record_role=who.role[launch].astype(np.int64),
+        record_role=record_role,
         latency_ns=floor,
         turnaround_ns=tau,
         gate_error=error,

@@ -6,6 +6,8 @@ timing, the sequence numbers of module calls, the calibration of the device, and
 
 import msgspec
 
+from loraprof.model.compilation import Compilation
+
 SCHEMA = "loraprof.recording/1"
 
 
@@ -227,6 +229,8 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration | None = None
     training_cost: TrainingCost | None = None
     overhead_ns: dict[str, float] = {}  # cost of loraprof's own hooks and markers, ns per call
+    compilation: Compilation | None = None  # None: nothing was compiled
+    graph_nodes: dict[int, str] = {}  # CUDA graph node id -> what the script named the kernel's part when capturing
     first_step: int | None = None  # optimizer steps that passed before the first profiled one
     missing_ranks: list[int] = []  # of several: those that left nothing; the notes say why
     notes: list[str] = []

@@ -26,6 +26,8 @@ class Shapes:
     types: tuple[str, ...]
     strides: tuple[tuple[object, ...], ...] = ()
     concrete: tuple[str, ...] = ()  # "Concrete Inputs": scalars as text, "" for tensors; () when not recorded
+    moved_bytes: int | None = None  # what the compiler says its kernel moves at least
+    flops: int | None = None  # and computes in matrix products
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,17 @@ what to change, and last how far the figures can be trusted.
 """
 
 from loraprof import units
-from loraprof.model.report import Adapter, Finding, Interval, MemoryReport, NvmlReport, Report, Step, Traffic
+from loraprof.model.report import (
+    Adapter,
+    CompiledReport,
+    Finding,
+    Interval,
+    MemoryReport,
+    NvmlReport,
+    Report,
+    Step,
+    Traffic,
+)
 from loraprof.model.vocabulary import ADAPTER_ROLES
 from loraprof.report import view_tables as tables
 from loraprof.report.document import (
@@ -77,6 +87,8 @@ def _sections(report: Report) -> list[Section]:
     if report.kernels:
         title = "Top ops" if cpu else "Top kernels"
         sections.append(Section("kernels", title, (tables.kernel_table(report),), _ceilings(report)))
+    if report.compiled:
+        sections.append(Section("compiled", "Compiled code", (_compiled(report.compiled),)))
     sections.append(_adapter(report, step))
     if report.traffic:
         sections.append(_traffic(report.traffic, step))
@@ -153,6 +165,21 @@ def _adapter(report: Report, step: Step | None) -> Section:
         ("frozen step", _predicted(a.predicted_frozen_ns, a.predicted_frozen_interval)),
     ]
     return Section("adapter", "The adapter's share", (*blocks, Facts(tuple(lines))), aside)
+
+
+def _compiled(c: CompiledReport) -> Facts:
+    part = f"{units.ns(c.busy_ns)}, {units.percent(c.share)} of the step"
+    known = units.percent(c.known_ns / c.busy_ns if c.busy_ns else None)
+    calls = f"{units.count(c.kernels)}; regions in the forward pass: {units.count(c.regions)}"
+    lines = [("in compiled regions", part), ("kernel calls", calls), ("modules known for", f"{known} of that time")]
+    if c.host_ns:
+        lines.append(("own Python", f"{units.ns(c.host_ns)} between the kernels"))
+    if c.mixed_ns:
+        lines.append(("adapter ops among others", f"in kernels that take {units.ns(c.mixed_ns)}"))
+    if c.compile_ns is not None:
+        again = f"recompilations since the warm-up: {units.count(c.recompilations)}"
+        lines.append(("compiling", f"{units.ns(c.compile_ns)}; {again}; graph breaks: {units.count(c.graph_breaks)}"))
+    return Facts(tuple(lines))
 
 
 def _traffic(traffic: list[Traffic], step: Step | None) -> Section:

@@ -1,5 +1,6 @@
 """How do the rows of a file become a Trace: sorted, without duplicates, the same for any order of events?"""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -25,8 +26,14 @@ from loraprof.model.vocabulary import MARKER_PREFIX, HostKind
 from loraprof.store.columns import Column, Growing, Interner, equal_to_previous, ranked, sort_rows
 from loraprof.store.nanoseconds import LIMIT_NS, MISSING, NOT_FINITE
 
-_RANGES: Final = ("ProfilerStep#", "Optimizer.", "enumerate(DataLoader)#")  # ops in files of 2021
-InputTexts = tuple[bytes, bytes, bytes, bytes]  # dims, types, strides, concrete inputs as JSON
+# Ranges written as ops: the first three in files of 2021, the others by torch.compile, at run time and at work.
+_RANGES: Final = re.compile(
+    r"^(ProfilerStep#|Optimizer\.|enumerate\(DataLoader\)#"
+    r"|TorchDynamo Cache Lookup|Torch-Compiled Region|Pregraph bytecode|AOTDispatcher )"
+    r"|^(dynamo|entire_frame_compile|inductor_compile)$|\(dynamo_timed\)$"
+)
+# Dims, types, strides, concrete inputs as JSON; bytes moved and FLOPs as the compiler counted them.
+InputTexts = tuple[bytes, bytes, bytes, bytes, int | None, int | None]
 Thread = tuple[int | str | None, int | str | None]
 
 _HOST: Final[dict[str, type[np.generic]]] = {
@@ -169,7 +176,7 @@ def _home_threads(interner: Interner[Thread], host: dict[str, Column]) -> Int32:
 
 def _host_table(rows: dict[str, Column], names: tuple[str, ...]) -> tuple[HostTable, int]:
     marker = np.array([name.startswith(MARKER_PREFIX) for name in names], np.bool_)
-    ranged = np.array([name.startswith(_RANGES) for name in names], np.bool_)
+    ranged = np.array([bool(_RANGES.search(name)) for name in names], np.bool_)
     code = rows.pop("code")
     if len(code):
         is_op = code // 16 == HostKind.OP
@@ -205,14 +212,17 @@ def _distinct(
 
 def _shapes(key: InputTexts) -> Shapes | None:
     """Parsed shapes; ``None`` where the file holds something else."""
-    dims, types, strides, concrete = (_parsed(text) for text in key)
-    if not isinstance(dims, list):
+    *texts, moved_bytes, flops = key
+    dims, types, strides, concrete = map(_parsed, texts)
+    if not isinstance(dims, list) and moved_bytes is None:
         return None
     return Shapes(
-        dims=_inputs(dims),
+        dims=_inputs(dims) if isinstance(dims, list) else (),
         types=tuple(map(str, types)) if isinstance(types, list) else (),
         strides=_inputs(strides) if isinstance(strides, list) else (),
         concrete=tuple(map(str, concrete)) if isinstance(concrete, list) else (),
+        moved_bytes=moved_bytes,
+        flops=flops,
     )
 
 

@@ -64,6 +64,8 @@ class Args(msgspec.Struct, frozen=True, gc=False):
     types: msgspec.Raw = msgspec.field(name="Input type", default=NO_TEXT)
     strides: msgspec.Raw = msgspec.field(name="Input Strides", default=NO_TEXT)
     concrete: msgspec.Raw = msgspec.field(name="Concrete Inputs", default=NO_TEXT)
+    moved_gb: Any = msgspec.field(name="kernel_num_gb", default=None)
+    flops: Any = msgspec.field(name="kernel_flop", default=None)
     graph_node: Any = msgspec.field(name="graph node id", default=-1)
     collective: Any = msgspec.field(name="Collective name", default=None)
     in_elements: Any = msgspec.field(name="In msg nelems", default=None)

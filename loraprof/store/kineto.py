@@ -19,7 +19,7 @@ import msgspec
 from loraprof.errors import InputError
 from loraprof.model.trace import Collective, DeviceFacts, Group, Int64, Trace
 from loraprof.model.vocabulary import HostKind
-from loraprof.store.assemble import Facts, Rows, assemble
+from loraprof.store.assemble import Facts, InputTexts, Rows, assemble
 from loraprof.store.columns import Column, int32, int64
 from loraprof.store.events import DEVICE_CODES, HOST_CODES, NO_TEXT, NOT_WORK, Args, Batch, Event, decode
 from loraprof.store.feed import Feed, Inflated, repaired
@@ -152,7 +152,9 @@ def _add_host(rows: Rows, cat: str, events: list[Event], start: Int64, end: Int6
     elif kind in (HostKind.OP, HostKind.ANNOTATION):
         columns["sequence"] = int64([a.sequence for a in args])
         columns["fwd_thread"] = int64([a.fwd_thread for a in args])
-        columns["shapes"] = int32([-1 if a.dims is NO_TEXT else shapes[_inputs(a)] for a in args])
+        columns["shapes"] = int32(
+            [-1 if a.dims is NO_TEXT and a.moved_gb is None else shapes[_inputs(a)] for a in args]
+        )
         columns["collective"] = int32([-1 if a.collective is None else collectives[_collective(a)] for a in args])
     rows.host.add(
         len(events),
@@ -165,8 +167,20 @@ def _add_host(rows: Rows, cat: str, events: list[Event], start: Int64, end: Int6
     )
 
 
-def _inputs(args: Args) -> tuple[bytes, bytes, bytes, bytes]:
-    return bytes(args.dims), bytes(args.types), bytes(args.strides), bytes(args.concrete)
+def _inputs(args: Args) -> InputTexts:
+    texts = bytes(args.dims), bytes(args.types), bytes(args.strides), bytes(args.concrete)
+    if args.moved_gb is None:
+        return *texts, None, None
+    return *texts, _whole(args.moved_gb, 1e9), _whole(args.flops, 1)
+
+
+def _whole(value: Any, scale: float) -> int | None:
+    """A count given as a number, or as the text of one."""
+    try:
+        number = float(value) * scale
+    except (TypeError, ValueError):
+        return None
+    return round(number) if 0 <= number < 2**63 else None
 
 
 def _add_device(rows: Rows, cat: str, events: list[Event], start: Int64, end: Int64) -> None:

@@ -122,6 +122,8 @@ class Machine:
                     kernel.cls, kernel.stream, correlation, start, start + kernel.ns,
                     called, returned, self.thread, work,
                 ), node if len(kernels) > 1 else None)  # fmt: skip
+                if not node:  # a graph takes one place of the queue
+                    self._started.append(start)
             self.host_ns += ready - called
             self.now = returned
 
@@ -160,7 +162,6 @@ class Machine:
 
     def _run(self, kernel: Kernel, record: Record, node: int | None) -> None:
         self._free[kernel.stream] = max(record.end, self._free.get(kernel.stream, 0))
-        self._started.append(record.start)
         self.ledger.device(record)
         args: Document = {"External id": self._externals[-1]} if self._externals else {}
         if node is not None:

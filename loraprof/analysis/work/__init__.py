@@ -7,7 +7,7 @@ for its children. An unknown op or input is ``None``, never 0. The counting rule
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-from loraprof.analysis.work import attention, conv, elementwise, gemm, index, optim, reduce
+from loraprof.analysis.work import attention, conv, elementwise, fused, gemm, index, optim, reduce
 from loraprof.analysis.work.rule import Rule, Work, words
 from loraprof.analysis.work.tensors import Inputs, UnknownInput
 from loraprof.model.trace import Shapes
@@ -54,8 +54,11 @@ randn_like randint_like softmax log_softmax norm square stack index_put_
 def work_of(op: str, shapes: Shapes, list_dtype: str | None = None) -> Work | None:
     """Work of one call of ``op`` ("aten::mm"), ``None`` when the op or an input it needs is unknown.
 
-    ``list_dtype`` is the element type of tensor lists, which profiler traces do not record ("float32").
+    A fused kernel's is what its compiler counted. ``list_dtype`` is the element type of tensor lists, which profiler
+    traces do not record ("float32").
     """
+    if shapes.moved_bytes is not None:
+        return fused.work(op, shapes)
     rule = RULES.get(op.removeprefix("aten::"))
     return None if rule is None else _guarded(rule, op, shapes, list_dtype)
 

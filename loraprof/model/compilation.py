@@ -1,0 +1,55 @@
+"""What ``torch.compile`` did in the process that was profiled: when it compiled, and what its kernels are made of."""
+
+import msgspec
+
+
+class FusedOp(msgspec.Struct, frozen=True, array_like=True):
+    """One op of a kernel, aggregated over equal (module, op). ``sequence``: autograd number it was traced under, the
+    least of them, -1 unknown; a backward op carries that of the forward op it differentiates."""
+
+    module: int  # ModuleInfo.id; -1 outside every module, or unknown
+    op: str  # "aten::gelu"; before decomposition, where the compiler remembers
+    sequence: int
+    count: int
+
+
+class CompiledCall(msgspec.Struct, frozen=True, array_like=True):
+    """One kernel call of a compiled graph: a fused kernel, or an operator that stayed one ("extern")."""
+
+    kernel: str  # as the generated code calls it, e.g. "cpp_fused_add_mul_3", "extern_kernels.mm"
+    ops: list[FusedOp]
+
+
+class CompiledGraph(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernel calls of one compiled graph in the order in which they run.
+
+    ``region`` is the compile id of its ranges in the trace, "0/1": frame 0, compiled for the second time. ``root`` is
+    the module whose forward was compiled, -1 a function. Equal modules may share a graph made from one of them.
+    """
+
+    region: str
+    backward: bool
+    root: int
+    calls: list[CompiledCall]
+
+
+class CompilePass(msgspec.Struct, frozen=True, kw_only=True):
+    """What was compiled during some steps: "skip" (warm-up), "timing", … or one profiled step, "ProfilerStep#0"."""
+
+    name: str
+    steps: int
+    compilations: int  # frames compiled
+    recompilations: int  # of them, frames compiled before
+    graph_breaks: int
+    compile_ns: int
+
+
+class Compilation(msgspec.Struct, frozen=True, kw_only=True):
+    """``torch.compile`` in this process. ``timed_ns`` is the time compiled within each timed step."""
+
+    passes: list[CompilePass] = []
+    timed_ns: list[int] = []
+    recompile_reasons: list[str] = []  # distinct, first lines
+    break_reasons: list[str] = []
+    graphs: list[CompiledGraph] = []
+    notes: list[str] = []
