@@ -112,7 +112,23 @@ def test_a_setting_that_differs_is_a_finding(pair: tuple[Path, Path], tmp_path: 
     mixed = variant(new, tmp_path / "mixed.loraprof", works(lambda w: replace(w, autocast="bfloat16")))
     finding = next(f for f in compare_recordings((base, mixed)).findings if f.id == "G1")
     assert finding.severity == "major"
-    assert [(e.what, e.value) for e in finding.evidence] == [("autocast", "None in base, bfloat16 in mixed")]
+    assert [(e.what, e.value) for e in finding.evidence] == [("autocast", "none in base, bfloat16 in mixed")]
+
+
+def test_checkpointing_in_one_arm_only_is_a_finding(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whether the recording says so, or only its step shows recomputed work, as a script's does."""
+    base, new = pair
+    told = variant(new, tmp_path / "told.loraprof", works(lambda w: replace(w, checkpointing="non-reentrant")))
+    finding = next(f for f in compare_recordings((base, told)).findings if f.id == "G1")
+    assert [(e.what, e.value) for e in finding.evidence] == [("checkpointing", "None in base, non-reentrant in told")]
+    assert finding.severity == "major"
+    recomputing = recorded("tiny-llama-cpu", "checkpointing=non-reentrant")
+    shown = variant(recomputing, tmp_path / "shown.loraprof", timed(130 * MS))
+    found = compare_recordings((base, shown))
+    finding = next(f for f in found.findings if f.id == "G1")
+    assert [(e.what, e.value) for e in finding.evidence] == [("recomputation", "none in base, some in shown")]
+    assert found.waterfall is not None
+    assert next(bar.ns for bar in found.waterfall.bars if bar.key == "recompute") > 0
 
 
 def test_few_steps_give_no_verdict(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -138,10 +154,11 @@ def test_thresholds_decide_the_exit_code(pair: tuple[Path, Path], capsys: pytest
     assert json.loads(capsys.readouterr().out)["missed"] is None
     assert run(["compare", "--fail-on", "slower>3%", "--format", "json", base, new]) == 3
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["missed"] == "new is slower than base"
+    said = "new is slower than base: 1.1000x [1.0988, 1.1012] its step time, 1.03x allowed"
+    assert json.loads(shown.out)["missed"] == said
     assert "--fail-on slower>3%: new is slower than base" in shown.err
     assert run(["compare", "--format", "github", "--fail-on", "slower>3%", base, new]) == 3
-    assert "::error title=loraprof%3A threshold missed::new is slower than base" in capsys.readouterr().out
+    assert "::error title=loraprof%3A threshold missed::new is slower than base: 1.1000x" in capsys.readouterr().out
     assert run(["compare", new, base, "--fail-on", "slower>3%"]) == 0
     assert run(["compare", base, new, "--fail-on", "faster"]) == 2
 

@@ -118,7 +118,10 @@ def test_profiler_and_residual_come_last() -> None:
     ("verdict", "sentence"),
     [
         ("faster", "lora is faster than full: 1.319x [1.312, 1.324] its speed, measured."),
-        ("undecided", "No difference between lora and full is established: step time ratio 0.7583x [0.7551, 0.7622]."),
+        (
+            "undecided",
+            "No difference between lora and full is established: lora takes 0.7583x [0.7551, 0.7622] the time of full.",
+        ),
     ],
 )
 def test_headline(verdict: str, sentence: str) -> None:

@@ -15,7 +15,8 @@ from loraprof.capture.job import Job, Outcome
 from loraprof.capture.workers import profile_pass, run_job
 from loraprof.cli.compare_extras import Extras, with_iso_memory, with_quality
 from loraprof.cli.workload_options import as_words
-from loraprof.diagnosis.comparison import Profiled, measured, pair_of
+from loraprof.diagnosis.comparison import measured, pair_of
+from loraprof.diagnosis.differences import Profiled
 from loraprof.diagnosis.recorded import load_recorded
 from loraprof.errors import LoraprofError, UsageError
 from loraprof.model.compare import Comparison
@@ -124,7 +125,8 @@ def _compared(found: Measured, target: Target, say: Say) -> Comparison:
 
 def _profile(arms: Iterable[str], target: Target, say: Say) -> tuple[dict[str, Profiled], list[str]]:
     """Profile passes, one process each; a failed one is a note."""
-    profiled, problems = {}, []
+    profiled: dict[str, Profiled] = {}
+    failed: dict[str, list[str]] = {}
     with TemporaryDirectory(prefix="loraprof-") as folder:
         for index, arm in enumerate(arms):
             say(f"profile pass of arm {arm}")
@@ -132,9 +134,9 @@ def _profile(arms: Iterable[str], target: Target, say: Say) -> tuple[dict[str, P
             problem = profile_pass(["--arm", arm, *target.options, *target.words], place)
             try:
                 if problem is None:
-                    profiled[arm] = load_recorded(place, arm).profiled
+                    profiled[arm] = load_recorded(place)
             except LoraprofError as error:
                 problem = error.message
             if problem is not None:
-                problems.append(f"the profile pass of arm {arm} failed: {problem.removeprefix('loraprof: ')}")
-    return profiled, problems
+                failed.setdefault(problem.removeprefix("loraprof: "), []).append(arm)
+    return profiled, [f"the profile pass of {', '.join(names)} failed: {why}" for why, names in failed.items()]

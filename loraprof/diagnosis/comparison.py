@@ -5,25 +5,24 @@ the full step alone would look small for any constant guess.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from math import log, log1p
+from statistics import median
+from typing import Final
 
 from msgspec.structs import replace
 
-from loraprof.analysis.comparison import Timed, arm_result, ratios_of, recommend, with_ideal
+from loraprof import units
+from loraprof.analysis.comparison import Timed, arm_result, ideal, ratios_of
+from loraprof.analysis.recommendation import recommend
 from loraprof.analysis.waterfall import Side, joint_means, waterfall
-from loraprof.diagnosis.catalogue import entry
+from loraprof.diagnosis.catalogue import known
+from loraprof.diagnosis.differences import Profiled, different
 from loraprof.model.compare import ArmResult, Comparison, PredictedRatio, Waterfall
-from loraprof.model.report import Evidence, Finding, Report, Severity
+from loraprof.model.report import Evidence, Finding, Severity
 
-OPTIMIZER_SHARE = 0.25  # of the full step, as G2 states it
-
-
-@dataclass(frozen=True, slots=True)
-class Profiled:
-    """An arm's profile pass, and the steps that the same process timed without a profiler."""
-
-    report: Report
-    samples_ns: tuple[int, ...]
+OPTIMIZER_SHARE: Final = 0.25  # of the full step, as G2 states it
+DISTURBED: Final = 0.10  # that a profile pass may differ from the timed steps
+SEVERITIES: Final[tuple[Severity, ...]] = ("info", "minor", "major", "blocker")
 
 
 def pair_of(arms: Sequence[str]) -> tuple[str, str] | None:
@@ -56,32 +55,61 @@ def way(
     return waterfall(Side(before, steps[0], means[0], own[0]), Side(after, steps[1], means[1], own[1]))
 
 
-def pair_findings(profiled: Mapping[str, Profiled]) -> list[Finding]:
-    """G findings of the arms' own reports, and what only the arms side by side show."""
-    found = {f.id: f for p in profiled.values() for f in p.report.findings if f.id[0] == "G"}
+def pair_findings(profiled: Mapping[str, Profiled], apart: Sequence[Finding]) -> list[Finding]:
+    """``apart``: how the arms differ. With the G findings of their own reports, and what only both together show.
+
+    Those that forbid the comparison come first; one that several arms share is shown once, at its gravest.
+    """
+    found: dict[str, list[tuple[str, Finding]]] = {}
+    for name, one in profiled.items():
+        for finding in one.report.findings:
+            if finding.id[0] == "G":
+                found.setdefault(finding.id, []).append((name, finding))
+    shared = [_shared(same) for same in found.values()]
     full = profiled["full"].report.step() if "full" in profiled else None
     if full is not None and full.wall_ns:
         share = full.ns(phase="optimizer") / full.wall_ns
         if share > OPTIMIZER_SHARE:
             seen = Evidence(what="optimizer share of the full step", value=round(share, 3), unit="")
-            found["G2"] = known("G2", "minor", [seen])
-    return [found[key] for key in sorted(found)]
+            shared = [known("G2", "minor", [seen]), *(f for f in shared if f.id != "G2")]
+    return sorted([*apart, *shared], key=lambda f: (f.severity != "blocker", f.id))
 
 
-def known(id: str, severity: Severity, seen: list[Evidence]) -> Finding:
-    """A finding with the catalogue's own words."""
-    text = entry(id)
-    return Finding(id=id, severity=severity, title=text.title, evidence=seen, remedy=text.remedy)
+def _shared(same: Sequence[tuple[str, Finding]]) -> Finding:
+    worst = max((finding for _, finding in same), key=lambda f: SEVERITIES.index(f.severity))
+    where = Evidence(what="in", value=", ".join(name for name, _ in same), unit="")
+    return replace(worst, evidence=[where, *worst.evidence])
 
 
 def predicted(profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult]) -> PredictedRatio | None:
     """What the LoRA recording alone says about full / lora; ``error`` where both were measured."""
-    lora = profiled["lora"].report if "lora" in profiled else None
-    if lora is None or lora.verdict.basis != "predicted" or lora.verdict.speedup_vs_full is None:
+    lora = profiled["lora"].report.verdict if "lora" in profiled else None
+    if lora is None or lora.basis != "predicted" or lora.speedup_vs_full is None:
         return None
-    ratio = lora.verdict.speedup_vs_full
+    ratio = lora.speedup_vs_full
     full_ns, lora_ns = (arms[name].median_ns if name in arms else None for name in ("full", "lora"))
-    return PredictedRatio(full_over_lora=ratio, error=ratio - full_ns / lora_ns if full_ns and lora_ns else None)
+    return PredictedRatio(
+        full_over_lora=ratio,
+        low=lora.speedup_low,
+        high=lora.speedup_high,
+        error=ratio - full_ns / lora_ns if full_ns and lora_ns else None,
+    )
+
+
+def disturbed(profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult]) -> list[str]:
+    """Arms whose profile pass ran at another speed than the timed steps: something else was going on meanwhile."""
+    said = []
+    for name, one in profiled.items():
+        there = arms[name].median_ns
+        if one.samples_ns and there and abs(log(median(one.samples_ns) / there)) > log1p(DISTURBED):
+            share = units.ratio(median(one.samples_ns) / there)
+            said.append(f"{name} {share}")
+    if not said:
+        return []
+    return [
+        "disturbed profile pass: its unprofiled steps took another time than those above "
+        f"({', '.join(said)} of it); read its bars, and what is predicted from it, with care"
+    ]
 
 
 def measured(
@@ -94,11 +122,13 @@ def measured(
     notes: Iterable[str],
 ) -> Comparison:
     """The comparison of arms that were timed in turn. ``facts`` hold what is known of an arm beside its times."""
-    arms = with_ideal({name: _arm(name, timed, facts[name], tokens.get(name), profiled) for name in facts})
+    arms = {name: _arm(name, timed, facts[name], tokens.get(name), profiled) for name in facts}
     ratios, floor = ratios_of(timed)
     pair = pair_of([name for name in facts if name in timed.series])
+    both = [(name, profiled[name]) for name in pair or () if name in profiled]
+    apart = different(*both[0], *both[1]) if len(both) == 2 else None
     times = {name: series.samples() for name, series in timed.series.items()}
-    said = [f"stopped because {timed.stopped}", *_warm_up(timed), *timed.notes]
+    said = [f"stopped because {timed.stopped}", *_warm_up(timed), *timed.notes, *_diverged(arms)]
     if timed.rejected:
         said.append(f"{timed.rejected} blocks were redone: throttling, or clocks that differed by more than 2 %")
     return Comparison(
@@ -108,10 +138,11 @@ def measured(
         ratios=ratios,
         noise_floor=floor,
         waterfall=way(*pair, times, profiled, paired=True) if pair else None,
-        findings=pair_findings(profiled),
+        findings=pair_findings(profiled, [apart] if apart else []),
         predicted=predicted(profiled, arms),
-        recommendation=recommend(ratios, timed.reference),
-        notes=[*said, *notes],
+        ideal=ideal(timed),
+        recommendation=recommend(ratios, timed.reference, arms),
+        notes=[*said, *disturbed(profiled, arms), *notes],
     )
 
 
@@ -122,9 +153,15 @@ def _warm_up(timed: Timed) -> list[str]:
     return [f"warm-up steps that were dropped: {dropped}"]
 
 
+def _diverged(arms: Mapping[str, ArmResult]) -> list[str]:
+    names = [name for name, arm in arms.items() if arm.loss_finite is False]
+    return [f"not finite is the loss of {', '.join(names)}: the time of such a step says nothing"] if names else []
+
+
 def _arm(name: str, timed: Timed, facts: ArmResult, tokens: int | None, profiled: Mapping[str, Profiled]) -> ArmResult:
     nvml = profiled[name].report.nvml if name in profiled else None
-    facts = replace(facts, energy_j_per_step=nvml.energy_j_per_step if nvml else None)
+    finite = False if name in timed.diverged else facts.loss_finite
+    facts = replace(facts, energy_j_per_step=nvml.energy_j_per_step if nvml else None, loss_finite=finite)
     if name in timed.failed:
         failure = timed.failed[name]
         return replace(facts, status="oom", reason=failure.reason, peak_bytes=failure.peak_bytes or facts.peak_bytes)
