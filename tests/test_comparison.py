@@ -167,6 +167,8 @@ def test_options_and_words_that_do_not_fit_recordings(pair: tuple[Path, Path], t
     base, new = map(str, pair)
     assert run(["compare", base, new, "--rank", "8"]) == 2
     assert run(["compare", base, "train.py"]) == 2
+    assert run(["compare", base, new, "--budget", "5s"]) == 2
+    assert run(["compare", f"{base}/", f"{new}/"]) == 0  # as a shell completes them
     written = tmp_path / "out.json"
     assert run(["compare", base, new, "--format", "json", "-o", str(written), "--quiet"]) == 0
     assert json.loads(written.read_text())["schema"] == "loraprof.compare/1"
@@ -207,6 +209,8 @@ def test_what_is_no_quantity(text: str) -> None:
         (("--rank", "8", "train.py"), "--rank is for built-in workloads"),
         (("tiny-llama-cpu", "train.py"), "takes no arguments: train.py"),
         (("tiny-llama-cpu", "--budget", "soon"), "'soon' is not a time"),
+        (("tiny-llama-cpu", "--allow-different"), "--allow-different is for recordings"),
+        (("tiny-lama-cpu",), "did you mean 'tiny-llama-cpu'?"),
     ],
 )
 def test_usage_errors_come_before_any_work(
@@ -214,6 +218,12 @@ def test_usage_errors_come_before_any_work(
 ) -> None:
     assert run(["compare", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_trace_is_not_run_as_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text('{"traceEvents": []}')  # which Python would run
+    assert run(["compare", str(tmp_path / "a.json"), str(tmp_path / "a.json")]) == 5
+    assert "a trace has no unprofiled step times" in capsys.readouterr().err
 
 
 def test_arms_of_a_workload(tmp_path: Path) -> None:

@@ -102,7 +102,10 @@ def side_by_side(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int, say: S
 
 def nothing_runs(outcomes: dict[str, Outcome]) -> LoraprofError:
     """Why there is nothing to compare: the arms' own reasons."""
-    reasons = "; ".join(f"{arm}: {o.reason}" for arm, o in outcomes.items())
+    same: dict[str | None, list[str]] = {}
+    for arm, outcome in outcomes.items():
+        same.setdefault(outcome.reason, []).append(arm)
+    reasons = "; ".join(f"{', '.join(arms)}: {reason}" for reason, arms in same.items())
     if all(o.exit_code == UsageError.exit_code for o in outcomes.values()):
         return UsageError(f"no arm can be run: {reasons}")
     hint = "try a smaller batch" if any(o.status == "oom" for o in outcomes.values()) else None

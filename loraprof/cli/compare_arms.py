@@ -21,7 +21,7 @@ from loraprof.diagnosis.recorded import load_recorded
 from loraprof.errors import LoraprofError, UsageError
 from loraprof.model.compare import Comparison
 from loraprof.model.workload import WorkloadSpec
-from loraprof.store.specs import did_you_mean
+from loraprof.store.specs import did_you_mean, workload_names
 from loraprof.workloads.apply import SCRIPT_ARMS
 from loraprof.workloads.arms import ARMS, resolve_arm
 
@@ -74,7 +74,7 @@ def compare_builtin(
 def compare_script(target: list[str], module: bool, arms: Sequence[str], budget_ns: int, say: Say) -> Comparison:
     """Arms of an unmodified script: processes of its own for every round."""
     if not module and not Path(target[0]).is_file():
-        raise UsageError(f"{target[0]}: no such script or workload", "`loraprof workloads` lists the built-in ones")
+        raise UsageError(f"{target[0]}: no such script or workload", did_you_mean(target[0], workload_names()))
     say(
         f"plan: {', '.join(arms)} of {target[0]}: processes of {WARM_UP + STEPS + 1} steps in alternating order for "
         f"{units.ns(budget_ns)}, at least two of each, then a profile pass of each that the waterfall needs"
