@@ -96,6 +96,18 @@ def test_the_map_draws_the_line() -> None:
     assert "No cell could be measured." in to_text(sweep({"rank": ["1"]}, [None])).decode()
 
 
+def test_what_is_missing_says_why_and_only_once() -> None:
+    axes = {"rank": ["1", "2", "4"]}
+    cells = [
+        SweepCell(values={"rank": "1"}, speedup=1.2, notes=["no prediction: x", "stopped"]),
+        SweepCell(values={"rank": "2"}, speedup=1.3, notes=["no prediction: x", "stopped"]),
+        SweepCell(values={"rank": "4"}, status="oom", reason="full: too big", notes=["stopped"]),
+    ]
+    shown = to_text(Sweep(workload="w", device_name="d", axes=axes, cells=cells, crossovers=[])).decode()
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert lines[-3:] == ["1 2 no prediction: x", "all stopped", "4 oom: full: too big"]
+
+
 WORKER = """
 import os, signal, sys
 from pathlib import Path

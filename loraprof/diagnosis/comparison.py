@@ -4,8 +4,8 @@ error = predicted (full - lora) / lora - measured (full - lora) / lora: judged o
 the full step alone would look small for any constant guess.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from math import log, log1p
 from statistics import median
 from typing import Final
 
@@ -93,23 +93,25 @@ def predicted(profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult]) -
         low=lora.speedup_low,
         high=lora.speedup_high,
         error=ratio - full_ns / lora_ns if full_ns and lora_ns else None,
+        disturbed="lora" in disturbed(profiled, arms),
     )
 
 
-def disturbed(profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult]) -> list[str]:
-    """Arms whose profile pass ran at another speed than the timed steps: something else was going on meanwhile."""
-    said = []
-    for name, one in profiled.items():
-        there = arms[name].median_ns
-        if one.samples_ns and there and abs(log(median(one.samples_ns) / there)) > log1p(DISTURBED):
-            share = units.ratio(median(one.samples_ns) / there)
-            said.append(f"{name} {share}")
-    if not said:
+def disturbed(profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult]) -> dict[str, float]:
+    """Arms whose profile pass ran at another speed than the timed steps, and its time over theirs, unprofiled.
+
+    Something else was going on meanwhile.
+    """
+    there = {name: arms[name].median_ns for name in profiled}
+    shares = {name: median(one.samples_ns) / (there[name] or math.nan) for name, one in profiled.items()}
+    return {name: share for name, share in shares.items() if abs(math.log(share)) > math.log1p(DISTURBED)}
+
+
+def _disturbed(shares: Mapping[str, float]) -> list[str]:
+    if not shares:
         return []
-    return [
-        "disturbed profile pass: its unprofiled steps took another time than those above "
-        f"({', '.join(said)} of it); read its bars, and what is predicted from it, with care"
-    ]
+    seen = ", ".join(f"{name} {units.ratio(share)}" for name, share in shares.items())
+    return [f"disturbed profile pass, the same steps took another time in it: {seen}; read the bars with care"]
 
 
 def measured(
@@ -142,7 +144,7 @@ def measured(
         predicted=predicted(profiled, arms),
         ideal=ideal(timed),
         recommendation=recommend(ratios, timed.reference, arms),
-        notes=[*said, *disturbed(profiled, arms), *notes],
+        notes=[*said, *_disturbed(disturbed(profiled, arms)), *notes],
     )
 
 

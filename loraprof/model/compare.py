@@ -89,6 +89,7 @@ class PredictedRatio(msgspec.Struct, frozen=True, kw_only=True):
     error: float | None
     low: float | None = None
     high: float | None = None
+    disturbed: bool = False  # the profile pass it comes from ran at another speed than the timed steps
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,7 +34,7 @@ def view_comparison(comparison: Comparison) -> Document:
     if c.ideal:
         ideal = units.ratio_interval(c.ideal.ratio, c.ideal.low, c.ideal.high)
         sure = "" if c.ideal.verdict == "slower" else ", within the noise"
-        facts.append(("ideal", f"{ideal} the speed of full{sure}, if adapters cost nothing (measured: full / frozen)"))
+        facts.append(("ideal", f"{ideal} the speed of full, if adapters cost nothing (full / frozen, measured{sure})"))
     if c.predicted:
         facts.append(("predicted", _predicted(c.predicted)))
     if c.missed:
@@ -47,6 +47,7 @@ def view_comparison(comparison: Comparison) -> Document:
 def _predicted(found: PredictedRatio) -> str:
     """The interval, and whether what was measured lies in it."""
     said = f"{units.ratio_interval(found.full_over_lora, found.low, found.high)} (full / lora)"
+    said += " from a disturbed profile pass" if found.disturbed else ""
     if found.error is None:
         return said
     seen = found.full_over_lora - found.error

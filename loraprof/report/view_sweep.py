@@ -18,9 +18,8 @@ TONES = {"faster": "good", "slower": "bad"}
 def view_sweep(sweep: Sweep) -> Document:
     """Everything a renderer prints about a sweep."""
     sections = [*_maps(sweep), *_crossovers(sweep.crossovers), Section("cells", "Cells", (_cells(sweep),))]
-    notes = [(", ".join(c.values.values()), c.reason) for c in sweep.cells if c.reason]
-    if notes:
-        sections.append(Section("notes", "Cells without a result", (Facts(tuple(notes)),)))
+    if notes := _notes(sweep.cells):
+        sections.append(Section("notes", "Notes", (Facts(tuple(notes)),)))
     facts = (("input", f"{sweep.workload} · {sweep.device_name} · speed-up = full / lora, interleaved in every cell"),)
     return Document(f"loraprof sweep: {sweep.workload}", headline(sweep), facts, tuple(sections))
 
@@ -102,6 +101,15 @@ def _crossovers(found: Sequence[Crossover]) -> list[Section]:
     )
     table = Table(columns, rows)
     return [Section("crossover", f"Where LoRA breaks even along {axis}", (table,), "n/a: not in the grid")]
+
+
+def _notes(cells: Sequence[SweepCell]) -> list[tuple[str, str]]:
+    """What was said of the cells, each text once."""
+    where: dict[str, list[str]] = {}
+    for cell in cells:
+        for text in (*((f"{cell.status}: {cell.reason}",) if cell.reason else ()), *cell.notes):
+            where.setdefault(text, []).append(",".join(cell.values.values()))
+    return [("all" if len(found) == len(cells) else "  ".join(found), text) for text, found in where.items()]
 
 
 def _cells(sweep: Sweep) -> Table:
