@@ -62,6 +62,12 @@ def test_s1_coverage_of_few_blocks(blocks: int) -> None:
     assert 0.90 <= covered / RUNS <= 0.98
 
 
+def test_an_interval_ends_with_the_values_seen() -> None:
+    estimate = st.paired_log_ratio([100, 100, 900, 900], [100, 100, 100, 100], [0, 0, 1, 1])
+    assert (estimate.ratio_low, estimate.ratio_high) == (1, pytest.approx(9))
+    assert st.median_interval([100, 110, 120, 800, 850, 900], [0, 0, 0, 1, 1, 1])[1:] == (100, 900)
+
+
 def test_the_stretch_uses_students_t() -> None:
     assert [round(st._t(freedom), 2) for freedom in (1, 2, 3, 5, 29)] == [12.71, 4.30, 3.18, 2.57, 2.05]
     assert st._stretch(1) == 1

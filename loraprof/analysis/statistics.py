@@ -3,7 +3,8 @@
 Estimate = median of the paired log ratios ln(of_i / to_i). Interval = 95 % percentile bootstrap over the highest
 level of the design (process or block where labels are given, else the pair), 2,000 resamples, fixed seed. Its two
 arms are stretched by t(n - 1) / z sqrt(n / (n - 1)), n units resampled, as a bootstrap of few units is too narrow
-(Hesterberg, The American Statistician 69, 2015, section 5.3): else 2 blocks cover 50 %, 5 blocks 80 %.
+(Hesterberg, The American Statistician 69, 2015, section 5.3): else 2 blocks cover 50 %, 5 blocks 80 %. It ends with
+the least and the greatest value seen.
 The mean log ratio is not used: one 10x spike in 30 pairs moves it by 8 %, the median by almost nothing.
 Three-way verdict as in nvbench; outliers after Tukey are reported, never removed, as in criterion.rs.
 Medians under multiplicities are read from sorted values, so swapping the arms negates every number exactly.
@@ -91,7 +92,8 @@ def _interval(values: Floats, labels: npt.NDArray[np.int64], seed: int) -> tuple
     medians, middle = _resampled_medians(values, labels, seed), _median(values)
     skip, wider = int(TAIL * RESAMPLES), _stretch(int(labels.max()) + 1)
     low, high = float(medians[skip]), float(medians[RESAMPLES - 1 - skip])
-    return middle - wider * (middle - low), middle + wider * (high - middle)
+    low, high = middle - wider * (middle - low), middle + wider * (high - middle)
+    return max(low, float(values.min())), min(high, float(values.max()))
 
 
 def _stretch(units: int) -> float:

@@ -33,9 +33,14 @@ def headline(sweep: Sweep) -> str:
     lost = sum(c.verdict == "slower" for _, c in known)
     best, worst = max(known, key=lambda k: k[0]), min(known, key=lambda k: k[0])
     return (
-        f"LoRA is faster in {units.count(count)} and slower in {units.count(lost)} of {units.count(len(known))} cells: "
+        f"LoRA is faster in {units.count(count)} and slower in {units.count(lost)} of {units.count(len(known))} cells"
+        f"{_open(len(known) - count - lost)}: "
         f"from {units.ratio(worst[0])} ({_name(worst[1].values)}) to {units.ratio(best[0])} ({_name(best[1].values)})."
     )
+
+
+def _open(count: int) -> str:
+    return f", undecided in {units.count(count)}" if count else ""
 
 
 def _name(values: Mapping[str, str]) -> str:
@@ -115,11 +120,11 @@ def _notes(cells: Sequence[SweepCell]) -> list[tuple[str, str]]:
 def _cells(sweep: Sweep) -> Table:
     columns = (
         *(Column(name) for name in sweep.axes),
-        Column("full", number=True, drop=1),
-        Column("lora", number=True, drop=1),
+        Column("full", number=True, drop=2),
+        Column("lora", number=True, drop=2),
         Column("speed-up", number=True),
         Column("verdict"),
-        Column("predicted", number=True, drop=2),
+        Column("predicted", number=True, drop=1),
     )
     return Table(columns, tuple(_row(cell) for cell in sweep.cells))
 
