@@ -6,7 +6,7 @@ input, sizes are bytes (binary prefixes), work and rates use decimal prefixes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
@@ -141,6 +141,21 @@ def shares(parts: Sequence[int], decimals: int = 1) -> list[str]:
     return [least if p and not f else t for p, f, t in zip(parts, floors, texts, strict=True)]
 
 
+def named(noun: str, numbers: Iterable[int]) -> str:
+    """``{1}`` -> ``rank 1``; ``{0, 2, 3, 4}`` -> ``ranks 0, 2–4``; eight runs at most."""
+    runs: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    words = [str(a) if a == b else f"{a}–{b}" if b > a + 1 else f"{a}, {b}" for a, b in runs[:8]]
+    if rest := sum(b - a + 1 for a, b in runs[8:]):
+        words.append(f"and {rest} more")
+    one = len(runs) == 1 and runs[0][0] == runs[0][1]
+    return f"{noun if one else f'{noun}s'} {', '.join(words)}"
+
+
 def interval_decimals(low: float, high: float, *, least: int = 0, most: int = 6) -> int:
     """Decimals at which the width of the interval shows two digits."""
     return min(most, max(least, _decimals(high - low, 2) if high > low else most))
@@ -175,27 +190,35 @@ def ns_scale(values: Sequence[int], decimals: int | None = None) -> Scale:
     return Scale(divisor, unit, _decimals(largest / divisor, 4) if decimals is None else decimals)
 
 
-_QUANTITIES: Final[dict[str, Callable[[float | None], str]]] = {
+# The units a value may have in the JSON: scaled ones, plain ones, and plurals of what is counted.
+QUANTITIES: Final[dict[str, Callable[[float | None], str]]] = {
     "ns": ns,
+    "B": nbytes,
     "bytes": nbytes,
     "flops": flops,
+    "FLOP/s": flops_per_s,
     "flops/s": flops_per_s,
+    "B/s": bytes_per_s,
     "bytes/s": bytes_per_s,
     "ratio": ratio,
-    "x": ratio,
-    "fraction": percent,
     "share": percent,
     "count": count,
 }
+PLAIN: Final = ("FLOP/B", "MHz", "W", "J", "per step")
+COUNTED: Final = ("devices", "features", "kernels", "layers", "messages", "modules", "ops", "parameters", "ranges",
+                  "steps", "tensors", "tokens")  # fmt: skip
 
 
 def quantity(value: float | str | None, unit: str) -> str:
-    """A finding's evidence: ``value`` in ``unit`` as the JSON names it (``ns``, ``bytes``, ``ratio``, …)."""
+    """A finding's evidence: ``value`` in ``unit`` as the JSON names it (``ns``, ``B``, ``share``, …)."""
     if isinstance(value, str):
         return f"{value} {unit}".strip()
     if unit == "":
         return number(value) if isinstance(value, float) else count(value)
-    if unit in _QUANTITIES:
-        return _QUANTITIES[unit](value)
-    text = count(value) if isinstance(value, int) else number(value)
-    return text if value is None else f"{text} {unit}"
+    if unit in QUANTITIES:
+        return QUANTITIES[unit](value)
+    if value is None:
+        return NA
+    if value == 1 and unit in COUNTED:
+        unit = unit.removesuffix("s")
+    return f"{count(value) if isinstance(value, int) else number(value)} {unit}"

@@ -156,9 +156,9 @@ def _findings() -> list[r.Finding]:
             severity="minor",
             title="Scale, add and casts take more of the adapter than its GEMMs",
             evidence=[
-                r.Evidence(what="share of the adapter", value=0.539, unit="fraction"),
+                r.Evidence(what="share of the adapter", value=0.539, unit="share"),
                 r.Evidence(what="achieved bandwidth", value=2.41e12, unit="bytes/s"),
-                r.Evidence(what="threshold", value=0.3, unit="fraction"),
+                r.Evidence(what="threshold", value=0.3, unit="share"),
             ],
             remedy="a fused LoRA kernel (axolotl, Unsloth), or torch.compile after get_peft_model",
             gain=r.Gain(ns=21_000_000, speedup=1.069, low=1.031, high=1.102, basis="replay"),
@@ -168,7 +168,7 @@ def _findings() -> list[r.Finding]:
             id="N2",
             severity="info",
             title="The tensor pipe is idle most of the time",
-            evidence=[r.Evidence(what="tensor pipe active", value=None, unit="fraction")],
+            evidence=[r.Evidence(what="tensor pipe active", value=None, unit="share")],
             remedy="see L2",
         ),
     ]

@@ -118,3 +118,13 @@ def test_a_lost_marker_is_exactly_its_time(tmp_path: Path) -> None:
         return sum(m.busy_ns for m in report.modules if m.path == parent)
 
     assert own(cut) - own(whole) == mine
+
+
+def test_a_bare_trace_claims_no_roles_it_cannot_know() -> None:
+    """Without modules, backward work is not the loss only because its forward op ran in none."""
+    report = loraprof.diagnose(recorded("tiny-llama-cpu") / "rank0.trace.json.gz")
+    step = report.step()
+    assert step is not None
+    assert {p.role for p in step.partition if p.kind == "busy" and p.phase == "backward"} == {"other"}
+    assert "work of unknown role" in report.verdict.sentence
+    assert report.adapter is None

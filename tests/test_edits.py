@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from loraprof.analysis.edits import Launch, with_launches, without
+from loraprof.analysis.edits import Launch, stretched, with_launches, without
 from loraprof.analysis.replay import Call, Calls, replay
 
 # A launch of two records, a wait, a launch of one.
@@ -56,3 +56,12 @@ def test_the_window_by_hand() -> None:
     assert replay(queue, 1.0, 0, 0) == 1500
     assert replay(with_launches(queue, [Launch(0, 0, 10, 250, 7)]), 1.0, 0, 0) == 1750
     assert replay(without(queue, flags(0, 0), flags(0, 1)), 1.0, 0, 0) == 1000
+
+
+def test_stretched_records_take_longer_and_their_calls_as_long() -> None:
+    flagged = np.zeros(len(CALLS.record_ns), dtype=np.bool_)
+    flagged[-1] = True
+    longer = stretched(CALLS, flagged, 3.0)
+    assert longer.record_ns.tolist() == [*CALLS.record_ns[:-1].tolist(), 3 * int(CALLS.record_ns[-1])]
+    assert longer.gap_ns is CALLS.gap_ns
+    assert replay(longer, 1.0, 0, 0) - replay(CALLS, 1.0, 0, 0) == 2 * int(CALLS.record_ns[-1])

@@ -1,5 +1,6 @@
 """The whole list of findings: every id has a rule, their order, and what excludes what."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from provoke import found, made, shaped, synthetic, toy, workload
 from recorded import recorded
 
 import loraprof
+from loraprof import units
 from loraprof.diagnosis.catalogue import entries, entry
 from loraprof.diagnosis.findings import RULES
 
@@ -29,6 +31,20 @@ def test_sources_and_titles_come_from_the_catalogue() -> None:
         assert finding.title == entry(finding.id).title
         assert finding.remedy
         assert finding.evidence
+
+
+def test_every_unit_of_evidence_is_one_that_reads_well() -> None:
+    """Units are literals of the rules; a bare fraction or an unscaled count of bytes would reach the screen."""
+    calls = [
+        node
+        for path in PACKAGE.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "evidence"
+    ]
+    used = {ast.literal_eval(call.args[2]) for call in calls if len(call.args) > 2}
+    assert len(calls) > 100
+    assert used <= {"", *units.QUANTITIES, *units.PLAIN, *units.COUNTED}
+    assert "share" in used
 
 
 def test_largest_gain_first_and_blockers_before_all() -> None:

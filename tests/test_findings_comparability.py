@@ -77,7 +77,7 @@ def test_a_cold_start() -> None:
 def test_padding() -> None:
     finding = found(toy("padding"))["G4"]
     seen = facts(finding)
-    assert (seen["tokens per step"], seen["of them real"], seen["share"]) == (96, 48, 0.5)
+    assert (seen["tokens per step"], seen["of them real"], seen["real tokens, of all"]) == (96, 48, 0.5)
     assert finding.gain is not None
     assert finding.gain.speedup == pytest.approx(1 / 0.6, rel=1e-3)
     assert "G4" not in found(toy("little-padding"))

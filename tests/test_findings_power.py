@@ -34,6 +34,8 @@ def test_a_throttle_counter_that_grows() -> None:
     assert facts(found(made(run, grown))["N1"])["throttled by power during the loop"] == 10**8
     assert "N1" not in found(made(run, sampled([0] * 20, violations_ns={"power": 10**7})))
     assert "N1" not in found(made(run, sampled([0x1, 0x2] * 10)))  # idle and application clocks are no limits
+    idle = sampled([0] * 20, violations_ns={"low_utilization": 10**9})
+    assert "N1" not in found(made(run, idle))  # the driver slows a device that waits
 
 
 def test_busy_by_name_only() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from loraprof.analysis.comparison import ratios_of
-from loraprof.capture.interleave import DeviceState, HostTimer, interleave, is_out_of_memory
+from loraprof.capture.interleave import DeviceState, HostTimer, interleave
+from loraprof.capture.memory import is_out_of_memory
 from loraprof.errors import MeasurementError
 
 MS = 1_000_000

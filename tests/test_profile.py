@@ -134,3 +134,44 @@ def test_report_and_help_never_import_torch(tmp_path: Path) -> None:
     for argv in (["report", "--format", "json", str(recorded("tiny-llama-cpu"))], ["--help"], ["workloads"]):
         done = subprocess.run([sys.executable, "-c", code.format(argv)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+ODD = ("--skip", "1", "--timed", "1", "--steps", "1", "--record", "x.loraprof")
+
+
+@pytest.mark.parametrize("what", ["thread", "elsewhere", "stdout"])
+def test_odd_scripts_are_recorded(tmp_path: Path, what: str) -> None:
+    """Trained in a thread (only that thread can stop its profiler), in another folder, with a stdout of its own."""
+    done = run(tmp_path, "profile", *ODD, str(SCRIPTS / "odd.py"), what)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert files(tmp_path) == ["x.loraprof"]
+    assert "Where the step goes" in done.stdout
+    report = loraprof.diagnose(tmp_path / "x.loraprof")
+    assert report.closure.attribution_disagreements == 0
+    assert {p.phase for p in report.steps[0].partition if p.kind == "busy"} >= {"forward", "backward", "optimizer"}
+
+
+def test_interrupted_after_the_recording_was_complete(tmp_path: Path) -> None:
+    done = run(tmp_path, "profile", "--finish", *ODD, str(SCRIPTS / "odd.py"), "interrupted")
+    assert done.returncode == 130
+    assert "loraprof: interrupted" in done.stderr
+    assert files(tmp_path) == ["x.loraprof"]
+    assert "Where the step goes" in done.stdout
+
+
+@pytest.mark.parametrize("what", ["profiler", "profiler-waits"])
+def test_a_script_with_a_profiler_of_its_own(tmp_path: Path, what: str) -> None:
+    """Also one that waits for its schedule, in a script that swallows every exception."""
+    done = run(tmp_path, "profile", *ODD, str(SCRIPTS / "odd.py"), what)
+    assert done.returncode == 4
+    assert "loraprof: the script runs a profiler of its own" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files(tmp_path) == []
+
+
+def test_a_thread_that_ends_too_early(tmp_path: Path) -> None:
+    done = run(tmp_path, "profile", "--timed", "1", "--skip", "1", str(SCRIPTS / "odd.py"), "short-thread")
+    assert done.returncode == 4
+    assert "after 3 optimizer steps" in done.stderr
+    assert files(tmp_path) == []

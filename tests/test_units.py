@@ -81,8 +81,12 @@ def test_a_column_shares_one_unit_and_its_decimals() -> None:
 
 def test_quantities_by_the_name_of_their_unit() -> None:
     assert units.quantity(1_500_000, "ns") == "1.50 ms"
-    assert units.quantity(0.25, "fraction") == "25.0 %"
+    assert units.quantity(0.25, "share") == "25.0 %"
+    assert units.quantity(180_224_000, "B") == "172 MiB"
+    assert units.quantity(27_664_175_841, "B/s") == "27.7 GB/s"
     assert units.quantity(64, "layers") == "64 layers"
+    assert units.quantity(1, "layers") == "1 layer"
+    assert units.quantity(15.81, "FLOP/B") == "15.8 FLOP/B"
     assert units.quantity(2.5, "W") == "2.50 W"
     assert units.quantity("float32", "") == "float32"
     assert units.quantity(None, "W") == "n/a"

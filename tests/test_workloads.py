@@ -218,6 +218,7 @@ def test_targets_select_modules(targets: tuple[str, ...], modules: int) -> None:
         ("resnet18", {"checkpointing": "reentrant"}, "no gradient checkpointing"),
         ("minimind-26m", {"dtype": "bfloat16", "adapter_dtype": "float32"}, "the base's dtype"),
         ("minimind-26m", {"config": {"hidden": 3}}, "hidden"),
+        ("tiny-llama-cpu", {"config": {"hidden_size": 511}}, "tiny-llama-cpu: The hidden size"),
     ],
 )
 def test_what_cannot_be_built_is_refused(name: str, changes: dict[str, Any], words: str) -> None:

@@ -29,7 +29,7 @@ class Analysis:
     ledgers: tuple[Ledger, ...]
     steps: tuple[Step, ...]
     others: dict[int, tuple[Step, ...]]
-    reported: int | None  # index of the reported step: median window, lower middle
+    reported: int | None  # index of the reported step: the one asked for, else that of the lower median window
     work: DeviceWork | None  # None: a CPU trace
     tau_ns: int
     floor_ns: int | None
@@ -40,15 +40,15 @@ class Analysis:
         return self.work is not None
 
 
-def analyse(trace: Trace, recording: Recording | None = None) -> Analysis:
-    """Never raises on a valid Trace; what is unknown is in ``closure.notes``."""
+def analyse(trace: Trace, recording: Recording | None = None, step: str | None = None) -> Analysis:
+    """Never raises on a valid Trace; what is unknown is in ``closure.notes``. ``step`` names the one to report."""
     links, who, marks = link(trace), attribute(trace, recording), marks_of(trace)
     tau, floor = turnaround_floor(trace, links), launch_floor(trace, links)
     notes = [*trace.notes, *who.notes, *([marks.note] if marks.note else [])]
     if not len(trace.device):
         ledgers = tuple(split_cpu(trace, who, w) for w in cpu_windows(marks))
         steps = tuple(_step(ledger, None) for ledger in ledgers)
-        reported = reported_step(steps)
+        reported = reported_step(steps, step)
         closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
         return Analysis(trace, recording, links, who, marks, ledgers, steps, {}, reported, None, tau, None, closure)
     states = states_of(trace, links, marks.thread)
@@ -68,15 +68,18 @@ def analyse(trace: Trace, recording: Recording | None = None) -> Analysis:
         for index, (made, w) in per_device.items()
         if index != busiest
     }
-    reported = reported_step(steps)
+    reported = reported_step(steps, step)
     closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
     return Analysis(trace, recording, links, who, marks, ledgers, steps, others, reported, work, tau, floor, closure)
 
 
-def reported_step(steps: tuple[Step, ...]) -> int | None:
-    """Index of the step with the median window, lower middle; the earlier of equals. None without steps."""
+def reported_step(steps: tuple[Step, ...], name: str | None = None) -> int | None:
+    """Index of the step ``name``, else of that with the lower median window; the earlier of equals. None without."""
     if not steps:
         return None
+    named = [i for i, step in enumerate(steps) if step.name == name]
+    if named:
+        return named[0]
     order = sorted(range(len(steps)), key=lambda i: (steps[i].wall_ns, i))
     return order[(len(order) - 1) // 2]
 

@@ -13,6 +13,7 @@ import numpy as np
 from loraprof.analysis.backward import Backward
 from loraprof.analysis.forward import forward_roles
 from loraprof.analysis.names import modules_of, names_of
+from loraprof.analysis.roles import roles_of
 from loraprof.analysis.surroundings import place_between
 from loraprof.analysis.tree import Tree, tree_of
 from loraprof.model.recording import Recording
@@ -44,7 +45,8 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     optimizer = tree.nearest(names.optimizer[host.name] & annotation)
 
     depth = np.append(tree.depth, -1)  # index -1 reads the sentinel
-    in_optimizer = optimizer >= 0
+    inner = np.maximum(depth[marker], depth[evaluate])  # a closure's passes run inside the optimizer's range
+    in_optimizer = (optimizer >= 0) & (depth[optimizer] >= inner)
     in_backward = (evaluate >= 0) & (depth[evaluate] > depth[marker]) & ~in_optimizer
     recompute = (evaluate >= 0) & (marker >= 0) & ~in_backward & ~in_optimizer
     forward = (evaluate < 0) & (marker >= 0) & ~in_optimizer
@@ -56,20 +58,26 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     for flag, name in ((forward, "forward"), (recompute, "recompute"), (in_backward, "backward")):
         phase[flag] = PHASE[name]
     phase[in_optimizer] = PHASE["optimizer"]
-    role = forward_roles(trace, recording, table, module, marker, tree)
+    roles = roles_of(table, recording)
+    role = forward_roles(trace, roles, module, marker, tree)
 
-    state = Backward(trace, recording, table, names, tree, evaluate, in_backward)
+    state = Backward(trace, recording, roles, names, tree, evaluate, in_backward)
     disagreements = state.fill(module, role)
     paths = [m.path or "<model>" for m in table]
     special = {name: len(paths) + i for i, name in enumerate((OPTIMIZER, GRAD_CLIP, LOSS))}
     loss = (role == ROLE["loss"]) & (module >= 0)
     module[loss] = special[LOSS]
     module[in_optimizer], role[in_optimizer] = special[OPTIMIZER], ROLE["optimizer"]
-    outside = ~(in_optimizer | in_backward | marked) & np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
+    work = np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
+    closure = np.zeros(len(host) + 1, dtype=np.bool_)
+    closure[optimizer[forward & (opens[host.name] >= 0)]] = True
+    closure[-1] = False
+    outside = (~(in_optimizer | in_backward | marked) | (in_optimizer & closure[optimizer])) & work
     tops = (forward & (opens[host.name] >= 0), evaluate, optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
-    if state.unplaced_loss is not None:
-        module[state.unplaced_loss & (module < 0)] = special[LOSS]
+    module[state.unplaced_loss & (module < 0)] = special[LOSS]
+    around = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
+    role[work & (tree.nearest(around) >= 0)] = ROLE["comm"]
     enclosing = (opens[host.name] >= 0) | (names.optimizer[host.name] & annotation)
     call, issuer = _issued(trace, tree, enclosing)
     for column in (module, phase, role):

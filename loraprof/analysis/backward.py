@@ -3,12 +3,16 @@
 import numpy as np
 
 from loraprof.analysis.names import Names
-from loraprof.analysis.roles import Context, role_of
+from loraprof.analysis.roles import Roles
 from loraprof.analysis.sequence import forward_owner, interval_owner
 from loraprof.analysis.tree import Tree
-from loraprof.model.recording import ModuleInfo, Recording
+from loraprof.model.recording import Recording
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
-from loraprof.model.vocabulary import ROLE, HostKind
+from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE, HostKind
+
+_ADAPTER = [ROLE[r] for r in ADAPTER_ROLES]
+_ACTIVATION_SPACE = ("lora", "conv-lora", "embedding-lora", "handwritten")  # others add up matrices inside, too
+_PASSES_NOTHING = [ROLE[r] for r in ("activation", "position", "pooling", "dropout", "loss", "head")]
 
 
 class Backward:
@@ -18,15 +22,15 @@ class Backward:
         self,
         trace: Trace,
         recording: Recording | None,
-        table: list[ModuleInfo],
+        roles: Roles,
         names: Names,
         tree: Tree,
         evaluate: Int32,
         flag: Bool,
     ) -> None:
-        self.trace, self.recording, self.table, self.names = trace, recording, table, names
+        self.trace, self.recording, self.roles, self.names = trace, recording, roles, names
         self.tree, self.evaluate, self.flag = tree, evaluate, flag
-        self.unplaced_loss: Bool | None = None
+        self.unplaced_loss: Bool = np.zeros(len(flag), dtype=np.bool_)
 
     def fill(self, module: Int32, role: Int8) -> int | None:
         host = self.trace.host
@@ -48,11 +52,11 @@ class Backward:
         module[rows] = node_module[self.evaluate[rows]]
         role[rows] = node_role[self.evaluate[rows]]
         self._sums(rows, module, role)
-        # A node whose forward op ran outside every module is the loss function's.
-        outside = np.zeros(len(host), dtype=np.bool_)
-        outside[lossy] = True
-        self.unplaced_loss = self.flag & outside[np.maximum(self.evaluate, 0)] & (module < 0)
-        role[self.unplaced_loss] = ROLE["loss"]
+        if (module[ops] >= 0).any():  # beside modules that are known, what ran outside them is the loss function's
+            outside = np.zeros(len(host), dtype=np.bool_)
+            outside[lossy] = True
+            self.unplaced_loss = self.flag & outside[np.maximum(self.evaluate, 0)] & (module < 0)
+            role[self.unplaced_loss] = ROLE["loss"]
         return disagreements
 
     def _rule_b(self, nodes: Int64, source: Int64, module: Int32, node_module: Int32, node_role: Int8) -> int | None:
@@ -63,12 +67,10 @@ class Backward:
         known = owner >= 0
         differs = known & (node_module[nodes] != owner)
         for i in np.flatnonzero(differs).tolist():
-            info = self.table[int(owner[i])]
-            site = self.recording.sites[info.site] if info.site is not None else None
             row = int(source[i])
             op = self.trace.names[self.trace.host.name[row]] if row >= 0 else ""
             node_module[nodes[i]] = owner[i]
-            node_role[nodes[i]] = ROLE[role_of(info, site, op, None, Context())]
+            node_role[nodes[i]] = ROLE[self.roles.of(int(owner[i]), op)]
         both = known & (source >= 0) & (module[np.maximum(source, 0)] >= 0)
         return int((differs & both).sum()) if both.any() else None
 
@@ -84,27 +86,38 @@ class Backward:
             if node < 0 or number >= len(recording.parameters):
                 continue
             parameter = recording.parameters[number]
-            info = self.table[parameter.module]
-            site = recording.sites[info.site] if info.site is not None else None
             node_module[node] = parameter.module
-            if info.part == "fused" and site is not None and site.rank in parameter.shape:
-                down = parameter.shape[0] == site.rank and site.in_features in parameter.shape
-                node_role[node] = ROLE["adapter.down" if down else "adapter.up"]
-            else:
-                node_role[node] = ROLE[role_of(info, site, "", None, Context())]
+            node_role[node] = ROLE[self.roles.of_parameter(parameter)]
 
     def _sums(self, rows: Int64, module: Int32, role: Int8) -> None:
         """Sums of gradients run inside a node but outside its own function.
 
-        At an adapted layer's base the sum joins the adapter's input gradient (adapter.elementwise); anywhere else
-        it joins two branches of the model (residual).
+        An adapted layer's input has two readers more than an adapter-free one has: the sum at the reader that came
+        first in forward, and so runs last backward, is the adapter's. Inside a module that passes nothing by, a sum
+        is its own. Any other joins two branches of the model.
         """
-        host, table = self.trace.host, self.table
+        host, table = self.trace.host, self.roles.table
         add = np.array([n in ("aten::add", "aten::add_") for n in self.trace.names] or [False])
         sums = rows[add[host.name[rows]]]
         sums = sums[(self.tree.parent[sums] == self.evaluate[sums]) & (module[sums] >= 0)]
-        sites = self.recording.sites if self.recording else []
-        active = {i for i, site in enumerate(sites) if site.active}
-        adapted = np.array([m.site in active and m.part in ("base", "fused") for m in table] or [False])
-        joins = adapted[np.minimum(module[sums], len(table) - 1)] & (role[sums] == ROLE["base.linear"])
-        role[sums] = np.where(joins, ROLE["adapter.elementwise"], ROLE["residual"])
+        active = {i for i, site in enumerate(self.roles.sites) if site.active}
+        site = np.array([m.site if m.site in active else -1 for m in table] or [-1], dtype=np.int64)
+        site = np.append(site, [-1, -1, -1])[module[sums]]
+        now = role[sums]
+        mine = np.isin(now, _ADAPTER)
+        dense = np.array([s.kind not in _ACTIVATION_SPACE for s in self.roles.sites] or [False])[site]
+        joins = (site >= 0) & ((mine != self._base_first(module, role)[site]) | (mine & dense))
+        own = np.isin(now, _PASSES_NOTHING)
+        role[sums] = np.where(joins, ROLE["adapter.elementwise"], np.where(own, now, ROLE["residual"]))
+
+    def _base_first(self, module: Int32, role: Int8) -> Bool:
+        """Per site: the base reads the input before A does."""
+        rows = np.flatnonzero((self.evaluate < 0) & (module >= 0) & (module < len(self.roles.table)))
+        site = np.array([-1 if m.site is None else m.site for m in self.roles.table] or [-1], dtype=np.int64)
+        rows = rows[site[module[rows]] >= 0]
+        mine = np.isin(role[rows], _ADAPTER)
+        first = np.full((2, max(len(self.roles.sites), 1)), np.iinfo(np.int64).max)
+        for side, chosen in enumerate((rows[~mine], rows[mine])):
+            np.minimum.at(first[side], site[module[chosen]], self.trace.host.start[chosen])
+        before: Bool = first[0] <= first[1]
+        return before

@@ -40,6 +40,12 @@ def without(calls: Calls, call: Bool, record: Bool) -> Calls:
     )
 
 
+def stretched(calls: Calls, record: Bool, factor: float) -> Calls:
+    """``calls`` whose flagged records take ``factor`` times as long; the host's time is as it was."""
+    longer = np.where(record, np.rint(factor * calls.record_ns), calls.record_ns).astype(np.int64)
+    return replace(calls, record_ns=longer, span_ns=None)
+
+
 def with_launches(calls: Calls, launches: list[Launch]) -> Calls:
     """``calls`` and the added launches, in the order given where several follow the same call."""
     if not launches:

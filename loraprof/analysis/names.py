@@ -1,5 +1,6 @@
 """What does a record's name say? Each distinct name is read once, however many records carry it."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 
 EVALUATE = "autograd::engine::evaluate_function: "
+# What DDP and FSDP do around their collectives: filling and emptying buckets, shards into weights and back.
+_COMM_OP = re.compile(r"^(c10d::|torch::distributed::|torch\.distributed\.)")
+_COMM_RANGE = re.compile(r"^(FSDP::|FullyShardedDataParallel\._(pre|post)_)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +27,8 @@ class Names:
     optimizer: Bool
     norm: Bool
     backward: Bool
+    comm_op: Bool
+    comm_range: Bool
 
 
 def names_of(trace: Trace) -> Names:
@@ -38,6 +44,8 @@ def names_of(trace: Trace) -> Names:
         accumulate=np.array([n.startswith(EVALUATE) and "AccumulateGrad" in n for n in names]),
         optimizer=np.array([n.startswith("Optimizer.") for n in names]),
         norm=np.array(["norm" in n and "layer_norm" not in n for n in names]),
+        comm_op=np.array([bool(_COMM_OP.search(n)) for n in names]),
+        comm_range=np.array([bool(_COMM_RANGE.search(n)) for n in names]),
         backward=np.array([n.startswith("autograd::") or n.endswith(("Backward0", "Backward")) for n in names]),
     )
 

@@ -1,53 +1,43 @@
 """What part of the model is an op? From the module that issued it, never from the op's name alone.
 
-Inside an adapted layer the part decides (base, A, B, the rest); elsewhere the module's class does, and only in
-containers (blocks, whole models), which own a few ops of many kinds, does the op's name choose.
+Inside an adapted layer the part decides (base, A, B, the rest); elsewhere the module's class does. A class that says
+nothing (blocks, whole models, a script's own layers) is judged by what it does: ``containers``.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
 
-from loraprof.model.recording import AdapterSite, ModuleInfo
+from loraprof.analysis.containers import Behaviour, own_role
+from loraprof.analysis.weights import ADAPTER_PARTS, PRODUCT, Weights, product_role
+from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.trace import Shapes
 
-HEAD = re.compile(r"(^|\.)(lm_head|score|classifier|embed_out|qa_outputs|head)(\.|$)")
-_LINEAR = re.compile(r"Linear|Conv\dd?$|Conv1D")
-_PARTS = {"down": "adapter.down", "up": "adapter.up"}
-_GEMM = {"aten::mm": (0, 1), "aten::addmm": (1, 2), "aten::bmm": (0, 1), "aten::baddbmm": (1, 2)}
+HEAD: Final = re.compile(r"(^|\.)(lm_head|score|classifier|embed_out|qa_outputs|head)(\.|$)")
+LINEAR: Final = re.compile(r"Linear|Conv\dd?$|Conv1D")
+ATTENTION: Final = re.compile(r"Attention|Attn$")
+REPEATED: Final = re.compile(r"(^|\.)\d+(\.|$)")
 
-# Class-name fragments in order of precedence.
-_CLASSES: tuple[tuple[str, str], ...] = (
-    ("Rotary", "position"),
-    ("PositionalEmbedding", "embedding"),
-    ("Embedding", "embedding"),
-    ("Norm", "norm"),
-    ("Dropout", "dropout"),
-    ("Pool", "pooling"),
-    ("Loss", "loss"),
-    ("GELU", "activation"),
-    ("SiLU", "activation"),
-    ("ReLU", "activation"),
-    ("Tanh", "activation"),
-    ("Activation", "activation"),
-    ("Softmax", "attention"),
+# Class-name fragments in order of precedence, in lower case.
+_CLASSES: Final = (
+    ("rotary", "position"),
+    ("positionalembedding", "embedding"),
+    ("embedding", "embedding"),
+    ("norm", "norm"),
+    ("dropout", "dropout"),
+    ("pool", "pooling"),
+    ("loss", "loss"),
+    ("gelu", "activation"),
+    ("silu", "activation"),
+    ("relu", "activation"),
+    ("swish", "activation"),
+    ("mish", "activation"),
+    ("tanh", "activation"),
+    ("sigmoid", "activation"),
+    ("activation", "activation"),
+    ("softmax", "attention"),
 )
-
-# Ops a container issues itself.
-_OWN: tuple[tuple[str, str], ...] = (
-    (r"embedding", "embedding"),
-    (r"layer_norm|rms_norm|batch_norm|rsqrt", "norm"),
-    (r"cross_entropy|nll_loss|mse_loss|log_softmax", "loss"),
-    (r"scaled_dot_product|softmax|bmm|matmul|baddbmm|flash|efficient_attention", "attention"),
-    (r"gelu|silu|relu|tanh|sigmoid|aten::mul", "activation"),
-    (r"dropout|bernoulli|aten::div_$", "dropout"),
-    (r"pool", "pooling"),
-    (r"aten::add_?$|_foreach_add", "residual"),
-    (r"arange|cumsum|mask|tril|triu|::full|where|::(eq|ne|le|lt|ge|gt)$|logical|bitwise|isin|all$|any$", "attention"),
-    (r"expand|unsqueeze|cat$|cos|sin|neg$|outer|::sub|diff|clamp", "position"),
-    (r"view|reshape|alias|strided|narrow|empty|item|is_nonzero|detach|::t$|transpose|permute", "residual"),
-    (r"::to$|copy|clone|contiguous|slice|select|index", "residual"),
-)
-_OWN_COMPILED = tuple((re.compile(p), role) for p, role in _OWN)
 _ROTARY_OPS = re.compile(r"aten::(mul|neg|cat|add|sub|cos|sin|split|chunk|narrow|slice|unsqueeze|_unsafe_view)_?$")
 
 
@@ -57,68 +47,100 @@ class Context:
 
     after_head: bool = False  # issued by a container once the head had run
     before_core: bool = False  # in an attention module before its first attention op
-    rotary: bool = False  # the model has a rotary embedding
+    top: str = ""  # the op that the module called and that calls this one; "": this one
+    top_shapes: Shapes | None = None
 
 
-def role_of(module: ModuleInfo, site: AdapterSite | None, op: str, shapes: Shapes | None, context: Context) -> str:
-    """Role of an op issued by ``module`` itself (not by a child)."""
-    if site is not None and module.part is not None:
-        inside = _in_site(module, site, op, shapes)
-        if inside:
-            return inside
-    cls = module.cls
-    if _LINEAR.search(cls) or cls == "Embedding":
-        if HEAD.search(module.path):
+@dataclass(slots=True)
+class Roles:
+    """The roles of one trace's modules. ``behaviour`` is filled from the ops that modules were seen to issue."""
+
+    table: list[ModuleInfo]
+    sites: list[AdapterSite] = field(default_factory=list)
+    weights: Weights = field(default_factory=Weights)
+    behaviour: dict[int, Behaviour] = field(default_factory=dict)
+    heads: frozenset[int] = frozenset()
+    rotary: bool = False
+
+    def of(self, module: int, op: str, shapes: Shapes | None = None, context: Context = Context()) -> str:
+        """Role of an op issued by a module itself (not by a child)."""
+        info = self.table[module]
+        if info.site is not None and info.part not in (None, "base") and info.site < len(self.sites):
+            return self._in_site(info, op, shapes)
+        if module in self.heads:
             return "head"
-        return "embedding" if cls == "Embedding" else "base.linear"
-    for fragment, role in _CLASSES:
-        if fragment in cls and not (fragment == "Embedding" and cls.endswith("Embeddings")):
-            return role
-    if "Attention" in cls or cls.endswith("Attn"):
-        rotating = context.rotary and context.before_core and _ROTARY_OPS.match(op)
-        return "position" if rotating else "attention"
-    if context.after_head:
-        return "loss"
-    if cls.endswith("Embeddings"):
-        return "embedding"
-    if HEAD.search(module.path):
-        return "head"
-    return next((role for pattern, role in _OWN_COMPILED if pattern.search(op)), "other")
+        by_class = self._of_class(info, op, context)
+        if by_class:
+            return by_class
+        if context.after_head:
+            return "loss"
+        behaviour = self.behaviour.get(module, Behaviour())
+        named = context.top if own_role(context.top, behaviour) != "other" or PRODUCT.search(context.top) else op
+        if PRODUCT.search(named):
+            seen = context.top_shapes if named == context.top else shapes
+            return product_role(named, seen, self.weights, module, behaviour, self.heads)
+        if behaviour.attention and not info.cls.endswith("Embeddings"):
+            return "position" if self._rotates(op, context) else "attention"
+        if info.cls.endswith("Embeddings"):
+            return "embedding"
+        return own_role(named, behaviour)
 
+    def of_parameter(self, parameter: ParameterInfo) -> str:
+        """Role of summing up a parameter's gradient."""
+        info = self.table[parameter.module]
+        if info.site is not None and parameter.part in ADAPTER_PARTS:
+            return ADAPTER_PARTS[parameter.part]
+        named = self.of(parameter.module, "")
+        if named not in ("other", "adapter.elementwise") or parameter.part not in (None, "base"):
+            return named
+        return "base.linear" if parameter.part or len(parameter.shape) > 1 else "norm"
 
-def _in_site(module: ModuleInfo, site: AdapterSite, op: str, shapes: Shapes | None) -> str | None:
-    part = module.part
-    if part in _PARTS:
-        return _PARTS[part]
-    if part == "base":
-        return None
-    if part == "fused":
-        return _by_weight(site, op, shapes)
-    return "adapter.elementwise"
-
-
-def _by_weight(site: AdapterSite, op: str, shapes: Shapes | None) -> str:
-    """Base and adapter in one module: the weight an op uses tells which path it is on.
-
-    A contracts ``in_features`` into r, B contracts r into ``out_features``; views of a weight follow its shape.
-    """
-    full, r = {site.in_features, site.out_features}, site.rank
-    if shapes is None:
-        return "adapter.elementwise"
-    operands = [d for d in shapes.dims if len(d) >= 2 and all(isinstance(x, int) for x in d)]
-    if op in _GEMM and len(operands) >= 2:
-        left, right = operands[-2], operands[-1]
-        if r in (left[-1], right[-2]):
-            return "adapter.up"
-        if r in (right[-1], left[-2]):
-            return "adapter.down"
-        return "base.linear"
-    for dims in operands:
-        if len(dims) == 2 and r in dims:
-            other = dims[0] if dims[1] == r else dims[1]
-            first = dims[0] == r
-            if other in full:
-                return "adapter.down" if first or other != site.out_features else "adapter.up"
-        if set(dims) == full and len(dims) == 2:
+    def _of_class(self, info: ModuleInfo, op: str, context: Context) -> str | None:
+        if LINEAR.search(info.cls):
             return "base.linear"
-    return "adapter.elementwise"
+        if info.cls.endswith("Embeddings"):
+            return None
+        cls = info.cls.lower()
+        found = next((role for fragment, role in _CLASSES if fragment in cls), None)
+        if found is None and ATTENTION.search(info.cls):
+            return "position" if self._rotates(op, context) else "attention"
+        return found
+
+    def _rotates(self, op: str, context: Context) -> bool:
+        return self.rotary and context.before_core and bool(_ROTARY_OPS.match(op))
+
+    def _in_site(self, info: ModuleInfo, op: str, shapes: Shapes | None) -> str:
+        if info.part in ADAPTER_PARTS:
+            return ADAPTER_PARTS[info.part]
+        assert info.site is not None
+        site = self.sites[info.site]
+        if info.part == "fused" or site.kind == "handwritten":
+            return self.weights.of_site(info, site, op, shapes)
+        plain = site.kind in ("lora", "dora", "conv-lora")
+        return "adapter.down" if not plain and PRODUCT.search(op) else "adapter.elementwise"
+
+
+def roles_of(table: list[ModuleInfo], recording: Recording | None) -> Roles:
+    """The roles of a table of modules; a recording adds adapted layers and the shapes of weights."""
+    parameters = recording.parameters if recording else []
+    return Roles(
+        table,
+        recording.sites if recording else [],
+        Weights.of(table, parameters),
+        {},
+        frozenset(_heads(table, [p.shape for p in parameters if table[p.module].cls == "Embedding"])),
+        any("Rotary" in m.cls for m in table),
+    )
+
+
+def _heads(table: list[ModuleInfo], embeddings: Iterable[tuple[int, ...]]) -> list[int]:
+    """Modules that turn the last hidden state into the output: by name, or one linear as wide as the vocabulary."""
+    vocabularies = set(embeddings)
+    return [
+        m.id
+        for m in table
+        if (LINEAR.search(m.cls) or m.part == "base" or HEAD.search(m.path))
+        and (HEAD.search(m.path) or ((m.out_features, m.in_features) in vocabularies and not REPEATED.search(m.path)))
+        and m.part in (None, "base")
+        and not any(f in m.cls.lower() for f, role in _CLASSES if role in ("norm", "dropout", "activation", "pooling"))
+    ]

@@ -41,7 +41,7 @@ def place_between(
     after = np.where(i < len(kind), kind[np.minimum(i, len(kind) - 1)], -1)
     loss = rows[(before == 0) & (after == 1)]
     module[loss], phase[loss], role[loss] = special[LOSS], PHASE["forward"], ROLE["loss"]
-    tail = (before == 1) & (after == 2)
+    tail = (before == 1) & (after == 2) & (module[rows] < 0)
     segment = i[tail]
     late = rows[tail]
     first = np.full(len(kind) + 1, np.iinfo(np.int64).max)

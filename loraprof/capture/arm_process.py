@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 
 from loraprof.capture.boundary import StepBoundary
 from loraprof.capture.environment import device_info
-from loraprof.capture.interleave import CudaTimer, HostTimer, Timer, is_out_of_memory
+from loraprof.capture.interleave import CudaTimer, HostTimer, Timer
 from loraprof.capture.job import Job, Outcome
-from loraprof.capture.memory import peak_bytes
-from loraprof.capture.script import Finished, run_script
+from loraprof.capture.memory import is_out_of_memory, peak_bytes
+from loraprof.capture.script import run_script, stop_script
 from loraprof.capture.script_arm import ScriptArm
 from loraprof.capture.stopwatch import timing_event
 from loraprof.errors import LoraprofError
@@ -80,7 +80,7 @@ class StepTimes:
             return
         self.marks.append(self._mark())
         if self.done:
-            raise Finished
+            stop_script()
 
     @property
     def done(self) -> bool:

@@ -2,8 +2,8 @@
 
     GEMM   C[m,n] = A[m,k] W[n,k]^T on normal random data (zeros run up to 15 % faster: less power), warm operands
            except W, of which enough copies take turns to come from memory as a model's weights do
-    copy   dst.copy_(src), bytes = read + written, from 16 KiB to at least 8 times the last-level cache: small
-           copies are latency, not bandwidth
+    copy   dst.copy_(src), bytes = read + written, from 16 KiB to at least 8 times the last-level cache, on a GPU
+           to 2 GiB: small copies are latency, not bandwidth
     CUDA   launch_floor_ns: device time around one null kernel on an empty queue (an upper bound);
            turnaround_ns: per kernel of a full queue that waits behind a long one
     CPU    op_ns: one tiny op inside C++ (a foreach over many), without Python
@@ -22,7 +22,7 @@ import torch
 
 from loraprof.capture.environment import last_level_cache_bytes
 from loraprof.capture.profiler_cost import event_cost_ns
-from loraprof.capture.stopwatch import LEAST, clock_of, cuda_clock, host_clock, median_ns
+from loraprof.capture.stopwatch import LEAST, clock_of, event_clock, host_clock, median_ns
 from loraprof.errors import UsageError
 from loraprof.model.recording import Calibration, CopyRate, GemmRate
 
@@ -34,6 +34,7 @@ SQUARE_CPU_LONG: Final = 2048  # where the budget is LONG_S or more
 LONG_S: Final = 4.0
 SMALLEST_COPY: Final = 16 << 10
 CACHE_MULTIPLE: Final = 8
+LARGEST_COPY_CUDA: Final = 2 << 30
 ROTATED_BYTES: Final = 256 << 20
 ROTATED_MOST: Final = 16
 QUEUED: Final = 500  # null kernels behind one long kernel; the launch queue holds about 1,024
@@ -141,7 +142,8 @@ def copy_rates(device: torch.device, budget_ns: float) -> list[CopyRate]:
         cache, memory = getattr(properties, "L2_cache_size", 64 << 20), properties.total_memory
     else:
         cache, memory = last_level_cache_bytes() or 32 << 20, 8 << 30
-    largest = min(max(CACHE_MULTIPLE * cache, 64 << 20), memory // 8)
+    least = LARGEST_COPY_CUDA if device.type == "cuda" else 64 << 20
+    largest = min(max(CACHE_MULTIPLE * cache, least), memory // 8)
     sizes = [SMALLEST_COPY]
     while sizes[-1] < largest:
         sizes.append(min(4 * sizes[-1], largest))
@@ -189,7 +191,7 @@ def _launch(device: torch.device) -> tuple[int, int]:
     floors, turnarounds = [], []
     for _ in range(2 * LEAST):
         torch.cuda.synchronize(device)
-        floors.append(cuda_clock(x.zero_, 1))
+        floors.append(event_clock(x.zero_, 1))
         torch.cuda._sleep(LONG_KERNEL_CYCLES)  # type: ignore[no-untyped-call]
-        turnarounds.append(cuda_clock(x.zero_, QUEUED) / QUEUED)
+        turnarounds.append(event_clock(x.zero_, QUEUED) / QUEUED)
     return round(sorted(floors)[LEAST]), round(sorted(turnarounds)[LEAST])

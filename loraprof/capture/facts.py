@@ -8,25 +8,28 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from loraprof.capture.adapted import find_sites
 from loraprof.capture.markers import Markers
-from loraprof.capture.sites import Found, features, find_sites
+from loraprof.capture.shards import is_sharded, local
+from loraprof.capture.sites import dtype_name, features
 from loraprof.model.recording import AdapterSite, Memory, ModuleInfo, ParameterInfo
+
+Tables = tuple[list[ModuleInfo], list[AdapterSite], list[ParameterInfo]]
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of distinct storages."""
-    return sum({(t.data_ptr(), t.numel()): t.numel() * t.element_size() for t in tensors}.values())
+    """Bytes of distinct storages on this rank."""
+    held = [local(t) for t in tensors]
+    return sum({(t.data_ptr(), t.numel()): t.numel() * t.element_size() for t in held}.values())
 
 
-def memory_of(
-    roots: list[nn.Module], optimizer: Optimizer, device: torch.device, saved_bytes: int | None = None
-) -> Memory:
+def memory_of(markers: Markers, optimizer: Optimizer, device: torch.device, saved_bytes: int | None = None) -> Memory:
     """Sizes by kind; peak and reserved only where the allocator keeps statistics (CUDA).
 
     Activations are what is left of the peak, on a CPU the ``saved_bytes`` that the forward pass kept.
     """
-    parameters = [p for root in roots for p in root.parameters()]
-    weights = tensor_bytes([*parameters, *(b for root in roots for b in root.buffers())])
+    parameters = [p for _, _, p in markers.parameters]
+    weights = tensor_bytes([*parameters, *(b for m in markers.ids for b in m.buffers(recurse=False))])
     gradients = tensor_bytes(p.grad for p in parameters if p.grad is not None)
     state = tensor_bytes(
         v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor) and v.dim()
@@ -49,9 +52,14 @@ def memory_of(
     )
 
 
-def missing_gradients(roots: list[nn.Module]) -> list[str]:
+def missing_gradients(markers: Markers) -> list[str]:
     """Names of trainable parameters that got no gradient in this step."""
-    return [n for root in roots for n, p in root.named_parameters() if p.requires_grad and p.grad is None]
+    paths = {module: path for path, module in markers.paths().items()}
+    return [
+        f"{paths.get(module, '')}.{name}".strip(".")
+        for module, name, p in markers.parameters
+        if p.requires_grad and p.grad is None
+    ]
 
 
 def optimizer_name(optimizer: Optimizer) -> str:
@@ -68,8 +76,11 @@ def autocast_of(markers: Markers) -> str | None:
 
 
 def tokens_of(markers: Markers) -> int | None:
-    """Tokens of one step: elements that the largest embedding looked up in it. None: no embedding ran."""
-    return markers.embedded or None
+    """Tokens of one step: the most elements that were looked up in one of the widest tables.
+
+    Positions are looked up once for a batch, biases of relative positions in narrow tables. None: no embedding ran.
+    """
+    return max(((width, n) for (width, _), n in markers.embedded.items()), default=(0, None))[1]
 
 
 class Padding:
@@ -111,46 +122,60 @@ def compile_facts(before: int) -> dict[str, bool | int]:
     return {"compiled": True, "graph_breaks": breaks, "recompiles": compilations() - before}
 
 
-def module_table(markers: Markers) -> tuple[list[ModuleInfo], list[AdapterSite]]:
-    """Every numbered module with its path, and the adapted layers with the part each module plays."""
-    paths: dict[nn.Module, str] = {}
-    found: list[Found] = []
-    for i, root in enumerate(markers.roots):
-        prefix = "" if i == 0 else f"{type(root).__name__}"
-        for name, module in root.named_modules():
-            paths.setdefault(module, ".".join(p for p in (prefix, name) if p))
-        found += find_sites(root)
+def tables_of(markers: Markers) -> Tables:
+    """Every numbered module with its path, the adapted layers, and every parameter by its marker's number.
+
+    Modules and parameters carry the part they play in an adapted layer.
+    """
+    named = markers.paths()
+    found = find_sites(named)
+    paths = {module: path for path, module in named.items()}
     where = {m: (i, part) for i, f in enumerate(found) for m, part in f.parts.items()}
-    table = []
-    for module, number in sorted(markers.ids.items(), key=lambda item: item[1]):
-        site, part = where.get(module, (None, None))
-        shape = features(module)
-        table.append(
-            ModuleInfo(
-                id=number,
-                path=paths.get(module, type(module).__name__),
-                cls=type(module).__name__,
-                origin=type(module).__module__,
-                site=site,
-                part=part,
-                in_features=shape[0] if shape else None,
-                out_features=shape[1] if shape else None,
-            )
-        )
-    return table, [f.site for f in found]
-
-
-def parameter_table(markers: Markers) -> list[ParameterInfo]:
-    """Every parameter, by the number its gradient marker carries."""
-    return [
+    for module, caller in markers.hung:  # put into an adapted layer's base while it runs
+        if module not in where and caller in where:
+            where |= dict.fromkeys(module.modules(), (where[caller][0], "elementwise"))
+    root = {m: i for i, top in reversed([*enumerate(markers.roots)]) for m in top.modules()}
+    for module, caller in markers.hung:
+        root |= dict.fromkeys(module.modules(), root.get(caller, 0))
+    modules = [
+        _module_info(number, paths.get(m, type(m).__name__), m, root.get(m, 0), *where.get(m, (None, None)))
+        for m, number in sorted(markers.ids.items(), key=lambda item: item[1])
+    ]
+    weights = {number: part for f in found for number, part in f.weights.items()}
+    parameters = [
         ParameterInfo(
             id=i,
             name=name,
             module=markers.ids[module],
             shape=tuple(p.shape),
-            dtype=str(p.dtype).removeprefix("torch."),
+            dtype=dtype_name(p),
             trainable=p.requires_grad,
             device=str(p.device),
+            part=weights.get(id(p)) or _part_of_parameter(where.get(module, (None, None))[1]),
+            local_shape=tuple(local(p).shape) if is_sharded(p) else None,
         )
         for i, (module, name, p) in enumerate(markers.parameters)
     ]
+    return modules, [f.site for f in found], parameters
+
+
+def _module_info(
+    number: int, path: str, module: nn.Module, root: int, site: int | None, part: str | None
+) -> ModuleInfo:
+    shape = features(module)
+    return ModuleInfo(
+        id=number,
+        path=path,
+        cls=type(module).__name__,
+        origin=type(module).__module__,
+        site=site,
+        part=part,
+        in_features=shape[0] if shape else None,
+        out_features=shape[1] if shape else None,
+        root=root,
+    )
+
+
+def _part_of_parameter(part: str | None) -> str | None:
+    """Of a parameter whose module plays ``part``: what a fused layer holds beside A and B is the base's."""
+    return {"fused": "base", "wrapper": "elementwise"}.get(part, part) if part else None

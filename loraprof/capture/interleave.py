@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from loraprof.analysis.comparison import Failure, Series, Timed, estimate
 from loraprof.analysis.statistics import HALF_WIDTH, MIN_WARMUP, converged, warmup_end
+from loraprof.capture.memory import is_out_of_memory
 from loraprof.errors import MeasurementError
 
 Step = Callable[[], Any]
@@ -86,12 +87,6 @@ class CudaTimer:
                 event.record()
             events[-1].synchronize()
         return [max(1, round(a.elapsed_time(b) * 1e6)) for a, b in pairwise(events)], result
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch's CUDA error, the CPU allocator's RuntimeError, or Python's own."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 class _OutOfMemory(Exception):

@@ -9,6 +9,7 @@ with ``always_call=True``: non-reentrant checkpointing ends its recompute with a
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 _Range: Any = torch._C._profiler._RecordFunctionFast
 COUNTED = -1  # ``step`` of the counting pass
 _sequence_nr: Any = vars(torch.autograd)["_get_sequence_nr"]
+
+
+_Open = tuple[Any, int, int, nn.Module]  # range, module id, autograd number before, module
 
 
 @dataclass(slots=True)
@@ -40,15 +44,15 @@ class Markers:
     def __init__(self) -> None:
         self.ids: dict[nn.Module, int] = {}
         self.roots: list[nn.Module] = []
+        self.hung: list[tuple[nn.Module, nn.Module]] = []  # called inside another module without being below it
         self.parameters: list[tuple[nn.Module, str, nn.Parameter]] = []
         self.calls: list[ModuleCall] = []
         self.step: int | None = None
         self.called: dict[nn.Module, Called] = {}  # filled while ``step`` is COUNTED
-        self.embedded = 0  # elements the largest embedding looked up during recorded forward calls
-        self._vocabulary = 0
+        self.embedded: dict[tuple[int, int], int] = {}  # (width, rows) of tables: elements looked up in forward calls
+        self._passing: dict[tuple[nn.Module | None, type], int] = {}
         self._local = threading.local()
         self._handles: list[RemovableHandle] = []
-        self._backward: set[int] = set()
 
     def install(self) -> None:
         """From here on module calls leave markers. Raises RuntimeError when already installed."""
@@ -79,14 +83,35 @@ class Markers:
         """Numbers the modules and parameters of root modules, in order of definition."""
         for root in roots:
             self.roots.append(root)
-            for module in root.modules():
-                self.ids.setdefault(module, len(self.ids))
-            seen = {id(p) for _, _, p in self.parameters}
-            for module in root.modules():
-                for name, parameter in module._parameters.items():
-                    if parameter is not None and id(parameter) not in seen:
-                        seen.add(id(parameter))
-                        self.parameters.append((module, name, parameter))
+            self._number(root)
+
+    def paths(self) -> dict[str, nn.Module]:
+        """Every numbered module by its path; further roots start with their class, hung ones with their caller."""
+        named: dict[str, nn.Module] = {}
+        where: dict[nn.Module, str] = {}
+
+        def enter(prefix: str, top: nn.Module) -> None:
+            for name, module in top.named_modules():
+                if module not in where:
+                    where[module] = ".".join(p for p in (prefix, name) if p)
+                    named[where[module]] = module
+
+        for i, root in enumerate(self.roots):
+            enter(_free(type(root).__name__, named) if i else "", root)
+        for module, caller in self.hung:
+            above = where.get(caller, type(caller).__name__)
+            enter(_free(f"{above}.{_name_below(caller, module)}".strip("."), named), module)
+        return named
+
+    def _number(self, top: nn.Module) -> None:
+        for module in top.modules():
+            self.ids.setdefault(module, len(self.ids))
+        seen = {id(p) for _, _, p in self.parameters}
+        for module in top.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    self.parameters.append((module, name, parameter))
 
     def where(self) -> tuple[int, str, int]:
         """(module id, phase, autograd number) of the code that runs now; -1 where there is none."""
@@ -103,8 +128,8 @@ class Markers:
         holding = [c for c in self.calls if c.before <= number < c.after]
         return min(holding, key=lambda c: c.after - c.before).module if holding else -1
 
-    def _stack(self) -> list[tuple[Any, int, int]]:
-        stack: list[tuple[Any, int, int]] | None = getattr(self._local, "stack", None)
+    def _stack(self) -> list[_Open]:
+        stack: list[_Open] | None = getattr(self._local, "stack", None)
         if stack is None:
             stack = self._local.stack = []
         return stack
@@ -112,23 +137,38 @@ class Markers:
     def _enter(self, module: nn.Module, args: Any) -> None:
         number = self.ids.get(module)
         if number is None:
-            if not self._stack():
-                self.adopt([module])
-            number = self.ids.setdefault(module, len(self.ids))
+            number = self._meet(module)
         if isinstance(module, nn.Embedding) and self.step is not None:
             self._look_up(module, args)
         if self.step == COUNTED and module._parameters and torch._C._current_graph_task_id() < 0:
             self._note(module, args)
         marker = _Range(f"{MODULE_MARKER}{number}")
-        self._stack().append((marker, number, _sequence_nr()))
+        self._stack().append((marker, number, _sequence_nr(), module))
         marker.__enter__()
 
+    def _meet(self, module: nn.Module) -> int:
+        """Number of a module that no root holds. One without parameters may be made anew at every call, as in
+        ``nn.Softmax(-1)(x)``: all of a class at one caller share a number."""
+        stack = self._stack()
+        caller = stack[-1][3] if stack else None
+        passing = not module._modules and not module._parameters
+        known = self._passing.get((caller, type(module))) if passing else None
+        if known is not None:
+            return known
+        if caller is None:
+            self.adopt([module])
+        else:
+            self.hung.append((module, caller))
+            self._number(module)
+        number = self.ids[module]
+        if passing:
+            self._passing[caller, type(module)] = number
+        return number
+
     def _look_up(self, module: nn.Embedding, args: Any) -> None:
-        if not args or not isinstance(args[0], torch.Tensor) or module.num_embeddings < self._vocabulary:
-            return
-        if module.num_embeddings > self._vocabulary:
-            self._vocabulary, self.embedded = module.num_embeddings, 0
-        self.embedded += args[0].numel()
+        if args and isinstance(args[0], torch.Tensor):
+            key = module.embedding_dim, module.num_embeddings  # encoder and decoder read the same vocabulary
+            self.embedded[key] = self.embedded.get(key, 0) + args[0].numel()
 
     def _note(self, module: nn.Module, args: Any) -> None:
         if not args or not isinstance(args[0], torch.Tensor):
@@ -141,17 +181,28 @@ class Markers:
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         stack = self._stack()
-        number = self.ids.get(module)
         while stack:
-            marker, opened, before = stack.pop()
+            marker, opened, before, entered = stack.pop()
             marker.__exit__(None, None, None)
-            if opened == number:
+            if entered is module:
                 if self.step is not None:
                     recompute = torch._C._current_graph_task_id() >= 0
                     self.calls.append(
                         ModuleCall(opened, threading.get_native_id(), before, _sequence_nr(), recompute, self.step)
                     )
                 return
+
+
+def _name_below(caller: nn.Module, module: nn.Module) -> str:
+    """What the owner of the caller's replaced ``forward`` calls ``module``, else its class."""
+    owner = getattr(caller.forward, "__self__", None)
+    names = owner.named_modules() if isinstance(owner, nn.Module) and owner is not caller else ()
+    return next((name for name, m in names if m is module and name), type(module).__name__)
+
+
+def _free(path: str, named: dict[str, nn.Module]) -> str:
+    """``path``, numbered where it is taken."""
+    return next(p for p in chain([path], (f"{path}_{n}" for n in count(2))) if p not in named)
 
 
 def _gradient_marker(number: int) -> Any:

@@ -1,6 +1,14 @@
-"""How many steps does each pass take? The plan is printed before anything runs."""
+"""What will a profile take: steps per pass, time and memory? The plan is printed before anything runs."""
 
 from dataclasses import dataclass
+from typing import Final
+
+from loraprof import units
+
+# Steps under the counting mode and under the profiler take longer (measurement.md 3.1: 2.2 to 6.2 and 1.5 times).
+COUNTED: Final = 4.0
+PROFILED: Final = 1.6
+CALIBRATION_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +26,13 @@ class Plan:
     def total(self, cuda: bool) -> int:
         """Steps needed when the NVML loop takes one step or none."""
         return self.skip + self.timed + int(cuda) + self.count + self.warmup + self.steps
+
+    def pace(self, step_ns: int, done: int, cuda: bool) -> str:
+        """Said once the pace is known: how long the passes that are left will take at this step time."""
+        plain = max(self.skip + self.timed - done, 0)
+        steps = plain + COUNTED * self.count + PROFILED * (self.warmup + self.steps)
+        left = steps * step_ns + (self.nvml_s * 1e9 if cuda else 0.0) + CALIBRATION_S * 1e9
+        return f"a step takes about {units.ns(step_ns, 2)}: about {units.ns(left, 2)} to go, calibration included"
 
     def sentence(self, cuda: bool) -> str:
         nvml = f", {self.nvml_s:.0f} s of steps under NVML sampling" if cuda else ""

@@ -12,14 +12,14 @@ from torch import nn
 from loraprof.capture.calibrate import DTYPES
 from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.environment import device_info, environment
-from loraprof.capture.facts import autocast_of, module_table, parameter_table
+from loraprof.capture.facts import autocast_of, tables_of
 from loraprof.capture.gradient_cost import gradient_costs
 from loraprof.capture.markers import Markers
-from loraprof.capture.ranks import LAST_WORDS_S, PATIENCE_S, RankWriter, rank_and_world
 from loraprof.capture.session import Session
+from loraprof.capture.trace_file import export_trace
 from loraprof.capture.training_cost import frozen_parameters, training_cost
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, TrainingCost, Workload
-from loraprof.store.recordings import RecordingWriter, disk
+from loraprof.store.recordings import RecordingWriter
 
 
 def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int) -> list[tuple[int, int, int]]:
@@ -53,7 +53,7 @@ def hook_cost_ns(markers: Markers) -> float:
 
 def recording_of(session: Session, workload: Workload, calibrate: bool = True) -> Recording:
     """Everything but the trace. ``workload`` fields left null are filled from what the session saw."""
-    modules, sites = module_table(session.markers)
+    modules, sites, parameters = session.tables or tables_of(session.markers)
     seen = {
         "tokens_per_step": session.tokens,
         "micro_batches": session.micro_batches,
@@ -72,23 +72,28 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         device=device_info(session.device),
         workload=msgspec.structs.replace(workload, **facts),
         modules=modules,
-        parameters=parameter_table(session.markers),
+        parameters=parameters,
         sites=sites,
         calls=session.markers.calls,
-        timing=session.timing(),
+        timing=session.timing,
         counted=session.counted,
         memory=session.memory,
         overhead_ns={
             "boundary_hook": session.boundary.cost_ns / max(session.boundary.calls, 1),
             "module_marker": hook_cost_ns(session.markers),
         },
+        first_step=session.first_step,
         notes=session.notes,
     )
-    if not calibrate:
-        return recording
+    return calibrated(session, recording) if calibrate else recording
+
+
+def calibrated(session: Session, recording: Recording) -> Recording:
+    """With what this device reaches, and what training the frozen parameters would cost."""
+    sites = recording.sites
     dtype = _matrix_dtype(recording.workload.autocast, sites)
     per = (recording.workload.tokens_per_step or 0) // (recording.workload.micro_batches or 1)
-    shapes = gemm_shapes(modules, sites, per) if per and sites else []
+    shapes = gemm_shapes(recording.modules, sites, per) if per and sites else []
     calibration, notes = cached_calibration(session.device, shapes, dtype)
     cost = _training_cost(session) if sites else None
     notes = [*recording.notes, *notes]
@@ -114,23 +119,12 @@ def _training_cost(session: Session) -> TrainingCost | None:
 
 def save(
     session: Session, workload: Workload, target: Path, force: bool, progress: Callable[[str], None]
-) -> Path | None:
-    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename; None on the ranks that do not lead.
-
-    Raises MeasurementError when it cannot.
-    """
+) -> Path:
+    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename. Raises MeasurementError when it cannot."""
     session.stop_profiler()
-    rank, world = rank_and_world()
-    if world > 1:
-        writer = RankWriter(target, rank, world, force, PATIENCE_S if session.done else LAST_WORDS_S)
-        with disk(target):
-            session.profiler.export_chrome_trace(str(writer.trace()))
-            own = recording_of(session, workload, calibrate=False)
-            environment = msgspec.structs.replace(own.environment, rank=rank, world_size=world)
-            return writer.finish(msgspec.structs.replace(own, environment=environment), session.nvml)
     with RecordingWriter(target, force=force) as alone:
         progress("writing the trace")
-        session.profiler.export_chrome_trace(str(alone.trace(0)))
+        export_trace(session.profiler, alone.trace(0))
         progress("calibrating the device")
         alone.recording(recording_of(session, workload))
         if session.nvml is not None:

@@ -13,6 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from loraprof.capture.shards import local
+
 
 class SavedForBackward:
     """Counts between ``open`` and ``close``; the hooks of autograd are set only while a module runs."""
@@ -45,7 +47,10 @@ class SavedForBackward:
         self._stop()
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        if self._root is not None or threading.get_ident() != self._thread or torch._C._current_graph_task_id() >= 0:
+        if threading.get_ident() != self._thread or torch._C._current_graph_task_id() >= 0:
+            return
+        if self._root is not None:  # FSDP gathers a block's weights as the block begins: they are no activations
+            self._weights |= {_storage(p) for p in module.parameters(recurse=False)}
             return
         self._root = module
         self._weights = {_storage(t) for t in (*module.parameters(), *module.buffers())}
@@ -67,7 +72,7 @@ class SavedForBackward:
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         place = _storage(tensor)
         if place not in self._weights and tensor.layout == torch.strided:
-            self._storages[place] = tensor.untyped_storage().nbytes()
+            self._storages[place] = local(tensor).untyped_storage().nbytes()
         return tensor.detach()  # an output that kept itself would never be freed
 
 
@@ -76,4 +81,5 @@ def _unpack(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+    held = local(tensor)
+    return held.untyped_storage().data_ptr() if held.layout == torch.strided else 0

@@ -1,58 +1,122 @@
-"""Runs an unmodified script or module under a session: its own argv, __main__, working directory, exit code."""
+"""Runs an unmodified script or module under a session: its own argv, __main__, search path, exit code."""
 
+import os
 import resource
 import runpy
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib.machinery import SourceFileLoader
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import NoReturn
+from zipfile import is_zipfile
 
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
+from loraprof.store.specs import workload_names
 
 CHILD_WORK_S = 1.0  # CPU time of ended child processes that looks like training
 
 
-class Finished(SystemExit):
-    """The clean stop: raised from the step hook, so the script's ``finally`` blocks run."""
+def stop_script() -> NoReturn:
+    """The clean stop, from a step hook: the script's ``finally`` blocks run, and a thread ends without a word."""
+    raise SystemExit(0)
 
-    def __init__(self) -> None:
-        super().__init__(0)
+
+def check_script(name: str) -> None:
+    """Raises UsageError when ``name`` is nothing that python could run."""
+    path = Path(name)
+    if path.is_file() or (path / "__main__.py").is_file():
+        return
+    near = get_close_matches(name, workload_names(), n=1)
+    hint = f"the workload is called {near[0]}" if near else "`loraprof workloads` lists the built-in ones"
+    raise UsageError(f"{name}: no such script or workload", hint)
 
 
 def run_script(target: list[str], module: bool) -> int:
     """Runs ``target`` (path or module name, then its arguments) as ``__main__`` and returns its exit code.
 
     ``SystemExit`` becomes the code python would have exited with; any other exception is printed as python would
-    print it, from the script's own frames on, and is code 1.
+    print it, from the script's own frames on, and is code 1. What the script replaced in ``sys`` is put back.
     """
     name = target[0]
-    argv, path = sys.argv, list(sys.path)
-    if not module and not Path(name).is_file():
-        raise UsageError(f"{name}: no such script or workload", "`loraprof workloads` lists the built-in ones")
-    sys.argv = list(target)
-    sys.path[0:0] = [] if module else [str(Path(name).resolve().parent)]
-    try:
-        if module:
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(name, run_name="__main__")
-    except SystemExit as stop:
-        return _code(stop.code)
-    except (KeyboardInterrupt, LoraprofError):
-        raise
-    except BaseException as error:
-        _print(error)
-        return 1
-    finally:
-        sys.argv, sys.path[:] = argv, path
+    if not module:
+        check_script(name)
+    with _environment(target, module):
+        try:
+            if module:
+                _run_module(name)
+            else:
+                _run_file(name)
+        except SystemExit as stop:
+            return _code(stop.code)
+        except (KeyboardInterrupt, LoraprofError):
+            raise
+        except BaseException as error:
+            _print(error)
+            return 1
     return 0
+
+
+@contextmanager
+def _environment(target: list[str], module: bool) -> Iterator[None]:
+    """``sys`` as python sets it up for the target: the first entry of the search path is the script's folder."""
+    kept = sys.argv, list(sys.path), sys.modules["__main__"], sys.stdout, sys.stderr
+    sys.argv = list(target)
+    if not sys.flags.safe_path:
+        sys.path[:1] = [os.getcwd() if module else _folder(target[0])]
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _flush(stream)
+        sys.argv, sys.path[:], sys.modules["__main__"], sys.stdout, sys.stderr = kept
+
+
+def _folder(name: str) -> str:
+    path = Path(name).resolve()
+    return str(path if path.is_dir() or is_zipfile(path) else path.parent)
+
+
+def _flush(stream: object) -> None:
+    """A script may have put anything in the place of a stream, or closed it."""
+    try:
+        stream.flush()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return
+
+
+def _run_file(name: str) -> None:
+    if Path(name).is_dir() or is_zipfile(name) or name.endswith(".pyc"):
+        runpy.run_path(name, run_name="__main__")
+        return
+    path = os.path.abspath(name)  # links stay, as python leaves them in __file__
+    main = ModuleType("__main__")
+    loader = SourceFileLoader("__main__", path)
+    vars(main).update(__file__=path, __cached__=None, __loader__=loader, __builtins__=__builtins__)
+    sys.modules["__main__"] = main
+    exec(compile(Path(path).read_bytes(), path, "exec", dont_inherit=True), vars(main))
+
+
+def _run_module(name: str) -> None:
+    try:
+        known = find_spec(name) is not None
+    except (ImportError, ValueError):
+        known = False
+    if not known:
+        raise UsageError(f"{name}: no such module", "-m takes a module's dotted name, not a path")
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def _print(error: BaseException) -> None:
     """The traceback without the frames of loraprof and runpy that lie above the script."""
-    frames = error.__traceback__
+    frames: TracebackType | None = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__name__") != "__main__":
         frames = frames.tb_next
-    traceback.print_exception(error.with_traceback(frames or error.__traceback__))
+    traceback.print_exception(error.with_traceback(frames))
 
 
 def _code(code: object) -> int:

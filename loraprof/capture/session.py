@@ -6,6 +6,7 @@ P is last because training may stay slower after CUPTI was active, and it is the
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,25 +15,30 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
-from torch.profiler import ProfilerActivity, record_function
+from torch.profiler import record_function
 
 from loraprof.capture.boundary import StepBoundary
 from loraprof.capture.counting import Counting
 from loraprof.capture.facts import (
     Padding,
+    Tables,
     compilations,
     compile_facts,
     memory_of,
     missing_gradients,
     optimizer_name,
+    tables_of,
     tokens_of,
 )
+from loraprof.capture.foreign import refuse_other_profiler, when_step_returns
+from loraprof.capture.kineto import prepare, session
 from loraprof.capture.markers import COUNTED, Markers
 from loraprof.capture.memory import available_bytes
 from loraprof.capture.nvml import NvmlSampler
 from loraprof.capture.plan import Plan
 from loraprof.capture.saved import SavedForBackward
-from loraprof.errors import MeasurementError
+from loraprof.capture.timing_pass import TimingPass
+from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
 from loraprof.workloads.heap import keep_freed_memory, release, touch
 
@@ -50,14 +56,18 @@ PASSES = ("skip", "timing", "nvml", "count", "warmup", "profile", "done")
 class Session:
     """Attach with ``install``; ``remove`` detaches everything and stops a running profiler.
 
-    ``on_done`` is called once, from the optimizer's hook, when the last profiled step has ended.
+    ``on_done`` is called once, from the optimizer's hook, when the last profiled step has ended; ``on_pace`` after the
+    second step if that is a skipped one, with its time in ns and the steps so far.
     """
 
-    def __init__(self, plan: Plan, on_done: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: Plan, on_done: Callable[[], None], on_pace: Callable[[int, int], None] | None = None
+    ) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the USDT lines torch prints per session
-        self.plan, self._on_done = plan, on_done
+        self.plan, self._on_done, self._on_pace = plan, on_done, on_pace
         self.boundary = StepBoundary(self._after, self._before)
         self.markers = Markers()
+        self.tables: Tables | None = None  # as the recorded steps left them: a script that goes on may change its model
         self.state, self.steps, self._left = "skip", 0, plan.skip
         self.device = torch.device("cpu")
         self.profiler: Any = None
@@ -75,9 +85,9 @@ class Session:
         self._compilations = 0
         self._padding: Padding | None = None
         self.recording = False
-        self._host: list[int] = []
-        self._events: list[Any] = []
-        self._samples: list[int] = []
+        self.timing: Timing | None = None
+        self._timed: TimingPass | None = None
+        self.first_step: int | None = None  # steps that passed before the first profiled one
         self._range: Any = None
         self._counting: Counting | None = None
         self._saved = SavedForBackward()
@@ -85,6 +95,9 @@ class Session:
         self._loop = (0, 0)
         self._late: Any = None
         self._heap_kept = False
+        self._began_ns = 0
+        self._thread = threading.current_thread()
+        self.failure: LoraprofError | None = None
 
     def install(self) -> None:
         self.boundary.install()
@@ -92,6 +105,8 @@ class Session:
     def remove(self) -> None:
         """Removes every hook; safe to call at any moment, more than once."""
         self.boundary.remove()
+        if self._thread is not threading.current_thread():  # it ended; what it had opened went with it
+            self.recording, self._counting, self._range = False, None, None
         self.stop_profiler()
         self.markers.remove()
         self._saved.close()
@@ -113,31 +128,47 @@ class Session:
         """Whether at least one step was recorded whole before the script ended."""
         return self.profiler is not None and self.state == "profile" and self._left < self.plan.steps
 
-    def timing(self) -> Timing | None:
-        if not self._samples:
-            return None
-        clock = "cuda_event" if self._events else "perf_counter_ns"
-        return Timing(samples_ns=self._samples, dropped=self.plan.skip, clock=clock)
-
     def _before(self, optimizer: Optimizer) -> None:
         """Just before the optimizer runs: gradients are complete."""
         if self.state == "count":
-            self.memory = memory_of(self.markers.roots, optimizer, self.device, self._saved.nbytes)
-            self.missing = missing_gradients(self.markers.roots)
+            self.memory = memory_of(self.markers, optimizer, self.device, self._saved.nbytes)
+            self.missing = missing_gradients(self.markers)
             self.optimizer = optimizer_name(optimizer)
             self.twin = optimizer
 
     def _after(self, optimizer: Optimizer) -> None:
         self.steps += 1
-        if self.state == "done":
+        if self.state in ("done", "failed"):
             return
+        try:
+            self._advance(optimizer)
+        except LoraprofError as failure:  # a script may swallow exceptions: what it was is raised when it has ended
+            self.failure, self.state = failure, "failed"
+            self._on_done()
+
+    def _advance(self, optimizer: Optimizer) -> None:
+        if not self.recording:
+            refuse_other_profiler()
         if self.steps == 1:
+            self._thread = threading.current_thread()
             first = next((p for g in optimizer.param_groups for p in g["params"]), None)
             self.device = first.device if first is not None else self.device
+            if self.device.type not in ("cpu", "cuda"):
+                what = f"the model is on {self.device.type}: torch knows this device, loraprof cannot measure it"
+                raise MeasurementError(what, "it measures CPUs and CUDA devices")
+            self._began_ns = self._now_ns()
+        if self.state == "skip" and self.steps == 2 and self._on_pace is not None:
+            self._on_pace(self._now_ns() - self._began_ns, self.steps)
         getattr(self, f"_in_{self.state}")()
         if self._left <= 0:
             getattr(self, f"_leave_{self.state}")()
             self._next()
+
+    def _now_ns(self) -> int:
+        """Now, with the device's work done. Only for skipped steps, where the wait disturbs nothing."""
+        if self.device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter_ns()
 
     def _next(self) -> None:
         state = PASSES[PASSES.index(self.state) + 1]
@@ -146,7 +177,6 @@ class Session:
             state = "count"
         self.state = state
         self._left = {
-            "timing": self.plan.timed,
             "count": self.plan.count,
             "warmup": self.plan.warmup,
             "profile": self.plan.steps,
@@ -157,32 +187,24 @@ class Session:
         self._left -= 1
 
     def _leave_skip(self) -> None:
-        pass
-
-    def _stamp(self) -> None:
-        self._host.append(time.perf_counter_ns())
-        if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record()
-            self._events.append(event)
+        refuse_other_profiler(thorough=True)
 
     def _enter_timing(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self._compilations = compilations()
-        self._stamp()
+        self._timed = TimingPass(self.device, self.plan.timed)
+        self._timed.stamp()
 
     def _in_timing(self) -> None:
-        self._stamp()
-        self._left -= 1
+        assert self._timed is not None
+        self._timed.stamp()
+        if self._timed.enough():
+            self._left = 0
 
     def _leave_timing(self) -> None:
-        if self._events:
-            torch.cuda.synchronize(self.device)
-            pairs = zip(self._events[:-1], self._events[1:], strict=True)
-            self._samples = [round(a.elapsed_time(b) * 1e6) for a, b in pairs]
-        else:
-            self._samples = [b - a for a, b in zip(self._host[:-1], self._host[1:], strict=True)]
+        assert self._timed is not None
+        self.timing = self._timed.timing(self.plan.skip)
         self.compiled = compile_facts(self._compilations)
 
     def _enter_nvml(self) -> None:
@@ -241,15 +263,9 @@ class Session:
             self._steady_heap()
         self.markers.watch_gradients()
         self._padding = Padding(self.markers.roots[:1])
-        activities = [ProfilerActivity.CPU]
-        if self.device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        if torch._C._autograd._profiler_enabled():
-            raise MeasurementError(
-                "the script runs a profiler of its own", "loraprof needs the only profiler session: switch it off"
-            )
-        self.profiler = torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
-        self.profiler.prepare_trace()
+        refuse_other_profiler(thorough=True)
+        self.profiler = session(self.device)
+        prepare(self.profiler)
 
     def _in_warmup(self) -> None:
         self._left -= 1
@@ -262,6 +278,7 @@ class Session:
             torch.cuda.synchronize(self.device)
 
     def _enter_profile(self) -> None:
+        self.first_step = self.steps
         self.profiler.start_trace()
         self.recording = True
         self._open(0)
@@ -279,10 +296,22 @@ class Session:
 
     def _leave_profile(self) -> None:
         self.markers.step = None
+        self.tables = tables_of(self.markers)
 
     def _enter_done(self) -> None:
-        """The optimizer's own range is still open: the profiler stops at the next module call, or in ``remove``."""
+        """The optimizer's own range is still open: the profiler stops at the next module call, or in ``remove``.
+
+        Only the thread that started a profiler can stop it, so one beside the main thread does it at once after.
+        """
+        if self._thread is not threading.main_thread():
+            when_step_returns(self._stop_in_thread)
+            return
         self._late = register_module_forward_pre_hook(self._stop_late)
+        self._on_done()
+
+    def _stop_in_thread(self) -> None:
+        self.stop_profiler()
+        self.markers.remove()
         self._on_done()
 
     def _stop_late(self, module: nn.Module, args: Any) -> None:

@@ -3,12 +3,12 @@
 A data sheet or a bandwidth says little about an eager optimizer (a dozen passes, cached or not, a square root each);
 so the profiled script's own optimizer class, with its own settings, steps over random tensors of the frozen
 parameters' shapes, a sample of them where they are many. As in a step, gradients are new each time and something else
-went through the caches before. A looked-up table has a gradient in the rows it was asked for, zeros elsewhere: a square
+went through the caches before. On a GPU it is device time: what its launches cost the host does not grow with the
+parameters. A looked-up table has a gradient in the rows it was asked for, zeros elsewhere: a square
 root of zero costs a CPU five times that of a normal number.
 """
 
 import inspect
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from loraprof.capture.markers import Markers
-from loraprof.capture.stopwatch import undisturbed
+from loraprof.capture.shards import local
+from loraprof.capture.stopwatch import clock_of, undisturbed
 from loraprof.model.recording import TrainingCost
 
 SAMPLE_BYTES: Final = 128 << 20  # of weights; gradients and state come on top
@@ -44,9 +45,10 @@ def frozen_parameters(markers: Markers) -> list[Frozen]:
     out = []
     for module, _, p in markers.parameters:
         if not p.requires_grad and p.is_floating_point():
-            called, only = markers.called.get(module), len(owners[id(p)]) == 1
+            called, only = markers.called.get(module), len(owners.get(id(p), ())) == 1
             looked_up = isinstance(module, nn.Embedding) and only and called is not None
-            out.append(Frozen(p, min(called.shape.numel(), p.shape[0]) if looked_up and called else None))
+            held = local(p)
+            out.append(Frozen(held, min(called.shape.numel(), held.shape[0]) if looked_up and called else None))
     return out
 
 
@@ -110,15 +112,7 @@ class _Bench:
         self.target.copy_(self.source)
 
     def _ns(self, run: Callable[[], object]) -> int:
-        self._wait()
-        begin = time.perf_counter_ns()
-        run()
-        self._wait()
-        return time.perf_counter_ns() - begin
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        return round(clock_of(self.device)(run, 1))
 
 
 def _random(like: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ app = typer.Typer(
 
 # typer carries its own copy of click, so its base error is found through an exported subclass.
 ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+INTERRUPTED = 130
 INTERSPERSED = {"allow_interspersed_args": False}
 app.command(cls=TargetCommand, context_settings=INTERSPERSED)(profile.profile)
 app.command(cls=TargetCommand, context_settings=INTERSPERSED)(compare.compare)
@@ -57,6 +58,8 @@ def run(argv: list[str]) -> int:
     """Runs one command line and returns its exit code; prints errors as one line and a hint on stderr."""
     try:
         code = app(argv, prog_name="loraprof", standalone_mode=False)
+        if code == INTERRUPTED:  # typer turns a KeyboardInterrupt into this code and says nothing
+            return _fail("interrupted", None, INTERRUPTED)
         return code if isinstance(code, int) else 0
     except LoraprofError as error:
         return _fail(error.message, error.hint, error.exit_code)
@@ -64,7 +67,7 @@ def run(argv: list[str]) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", None, 130)
+        return _fail("interrupted", None, INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         return 0

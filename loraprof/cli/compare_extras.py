@@ -11,10 +11,9 @@ from loraprof import units
 from loraprof.analysis.recommendation import at_equal_memory, learning, recommend
 from loraprof.analysis.statistics import median_interval
 from loraprof.capture.comparison import SHARE
-from loraprof.capture.interleave import is_out_of_memory
 from loraprof.capture.iso_memory import largest_batch
 from loraprof.capture.job import Job, Outcome
-from loraprof.capture.memory import available_bytes
+from loraprof.capture.memory import available_bytes, is_out_of_memory
 from loraprof.capture.workers import run_job
 from loraprof.model.compare import Comparison
 from loraprof.model.workload import WorkloadSpec

@@ -1,7 +1,6 @@
 """``loraprof export PATH --to FORM -o DEST``: the same analysis for other tools. Never imports torch."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,17 +21,26 @@ class Form(StrEnum):
 
 
 def export(
-    path: Annotated[Path, typer.Argument(help="A NAME.loraprof recording, or a trace (.json, .json.gz).")],
+    path: Annotated[str, typer.Argument(help="A NAME.loraprof recording, a trace (.json, .json.gz), or their URL.")],
     to: Annotated[Form, typer.Option("--to", help="What to write; recording and trace are the input itself.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file; a folder for tensorboard and recording.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="The file (tensorboard, recording: folder), or a URL.")],
+    address: Annotated[str | None, typer.Option(help="Analyse ranks on Ray: a cluster's address, or `local`.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
     redact: Annotated[bool, typer.Option("--redact", help="Without paths, host and user names.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors.")] = False,
 ) -> None:
     """Write the analysis for TensorBoard, Perfetto, a page or a program; or the input itself, to hand on."""
+    from loraprof.cli.report import ranks_run
     from loraprof.report.export.job import Job
     from loraprof.report.export.registry import export as write
+    from loraprof.report.export.upload import export_to_url
+    from loraprof.store.places import RemotePath, place_of
     from loraprof.store.recordings import load_source
 
-    following = write(Job(load_source(path), output, force, redact), to.value)
+    target, source = place_of(output), load_source(path)
+    run = ranks_run(source, address)
+    if isinstance(target, RemotePath):
+        following = export_to_url(source, target, to.value, force, redact, run)
+    else:
+        following = write(Job(source, target, force, redact, run), to.value)
     say(f"wrote {output}; next: {following}", quiet)

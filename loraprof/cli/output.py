@@ -12,6 +12,7 @@ from loraprof.errors import UsageError
 
 if TYPE_CHECKING:
     from loraprof.report.shown import Shown
+    from loraprof.store.places import Place
 
 
 class Format(StrEnum):
@@ -24,11 +25,17 @@ class Format(StrEnum):
     github = "github"
 
 
-def refuse_existing(path: Path | None, force: bool) -> None:
+def refuse_existing(path: "Place | None", force: bool) -> None:
     """Raises UsageError before any work is done."""
-    if path is not None and path.exists() and not force:
+    if path is None:
+        return
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be reached, {error.strerror or error}", None) from None
+    if there and not force:
         raise UsageError(f"{path}: exists already", "--force overwrites it")
-    if path is not None and not path.absolute().parent.is_dir():
+    if isinstance(path, Path) and not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: its folder does not exist", None)
 
 
@@ -47,6 +54,17 @@ def clean_stdout(wanted: bool) -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(saved, 1)
         os.close(saved)
+
+
+@contextmanager
+def same_folder() -> Iterator[None]:
+    """A script may change its working directory; paths that the user gave mean the one they were given in."""
+    folder = os.open(".", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
 
 
 def emit(result: "Shown", form: Format, output: Path | None, force: bool) -> None:
@@ -71,6 +89,15 @@ def _terminal(result: "Shown") -> None:
     from loraprof.report.terminal import render
 
     render(result, Console())
+
+
+def show_recording(place: "Place", form: Format, output: Path | None, force: bool, quiet: bool) -> None:
+    """The report of what was just recorded, and where that is."""
+    from loraprof.diagnosis.examine import processes
+    from loraprof.diagnosis.load import diagnose
+
+    emit(diagnose(place, processes), form, output, force)
+    say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
 
 
 def say(message: str, quiet: bool = False) -> None:

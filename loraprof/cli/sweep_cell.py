@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from loraprof.analysis.comparison import ratios_of
 from loraprof.capture.comparison import side_by_side
 from loraprof.capture.environment import device_info
-from loraprof.capture.interleave import is_out_of_memory
+from loraprof.capture.memory import is_out_of_memory
 from loraprof.capture.workers import profile_pass
 from loraprof.cli.workload_options import as_words
 from loraprof.diagnosis.load import diagnose

@@ -1,7 +1,6 @@
 """Spreads the cells of a sweep over GPUs and machines with Ray: one task, one process and one GPU per cell.
 
-``local`` starts Ray on this machine, any other address joins a cluster. Ray starts a task again when its worker
-dies; the driver keeps each finished cell at once.
+Ray starts a task again when its worker dies; the driver keeps each finished cell at once.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,8 +10,8 @@ from typing import Any
 import msgspec
 
 from loraprof.capture.sweep import ATTEMPTS, keep
+from loraprof.cli.ray_cluster import cluster
 from loraprof.cli.sweep_cell import CellJob, measure_cell
-from loraprof.errors import MeasurementError
 from loraprof.model.sweep import SweepCell
 
 
@@ -20,15 +19,7 @@ def run_on_ray(
     jobs: Mapping[str, tuple[dict[str, str], bytes]], folder: Path, address: str
 ) -> Iterator[tuple[str, SweepCell]]:
     """Yields each cell when it is done, in the order in which they end. Raises MeasurementError without Ray."""
-    try:
-        import ray
-    except ImportError:
-        raise MeasurementError("--address needs Ray, which is not installed", "pip install 'loraprof[ray]'") from None
-    try:
-        ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise MeasurementError(f"Ray at {address}: {error}") from None
-    try:
+    with cluster(address) as ray:
         # max_calls=1: every cell in a fresh process, as without Ray.
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         start = ray.remote(num_gpus=gpus, max_calls=1, max_retries=ATTEMPTS - 1)(_cell)
@@ -37,8 +28,6 @@ def run_on_ray(
             ready, _ = ray.wait(list(running), num_returns=1)
             key, values = running.pop(ready[0])
             yield key, _result(ray, ready[0], folder, key, values)
-    finally:
-        ray.shutdown()
 
 
 def _result(ray: Any, task: Any, folder: Path, key: str, values: dict[str, str]) -> SweepCell:

@@ -5,6 +5,7 @@ in the cost model or elsewhere. Every threshold is a default of the catalogue.
 """
 
 import re
+from typing import TypeGuard
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def elementwise(case: Case) -> Finding | None:
         case,
         "L1",
         [
-            evidence("share of the adapter's busy time", spent / case.adapter_ns, "ratio"),
+            evidence("share of the adapter's busy time", spent / case.adapter_ns, "share"),
             evidence("bytes moved by its elementwise ops, at least", moved, "B"),
             evidence("achieved bandwidth", moved / time * 1e9, "B/s"),
             evidence("bandwidth of this device", ceiling, "B/s"),
@@ -135,7 +136,7 @@ def dropout(case: Case) -> Finding | None:
         case,
         "L4",
         [
-            evidence("dropout probability", probability, "ratio"),
+            evidence("dropout probability", probability, "share"),
             evidence("masks drawn in the adapter", sum(k.count for k in masked if k.phase != "backward"), "ops"),
             evidence("busy time of dropout, forward and backward", spent, "ns"),
         ],
@@ -162,10 +163,10 @@ def bandwidth_bound(case: Case) -> Finding | None:
         case,
         "L5",
         [
-            evidence("share of the adapter's busy time in A and B", time / case.adapter_ns, "ratio"),
+            evidence("share of the adapter's busy time in A and B", time / case.adapter_ns, "share"),
             evidence("arithmetic intensity of A and B", flops / moved, "FLOP/B"),
             evidence("ridge of this device", compute / stream, "FLOP/B"),
-            evidence("A products that read an input another A reads too", spare, "ratio"),
+            evidence("A products that read an input another A reads too", spare, "share"),
         ],
         f"fuse {' and '.join('+'.join(g) for g in groups)} into one linear with one adapter, so that A reads the input "
         "once; raising r to 64 costs almost no time"
@@ -192,7 +193,7 @@ def too_many_targets(case: Case) -> Finding | None:
         [
             evidence("adapted layers", len(case.sites), "layers"),
             evidence("layers that stay adapted", len(case.sites) - len(spared), "layers"),
-            evidence("share of all launches that the adapters issue", case.adapter.launches / launches, "ratio"),
+            evidence("share of all launches that the adapters issue", case.adapter.launches / launches, "share"),
             evidence("time of the adapters that would go", total_ns(case, select), "ns"),
         ],
         f"LoraConfig(target_modules={list(keep)!r}), or only the upper layers (layers_to_transform=[...]); "
@@ -204,7 +205,8 @@ def too_many_targets(case: Case) -> Finding | None:
 def dense_delta(case: Case) -> Finding | None:
     """L7: the weight difference is built as a full matrix (DoRA's norm, parametrization) in every pass."""
     shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in _active(case)}
-    tokens = _tokens(case)
+    base = [r for r in case.records if r.role == "base.linear" and r.phase == "forward"]
+    tokens = {_tokens(case), *map(_rows_of_input, base)}
     rows = [
         r
         for r in case.records
@@ -212,12 +214,12 @@ def dense_delta(case: Case) -> Finding | None:
         and r.phase == "forward"
         and r.role in ADAPTER_ROLES
         and r.op not in ("aten::mm", "aten::addmm", "aten::copy_")
-        and any(d in shapes[r.site or 0] and tokens not in d for d in r.dims if isinstance(d, tuple) and len(d) == 2)
+        and any(d[-2:] in shapes[r.site or 0] and not tokens & {*d} for d in r.dims if _matrices(d))
         and r.ns
         and not re.search(r"::(t|transpose|as_strided|view|expand|detach|to|empty\w*|resolve_\w+)$", r.op)
     ]
     layers = {r.site for r in rows}
-    if not layers or tokens is None:
+    if not layers or tokens == {None}:
         return None
     kinds = {case.recording.sites[i or 0].kind for i in layers} if case.recording else set()
     spent = sum(r.ns for r in rows)
@@ -272,9 +274,8 @@ def other_device(case: Case) -> Finding | None:
     """L9: adapter parameters live on another device than the base."""
     if case.recording is None:
         return None
-    table = case.recording.modules
-    own = [p for p in case.recording.parameters if table[p.module].part in ("down", "up")]
-    base = {p.device for p in case.recording.parameters if table[p.module].part == "base"}
+    own = [p for p in case.recording.parameters if p.part in ("down", "up")]
+    base = {p.device for p in case.recording.parameters if p.part == "base"}
     astray = [p for p in own if base and p.device not in base]
     if not astray:
         return None
@@ -312,7 +313,7 @@ def split_gradients(case: Case) -> Finding | None:
         "L10",
         [
             evidence("reductions after split weight gradients", len(rows), "kernels"),
-            evidence("launches of these gradients, of all", pairs / launches, "ratio"),
+            evidence("launches of these gradients, of all", pairs / launches, "share"),
             evidence("reductions with fewer blocks than the device has SMs", len(small) if sms else None, "kernels"),
             evidence("time of the reductions", sum(r.ns for r in rows), "ns"),
         ],
@@ -344,7 +345,7 @@ def slow_fused(case: Case) -> Finding | None:
             evidence("fused LoRA kernels in forward", len(rows), "kernels"),
             evidence("their time", spent, "ns"),
             evidence("the same FLOPs at this device's calibrated rate", round(expected), "ns"),
-            evidence("rate reached, of that", expected / spent, "ratio"),
+            evidence("rate reached, of that", expected / spent, "share"),
         ],
         "switch the fused kernel off (axolotl: lora_mlp_kernel: false, lora_qkv_kernel: false), or clear Triton's "
         "cache (~/.triton/cache) so that it is tuned again",
@@ -363,6 +364,18 @@ def _device(case: Case) -> str:
 def _tokens(case: Case) -> int | None:
     w = case.workload
     return w.tokens_per_step // (w.micro_batches or 1) if w and w.tokens_per_step else None
+
+
+def _rows_of_input(record: Record) -> int | None:
+    """Leading size of a product's left operand: the tokens of that layer, whatever the model feeds it."""
+    left = {"aten::mm": 0, "aten::addmm": 1}.get(record.op)
+    dims = record.dims[left] if left is not None and len(record.dims) > left else None
+    return int(dims[0]) if isinstance(dims, tuple) and len(dims) == 2 and isinstance(dims[0], int) else None
+
+
+def _matrices(dims: object) -> TypeGuard[tuple[int, ...]]:
+    """A matrix, or one per expert."""
+    return isinstance(dims, tuple) and len(dims) in (2, 3) and all(isinstance(d, int) for d in dims)
 
 
 def _widens(record: Record) -> bool:

@@ -8,9 +8,14 @@ from loraprof.model.report import Finding
 
 
 def wrong_lever(case: Case) -> Finding | None:
-    """W1: full fine-tuning is predicted faster, with its whole interval: the adapters cost more than they save."""
+    """W1: full fine-tuning is predicted faster, with its whole interval: the adapters cost more than they save.
+
+    Not where a part of full fine-tuning is left out of the prediction: the time of gradients that only it reduces.
+    """
     other, now = case.counterfactual, case.timing.unprofiled
-    if other is None or now is None or other.full.high >= now.median_ns:
+    sent = case.communication
+    uncounted = sent is not None and sent.saved_bytes != 0 and other is not None and other.savings.comm_ns is None
+    if other is None or now is None or other.full.high >= now.median_ns or uncounted:
         return None
     saved = Worth(now.median_ns - other.full_ns, now.median_ns - other.full.high, now.median_ns - other.full.low)
     widths = sorted(min(s.in_features, s.out_features) for s in case.sites)

@@ -38,7 +38,7 @@ def no_optimizer_saving(case: Case) -> Finding | None:
         "B1",
         [
             evidence("optimizer and clipping of full fine-tuning, predicted", optimizer, "ns"),
-            evidence("of its step", optimizer / other.full_ns, "ratio"),
+            evidence("of its step", optimizer / other.full_ns, "share"),
             evidence("tokens per optimizer step", case.timing.tokens_per_step, "tokens"),
         ],
         f"expect at most {bound}; more needs fewer trained layers: LoraConfig(layers_to_transform=[...])",
@@ -60,9 +60,9 @@ def checkpointing(case: Case) -> Finding | None:
         "B2",
         [
             evidence("time of recomputed work", spent, "ns"),
-            evidence("of the step", spent / case.wall_ns, "ratio"),
+            evidence("of the step", spent / case.wall_ns, "share"),
             evidence("mode", "reentrant" if reentrant else "non-reentrant"),
-            evidence("peak memory, of the device's", peak / total if peak and total else None, "ratio"),
+            evidence("peak memory, of the device's", peak / total if peak and total else None, "share"),
         ],
         "gradient_checkpointing=False" + ("" if needless else " if memory allows")
         + '; else gradient_checkpointing_kwargs={"use_reentrant": False}',
@@ -89,7 +89,7 @@ def other_parts(case: Case) -> Finding | None:
         case,
         "B3",
         [
-            evidence("attention, norms, head and loss, of busy time", share, "ratio"),
+            evidence("attention, norms, head and loss, of busy time", share, "share"),
             *(evidence(f"time of {role}", ns, "ns") for role, ns in parts.items()),
             evidence("attention runs as", "products and a softmax" if unfused else "one kernel" if fused else None),
         ],
@@ -114,7 +114,7 @@ def dequantization(case: Case) -> Finding | None:
         "B4",
         [
             evidence("time of dequantisation", spent, "ns"),
-            evidence("of busy time", spent / case.busy_ns, "ratio"),
+            evidence("of busy time", spent / case.busy_ns, "share"),
             evidence("weights expanded", sum(k.count for k in rows), "kernels"),
         ],
         "load the base in bf16 if it fits: from_pretrained(..., dtype=torch.bfloat16) without a "
@@ -129,7 +129,7 @@ def promoted_parts(case: Case) -> Finding | None:
     if case.recording is None or not _quantised(case):
         return None
     table = case.recording.modules
-    wide = [p for p in case.recording.parameters if p.dtype == "float32" and table[p.module].part not in ("down", "up")]
+    wide = [p for p in case.recording.parameters if p.dtype == "float32" and p.part not in ("down", "up")]
     if not wide:
         return None
     owners = {p.module for p in wide}
@@ -165,7 +165,7 @@ def head_and_loss(case: Case) -> Finding | None:
         "B6",
         [
             evidence("time of head and loss", spent, "ns"),
-            evidence("of busy time", spent / case.busy_ns, "ratio"),
+            evidence("of busy time", spent / case.busy_ns, "share"),
             evidence("vocabulary", vocabulary, "tokens"),
             evidence("float32 ops on logits", len(wide) if vocabulary else None, "ops"),
         ],
@@ -197,8 +197,8 @@ def trained_in_full(case: Case) -> Finding | None:
         "B7",
         [
             evidence("parameters trained in full", numel, "parameters"),
-            evidence("of all parameters", numel / total, "ratio"),
-            evidence("of the trained parameters", numel / trained, "ratio"),
+            evidence("of all parameters", numel / total, "share"),
+            evidence("of the trained parameters", numel / trained, "share"),
             evidence("first of them", f"{table[full[0].module].path}.{full[0].name}", ""),
         ],
         "LoraConfig(trainable_token_indices=[...]) for new tokens only, or drop modules_to_save",
@@ -248,7 +248,7 @@ def expert_loop(case: Case) -> Finding | None:
         [
             evidence("experts that ran one by one", len(experts), "modules"),
             evidence("their products in forward", len(mine), "ops"),
-            evidence("of all products in forward", len(mine) / len(products), "ratio"),
+            evidence("of all products in forward", len(mine) / len(products), "share"),
             evidence("median rows per product", sizes[(len(sizes) - 1) // 2], "tokens"),
         ],
         "grouped experts (from_pretrained(..., experts_implementation=\"grouped_mm\"), ScatterMoE); "
@@ -297,7 +297,7 @@ def _rows(record: Record) -> int:
 
 def _outside(case: Case, parameter: ParameterInfo) -> bool:
     assert case.recording is not None
-    return case.recording.modules[parameter.module].part not in ("down", "up", "elementwise", "fused")
+    return parameter.part not in ("down", "up", "elementwise")
 
 
 def _quantised(case: Case) -> bool:

@@ -1,17 +1,19 @@
 """From an analysis to the report: the one place where the contract's JSON is put together."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
 from loraprof.analysis.analyse import Analysis, analyse
+from loraprof.analysis.collectives import collectives_of, exposed_ns
 from loraprof.analysis.roofline import Ceiling
 from loraprof.analysis.statistics import median_interval
 from loraprof.diagnosis import tables
 from loraprof.diagnosis.busy import busy_of
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.ceiling import ceiling_of, ceilings
+from loraprof.diagnosis.comm_savings import more_communication
+from loraprof.diagnosis.communication import communication, wire_of
 from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
 from loraprof.diagnosis.findings import findings
 from loraprof.diagnosis.limits import limits_of
@@ -19,6 +21,7 @@ from loraprof.diagnosis.replayed import StepReplay, step_replay
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.traffic import traffic, uncovered
 from loraprof.diagnosis.verdict import verdict
+from loraprof.model.ranks import Communication
 from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import (
     Adapter,
@@ -34,7 +37,8 @@ from loraprof.model.report import (
     Unprofiled,
     Verdict,
 )
-from loraprof.model.trace import Trace
+from loraprof.model.trace import Int64, Trace
+from loraprof.store.places import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +51,37 @@ class _Explained:
     modules: list[ModuleRow]
     adapter: Adapter | None
     traffic: list[Traffic] | None
+    communication: Communication | None
     replay: Replay | None
     findings: list[Finding]
     notes: list[str]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Among:
+    """What the other ranks add to the report of one: how many there are, the step all are compared at, and the
+    shortest duration over the ranks of each of its collectives (-1 unknown)."""
+
+    ranks: int = 1
+    step: str | None = None
+    transfer_ns: Int64 | None = None
+
+
 def build_report(
-    trace: Trace, path: Path, recording: Recording | None = None, nvml: Nvml | None = None, ranks: int = 1
+    trace: Trace,
+    path: Place,
+    recording: Recording | None = None,
+    nvml: Nvml | None = None,
+    among: Among = Among(),
 ) -> Report:
-    """The report of one rank's trace, with what its recording adds."""
-    analysis = analyse(trace, recording)
+    """The report of one rank's trace, with what its recording and the other ranks add."""
+    analysis = analyse(trace, recording, among.step)
     ceiling, roofless = ceiling_of(analysis, recording, nvml)
     step = analysis.steps[analysis.reported] if analysis.reported is not None else None
-    explained = _explain(analysis, recording, nvml, ceiling)
+    explained = _explain(analysis, recording, nvml, ceiling, among)
     notes = [*_absent(recording, nvml), *([roofless] if roofless else []), *explained.notes]
     return Report(
-        source=_source(analysis, path, recording, ranks),
+        source=_source(analysis, path, recording, among.ranks),
         verdict=explained.verdict,
         timing=explained.timing,
         reported_step=step.name if step else None,
@@ -78,38 +97,45 @@ def build_report(
         findings=explained.findings,
         closure=_with_notes(analysis, recording, notes),
         traffic=explained.traffic,
+        communication=explained.communication,
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
     )
 
 
 def _explain(
-    analysis: Analysis, recording: Recording | None, nvml: Nvml | None, ceiling: Ceiling | None
+    analysis: Analysis, recording: Recording | None, nvml: Nvml | None, ceiling: Ceiling | None, among: Among
 ) -> _Explained:
     if analysis.reported is None:
         timing = _timing(recording, None)
-        return _Explained(verdict(None, None, timing, None, []), timing, [], [], None, None, None, [], [])
+        return _Explained(verdict(None, None, timing, None, []), timing, [], [], None, None, None, None, [], [])
     ledger, step = analysis.ledgers[analysis.reported], analysis.steps[analysis.reported]
     timing = _timing(recording, step.wall_ns)
     busy = busy_of(analysis, ledger)
     limits = limits_of(analysis.trace, ledger, busy.rows, busy.work, ceiling)
     table = tables.kernels(analysis, ledger, busy, limits)
     moved = traffic(ledger, busy, limits)
+    calls = collectives_of(analysis, ledger)
+    sent = communication(calls, among.transfer_ns, recording, exposed_ns(step, analysis.on_gpu))
+    scale = timing.unprofiled.median_ns / step.wall_ns if timing.unprofiled and step.wall_ns else 1.0
+    extra, unsaid = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
     again = step_replay(analysis, ledger, timing.unprofiled)
-    other = counterfactual(analysis, ledger, recording, timing.unprofiled, again)
+    other = counterfactual(analysis, ledger, recording, timing.unprofiled, again, extra)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
-    case = Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again)
+    case = Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again, calls, sent)
     found = findings(case) if step.wall_ns else []
     covered = uncovered(ledger, busy, moved)
+    unsent = sent.saved_bytes if sent and extra is None else None
     return _Explained(
-        verdict=verdict(step, adapter, timing, other, found, unclear(case, found)),
+        verdict=verdict(step, adapter, timing, other, found, unclear(case, found), unsent),
         timing=timing,
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
         adapter=adapter,
         traffic=moved,
+        communication=sent,
         replay=again.report if again else None,
         findings=found,
-        notes=[*([covered] if covered else []), *_refused(again, timing)],
+        notes=[*(note for note in (covered, unsaid) if note), *_refused(again, timing)],
     )
 
 
@@ -119,7 +145,7 @@ def _refused(again: StepReplay | None, timing: TimingReport) -> list[str]:
     return [f"{again.refusal}; what depends on idle time is not predicted"]
 
 
-def _source(analysis: Analysis, path: Path, recording: Recording | None, ranks: int) -> Source:
+def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:
     gpu = analysis.trace.gpus[0].name if analysis.trace.gpus else None
     return Source(
         path=str(path),

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.collectives import Collectives
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
 from loraprof.diagnosis.busy import Busy
@@ -15,6 +16,7 @@ from loraprof.diagnosis.precision import compute_dtype
 from loraprof.diagnosis.records import Record, records_of
 from loraprof.diagnosis.replayed import StepReplay
 from loraprof.diagnosis.unprofiled import Floats, unprofiled_ns
+from loraprof.model.ranks import Communication
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
 from loraprof.model.report import Adapter, Evidence, Finding, Gain, Kernel, Severity, Step, TimingReport
 from loraprof.model.trace import Int64
@@ -52,6 +54,8 @@ class Case:
     nvml: Nvml | None
     counterfactual: Counterfactual | None = None
     replay: StepReplay | None = None
+    collectives: Collectives | None = None
+    communication: Communication | None = None
 
     @property
     def workload(self) -> Workload | None:

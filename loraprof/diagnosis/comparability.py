@@ -28,7 +28,7 @@ def optimizer_decides(case: Case) -> Finding | None:
         "G2",
         [
             evidence("optimizer and clipping of full fine-tuning, predicted", optimizer, "ns"),
-            evidence("of its step", optimizer / other.full_ns, "ratio"),
+            evidence("of its step", optimizer / other.full_ns, "share"),
             evidence("speed-up over full fine-tuning, whole step", other.full_ns / now if now else None, "ratio"),
             evidence("the same without optimizer and clipping", without, "ratio"),
             evidence("tokens per optimizer step", case.timing.tokens_per_step, "tokens"),
@@ -95,7 +95,7 @@ def padding(case: Case) -> Finding | None:
         [
             evidence("tokens per step", w.tokens_per_step, "tokens"),
             evidence("of them real", w.real_tokens_per_step, "tokens"),
-            evidence("share", share, "ratio"),
+            evidence("real tokens, of all", share, "share"),
         ],
         'SFTConfig(packing=True), or TrainingArguments(train_sampling_strategy="group_by_length")',
         gain_of(case, saved),
@@ -108,7 +108,8 @@ def not_training(case: Case) -> Finding | None:
         return None
     table, parameters = case.recording.modules, case.recording.parameters
     names = {p.id: f"{table[p.module].path}.{p.name}" for p in parameters}
-    own = [p for p in parameters if p.trainable and table[p.module].part in ("down", "up")]
+    own = [p for p in parameters if p.trainable and p.part in ("down", "up")]
+    adapted = {m.root for m in table if m.site is not None}  # a model beside the adapted one may train as a whole
     missing = set(case.workload.missing_gradients) if case.workload else set()
     starved = [p for p in own if names[p.id] in missing]
     frozen_late = [
@@ -116,7 +117,8 @@ def not_training(case: Case) -> Finding | None:
         for p in parameters
         if p.trainable
         and len(p.shape) >= 2
-        and (table[p.module].part == "base" or (table[p.module].part is None and table[p.module].in_features))
+        and (p.part == "base" or (p.part is None and table[p.module].in_features))
+        and table[p.module].root in adapted
         and not HEAD.search(table[p.module].path)
         and "modules_to_save" not in table[p.module].path
     ]

@@ -70,7 +70,7 @@ def pair_findings(profiled: Mapping[str, Profiled], apart: Sequence[Finding]) ->
     if full is not None and full.wall_ns:
         share = full.ns(phase="optimizer") / full.wall_ns
         if share > OPTIMIZER_SHARE:
-            seen = Evidence(what="optimizer share of the full step", value=round(share, 3), unit="")
+            seen = Evidence(what="optimizer share of the full step", value=round(share, 3), unit="share")
             shared = [known("G2", "minor", [seen]), *(f for f in shared if f.id != "G2")]
     return sorted([*apart, *shared], key=lambda f: (f.severity != "blocker", f.id))
 

@@ -2,15 +2,17 @@
 
 frozen = T - adapter path - optimizer and clipping (+ the input gradients LoRA's first layers did not need)
 full   = frozen + weight gradients of the frozen layers + optimizer and clipping of all parameters + accumulation
+         + communication of the gradients that LoRA does not have
 
 T is the unprofiled median. On a CPU the parts are sums over the recorded steps' entries, freed of the profiler's cost
 (the median step counts). On a GPU both steps are replayed with the calls they would make, at the host speed at which
 the replay of the recorded step meets T; where the gate refuses the replay and the device waits (for its host, for other
 ranks), nothing is predicted. What is added was measured alone, on this device, after the step (capture/gradient_cost).
 
-The interval has four parts that vary by themselves and add in squares: the unprofiled median's own, the spread of the
+The interval has parts that vary by themselves and add in squares: the unprofiled median's own, the spread of the
 adapter path over the recorded steps, and MODEL of the weight gradients and of the optimizer, clipping and accumulation:
-what benchmarks/predictions.py finds between work measured alone and the same work within a step.
+what benchmarks/predictions.py finds between work measured alone and the same work within a step; where gradients are
+reduced over ranks, the bounds of what more communication adds (comm_savings).
 """
 
 import math
@@ -22,12 +24,13 @@ import numpy as np
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
+from loraprof.diagnosis.comm_savings import MoreCommunication
 from loraprof.diagnosis.gradients import factor, gradients, module_ns, tied_ns
 from loraprof.diagnosis.replayed import Added, StepReplay
 from loraprof.diagnosis.unprofiled import Floats, unprofiled_ns
 from loraprof.model.recording import GradientCost, Recording, TrainingCost
 from loraprof.model.report import Interval, Savings, Unprofiled
-from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE, DeviceClass
+from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE, DeviceClass
 
 MODEL = 0.15
 WAIT_SHARE = 0.05  # of a GPU step, for the host or for other ranks: below it, order hardly matters
@@ -63,6 +66,7 @@ def counterfactual(
     recording: Recording | None,
     unprofiled: Unprofiled | None,
     step: StepReplay | None,
+    extra: MoreCommunication | None = None,
 ) -> Counterfactual | None:
     """None where an input is missing (unprofiled timing, calibration, training cost, adapters), or a GPU step that
     waits for its host could not be replayed. ``step`` is that of ``ledger``, None on a CPU."""
@@ -82,15 +86,21 @@ def counterfactual(
     times = _times(ledger, parts, known, (wgrad, end + cost.reread_ns), unprofiled.median_ns, step)
     if times is None:
         return None
-    frozen, full = times
+    time = unprofiled_ns(analysis, ledger, recording, unprofiled.median_ns)
+    comm, comm_low, comm_high = _communication(extra, ledger, time, wgrad)
+    frozen, full = times[0], times[1] + comm
     spread = _half([p.adapter for p in each])
     timing = (unprofiled.high_ns - unprofiled.low_ns) / 2
+    halves = (timing, spread, MODEL * wgrad, MODEL * end)
     return Counterfactual(
         full_ns=round(full),
-        full=_interval(full, timing, spread, MODEL * wgrad, MODEL * end),
+        full=Interval(
+            low=_interval(full, *halves, comm - comm_low).low,
+            high=_interval(full, *halves, comm_high - comm).high,
+        ),
         frozen_ns=round(frozen),
         frozen=_interval(frozen, timing, spread, MODEL * parts.adapter),
-        savings=_savings(cost, parts, wgrad + accumulate, clip),
+        savings=_savings(cost, parts, wgrad + accumulate, clip, round(comm) if extra else None),
         adapter_ns=round(parts.adapter),
         trained_ns=round(parts.optimizer + parts.clip),
     )
@@ -110,8 +120,8 @@ def _times(
         absent = [Added(g.module, parts.factor * g.calls * (g.input_ns or 0)) for g in known
                   if g.module not in present]  # fmt: skip
         wgrad = [Added(g.module, parts.factor * g.calls * g.weight_ns) for g in known]
-        less = step.delta_ns(drop_end=True, added=absent)
-        change = step.delta_ns(drop_end=False, added=absent + wgrad, end_ns=more[1] - step.end_busy_ns)
+        less = step.delta_ns(absent, None)
+        change = step.delta_ns(absent + wgrad, more[1])
         return now + less, now + change
     if step is not None:
         computing = ledger.busy & (ledger.kind != DeviceClass.COMM)
@@ -119,6 +129,16 @@ def _times(
             return None
     frozen = now - parts.adapter - parts.optimizer - parts.clip + parts.missing
     return frozen, frozen + sum(more)
+
+
+def _communication(
+    extra: MoreCommunication | None, ledger: Ledger, time: Floats, wgrad: float
+) -> tuple[float, float, float]:
+    """Estimate, low and high of what the full step communicates longer, ns; 0 where that is not known."""
+    if extra is None:
+        return 0.0, 0.0, 0.0
+    backward = ledger.busy & (ledger.phase == PHASE["backward"])
+    return extra.exposed_ns(float(time[backward].sum()) + wgrad)
 
 
 def _parts(ledger: Ledger, time: Floats, known: list[GradientCost]) -> _Parts:
@@ -136,11 +156,12 @@ def _median(each: Sequence[_Parts]) -> _Parts:
     return _Parts(**{f: float(np.median([getattr(p, f) for p in each])) for f in fields})
 
 
-def _savings(cost: TrainingCost, parts: _Parts, wgrad: float, clip: float) -> Savings:
+def _savings(cost: TrainingCost, parts: _Parts, wgrad: float, clip: float, comm_ns: int | None) -> Savings:
     return Savings(
         wgrad_ns=round(wgrad),
         optimizer_ns=round(cost.optimizer_ns - parts.optimizer),
         grad_clip_ns=round(clip - parts.clip),
+        comm_ns=comm_ns,
     )
 
 

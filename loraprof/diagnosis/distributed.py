@@ -1,19 +1,22 @@
 """D findings: what the devices say to each other, and for whom they wait.
 
-Payloads are the elements Kineto copies to collective kernels (``In msg nelems``, ``Out msg nelems``) times the width
-of their dtype. Exposed communication is the time of the step in which nothing but communication ran.
+Payloads are the elements Kineto copies to collective kernels (``In msg nelems``, ``Out msg nelems``), on a CPU the
+inputs of the ``c10d`` ops, times the width of their dtype. Exposed communication is the time of the step in which
+nothing but communication ran; on a CPU, in which it was waited for.
 """
 
-import re
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
+from loraprof.analysis.collectives import exposed_ns
+from loraprof.analysis.messages import KINDS
 from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.communication import model_bytes, ranks_of
 from loraprof.diagnosis.select import Worth, gain_of
-from loraprof.model.report import Finding, Gain
-from loraprof.model.vocabulary import DeviceKind
+from loraprof.model.report import Evidence, Finding, Gain
+from loraprof.model.trace import Int64
 
 EXPOSED_SHARE = 0.10  # D1: of the step
 GATHERED = 1.5  # D1: gathered bytes over the frozen weights' bytes; two gathers per step, less what is kept
@@ -21,59 +24,18 @@ SMALL_BYTES = 1_000_000  # D2: median message
 PER_LAYER = 2  # D2: messages per adapted layer
 FLAT = 10  # D3: trained flat parameters over the adapters' own
 NEEDLESS = 10  # D4: reduced bytes over the adapters'
-WIDTH = {"Float": 4, "BFloat16": 2, "Half": 2, "Double": 8, "Byte": 1, "Int": 4, "Long": 8}
-KINDS = (
-    ("gather", r"all_?gather"),
-    ("reduce", r"all_?reduce"),
-    ("scatter", r"reduce_?scatter"),
-    ("pipe", r"send|recv"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One collective kernel of the reported step."""
-
-    kind: str  # of KINDS; "" another
-    nbytes: int | None
-    ns: int
-    group: int | None
-
-
-def messages(case: Case) -> list[Message]:
-    trace, window = case.analysis.trace, case.ledger.window
-    device = trace.device
-    inside = (device.kind == DeviceKind.KERNEL) & (device.start >= window.start) & (device.start < window.end)
-    named = np.array([bool(re.search(r"(?i)nccl|rccl", n)) for n in trace.names] or [False])
-    out = []
-    for row in np.flatnonzero(inside & named[device.name]).tolist():
-        number = int(device.collective[row])
-        c = trace.collectives[number] if number >= 0 else None
-        text = (c.name if c else trace.names[int(device.name[row])]).lower()
-        kind = next((k for k, pattern in KINDS if re.search(pattern, text)), "")
-        elements = max(c.in_elements or 0, c.out_elements or 0) if c else 0
-        width = WIDTH.get(c.dtype) if c else None
-        out.append(
-            Message(
-                kind=kind,
-                nbytes=elements * width if elements and width else None,
-                ns=int(device.end[row] - device.start[row]),
-                group=c.group_size if c else None,
-            )
-        )
-    return out
 
 
 def gathers(case: Case) -> Finding | None:
     """D1: the frozen weights travel in every step."""
-    mine = [m for m in messages(case) if m.kind == "gather"]
-    moved, exposed = sum(m.nbytes or 0 for m in mine), _exposed(case)
-    weights = _bytes(case, trained=False)
-    if not mine or not moved or exposed < EXPOSED_SHARE * case.wall_ns:
+    mine = _messages(case, "all_gather")
+    moved, exposed = mine.bytes, _exposed(case)
+    weights = _frozen_bytes(case)
+    if not moved or exposed < EXPOSED_SHARE * case.wall_ns:
         return None
     if weights and moved < GATHERED * weights:
         return None
-    spent = sum(m.ns for m in mine)
+    spent = mine.ns
     return finding(
         case,
         "D1",
@@ -82,10 +44,12 @@ def gathers(case: Case) -> Finding | None:
             evidence("bytes of the frozen weights", weights, "B"),
             evidence("time of the gathers", spent, "ns"),
             evidence("communication that nothing hides", exposed, "ns"),
-            evidence("of the step", exposed / case.wall_ns, "ratio"),
+            evidence("of the step", exposed / case.wall_ns, "share"),
+            *_saved(case),
         ],
         'DeepSpeed "zero_optimization": {"stage": 2}, or DDP, if the frozen model fits on one device; else '
-        "backward_prefetch=BackwardPrefetch.BACKWARD_PRE and more tokens per step",
+        "fully_shard(block, reshard_after_forward=False) or backward_prefetch=BackwardPrefetch.BACKWARD_PRE, "
+        "and more tokens per step",
         _gain(case, min(exposed, spent), 0.8, 0.4),
         severity="major",
     )
@@ -93,20 +57,21 @@ def gathers(case: Case) -> Finding | None:
 
 def small_messages(case: Case) -> Finding | None:
     """D2: every adapter tensor is a message of its own."""
-    sent = [m for m in messages(case) if m.nbytes]
-    sizes = sorted(m.nbytes or 0 for m in sent)
-    median = sizes[(len(sizes) - 1) // 2] if sizes else 0
-    if not case.sites or not sent or median >= SMALL_BYTES or len(sent) <= PER_LAYER * len(case.sites):
+    sent = _messages(case)
+    count = len(sent.sizes)
+    median = int(np.sort(sent.sizes)[(count - 1) // 2]) if count else 0
+    if not case.sites or not count or median >= SMALL_BYTES or count <= PER_LAYER * len(case.sites):
         return None
-    spent = sum(m.ns for m in sent if (m.nbytes or 0) < SMALL_BYTES)
+    spent = int(sent.times[sent.sizes < SMALL_BYTES].sum())
     return finding(
         case,
         "D2",
         [
-            evidence("messages per step", len(sent), "messages"),
+            evidence("messages per step", count, "messages"),
             evidence("adapted layers", len(case.sites), "layers"),
             evidence("median message", median, "B"),
             evidence("time of the small ones", spent, "ns"),
+            evidence("bytes sent in all", sent.bytes, "B"),
         ],
         "wrap whole blocks as one FSDP unit (transformer_auto_wrap_policy), or replicate the adapters: "
         "FullyShardedDataParallel(ignored_states=lora_parameters) with DDP for them",
@@ -129,6 +94,7 @@ def mixed_units(case: Case) -> Finding | None:
             evidence("trained elements in flat parameters", size, "parameters"),
             evidence("elements of the adapters", own, "parameters"),
             evidence("bytes of gradients on this rank", _gradients(case), "B"),
+            evidence("bytes reduced per step", _messages(case, "all_reduce", "reduce_scatter").bytes, "B"),
         ],
         "FullyShardedDataParallel(model, use_orig_params=True), or wrap the adapters apart from the base",
         severity="major",
@@ -137,11 +103,12 @@ def mixed_units(case: Case) -> Finding | None:
 
 def needless_reduction(case: Case) -> Finding | None:
     """D4: gradients are reduced that the adapters do not have."""
-    mine = [m for m in messages(case) if m.kind == "reduce" and m.nbytes]
-    moved, own = sum(m.nbytes or 0 for m in mine), 4 * _adapter_elements(case)
-    if not mine or not own or moved <= NEEDLESS * own:
+    mine = _messages(case, "all_reduce")
+    often = (case.workload.micro_batches if case.workload else None) or 1
+    moved, own = mine.bytes, 4 * _adapter_elements(case) * often
+    if not own or moved <= NEEDLESS * own:
         return None
-    spent = sum(m.ns for m in mine)
+    spent = mine.ns
     return finding(
         case,
         "D4",
@@ -150,6 +117,7 @@ def needless_reduction(case: Case) -> Finding | None:
             evidence("bytes of the adapters' gradients, at most", own, "B"),
             evidence("time of the reductions", spent, "ns"),
             evidence("communication that nothing hides", _exposed(case), "ns"),
+            *_saved(case),
         ],
         "freeze first, wrap afterwards: DistributedDataParallel(get_peft_model(model, config), "
         "find_unused_parameters=False)",
@@ -160,13 +128,15 @@ def needless_reduction(case: Case) -> Finding | None:
 
 def pipeline_bubble(case: Case) -> Finding | None:
     """D5: stages of a pipeline wait for each other."""
-    mine = [m for m in messages(case) if m.kind == "pipe"]
+    mine = _messages(case, "send_recv")
     micro = case.workload.micro_batches if case.workload else None
-    stages = max((m.group or 0 for m in mine), default=0)
-    if not mine or not micro or stages < 2:
+    stages = mine.ranks
+    if not micro or stages < 2:
         return None
     bubble = (stages - 1) / (stages - 1 + micro)
     waited = _exposed(case) + case.step.ns(cause="queued") + case.step.ns(cause="sync")
+    if not case.analysis.on_gpu:  # there the exposed communication is a part of the synchronisation
+        waited -= _exposed(case)
     if waited < bubble * case.wall_ns:
         return None
     return finding(
@@ -175,9 +145,9 @@ def pipeline_bubble(case: Case) -> Finding | None:
         [
             evidence("stages", stages, "devices"),
             evidence("micro-batches per step", micro, "count"),
-            evidence("bubble that they imply", bubble, "ratio"),
+            evidence("bubble that they imply", bubble, "share"),
             evidence("time this rank waited", waited, "ns"),
-            evidence("of the step", waited / case.wall_ns, "ratio"),
+            evidence("of the step", waited / case.wall_ns, "share"),
         ],
         "more micro-batches per step (gradient_accumulation_steps), or several adapters trained in one batch",
         _gain(case, waited, 0.5, 0.2),
@@ -185,8 +155,47 @@ def pipeline_bubble(case: Case) -> Finding | None:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Messages:
+    """Collectives of some kinds in the reported step, those of unknown size left out of ``sizes`` and ``times``."""
+
+    sizes: Int64
+    times: Int64  # within the step
+    ranks: int  # of the largest group
+
+    @property
+    def bytes(self) -> int:
+        return int(self.sizes.sum())
+
+    @property
+    def ns(self) -> int:
+        return int(self.times.sum())
+
+
+def _messages(case: Case, *kinds: str) -> Messages:
+    """All kinds where none is named."""
+    found = case.collectives
+    if found is None:
+        return Messages(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+    rows = found.of(*(kinds or KINDS))
+    groups = {found.groups[g].size or 0 for g in found.group[rows].tolist() if g >= 0}
+    rows = rows[found.nbytes[rows] > 0]
+    return Messages(found.nbytes[rows], (found.exposed + found.hidden)[rows], max(groups, default=0))
+
+
 def _exposed(case: Case) -> int:
-    return case.step.ns(kind="busy", class_="comm")
+    return exposed_ns(case.step, case.analysis.on_gpu)
+
+
+def _saved(case: Case) -> list[Evidence]:
+    """What of the traffic LoRA saves, where the recording says what full fine-tuning would reduce."""
+    sent = case.communication
+    if sent is None or sent.saved_bytes is None:
+        return []
+    return [
+        evidence("gradient bytes that full fine-tuning would reduce", sent.full_reduced_bytes, "B"),
+        evidence("of these LoRA saves", sent.saved_bytes, "B"),
+    ]
 
 
 def _gain(case: Case, ns: float, factor: float, low: float) -> Gain | None:
@@ -194,10 +203,11 @@ def _gain(case: Case, ns: float, factor: float, low: float) -> Gain | None:
     return gain_of(case, Worth(factor * saved, low * saved, saved)) if case.timing.unprofiled else None
 
 
-def _bytes(case: Case, trained: bool) -> int:
-    width = {"float32": 4, "bfloat16": 2, "float16": 2}
-    rows = case.recording.parameters if case.recording else []
-    return sum(prod(p.shape) * width.get(p.dtype, 2) for p in rows if p.trainable == trained)
+def _frozen_bytes(case: Case) -> int:
+    """Of the whole model, whatever part of it is on this rank."""
+    if case.recording is None or case.collectives is None:
+        return 0
+    return model_bytes(case.recording, ranks_of(case.collectives)).frozen
 
 
 def _adapter_elements(case: Case) -> int:

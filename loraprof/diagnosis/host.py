@@ -47,7 +47,7 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
     if not signs[0] or sum(signs) < 2 or launches < FEW:
         return None
     rows = [
-        evidence("share of the step in which the device waits for launches", share, "ratio"),
+        evidence("share of the step in which the device waits for launches", share, "share"),
         evidence("kernels launched after the device had fallen idle", late, "kernels"),
         evidence("of all", launches, "kernels"),
         evidence("host time to submit a step", submit, "ns"),
@@ -107,7 +107,7 @@ def _overhead_bound_cpu(case: Case) -> Finding | None:
             evidence("ops issued per step", top, "ops"),
             evidence("cost of the smallest op here", calibration.op_ns, "ns"),
             evidence("Python between ops", python.ns if python else None, "ns"),
-            evidence("issuing, of the step", min(spent / unprofiled.median_ns, 1.0), "ratio"),
+            evidence("issuing, of the step", min(spent / unprofiled.median_ns, 1.0), "share"),
         ],
         "per_device_train_batch_size x 2, or packing; fewer target_modules; lora_dropout=0.0; "
         "torch.compile(get_peft_model(model, config))",
@@ -134,7 +134,7 @@ def python_overhead(case: Case) -> Finding | None:
         case,
         "H2",
         [
-            evidence("share of the step idle in Python or inside ops", share, "ratio"),
+            evidence("share of the step idle in Python or inside ops", share, "share"),
             evidence(f"host ranges above {LONG_NS} ns without a launch", int(rows.sum()), "ranges"),
             evidence("their time", spent, "ns"),
             evidence("most of it before", where, ""),
@@ -191,7 +191,7 @@ def data_loading(case: Case) -> Finding | None:
         "H4",
         [
             evidence("time the step waits for data", spent, "ns"),
-            evidence("of the step", spent / case.wall_ns, "ratio"),
+            evidence("of the step", spent / case.wall_ns, "share"),
         ],
         "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True); tokenise once beforehand (dataset.map)",
         gain_of(case, scaled(worth(case, idle("data")), 0.9, 0.7, 1.0)),

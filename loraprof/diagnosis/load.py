@@ -1,33 +1,93 @@
-"""From a path to a report: reads a recording or a foreign trace and runs the analysis."""
+"""From a path to a report: reads a recording or foreign traces and runs the analysis."""
 
-from pathlib import Path
+from collections.abc import Callable
+from os import PathLike
 
 import msgspec
 
-from loraprof.diagnosis.build import build_report
-from loraprof.diagnosis.ranks import rows_of, slowest
+from loraprof.diagnosis.build import Among, build_report
+from loraprof.diagnosis.examine import Run, sequential
+from loraprof.diagnosis.ranks import Survey, survey
+from loraprof.errors import InputError
+from loraprof.model.recording import Recording
 from loraprof.model.report import Report
+from loraprof.store.directories import RankFile
 from loraprof.store.kineto import read_trace
+from loraprof.store.places import RemotePath
+from loraprof.store.rank_files import recording_of
 from loraprof.store.recordings import Source, load_source
 
+Clean = Callable[[Recording], Recording]
 
-def diagnose(path: str | Path) -> Report:
-    """The report of a recording directory or a PyTorch profiler trace (``.json``, ``.json.gz``). No torch.
 
-    Raises InputError when it cannot be read.
+def _as_it_is(recording: Recording) -> Recording:
+    return recording
+
+
+def diagnose(path: str | PathLike[str] | RemotePath, run: Run = sequential) -> Report:
+    """The report of a recording directory or of PyTorch profiler traces (``.json``, ``.json.gz``). No torch.
+
+    ``path`` may be a URL; ``run`` says how the parts of many ranks are run. Raises InputError when it cannot be read.
     """
-    return report_of(load_source(path))
+    return report_of(load_source(path), run)
 
 
-def report_of(source: Source) -> Report:
-    """The same for a source that is loaded. Raises InputError when its trace cannot be read."""
-    if len(source.traces) < 2:
-        return build_report(read_trace(source.traces[0]), source.path, source.recording, source.nvml)
-    jobs = [(rank, path, own) for (rank, own), path in zip(source.ranks, source.traces, strict=True)]
-    rows, notes = rows_of(jobs)
-    chosen = slowest(rows).rank
-    path, own = next((p, r) for rank, p, r in jobs if rank == chosen)
-    report = build_report(read_trace(path), source.path, own or source.recording, source.nvml, len(source.traces))
-    notes = [f"{len(rows)} ranks; the report is rank {chosen}'s, the slowest", *notes]
+def report_of(source: Source, run: Run = sequential, clean: Clean = _as_it_is) -> Report:
+    """The same for a source that is loaded. Raises InputError when its trace cannot be read.
+
+    ``clean`` is applied to a rank's own recording, which ``source`` does not hold yet.
+    """
+    if len(source.traces) > 1:
+        return ranks_report(source, surveyed(source, run), clean)
+    recording = source.recording
+    if source.ranks and source.ranks[0].own is not None:
+        recording = _described(source.ranks[0], source, clean)
+    report = build_report(read_trace(source.traces[0]), source.path, recording, source.nvml)
+    return _with_notes(report, *source.notes)
+
+
+def surveyed(source: Source, run: Run) -> Survey:
+    """All ranks of a source together."""
+    world = source.recording.environment.world_size if source.recording else None
+    try:
+        return survey(run(source.ranks), world if world and world > 1 else None)
+    except InputError as error:
+        raise InputError(f"{source.path}: {error.message}", error.hint) from None
+
+
+def file_of(source: Source, seen: Survey) -> RankFile:
+    """The slowest rank's files."""
+    return next(file for file in source.ranks if file.trace.name == seen.trace)
+
+
+def ranks_report(source: Source, seen: Survey, clean: Clean = _as_it_is) -> Report:
+    """The report of the slowest rank, with what all ranks say together."""
+    file = file_of(source, seen)
+    recording = _described(file, source, clean)
+    among = Among(len(source.traces), seen.step, seen.transfer_ns)
+    report = build_report(read_trace(file.trace), source.path, recording, source.nvml, among)
+    report = msgspec.structs.replace(report, ranks=seen.rows, rank_summary=seen.summary)
+    return _with_notes(report, *seen.notes, *source.notes)
+
+
+def _described(file: RankFile, source: Source, clean: Clean) -> Recording | None:
+    own = recording_of(file)
+    return _calibrated(own and clean(own), source.recording)
+
+
+def _calibrated(own: Recording | None, shared: Recording | None) -> Recording | None:
+    """A rank's recording with the calibration that the leader made for all, if its device is of the same kind."""
+    if own is None or shared is None:
+        return own
+    notes = [*own.notes, *(note for note in shared.notes if note not in own.notes)]
+    if own.calibration is None and shared.calibration is not None:
+        if own.device.name != shared.device.name:
+            other = f"rank {shared.environment.rank} was calibrated, whose device is another: {shared.device.name}"
+            return msgspec.structs.replace(own, notes=[*notes, other])
+        own = msgspec.structs.replace(own, calibration=shared.calibration, training_cost=shared.training_cost)
+    return msgspec.structs.replace(own, notes=notes)
+
+
+def _with_notes(report: Report, *notes: str) -> Report:
     closure = msgspec.structs.replace(report.closure, notes=[*report.closure.notes, *notes])
-    return msgspec.structs.replace(report, closure=closure, ranks=rows)
+    return msgspec.structs.replace(report, closure=closure)

@@ -6,6 +6,7 @@ from loraprof.diagnosis.tables import REASONS
 from loraprof.model.report import Finding
 
 THROTTLED = 0.05  # N1: of the samples, or of the loop
+IDLE = "low_utilization"  # the driver slows a device that waits: an effect, no limit
 UTILIZATION = 90.0  # N2: percent
 POWER = 0.50  # N2: of the limit
 TENSOR = 0.10  # N2: activity of the tensor pipe
@@ -22,7 +23,11 @@ def throttled(case: Case) -> Finding | None:
     bits = [s.reasons for s in sampled.samples if s.reasons is not None]
     shares = {text: sum(bool(b & bit) for b in bits) / len(bits) for bit, text in REASONS.items()} if bits else {}
     held = {text: share for text, share in shares.items() if share > THROTTLED}
-    grown = {k: ns for k, ns in sampled.violations_ns.items() if sampled.loop_ns and ns > THROTTLED * sampled.loop_ns}
+    grown = {
+        name: ns
+        for name, ns in sampled.violations_ns.items()
+        if name != IDLE and sampled.loop_ns and ns > THROTTLED * sampled.loop_ns
+    }
     if not held and not grown:
         return None
     clocks = [s.sm_clock_mhz for s in sampled.samples if s.sm_clock_mhz is not None]
@@ -32,7 +37,7 @@ def throttled(case: Case) -> Finding | None:
         case,
         "N1",
         [
-            *(evidence(f"samples under {text}", share, "ratio") for text, share in held.items()),
+            *(evidence(f"samples under {text}", share, "share") for text, share in held.items()),
             *(evidence(f"throttled by {name} during the loop", ns, "ns") for name, ns in grown.items()),
             evidence("mean SM clock", mean, "MHz"),
             evidence("highest SM clock", top, "MHz"),
@@ -59,9 +64,9 @@ def hidden_idleness(case: Case) -> Finding | None:
         case,
         "N2",
         [
-            evidence("utilisation, as nvidia-smi shows it", sum(used) / len(used) / 100, "ratio"),
-            evidence("power draw, of the limit", power, "ratio"),
-            evidence("tensor pipe active", tensor, "ratio"),
+            evidence("utilisation, as nvidia-smi shows it", sum(used) / len(used) / 100, "share"),
+            evidence("power draw, of the limit", power, "share"),
+            evidence("tensor pipe active", tensor, "share"),
         ],
         "read this report's busy time, not utilisation; then see H1, L1 and L5",
         severity="info",
@@ -92,7 +97,7 @@ def memory_full(case: Case) -> Finding | None:
         case,
         "N3",
         [
-            evidence("reserved memory, of the device's", full, "ratio"),
+            evidence("reserved memory, of the device's", full, "share"),
             evidence("allocator retries", retries, "count"),
             evidence("time the device waited for the allocator", allocating, "ns"),
             evidence("time of copies between host and device", moving, "ns"),

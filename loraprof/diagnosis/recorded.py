@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from loraprof.analysis.comparison import arm_result, own_floor, recorded_ratio
-from loraprof.diagnosis.build import build_report
+from loraprof.diagnosis.build import Among, build_report
 from loraprof.diagnosis.comparison import pair_findings, way
 from loraprof.diagnosis.differences import Profiled, different
 from loraprof.errors import InputError, UsageError
@@ -62,7 +62,7 @@ def load_recorded(path: Path) -> Profiled:
     if timing is None or not timing.samples_ns:
         raise InputError(f"{path}: the recording holds no unprofiled step times", "record it again with --timed 10")
     trace = read_trace(source.traces[0])
-    report = build_report(trace, source.path, source.recording, source.nvml, len(source.traces))
+    report = build_report(trace, source.path, source.recording, source.nvml, Among(len(source.traces)))
     return Profiled(report, tuple(timing.samples_ns), source.recording)
 
 

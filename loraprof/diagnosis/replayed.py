@@ -12,7 +12,7 @@ import numpy as np
 
 from loraprof import units
 from loraprof.analysis.analyse import Analysis
-from loraprof.analysis.edits import Launch, with_launches, without
+from loraprof.analysis.edits import Launch, stretched, with_launches, without
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.replay import Call, StepCalls, accepted, gate_error, replay, solve_host_factor, step_calls
 from loraprof.model.report import Replay, Unprofiled
@@ -65,16 +65,20 @@ class StepReplay:
         """Device time of the optimizer and clipping."""
         return float(self.step.calls.record_ns[_are(self.record_role, END)].sum())
 
-    def delta_ns(self, drop_end: bool, added: Sequence[Added], end_ns: float = 0.0) -> int:
-        """What the window changes by, ns, without the adapter path (``drop_end``: nor optimizer and clipping), with
-        ``added`` launches and ``end_ns`` more at the end. Raises ValueError where ``sigma`` is None."""
+    def delta_ns(self, added: Sequence[Added], end_ns: float | None) -> int:
+        """What the window changes by, ns, without the adapter path and with ``added`` launches, where optimizer and
+        clipping take ``end_ns`` of device time from as many calls (None: they are not run). Raises ValueError where
+        ``sigma`` is None."""
         if self.sigma is None:
             raise ValueError("the replay was refused")
-        gone = (*ADAPTER_ROLES, *END) if drop_end else ADAPTER_ROLES
+        gone = (*ADAPTER_ROLES, *END) if end_ns is None else ADAPTER_ROLES
         launches = self._launches(added)
-        if end_ns > 0:
+        calls = self.step.calls
+        if end_ns is not None and self.end_busy_ns > 0:
+            calls = stretched(calls, _are(self.record_role, END), end_ns / self.end_busy_ns)
+        elif end_ns is not None and end_ns >= 1:
             launches.append(self._launch(len(self.role) - 1, end_ns))
-        longer = with_launches(self.step.calls, sorted(launches, key=lambda launch: launch.after))
+        longer = with_launches(calls, sorted(launches, key=lambda launch: launch.after))
         order = np.array(sorted(x.after for x in launches), dtype=np.int64) + 1
         call = np.insert(_are(self.role, gone), order, False)
         record = np.insert(_are(self.record_role, gone), self.step.calls.first[order], False)

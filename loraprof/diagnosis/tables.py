@@ -143,7 +143,7 @@ def nvml(sampled: Nvml | None) -> NvmlReport | None:
         power_limit_w=sampled.power_limit_mw / 1000 if sampled.power_limit_mw is not None else None,
         sm_clock_mhz=mean("sm_clock_mhz"),
         sm_clock_max_mhz=sampled.sm_clock_max_mhz,
-        utilization=mean("utilization"),
+        utilization=mean("utilization", 0.01),
         throttle=throttle if bits else None,
         tensor_active=sampled.tensor_active,
         dram_active=sampled.dram_active,

@@ -9,6 +9,16 @@ from loraprof.model.vocabulary import ADAPTER_ROLES
 
 SURE = 1.005  # low end of a speed-up that is one
 TOO_WIDE = 2.5  # high / low of a predicted speed-up that says nothing
+_HOST = ("Python between the ops", "a device that waits for the host")
+_WAIT = ("waiting for data or other ranks", "waiting for data or a synchronisation")
+_QUEUE = ("gaps without a known cause", "gaps between queued kernels")
+_UNKNOWN = ("gaps without a known cause", "gaps without a known cause")
+IDLE = {  # idle cause: words on a CPU, on a GPU
+    **dict.fromkeys(("python", "framework", "launch_api", "launch_latency"), _HOST),
+    **dict.fromkeys(("sync", "data", "allocator"), _WAIT),
+    **dict.fromkeys(("turnaround", "queued"), _QUEUE),
+    **dict.fromkeys(("profiler", "unknown"), _UNKNOWN),
+}
 
 
 def _where(step: Step | None, adapter: Adapter | None) -> str:
@@ -16,17 +26,20 @@ def _where(step: Step | None, adapter: Adapter | None) -> str:
     if step is None or not step.wall_ns:
         return "The trace holds no step to explain."
     wall = step.wall_ns
-    idle = step.ns(kind="idle")
     linears = "the frozen linear layers" if adapter is not None else "the linear layers"
     parts = {linears: step.ns(kind="busy", role="base.linear")}
     parts["attention"] = step.ns(kind="busy", role="attention")
     parts["the optimizer and clipping"] = step.ns(kind="busy", phase="optimizer")
-    parts["waiting"] = idle
     if adapter is not None:
         parts["the adapter path"] = sum(step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
-    parts["other work"] = wall - sum(parts.values())
+    idle = [(IDLE[p.cause or "unknown"], p.ns) for p in step.partition if p.kind == "idle"]
+    for words, ns in idle:
+        name = words[step.launches is not None]
+        parts[name] = parts.get(name, 0) + ns
+    parts["work of unknown role"] = step.ns(kind="busy", role="other")
+    parts["everything else"] = wall - sum(parts.values())
     ranked = sorted(((ns, name) for name, ns in parts.items() if ns), reverse=True)[:3]
-    shares = ", ".join(f"{units.percent(ns / wall)} to {name}" for ns, name in ranked)
+    shares = ", ".join(f"{units.percent(ns / wall)} to {name}" for ns, name in ranked).replace(" to ", " goes to ", 1)
     base = parts[linears]
     extra = ""
     if adapter is not None and base:
@@ -48,8 +61,12 @@ def verdict(
     other: Counterfactual | None,
     found: list[Finding],
     unclear: str | None = None,
+    uncounted_bytes: int | None = None,
 ) -> Verdict:
-    """The predicted speed-up with its interval where the recording allows one; never a number without it."""
+    """The predicted speed-up with its interval where the recording allows one; never a number without it.
+
+    ``uncounted_bytes``: gradients that full fine-tuning would also reduce, in a time that is not known.
+    """
     cause = limiting(found)
     plain = Verdict(sentence=_where(step, adapter), limiting_cause=cause, unclear=unclear)
     if other is None or timing.unprofiled is None:
@@ -65,7 +82,7 @@ def verdict(
     text = (
         f"LoRA is predicted {word} full fine-tuning here: {units.ratio(speedup, decimals)} "
         f"[{units.ratio(low, decimals)}, {units.ratio(high, decimals)}] its speed, at most "
-        f"{units.ratio(ideal, decimals)} if the adapters were free. {plain.sentence}"
+        f"{units.ratio(ideal, decimals)} if the adapters were free{_besides(uncounted_bytes)}. {plain.sentence}"
     )
     return replace(
         plain,
@@ -76,3 +93,9 @@ def verdict(
         basis="predicted",
         ideal_speedup=ideal,
     )
+
+
+def _besides(uncounted_bytes: int | None) -> str:
+    if not uncounted_bytes:
+        return ""
+    return f"; the {units.nbytes(uncounted_bytes)} of gradients that full fine-tuning also reduces are not counted"

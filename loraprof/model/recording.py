@@ -20,6 +20,7 @@ class ModuleInfo(msgspec.Struct, frozen=True, kw_only=True):
     part: str | None = None  # within a site: "wrapper", "base", "down", "up", "dropout", "elementwise"
     in_features: int | None = None
     out_features: int | None = None
+    root: int = 0  # which of the models that were called on their own
 
 
 class ParameterInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,10 +33,13 @@ class ParameterInfo(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     trainable: bool
     device: str
+    part: str | None = None  # within a site: "base", "down", "up", "elementwise"
+    local_shape: tuple[int, ...] | None = None  # of the shard on this rank; None where the whole is here
 
 
 class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapted layer. ``kind`` is "lora", "dora", "conv-lora", "handwritten", or another PEFT method."""
+    """One adapted layer. ``kind`` is "lora", "dora", "conv-lora", "embedding-lora", "expert-lora" (parameters of a
+    module that is no layer), "handwritten", or another PEFT method. Ranks of adapters active together are added."""
 
     path: str
     kind: str
@@ -179,6 +183,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None = None
     rank: int = 0
     world_size: int = 1
+    launch: str = ""  # the same on all ranks of one run
+    machine: str = ""  # the same on all ranks that share a clock; says nothing else about it
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +227,8 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration | None = None
     training_cost: TrainingCost | None = None
     overhead_ns: dict[str, float] = {}  # cost of loraprof's own hooks and markers, ns per call
+    first_step: int | None = None  # optimizer steps that passed before the first profiled one
+    missing_ranks: list[int] = []  # of several: those that left nothing; the notes say why
     notes: list[str] = []
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from loraprof.model.ranks import Communication, RankRow, RankSummary
+
 SCHEMA = "loraprof.report/1"
 
 Basis = Literal["measured", "predicted"]
@@ -244,16 +246,6 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     share: float | None
 
 
-class RankRow(msgspec.Struct, frozen=True, kw_only=True):
-    rank: int
-    wall_ns: int
-    busy_ns: int
-    exposed_comm_ns: int
-    overlapped_comm_ns: int
-    idle_ns: int
-    phases_ns: dict[str, int]
-
-
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = SCHEMA
     source: Source
@@ -274,6 +266,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     traffic: list[Traffic] | None = None
     devices: dict[str, list[Step]] | None = None  # further devices of one process
     ranks: list[RankRow] | None = None
+    rank_summary: RankSummary | None = None
+    communication: Communication | None = None
 
     def step(self) -> Step | None:
         """The reported step, or ``None`` when the input has none."""

@@ -41,6 +41,15 @@ class Collective:
     sequence: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A process group of ``distributedInfo``; ``ranks`` is empty where the file does not list them."""
+
+    name: str
+    size: int | None
+    ranks: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HostTable:
     """Records on host threads, sorted by (thread, start, -end, kind, name)."""
@@ -118,6 +127,7 @@ class Trace:
     base_ns: int | None = None  # epoch of time 0
     rank: int | None = None
     world_size: int | None = None
+    groups: tuple[Group, ...] = ()
     rocm: bool = False
     has_shapes: bool = False
     faults: Faults = field(default_factory=Faults)

@@ -24,6 +24,7 @@ from loraprof.report.document import (
     Table,
 )
 from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, ROLE_TONES, TONES
+from loraprof.report.view_ranks import communication_section, ranks_section
 
 
 def view(report: Report) -> Document:
@@ -76,8 +77,10 @@ def _sections(report: Report) -> list[Section]:
     sections.append(_adapter(report, step))
     if report.traffic:
         sections.append(_traffic(report.traffic, step))
-    if report.ranks:
-        sections.append(Section("ranks", "Ranks", (tables.rank_table(report.ranks),)))
+    if report.communication:
+        sections.append(communication_section(report.communication))
+    if report.rank_summary and report.ranks:
+        sections.append(ranks_section(report.rank_summary, report.ranks))
     sections.append(findings_section(report.findings))
     if report.modules:
         sections.append(Section("modules", "Modules", (tables.module_table(report.modules),), detail=True))

@@ -1,4 +1,4 @@
-"""Which rows do the tables show? Phase by role, idle causes, kernels, modules, traffic, ranks, steps.
+"""Which rows do the tables show? Phase by role, idle causes, kernels, modules, traffic, steps.
 
 Every table shares one unit per column so that its numbers line up; what is cut off a list is summed up in a
 last row, so a column always adds up to what it is a share of.
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from loraprof import units
-from loraprof.model.report import Kernel, ModuleRow, Part, RankRow, Report, Step, Traffic
+from loraprof.model.report import Kernel, ModuleRow, Part, Report, Step, Traffic
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES
 from loraprof.report.document import Cell, Column, Row, Table
 from loraprof.report.palette import CAUSE_TONES, CAUSE_WORDS, CPU_CAUSE_WORDS, ROLE_TONES
@@ -261,27 +261,6 @@ def _traffic_row(head: Cell, chosen: Sequence[Traffic]) -> Row:
         Cell(units.bytes_per_s(rate), rate),
         Cell(units.percent(covered_ns / busy_ns if busy_ns else None, 0), covered_ns),
     )
-
-
-def rank_table(ranks: Sequence[RankRow]) -> Table:
-    """One row per rank: its step, and how much of its communication nothing hid."""
-    scale = units.ns_scale([r.wall_ns for r in ranks])
-    heads = ("step", "busy", "exposed comm", "hidden comm", "idle")
-    columns = (
-        Column("rank", number=True),
-        *(Column(f"{head}, {scale.unit}", head, number=True) for head in heads),
-    )
-    rows = tuple(
-        (
-            Cell(units.count(r.rank), r.rank),
-            *(
-                time_cell(scale, value)
-                for value in (r.wall_ns, r.busy_ns, r.exposed_comm_ns, r.overlapped_comm_ns, r.idle_ns)
-            ),
-        )
-        for r in ranks
-    )
-    return Table(columns, rows)
 
 
 def step_table(steps: Sequence[Step]) -> Table:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from loraprof.capture.calibration_cache import cached_calibration
 from loraprof.capture.environment import device_info, environment
-from loraprof.capture.facts import module_table, parameter_table
+from loraprof.capture.facts import tables_of
 from loraprof.capture.markers import Markers
 from loraprof.errors import MeasurementError
 from loraprof.model.recording import Calibration, Recording, Workload
@@ -72,14 +72,14 @@ def _calibration(device: torch.device) -> tuple[Calibration | None, list[str]]:
 
 def recording_of(device: torch.device, markers: Markers, calibration: Calibration | None) -> Recording:
     """What a report of the plants can lean on."""
-    modules, sites = module_table(markers)
+    modules, sites, parameters = tables_of(markers)
     return Recording(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         environment=environment(),
         device=device_info(device),
         workload=Workload(name="selftest", kind="builtin", argv=["selftest"]),
         modules=modules,
-        parameters=parameter_table(markers),
+        parameters=parameters,
         sites=sites,
         calls=markers.calls,
         calibration=calibration,

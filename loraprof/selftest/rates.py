@@ -5,12 +5,12 @@ from typing import Final
 
 import torch
 
-from loraprof.capture.stopwatch import clock_of
+from loraprof.capture.stopwatch import once_clock_of
 from loraprof.selftest.plant import Work
 
 REPEAT: Final = 5
 SIDE: Final = {"cpu": 768, "cuda": 8192}  # of the product's matrices
-COPIED_BYTES: Final = {"cpu": 64 << 20, "cuda": 512 << 20}
+COPIED_BYTES: Final = {"cpu": 64 << 20, "cuda": 1 << 30}
 
 
 def matmul_dtype(device: torch.device) -> torch.dtype:
@@ -22,7 +22,7 @@ def matmul_dtype(device: torch.device) -> torch.dtype:
 
 def products(device: torch.device) -> Work:
     """Products of known FLOPs: FLOPs, time, FLOP/s."""
-    side, clock = SIDE[device.type], clock_of(device)
+    side, clock = SIDE[device.type], once_clock_of(device)
     a, b = (torch.randn(side, side, device=device, dtype=matmul_dtype(device)) for _ in range(2))
     out = torch.empty_like(a)
     flops = 2 * side**3 * REPEAT
@@ -36,7 +36,7 @@ def products(device: torch.device) -> Work:
 
 def copies(device: torch.device) -> Work:
     """Copies of known bytes, half of them read: bytes, time, bytes per second."""
-    clock = clock_of(device)
+    clock = once_clock_of(device)
     source = torch.ones(COPIED_BYTES[device.type] // 4, device=device)
     target = torch.empty_like(source)
     moved = 2 * source.nbytes * REPEAT

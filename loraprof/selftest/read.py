@@ -17,11 +17,13 @@ def idle(*causes: str) -> Read:
 
 
 def of_op(field: str, op: str) -> Read:
-    """Sum of a field of the kernel table over the kernels of an op; None where one of them is unknown."""
+    """Sum of a field of the kernel table over the kernels of an op: of several kernels of a call, one has its work.
+    None where none is known."""
 
     def read(seen: Seen) -> float | None:
         values = [getattr(k, field) for k in seen.report.kernels if op in (k.op, k.name)]
-        return None if None in values else sum(values)
+        known = [value for value in values if value is not None]
+        return sum(known) if known else None
 
     return read
 

@@ -12,8 +12,9 @@ from typing import Any, Final, Protocol
 
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, record_function
+from torch.profiler import record_function
 
+from loraprof.capture.kineto import prepare, session
 from loraprof.capture.markers import Markers
 from loraprof.errors import MeasurementError
 from loraprof.model.selftest import Skipped
@@ -38,11 +39,10 @@ class Kineto:
     def __init__(self, device: torch.device) -> None:
         if torch._C._autograd._profiler_enabled():
             raise MeasurementError("a profiler runs in this process already", "the self-test needs the only session")
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-        self._session = torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
+        self._session = session(device)
 
     def prepare(self) -> None:
-        self._session.prepare_trace()
+        prepare(self._session)
 
     def start(self) -> None:
         self._session.start_trace()

@@ -13,6 +13,7 @@ from loraprof.model.trace import (
     DeviceFacts,
     DeviceTable,
     Faults,
+    Group,
     HostTable,
     Int8,
     Int32,
@@ -56,6 +57,7 @@ class Facts:
     base_ns: int | None
     rank: int | None
     world_size: int | None
+    groups: tuple[Group, ...]
     rocm: bool
 
 
@@ -118,6 +120,7 @@ def assemble(rows: Rows, facts: Facts) -> Trace:
         base_ns=facts.base_ns,
         rank=facts.rank,
         world_size=facts.world_size,
+        groups=facts.groups,
         rocm=facts.rocm or any(names[call].startswith("hip") for call in calls),
         has_shapes=bool(shapes),
         faults=faults,

@@ -12,25 +12,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import compress
 from math import prod
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
 from loraprof.errors import InputError
-from loraprof.model.trace import Collective, DeviceFacts, Int64, Trace
+from loraprof.model.trace import Collective, DeviceFacts, Group, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 from loraprof.store.assemble import Facts, Rows, assemble
 from loraprof.store.columns import Column, int32, int64
 from loraprof.store.events import DEVICE_CODES, HOST_CODES, NO_TEXT, NOT_WORK, Args, Batch, Event, decode
 from loraprof.store.feed import Feed, Inflated, repaired
+from loraprof.store.places import RemotePath, place_of
 
 
-def read_trace(path: str | os.PathLike[str]) -> Trace:
-    """Read one rank's trace, ``.json`` or gzip (recognised by content). Raises InputError."""
-    name = os.fspath(path)
+def read_trace(path: str | os.PathLike[str] | RemotePath) -> Trace:
+    """Read one rank's trace, ``.json`` or gzip (recognised by content), here or behind a URL. Raises InputError."""
+    place = place_of(path)
+    name = str(place)
     try:
-        with Path(name).open("rb") as stream:
+        with place.open("rb") as stream:
             return read_stream(stream, name)
     except FileNotFoundError:
         raise InputError(f"{name}: no such file", "give a profiler trace (.json, .json.gz)") from None
@@ -226,8 +227,21 @@ def _facts(values: dict[str, Any]) -> Facts:
         base_ns=_count(values, "baseTimeNanoseconds"),
         rank=_count(info, "rank"),
         world_size=_count(info, "world_size"),
+        groups=_groups(info.get("pg_config")),
         rocm=amd or any(key.startswith(("hip_", "roctracer", "rocprof")) for key in values),
     )
+
+
+def _groups(listed: Any) -> tuple[Group, ...]:
+    out = []
+    for entry in listed if isinstance(listed, list) else []:
+        size = _count(entry, "pg_size") if isinstance(entry, dict) else None
+        if size is None:
+            continue
+        ranks = entry.get("ranks")
+        known = isinstance(ranks, list) and len(ranks) == size and all(type(rank) is int for rank in ranks)
+        out.append(Group(_text(entry.get("pg_name")), size, tuple(ranks) if known else ()))
+    return tuple(out)
 
 
 def _gpu(entry: dict[str, Any]) -> DeviceFacts | None:

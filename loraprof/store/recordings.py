@@ -6,7 +6,6 @@ recording, whatever interrupts.
 
 import errno
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,63 +16,97 @@ from typing import Literal, Self, TypeVar
 
 import msgspec
 
+from loraprof import units
 from loraprof.errors import InputError, MeasurementError, UsageError
 from loraprof.model.recording import SCHEMA, Nvml, Recording
+from loraprof.store.directories import Directory, RankFile, directory_of
+from loraprof.store.layout import NVML, RECORDING, own_name, trace_name
+from loraprof.store.leftovers import clear_leftovers
+from loraprof.store.places import Place, RemotePath, place_of
 
 T = TypeVar("T")
-RECORDING, NVML = "recording.json", "nvml.json"
-_TRACE = re.compile(r"^rank(\d+)\.trace\.json(\.gz)?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a path given by the user is: a recording directory, or a foreign trace."""
+    """What a path given by the user is: a recording directory, foreign traces of several ranks, or one trace."""
 
-    path: Path
+    path: Place
     kind: Literal["recording", "trace"]
     recording: Recording | None
-    traces: tuple[Path, ...]  # in rank order
+    traces: tuple[Place, ...]  # in rank order
     nvml: Nvml | None
-    ranks: tuple[tuple[int, Recording | None], ...] = ()  # per trace: its rank and that rank's own recording
+    ranks: tuple[RankFile, ...] = ()  # per trace of a directory; their recordings are read when they are needed
+    notes: tuple[str, ...] = ()  # what of a directory was not read, and what is not there
 
 
 class _Schema(msgspec.Struct):
     schema: str = "none"
 
 
-def load_source(path: str | os.PathLike[str]) -> Source:
-    """Reads everything but the traces. Raises InputError, one line that names the file."""
-    place = Path(path)
-    if not place.exists():
-        raise InputError(f"{place}: no such file or directory", "pass a NAME.loraprof recording or a trace")
-    if not place.is_dir():
-        return Source(place, "trace", None, (place,), None)
-    text = _read(place / RECORDING, "not a recording: it has no recording.json")
-    recording = _decode(text, Recording, place / RECORDING)
-    found = sorted((int(m[1]), p) for p in place.iterdir() if (m := _TRACE.match(p.name)))
-    if not found:
-        raise InputError(f"{place}: the recording holds no trace (rank0.trace.json.gz)", "record it again")
-    nvml = place / NVML
-    sampled = _decode(nvml.read_bytes(), Nvml, nvml) if nvml.exists() else None
-    ranks = tuple((rank, _of_rank(place, rank)) for rank, _ in found)
-    return Source(place, "recording", recording, tuple(p for _, p in found), sampled, ranks)
+def load_source(path: str | os.PathLike[str] | RemotePath) -> Source:
+    """Reads everything but the traces and the ranks' own recordings; ``path`` may be a URL.
+
+    Raises InputError, one line that names the file.
+    """
+    place = place_of(path)
+    try:
+        if not place.exists():
+            raise InputError(f"{place}: no such file or directory", "pass a NAME.loraprof recording or a trace")
+        if not place.is_dir():
+            return Source(place, "trace", None, (place,), None)
+        found = directory_of(place)
+    except OSError as error:
+        raise InputError(f"{place}: cannot be read, {error.strerror or error}") from None
+    recording, nvml = _described(found), found.nvml
+    if not found.ranks or (found.foreign and place.suffix == ".loraprof"):
+        raise InputError(f"{place}: {_nothing(found)}", "pass a NAME.loraprof directory; record again if it is one")
+    sampled = _decode(read(nvml), Nvml, nvml) if nvml is not None else None
+    kind: Literal["recording", "trace"] = "trace" if found.foreign else "recording"
+    traces = tuple(file.trace for file in found.ranks)
+    return Source(place, kind, recording, traces, sampled, found.ranks, tuple(_notes(found, recording)))
 
 
-def _of_rank(place: Path, rank: int) -> Recording | None:
-    own = place / f"rank{rank}.json"
-    return _decode(own.read_bytes(), Recording, own) if own.exists() else None
+def _described(found: Directory) -> Recording | None:
+    """``recording.json``, or what the lowest rank wrote where the leader never came to it."""
+    path = found.recording or next((file.own for file in found.ranks if file.own is not None), None)
+    return read_recording(path) if path is not None else None
 
 
-def _read(path: Path, missing: str) -> bytes:
+def _nothing(found: Directory) -> str:
+    if found.recording is not None:
+        return "the recording holds no trace (rank0.trace.json.gz)"
+    if found.ranks:
+        return f"not a recording: it has no {RECORDING}"
+    return f"not a recording: it has no {RECORDING}, and none of its {len(found.ignored):,} files is a trace"
+
+
+def _notes(found: Directory, recording: Recording | None) -> Iterator[str]:
+    if found.recording is None and not found.foreign:
+        yield f"an unfinished recording: it has no {RECORDING}, whoever was to write it did not come to it"
+    if recording is not None:
+        here = {file.rank for file in found.ranks}
+        missing = set(range(recording.environment.world_size)) - here - set(recording.missing_ranks)
+        if missing:
+            yield f"no trace here of {units.named('rank', missing)}"
+    if (ignored := found.note()) is not None:
+        yield ignored
+
+
+def read_recording(path: Place) -> Recording:
+    """A ``recording.json`` or one rank's own. Raises InputError."""
+    return _decode(read(path), Recording, path)
+
+
+def read(path: Place) -> bytes:
+    """Raises InputError."""
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path.parent}: {missing}", "pass a NAME.loraprof directory") from None
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+        raise InputError(f"{path}: {error.strerror or error}") from None
 
 
-def _decode(text: bytes, kind: type[T], path: Path) -> T:
+def _decode(text: bytes, kind: type[T], path: Place) -> T:
     try:
         if kind is Recording:
             schema = msgspec.json.decode(text, type=_Schema).schema
@@ -110,11 +143,11 @@ class RecordingWriter:
 
     def trace(self, rank: int) -> Path:
         """Where rank ``rank``'s trace goes."""
-        return self.folder / f"rank{rank}.trace.json.gz"
+        return self.folder / trace_name(rank)
 
     def recording(self, recording: Recording, rank: int | None = None) -> None:
         """The recording, or that of one rank of several."""
-        self._write(RECORDING if rank is None else f"rank{rank}.json", msgspec.json.encode(recording))
+        self._write(RECORDING if rank is None else own_name(rank), msgspec.json.encode(recording))
 
     def nvml(self, nvml: Nvml) -> None:
         self._write(NVML, msgspec.json.encode(nvml))
@@ -144,11 +177,12 @@ def publish(folder: Path, target: Path, force: bool) -> Path:
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         replaced.unlink(missing_ok=True)
+    clear_leftovers(target)
     return target
 
 
 @contextmanager
-def disk(target: Path) -> Iterator[None]:
+def disk(target: Place) -> Iterator[None]:
     """Around writing: an OSError becomes a MeasurementError that names ``target``."""
     try:
         yield
@@ -156,6 +190,12 @@ def disk(target: Path) -> Iterator[None]:
         _raise_disk(error, target)
 
 
-def _raise_disk(error: OSError, target: Path) -> None:
-    reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-    raise MeasurementError(f"{target}: cannot be written, {reason}", "nothing was left behind") from None
+def _raise_disk(error: OSError, target: Place) -> None:
+    full_at = error.filename if error.errno == errno.ENOSPC and os.path.isdir(error.filename or "") else None
+    why = reason_of(error) + (f" at {full_at}" if full_at else "")
+    raise MeasurementError(f"{target}: cannot be written, {why}", "nothing was left behind") from None
+
+
+def reason_of(error: OSError) -> str:
+    """In words."""
+    return "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)

@@ -45,11 +45,10 @@ def kept_value(key: str, text: bytes) -> bytes | None:
 
 
 def redacted(source: Source) -> Source:
-    """The source without paths, host and user names. Its traces are still the files as they are."""
+    """The source without paths, host and user names. Its traces and the ranks' files are still as they are."""
     nvml = source.nvml and msgspec.structs.replace(source.nvml, uuid=GONE)
     recording = source.recording and redacted_recording(source.recording)
-    ranks = tuple((rank, own and redacted_recording(own)) for rank, own in source.ranks)
-    return replace(source, path=Path(source.path.name), recording=recording, nvml=nvml, ranks=ranks)
+    return replace(source, path=Path(source.path.name), recording=recording, nvml=nvml)
 
 
 def redacted_recording(recording: Recording) -> Recording:

@@ -6,7 +6,6 @@ it stands, numbers to the last digit. A bare array of events becomes an object a
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import IO, Final
 
 import msgspec
@@ -16,6 +15,7 @@ from loraprof.model.vocabulary import HostKind
 from loraprof.store.events import HOST_CATEGORIES
 from loraprof.store.feed import Feed, Inflated, repaired
 from loraprof.store.kineto import keys
+from loraprof.store.places import Place
 
 Change = Callable[[bytes], bytes]  # "[event, ...]" -> the same list, changed
 Choose = Callable[[str, bytes], bytes | None]  # key and JSON of a top-level value -> its new JSON, None drops it
@@ -29,7 +29,7 @@ _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def rewrite(
-    source: Path,
+    source: Place,
     out: IO[bytes],
     changes: Iterable[Change] = (),
     choose: Choose | None = None,

@@ -1,19 +1,22 @@
 """Which built-in workloads exist, and what does each train? Presets are TOML under ``profiles/workloads``."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
-from loraprof.errors import InputError, UsageError
+from loraprof.errors import InputError, MeasurementError, UsageError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.store.profiles import profiles_dir
 
 CPU_DEFAULT: Final = "tiny-llama-cpu"
 CUDA_DEFAULT: Final = "tinyllama-1.1b"
+UNMEASURED: Final = ("mps", "xpu", "hpu", "mtia", "npu", "xla", "vulkan", "meta", "privateuseone")
+FIELDS: Final = {f.name: f for f in msgspec.structs.fields(WorkloadSpec)}
 AT_LEAST_ONE: Final = ("rank", "batch", "seq", "accumulate", "layers")
 
 
@@ -79,6 +82,8 @@ def _override(spec: WorkloadSpec, overrides: Mapping[str, object]) -> WorkloadSp
             raise UsageError(f"workload {spec.name} has no option {key!r}", did_you_mean(leaf, into))
         if into is fields["config"]:
             value = _like(into[leaf], value, f"workload {spec.name}: `$.{key}`")
+        elif (choices := get_args(FIELDS[leaf].type)) and all(isinstance(c, str) for c in choices):
+            _check_choice(spec.name, leaf, value, choices)
         into[leaf] = _targets(value) if key == "targets" else value
     try:
         changed = msgspec.convert(fields, WorkloadSpec, strict=False)
@@ -87,6 +92,14 @@ def _override(spec: WorkloadSpec, overrides: Mapping[str, object]) -> WorkloadSp
     if problem := _problem(changed):
         raise UsageError(f"workload {spec.name}: {problem}")
     return changed
+
+
+def _check_choice(workload: str, field: str, value: object, choices: tuple[str, ...]) -> None:
+    if value in choices:
+        return
+    if field == "device" and str(value).partition(":")[0] in UNMEASURED:
+        raise MeasurementError(f"{value}: torch knows this device, loraprof cannot measure it", "--device cpu or cuda")
+    raise UsageError(f"workload {workload}: `$.{field}` is {value!r}, not one of {', '.join(choices)}")
 
 
 def _like(old: object, value: object, where: str) -> object:
@@ -110,6 +123,9 @@ def _problem(spec: WorkloadSpec) -> str | None:
         value = getattr(spec, field)
         if value is not None and value < 1:
             return f"`$.{field}` must be at least 1, got {value}"
+    for field in ("alpha", "lr", "clip"):
+        if not math.isfinite(getattr(spec, field) or 0):
+            return f"`$.{field}` must be a finite number, got {getattr(spec, field)}"
     if not 0 <= spec.dropout < 1:
         return f"`$.dropout` must lie in [0, 1), got {spec.dropout}"
     if spec.lr < 0 or (spec.clip is not None and spec.clip <= 0):

@@ -34,13 +34,24 @@ def make_model(spec: WorkloadSpec, device: torch.device) -> nn.Module:
         config |= {"use_cache": False} if family.task == "causal" else {}
         config |= {"attn_implementation": "sdpa"} if family.qv else {}
     try:
+        made = getattr(library, family.config)(**config)
+    except Exception as error:  # the library wraps what it refuses in error types of its own
+        raise UsageError(f"workload {spec.name}: {error.__cause__ or error}") from error
+    try:
         with device, _default_dtype(getattr(torch, spec.dtype)):
-            model: nn.Module = getattr(library, family.model)(getattr(library, family.config)(**config))
+            model: nn.Module = getattr(library, family.model)(made)
     except (TypeError, ValueError, AssertionError) as error:
         raise UsageError(f"workload {spec.name}: {error}") from error
     if family.task == "causal":
         model.loss_type = "ForCausalLM"  # type: ignore[assignment]  # GPT-2 has none and transformers then warns
     return model.train()
+
+
+def weights_nbytes(spec: WorkloadSpec) -> int:
+    """What the base model's weights take, without taking it."""
+    with quiet():
+        model = make_model(spec, torch.device("meta"))
+    return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
 
 
 def enable_checkpointing(base: nn.Module, spec: WorkloadSpec) -> None:

@@ -24,7 +24,8 @@ class LoRA(nn.Module):
 dist.init_process_group("gloo")
 rank = str(dist.get_rank())
 torch.manual_seed(0)
-model = DistributedDataParallel(nn.Sequential(LoRA(64, 128), nn.GELU(), LoRA(128, 64)))
+layers = nn.Sequential(LoRA(64, 128), nn.GELU(), LoRA(128, 64))
+model = DistributedDataParallel(layers)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
 for step in range(60):
     if os.environ.get("KILL") == rank and step == 19:

@@ -105,7 +105,7 @@ class SimulatedCuda(TorchDispatchMode):
             for module in (stopwatch, *modules):
                 for name, value in {
                     "timing_event": lambda: Event(self),
-                    "clock_of": lambda device: stopwatch.cuda_clock,
+                    "once_clock_of": lambda device: stopwatch.event_clock,
                     "perf_counter_ns": self._clock,
                     "sleep": lambda s: machine.spend(round(s * 1e9)),
                     "host_pause": self._pause,

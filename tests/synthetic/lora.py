@@ -56,7 +56,7 @@ class Builder:
         number = len(self.parameters)
         self.parameters.append(ParameterInfo(
             id=number, name=f"{module.path}.weight", module=module.id, shape=shape, dtype="bfloat16",
-            trainable=trainable, device="cuda:0",
+            trainable=trainable, device="cuda:0", part=module.part,
         ))  # fmt: skip
         return number
 

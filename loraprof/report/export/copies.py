@@ -3,13 +3,13 @@
 from loraprof.errors import UsageError
 from loraprof.report.export.files import packed, replacing
 from loraprof.report.export.job import Job
-from loraprof.store.recordings import RecordingWriter
+from loraprof.store.recordings import RecordingWriter, read_recording
 
 
 def export_trace(job: Job) -> str:
     """The trace alone, of the rank that the report describes."""
     with replacing(job.target) as out:
-        job.copy(job.shown.trace, out)
+        job.copy(job.shown, out)
     return f"loraprof report {job.target}"
 
 
@@ -19,11 +19,10 @@ def export_recording(job: Job) -> str:
         raise UsageError(f"{job.given.path}: is a trace, not a recording", "--to trace copies a trace")
     with RecordingWriter(job.target, job.force) as writer:
         for rank in job.ranks:
-            with writer.trace(rank.number).open("wb") as out, packed(out) as inner:
-                job.copy(rank.trace, inner)
-        for number, own in job.source.ranks:
-            if own is not None:
-                writer.recording(own, number)
+            with writer.trace(rank.rank or 0).open("wb") as out, packed(out) as inner:
+                job.copy(rank, inner)
+            if rank.own is not None:
+                writer.recording(job.cleaned(read_recording(rank.own)), rank.rank)
         writer.recording(job.source.recording)
         if job.source.nvml is not None:
             writer.nvml(job.source.nvml)

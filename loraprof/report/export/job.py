@@ -4,74 +4,78 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import msgspec
 
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.diagnosis.load import report_of
-from loraprof.diagnosis.ranks import rows_of, slowest
+from loraprof.diagnosis.examine import Run, sequential
+from loraprof.diagnosis.load import file_of, ranks_report, report_of, surveyed
+from loraprof.diagnosis.ranks import Survey
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
+from loraprof.store.directories import RankFile
 from loraprof.store.kineto import read_trace
+from loraprof.store.rank_files import recording_of
 from loraprof.store.recordings import Source
-from loraprof.store.redact import kept_value, redacted, without_paths
+from loraprof.store.redact import kept_value, redacted, redacted_recording, without_paths
 from loraprof.store.rewrite import Change, rewrite
-
-
-class Rank(NamedTuple):
-    """One rank of what is exported."""
-
-    number: int
-    trace: Path
-    recording: Recording | None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One export; what it needs is read when it is first asked for."""
+    """One export; what it needs is read when it is first asked for. ``run``: how many ranks are analysed."""
 
     given: Source
     target: Path
     force: bool = False
     redact: bool = False
+    run: Run = sequential
 
     @cached_property
     def source(self) -> Source:
         return redacted(self.given) if self.redact else self.given
 
     @cached_property
-    def ranks(self) -> tuple[Rank, ...]:
-        """Each rank's trace and recording; a foreign trace is rank 0."""
-        source = self.source
-        known = source.ranks or ((0, None),)
-        pairs = zip(known, source.traces, strict=True)
-        return tuple(Rank(rank, trace, own or source.recording) for (rank, own), trace in pairs)
+    def ranks(self) -> tuple[RankFile, ...]:
+        """Each rank's files; a foreign trace is rank 0."""
+        return self.source.ranks or (RankFile(0, self.source.traces[0]),)
+
+    @cached_property
+    def survey(self) -> Survey | None:
+        """All ranks together; None where there is one."""
+        return surveyed(self.source, self.run) if len(self.ranks) > 1 else None
 
     @cached_property
     def report(self) -> Report:
-        report = report_of(self.source)
+        seen = self.survey
+        if seen is None:
+            report = report_of(self.source, clean=self.cleaned)
+        else:
+            report = ranks_report(self.source, seen, self.cleaned)
         if not self.redact:
             return report
         return msgspec.json.decode(without_paths(msgspec.json.encode(report)), type=Report)
 
     @cached_property
-    def shown(self) -> Rank:
+    def shown(self) -> RankFile:
         """The rank that the report describes: the slowest."""
-        if len(self.ranks) == 1:
-            return self.ranks[0]
-        rows, _ = rows_of([(rank.number, rank.trace, rank.recording) for rank in self.ranks])
-        chosen = slowest(rows).rank
-        return next(rank for rank in self.ranks if rank.number == chosen)
+        return self.ranks[0] if self.survey is None else file_of(self.source, self.survey)
 
     @cached_property
     def analysis(self) -> Analysis:
         """The shown rank's."""
-        return analyse(read_trace(self.shown.trace), self.shown.recording)
+        own = recording_of(self.shown) or self.source.recording
+        step = self.survey.step if self.survey is not None else None
+        return analyse(read_trace(self.shown.trace), own and self.cleaned(own), step)
 
-    def copy(self, trace: Path, out: IO[bytes], *changes: Change, extra: Iterable[bytes] = ()) -> None:
+    def cleaned(self, recording: Recording) -> Recording:
+        """One rank's recording as it may be handed on."""
+        return redacted_recording(recording) if self.redact else recording
+
+    def copy(self, file: RankFile, out: IO[bytes], *changes: Change, extra: Iterable[bytes] = ()) -> None:
         """Writes one rank's trace, redacted where that was asked for."""
         if self.redact:
-            rewrite(trace, out, (without_paths, *changes), kept_value, extra)
+            rewrite(file.trace, out, (without_paths, *changes), kept_value, extra)
         else:
-            rewrite(trace, out, changes, None, extra)
+            rewrite(file.trace, out, changes, None, extra)

@@ -26,8 +26,9 @@ FIRST_PID: Final = 1 << 30  # no operating system gives one out
 def export(job: Job) -> str:
     """Writes the file, gzip when it ends in ``.gz``; returns what to do with it."""
     with replacing(job.target) as out:
-        job.copy(job.shown.trace, out, extra=_events(job))
-    more = f" (rank {job.shown.number}, the slowest of {len(job.ranks)})" if len(job.ranks) > 1 else ""
+        job.copy(job.shown, out, extra=_events(job))
+    seen = job.survey
+    more = f" (rank {seen.summary.slowest}, the slowest of {len(job.ranks)})" if seen is not None else ""
     return f"open it at https://ui.perfetto.dev{more}"
 
 

@@ -38,19 +38,21 @@ def export(job: Job) -> str:
     """Fills the log directory; returns what to do with it."""
     epoch_ms = _epoch_ms(job.source)
     with filling(job.target, OURS) as folder:
-        for rank in job.ranks:
-            name = f"{WORKER.format(rank=rank.number)}.{epoch_ms}.pt.trace.json.gz"
+        for place, rank in enumerate(job.ranks):
+            number = place if rank.rank is None else rank.rank
+            name = f"{WORKER.format(rank=number)}.{epoch_ms}.pt.trace.json.gz"
             with (folder / name).open("wb") as out, packed(out) as inner:
-                job.copy(rank.trace, inner, runtime_category)
+                job.copy(rank, inner, runtime_category)
         _write_events(folder / f"events.out.tfevents.{epoch_ms // 1000}.loraprof", job.report, epoch_ms / 1000)
     return f"tensorboard --logdir {job.target}"
 
 
 def _epoch_ms(source: Source) -> int:
-    """When it was recorded, or when the trace was last written."""
+    """When it was recorded, or when the trace was last written; 0 for a trace behind a URL."""
     if source.recording is not None:
         return int(datetime.datetime.fromisoformat(source.recording.created).timestamp() * 1000)
-    return source.traces[0].stat().st_mtime_ns // 10**6
+    trace = source.traces[0]
+    return trace.stat().st_mtime_ns // 10**6 if isinstance(trace, Path) else 0
 
 
 def _write_events(path: Path, report: Report, seconds: float) -> None:

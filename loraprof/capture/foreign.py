@@ -1,0 +1,46 @@
+"""Does the script profile itself? Nested sessions lose events or crash, and timing under one is not timing."""
+
+import gc
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+
+from loraprof.errors import MeasurementError
+
+
+def refuse_other_profiler(thorough: bool = False) -> None:
+    """Raises MeasurementError when a profiler of the script's own records; ``thorough``: or waits for its schedule."""
+    running = torch._C._autograd._profiler_enabled()
+    if running or (thorough and any(map(_in_use, gc.get_objects()))):
+        what = "the script runs a profiler of its own"
+        raise MeasurementError(what, "loraprof needs the only profiler session: switch it off")
+
+
+def _in_use(thing: object) -> bool:
+    if type(thing) is not torch.profiler.profile:
+        return False
+    return thing.profiler is not None or thing.step_rec_fn is not None
+
+
+def when_step_returns(action: Callable[[], None]) -> None:
+    """Runs ``action`` on this thread once the ``Optimizer.step`` that is running has closed its range.
+
+    What ``action`` raises goes to the caller of the step.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and not (frame.f_code.co_name == "wrapper" and "optim" in frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        action()
+        return
+    before = sys.getprofile()
+
+    def watch(at: FrameType, event: str, _: Any) -> None:
+        if at is frame and event == "return":
+            sys.setprofile(before)
+            action()
+
+    sys.setprofile(watch)

@@ -1,0 +1,22 @@
+"""The one profiler session of a process: Kineto with shapes, and CUPTI where the device has it."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity
+
+
+def session(device: torch.device) -> Any:
+    """Not started: ``prepare``, ``start_trace``, ``stop_trace``, ``export_chrome_trace``."""
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    return torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
+
+
+def prepare(made: Any) -> None:
+    """Begins its warm-up. torch 2.11 warns of cycles, which a profiler without a schedule does not have."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made.prepare_trace()

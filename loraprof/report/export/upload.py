@@ -1,0 +1,34 @@
+"""An export behind a URL: made in a temporary folder, then sent; what makes a recording one goes last."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from loraprof.diagnosis.examine import Run
+from loraprof.errors import UsageError
+from loraprof.report.export.job import Job
+from loraprof.report.export.registry import export
+from loraprof.store.layout import RECORDING
+from loraprof.store.places import RemotePath
+from loraprof.store.recordings import Source, disk
+
+
+def export_to_url(source: Source, target: RemotePath, to: str, force: bool, redact: bool, run: Run) -> str:
+    """Returns what to do next. Raises UsageError where ``target`` exists, MeasurementError when it is not written."""
+    with disk(target):
+        if target.exists() and not force:
+            raise UsageError(f"{target}: exists already", "--force overwrites it")
+        with TemporaryDirectory(prefix="loraprof-") as folder:
+            made = Path(folder) / target.name
+            following = export(Job(source, made, force, redact, run), to)
+            _send(made, target)
+    return following.replace(str(made), str(target))
+
+
+def _send(made: Path, target: RemotePath) -> None:
+    if made.is_file():
+        target.upload(made)
+        return
+    (target / RECORDING).remove()
+    for path in sorted(made.rglob("*"), key=lambda path: (path.name == RECORDING, str(path))):
+        if path.is_file():
+            (target / str(path.relative_to(made))).upload(path)

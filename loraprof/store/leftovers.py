@@ -1,0 +1,18 @@
+"""What did a crash leave beside a recording? Temporary folders, under names that nobody will ask for again."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+OLD_S: Final = 600.0  # nobody who still writes leaves a folder alone for so long
+
+
+def clear_leftovers(target: Path) -> None:
+    """Removes old temporary folders of earlier recordings called ``target``."""
+    for folder in target.absolute().parent.glob(f".{target.name}.tmp-*"):
+        if folder.suffix == ".old" or not folder.is_dir():
+            continue  # .old is the recording that an interrupted --force was replacing
+        newest = max(p.stat().st_mtime for p in (folder, *folder.iterdir()))
+        if time.time() - newest > OLD_S:
+            shutil.rmtree(folder, ignore_errors=True)

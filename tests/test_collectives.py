@@ -1,0 +1,130 @@
+"""Collectives of a step: exposed and hidden time add up on a device and on a CPU, and gloo's two records are joined."""
+
+from typing import Any
+
+import pytest
+from builders import Document, comm, json_of, kernel, op, step, text_of, us
+from fleets import fleet
+from reports import real, report_of
+
+import loraprof
+from loraprof.analysis.analyse import Analysis, analyse
+from loraprof.analysis.collectives import UNKNOWN, collectives_of, exposed_ns
+from loraprof.analysis.messages import KINDS
+from loraprof.store.kineto import read_stream, read_trace
+
+MAIN, WORKER = 1, 9
+
+
+def analysed(document: Document) -> Analysis:
+    import io
+
+    return analyse(read_stream(io.BytesIO(text_of(document)), "t.json"))
+
+
+def at(event: Document, name: str, dims: list[Any], types: list[str], thread: int = MAIN) -> Document:
+    """An event with the inputs Kineto records."""
+    return event | {"name": name, "tid": thread, "args": {"Input Dims": dims, "Input type": types}}
+
+
+def span(start: int, end: int, cat: str = "user_annotation") -> Document:
+    return {"ph": "X", "cat": cat, "pid": 1, "ts": us(start), "dur": us(end - start)}
+
+
+def gloo(*events: Document, ranks: list[int] | None = None) -> Document:
+    """Two steps of 10,000 ns of a CPU trace, with an op at either end so that time between them can be waited for."""
+    ops = [op("aten::mm", 0, 1000), op("aten::mm", 9000, 9900)]
+    document = json_of([step(0, 0, 10_000), *ops, step(1, 10_000, 20_000)])
+    document["traceEvents"] += events
+    if ranks is not None:
+        group = {"pg_name": "0", "pg_size": len(ranks), "ranks": ranks}
+        document["distributedInfo"] = {"rank": 0, "world_size": len(ranks), "pg_config": [group]}
+    return document
+
+
+def test_a_wait_on_a_cpu_is_exposed_and_the_rest_is_hidden() -> None:
+    asked = at(span(1000, 1500, "cpu_op"), "c10d::_allgather_base_", [[400], [100]], ["float", "float"])
+    ran = at(span(1200, 6000), "gloo:all_gather", [[100]], ["float"], WORKER)
+    found = analysed(gloo(asked, ran, ranks=[0, 1, 2, 3]))
+    calls = collectives_of(found, found.ledgers[0])
+    assert [KINDS[k] for k in calls.kind] == ["all_gather"]
+    assert calls.nbytes.tolist() == [1600]
+    assert (calls.exposed.tolist(), calls.hidden.tolist()) == ([4500], [300])
+    assert exposed_ns(found.steps[0], on_gpu=False) == 4500
+    assert calls.groups[int(calls.group[0])].ranks == (0, 1, 2, 3)
+    assert found.steps[0].ns(kind="busy", role="comm") == 500
+
+
+def test_what_gloo_runs_as_an_all_reduce_is_what_was_asked_for() -> None:
+    asked = at(span(1000, 1100, "cpu_op"), "c10d::_reduce_scatter_base_", [[50], [100]], ["c10::BFloat16", ""])
+    ran = at(span(1200, 2000), "gloo:all_reduce", [[100]], ["c10::BFloat16"], WORKER)
+    later = at(span(2100, 2200, "cpu_op"), "c10d::allreduce_", [[[60], [40]], []], ["TensorList", ""])
+    second = at(span(2300, 3000), "gloo:all_reduce", [[100]], ["float"], WORKER)
+    found = analysed(gloo(asked, ran, later, second))
+    calls = collectives_of(found, found.ledgers[0])
+    assert [KINDS[k] for k in calls.kind] == ["reduce_scatter", "all_reduce"]
+    assert calls.nbytes.tolist() == [200, 400]
+
+
+def test_a_range_that_no_op_asked_for() -> None:
+    """Its name says what it is; the share of one rank is multiplied only where the group is known."""
+    ran = at(span(1200, 2000), "gloo:all_gather", [[100]], ["float"], WORKER)
+    found = analysed(gloo(ran, ranks=[0, 1]))
+    assert collectives_of(found, found.ledgers[0]).nbytes.tolist() == [800]
+    found = analysed(gloo(ran))
+    calls = collectives_of(found, found.ledgers[0])
+    assert (calls.nbytes.tolist(), calls.group.tolist()) == ([UNKNOWN], [UNKNOWN])
+
+
+def test_a_collective_that_runs_into_the_next_step_counts_in_its_own() -> None:
+    ran = at(span(8000, 12_000), "gloo:all_reduce", [[100]], ["float"], WORKER)
+    found = analysed(gloo(ran))
+    first, second = (collectives_of(found, ledger) for ledger in found.ledgers)
+    assert (first.began.tolist(), second.began.tolist()) == ([True], [False])
+    assert (first.exposed + first.hidden).tolist() == [2000]
+    assert (second.exposed + second.hidden).tolist() == [2000]
+
+
+def test_on_a_device_exposed_times_add_up_to_the_partition() -> None:
+    """Compute hides a part of the first; the second overlaps the first, which began earlier."""
+    device = [
+        kernel(100, 1000, (10, 20)),
+        comm(500, 2000, (30, 40), stream=20),
+        comm(1500, 3000, (50, 60), stream=21),
+    ]
+    found = analysed(json_of([step(0, 0, 4000)], device))
+    calls = collectives_of(found, found.ledgers[0])
+    assert (calls.exposed.tolist(), calls.hidden.tolist()) == ([1000, 1000], [500, 500])
+    assert int(calls.exposed.sum()) == exposed_ns(found.steps[0], on_gpu=True) == 2000
+
+
+def test_every_rank_of_a_fleet_adds_up() -> None:
+    report = loraprof.diagnose(fleet(2))
+    sent, reported = report.communication, report.step()
+    assert sent is not None
+    assert reported is not None
+    assert sum(row.exposed_ns for row in sent.collectives) == sent.exposed_ns
+    assert sent.exposed_ns == reported.ns(kind="busy", class_="comm")
+
+
+def test_payloads_of_a_public_trace() -> None:
+    found = analyse(read_trace(real("a100_resnet_ddp_train")))
+    calls = [collectives_of(found, ledger) for ledger in found.ledgers]
+    sizes = sorted({int(n) for one in calls for n in one.nbytes[one.of("all_reduce")]})
+    assert sizes[0] == 2_049_000 * 4
+    for one, reported in zip(calls, found.steps, strict=True):
+        assert int(one.exposed.sum()) == reported.ns(kind="busy", class_="comm")
+        assert all(one.groups[g].size == 2 for g in one.group[one.of("all_reduce")])
+
+
+def test_a_step_without_collectives_has_no_communication() -> None:
+    assert report_of(json_of([step(0, 0, 1000)], [kernel(100, 500, (10, 20))])).communication is None
+
+
+@pytest.mark.parametrize("listed", [None, "text", [{"pg_name": "0"}], [{"pg_size": 2, "ranks": ["a", "b"]}]])
+def test_odd_group_lists_are_read_as_far_as_they_go(listed: object) -> None:
+    ran = at(span(1200, 2000), "gloo:all_reduce", [[100]], ["float"], WORKER)
+    document = gloo(ran) | {"distributedInfo": {"pg_config": listed}}
+    found = analysed(document)
+    assert collectives_of(found, found.ledgers[0]).nbytes.tolist() == [400]
+    assert all(group.ranks == () for group in found.trace.groups)

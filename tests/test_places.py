@@ -1,0 +1,196 @@
+"""Inputs and outputs behind URLs, in fsspec's memory file system; without fsspec one clear line."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import msgspec
+import pytest
+from fleets import fleet
+from recordings import write_recording
+
+import loraprof
+from loraprof.cli.app import run
+from loraprof.diagnosis.examine import processes
+from loraprof.errors import InputError, UsageError
+from loraprof.report.registry import render
+from loraprof.store.places import RemotePath, entries, is_url, place_of
+
+BUCKET = "memory://bucket"
+
+
+@pytest.fixture(autouse=True)
+def empty() -> Iterator[None]:
+    yield
+    fsspec.filesystem("memory").store.clear()
+
+
+def upload(folder: Path, url: str) -> str:
+    for path in folder.iterdir():
+        (place_of(url) / path.name).write_bytes(path.read_bytes())
+    return url
+
+
+@pytest.mark.parametrize(
+    ("text", "url"), [("s3://b/x", True), ("memory://x", True), ("C:/x", False), ("/a//b", False), ("x.json", False)]
+)
+def test_what_is_a_url(text: str, url: bool) -> None:
+    assert is_url(text) == url
+    assert url or not isinstance(place_of(text), RemotePath)
+
+
+def test_a_recording_behind_a_url_gives_the_same_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = fleet(3)
+    url = upload(place, f"{BUCKET}/fleet.loraprof")
+    there, here = loraprof.diagnose(url), loraprof.diagnose(place)
+    assert there.source.path == url
+    same = msgspec.structs.replace(there, source=here.source)
+    assert render(same, "json") == render(here, "json")
+    monkeypatch.setattr("loraprof.diagnosis.examine.WORTH_BYTES", 0)  # another process would see no memory://
+    assert render(loraprof.diagnose(url, processes), "json") == render(there, "json")
+
+
+def test_report_and_export_take_urls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = upload(fleet(2), f"{BUCKET}/in.loraprof")
+    assert run(["report", url]) == 0
+    assert "Rank 1 is the slowest of 2" in " ".join(capsys.readouterr().out.split())
+    assert run(["export", url, "--to", "json", "-o", str(tmp_path / "x.json")]) == 0
+    assert b'"rank_summary"' in (tmp_path / "x.json").read_bytes()
+    assert run(["export", url, "--to", "recording", "-o", f"{BUCKET}/out.loraprof", "--redact"]) == 0
+    assert f"next: loraprof report {BUCKET}/out.loraprof" in capsys.readouterr().err
+    names = {entry.name for entry in entries(place_of(f"{BUCKET}/out.loraprof"))}
+    assert names == {"recording.json", "rank0.json", "rank1.json", "rank0.trace.json.gz", "rank1.trace.json.gz"}
+    assert loraprof.diagnose(f"{BUCKET}/out.loraprof").source.ranks == 2
+    assert run(["export", url, "--to", "html", "-o", f"{BUCKET}/page.html"]) == 0
+    assert (place_of(f"{BUCKET}/page.html")).read_bytes().startswith(b"<!doctype html>")
+    capsys.readouterr()
+    assert run(["export", url, "--to", "html", "-o", f"{BUCKET}/page.html"]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_foreign_trace_behind_a_url() -> None:
+    trace = write_recording(Path(fleet(1).parent) / "a.loraprof") / "rank0.trace.json"
+    place_of(f"{BUCKET}/t.json").write_bytes(trace.read_bytes())  # type: ignore[union-attr]
+    assert loraprof.diagnose(f"{BUCKET}/t.json").source.kind == "trace"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        (f"{BUCKET}/none.loraprof", "no such file or directory"),
+        ("nonsense://x/y", "Protocol not known"),
+        (f"{BUCKET}/empty", "no such file or directory"),
+    ],
+)
+def test_one_line_for_what_is_not_there(url: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", url]) == 5
+    message, hint = capsys.readouterr().err.splitlines()
+    assert message.startswith(f"loraprof: {url}: ")
+    assert why in message
+    assert hint
+
+
+def test_without_fsspec_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    assert run(["report", "s3://bucket/x.loraprof"]) == 5
+    message, hint = capsys.readouterr().err.splitlines()
+    assert message == "loraprof: s3://bucket/x.loraprof: s3:// paths need fsspec, which is not installed"
+    assert "pip install 'loraprof[remote]'" in hint
+
+
+def test_a_driver_that_fails_midway_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = upload(fleet(2), f"{BUCKET}/x.loraprof")
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("token\nexpired")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "ls", broken)
+    with pytest.raises(InputError, match="cannot be read, RuntimeError: token expired"):
+        loraprof.diagnose(url)
+
+
+def test_address_without_ray_and_where_it_makes_no_sense(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = fleet(2)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run(["report", str(place), "--address", "local"]) == 4
+    assert "pip install 'loraprof[ray]'" in capsys.readouterr().err
+    assert run(["report", str(place / "rank0.trace.json"), "--address", "local"]) == 2
+    assert "--address is for many ranks" in capsys.readouterr().err
+
+
+class FakeRay:
+    """Runs tasks here, through pickle as Ray does; one task dies."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+    def __init__(self, dies: int | None = None) -> None:
+        self.dies, self.started, self.open = dies, 0, False
+
+    def init(self, **_: object) -> None:
+        self.open = True
+
+    def shutdown(self) -> None:
+        self.open = False
+
+    def remote(self, **_: object) -> object:
+        import pickle
+
+        ray = self
+
+        class Task:
+            def __init__(self, run: object) -> None:
+                self.run = pickle.loads(pickle.dumps(run))
+
+            def remote(self, job: object) -> object:
+                ray.started += 1
+                number = ray.started - 1
+                made = lambda: pickle.loads(pickle.dumps(self.run(pickle.loads(pickle.dumps(job)))))  # noqa: E731
+                return None if number == ray.dies else made
+
+        return Task
+
+    def get(self, task: object) -> object:
+        if task is None:
+            raise self.exceptions.RayError("worker died\nout of memory")
+        return task()  # type: ignore[operator]
+
+
+def test_ranks_as_ray_tasks_give_the_same_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loraprof.cli.ray_ranks import on_ray
+
+    place = fleet(3)
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.chdir(place.parent)
+    assert render(loraprof.diagnose(place.name, on_ray("local")), "json") == render(
+        loraprof.diagnose(place.name), "json"
+    )
+    assert (ray.started, ray.open) == (3, False)
+
+
+def test_a_ray_task_that_dies_leaves_its_rank_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loraprof.cli.ray_ranks import on_ray
+
+    monkeypatch.setitem(sys.modules, "ray", FakeRay(dies=2))
+    report = loraprof.diagnose(fleet(3), on_ray("local"))
+    assert [row.rank for row in report.ranks or []] == [0, 1]
+    assert any("rank 2 left out" in note and "out of memory" in note for note in report.closure.notes)
+
+
+def test_ray_workers_see_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from loraprof.cli.ray_ranks import on_ray
+
+    monkeypatch.setitem(sys.modules, "ray", FakeRay())
+    with pytest.raises(UsageError, match="no other process sees it"):
+        loraprof.diagnose(upload(fleet(2), f"{BUCKET}/x.loraprof"), on_ray("local"))
+
+
+def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "ray", FakeRay())
+    assert run(["report", str(fleet(2)), "--address", "127.0.0.1:1"]) == 4
+    assert "Ray at 127.0.0.1:1:" in capsys.readouterr().err

@@ -1,0 +1,190 @@
+"""Many ranks together: a planted delay is found, ranks that do not belong are left out, and a page stays a page."""
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from fleets import fleet, surveyed
+
+import loraprof
+from loraprof.diagnosis.examine import LeftOut, examine, processes, sequential
+from loraprof.diagnosis.ranks import survey
+from loraprof.errors import InputError
+from loraprof.model.recording import Recording
+from loraprof.report.registry import render
+from loraprof.store.recordings import load_source
+
+LATE_NS = 3_000_000
+
+
+def changed(place: Path, rank: int, **fields: object) -> None:
+    """Another recording of one rank; fields of the environment go there."""
+    path = place / f"rank{rank}.json"
+    own = msgspec.json.decode(path.read_bytes(), type=Recording)
+    around = {k: v for k, v in fields.items() if k in own.environment.__struct_fields__}
+    environment = msgspec.structs.replace(own.environment, **around)
+    rest = {k: v for k, v in fields.items() if k not in around}
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(own, environment=environment, **rest)))
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 9])
+def test_the_late_rank_and_where_it_is_late(ranks: int) -> None:
+    seen = surveyed(fleet(ranks))
+    summary = seen.summary
+    assert (summary.slowest, summary.even, summary.count, summary.missing) == (1, False, ranks, [])
+    own = next(spread for spread in summary.spreads if spread.what == "own")
+    assert (own.max_rank, own.max_ns - own.min_ns, own.median_ns) == (1, LATE_NS, own.min_ns)
+    first = summary.differences[0]
+    assert (first.kind, first.what, first.phase, first.ns - first.median_ns) == ("busy", "compute", "backward", LATE_NS)
+    assert f"Rank 1 is the slowest of {ranks}" in summary.sentence
+    backward = next(spread for spread in summary.phases if spread.what == "backward")
+    assert backward.max_ns - backward.min_ns == LATE_NS
+    for row in seen.rows:
+        assert sum(row.phases_ns.values()) == row.wall_ns == row.busy_ns + row.idle_ns
+        assert row.own_ns == row.wall_ns - row.exposed_comm_ns
+
+
+def test_even_ranks_have_no_slow_one() -> None:
+    summary = surveyed(fleet(4, slow=None)).summary
+    assert summary.even
+    assert summary.differences == []
+    assert summary.sentence.startswith("The ranks are even")
+
+
+def test_a_lead_below_a_hundredth_of_the_step_is_none() -> None:
+    seen = surveyed(fleet(4, slow_ns=10_000))
+    lead_ns = seen.rows[1].own_ns - seen.rows[0].own_ns
+    assert lead_ns == 10_000 < seen.rows[0].wall_ns / 100
+    assert seen.summary.even
+
+
+def test_the_report_is_the_slowest_ranks_at_the_common_step() -> None:
+    place = fleet(4)
+    report = loraprof.diagnose(place)
+    assert report.rank_summary is not None
+    assert report.reported_step == report.rank_summary.step
+    row = next(row for row in report.ranks or [] if row.rank == 1)
+    step = report.step()
+    assert step is not None
+    assert (row.wall_ns, row.exposed_comm_ns) == (step.wall_ns, step.ns(kind="busy", class_="comm"))
+    assert "4 ranks; the report is rank 1's, the slowest" in report.closure.notes
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"launch": "xyz"}, "rank 2 left out: recorded by another run"),
+        ({"world_size": 9}, "rank 2 left out: recorded by a run with another number of ranks"),
+        ({"first_step": 25}, "rank 2 left out: its trace is of another step of the training"),
+    ],
+)
+def test_a_rank_of_another_run_or_step_is_left_out(fields: dict[str, object], why: str) -> None:
+    place = fleet(4)
+    changed(place, 2, **fields)
+    seen = surveyed(place)
+    assert [row.rank for row in seen.rows] == [0, 1, 3]
+    assert why in seen.notes
+    assert seen.summary.missing == [2]
+
+
+def test_a_rank_with_other_step_names_is_left_out() -> None:
+    place = fleet(3)
+    trace = place / "rank2.trace.json"
+    trace.write_text(trace.read_text().replace("ProfilerStep#", "ProfilerStep#7"))
+    seen = surveyed(place)
+    assert [row.rank for row in seen.rows] == [0, 1]
+    assert "rank 2 left out: its trace holds none of the steps of the others" in seen.notes
+
+
+def test_cut_traces_of_many_ranks_are_one_note() -> None:
+    place = fleet(9)
+    for rank in (2, 3, 4, 8):
+        path = place / f"rank{rank}.trace.json"
+        path.write_bytes(path.read_bytes()[: 1000 + 100 * rank])
+    seen = surveyed(place)
+    assert [row.rank for row in seen.rows] == [0, 1, 5, 6, 7]
+    assert "ranks 2–4, 8 left out: the JSON is truncated" in seen.notes
+
+
+def test_a_missing_trace_is_named() -> None:
+    place = fleet(4, only=(0, 1, 3))
+    report = loraprof.diagnose(place)
+    assert report.rank_summary is not None
+    assert report.rank_summary.missing == [2]
+    assert "no trace here of rank 2" in report.closure.notes
+
+
+def test_a_rank_without_a_recording_of_its_own_keeps_the_model_not_the_times() -> None:
+    place = fleet(2)
+    (place / "rank1.json").unlink()
+    report = loraprof.diagnose(place)
+    assert report.source.ranks == 2
+    assert report.timing.unprofiled is None
+    assert report.adapter is not None
+    assert any("rank 1 has no recording of its own" in note for note in report.closure.notes)
+
+
+def test_the_leaders_calibration_serves_the_slowest_rank() -> None:
+    place = fleet(2)
+    shared = msgspec.json.decode((place / "recording.json").read_bytes(), type=Recording)
+    for rank in (0, 1):
+        changed(place, rank, calibration=None)
+    report = loraprof.diagnose(place)
+    assert report.ceilings is not None
+    assert shared.calibration is not None
+    assert report.ceilings.basis == loraprof.diagnose(fleet(2)).ceilings.basis  # type: ignore[union-attr]
+    other = msgspec.structs.replace(shared, device=msgspec.structs.replace(shared.device, name="Another GPU"))
+    (place / "recording.json").write_bytes(msgspec.json.encode(other))
+    notes = loraprof.diagnose(place).closure.notes
+    assert "rank 0 was calibrated, whose device is another: Another GPU" in notes
+
+
+def test_no_rank_that_can_be_read() -> None:
+    place = fleet(2)
+    for rank in (0, 1):
+        (place / f"rank{rank}.trace.json").write_bytes(b"{}")
+    with pytest.raises(InputError, match=r"fleet\.loraprof: ranks 0, 1 left out: .*traceEvents"):
+        loraprof.diagnose(place)
+
+
+def test_foreign_traces_of_many_ranks() -> None:
+    """A folder as torch's tensorboard_trace_handler fills it; ranks from the traces themselves."""
+    place = fleet(3)
+    folder = place.parent / "tb"
+    folder.mkdir()
+    for rank, host in ((0, "a_12"), (1, "c_99"), (2, "b_7")):
+        text = gzip.compress((place / f"rank{rank}.trace.json").read_bytes(), 1)
+        (folder / f"{host}.1690000000.pt.trace.json.gz").write_bytes(text)
+    report = loraprof.diagnose(folder)
+    assert (report.source.kind, report.source.ranks) == ("trace", 3)
+    assert report.rank_summary is not None
+    assert (report.rank_summary.slowest, report.rank_summary.world) == (1, 3)
+    (folder / "again.pt.trace.json.gz").write_bytes((folder / "a_12.1690000000.pt.trace.json.gz").read_bytes())
+    with pytest.raises(InputError, match="two of its traces say that they are of rank 0"):
+        loraprof.diagnose(folder)
+
+
+def test_processes_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = fleet(5)
+    monkeypatch.setattr("loraprof.diagnosis.examine.WORTH_BYTES", 0)
+    monkeypatch.setattr("loraprof.diagnosis.examine.workers", lambda ranks, largest: 2)
+    apart = loraprof.diagnose(place, processes)
+    assert render(apart, "json") == render(loraprof.diagnose(place, sequential), "json")
+
+
+def test_a_thousand_ranks_are_one_page() -> None:
+    """The page of 1,024 ranks has the lines of that of 4; the breakdowns of 4 ranks stand in for all."""
+    place = fleet(4)
+    report = loraprof.diagnose(place)
+    found = [examine(file) for file in load_source(place).ranks]
+    assert not any(isinstance(one, LeftOut) for one in found)
+    many = survey([replace(found[1 if rank == 700 else 0], rank=rank) for rank in range(1024)])
+    large = msgspec.structs.replace(
+        report, ranks=many.rows, rank_summary=many.summary, source=msgspec.structs.replace(report.source, ranks=1024)
+    )
+    assert many.summary.slowest == 700
+    for form in ("terminal", "markdown"):
+        assert render(large, form).count(b"\n") <= render(report, form).count(b"\n") + 2  # "1,024" may wrap a line
+    assert len(render(large, "html")) < 1.05 * len(render(report, "html"))

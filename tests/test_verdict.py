@@ -1,0 +1,38 @@
+"""The sentence on top: shares of the step in words that fit the device."""
+
+from loraprof.diagnosis.verdict import verdict
+from loraprof.model.report import Launches, Part, Step, TimingReport
+
+
+def sentence(launches: Launches | None, *parts: Part) -> str:
+    step = Step(name="s", wall_ns=sum(p.ns for p in parts), partition=list(parts), overlap=[], launches=launches)
+    return verdict(
+        step, None, TimingReport(unprofiled=None, profiled_ns=None, inflation=None, tokens_per_step=None), None, []
+    ).sentence
+
+
+def busy(role: str, ns: int) -> Part:
+    return Part(kind="busy", class_="compute", cause=None, phase="forward", role=role, ns=ns, events=1)
+
+
+def idle(cause: str, ns: int) -> Part:
+    return Part(kind="idle", class_=None, cause=cause, phase="forward", role="other", ns=ns, events=1)
+
+
+LAUNCHES = Launches(count=1, api_median_ns=1, latency_floor_ns=1, turnaround_median_ns=1)
+
+
+def test_idle_time_is_named_for_what_it_is() -> None:
+    parts = busy("base.linear", 50), idle("python", 30), idle("data", 20)
+    shares = "Of this step, 50.0 % goes to the linear layers, 30.0 % to {}, 20.0 % to {}."
+    assert sentence(None, *parts) == shares.format("Python between the ops", "waiting for data or other ranks")
+    device = "a device that waits for the host", "waiting for data or a synchronisation"
+    assert sentence(LAUNCHES, *parts) == shares.format(*device)
+
+
+def test_causes_of_a_kind_count_together() -> None:
+    text = sentence(LAUNCHES, idle("framework", 30), idle("launch_api", 30), busy("norm", 25), busy("other", 15))
+    assert text == (
+        "Of this step, 60.0 % goes to a device that waits for the host, 25.0 % to everything else, "
+        "15.0 % to work of unknown role."
+    )
