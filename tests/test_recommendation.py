@@ -81,4 +81,11 @@ def test_equal_memory_in_numbers() -> None:
     assert at_equal_memory(arms, "dora", GIB) == (
         "Within 1.00 GiB: lora runs batch 16 at 1,200 tokens/s, dora does not fit."
     )
+    near = {
+        "full": ArmResult(iso_batch=8, iso_tokens_per_s=800.0, iso_low=700.0, iso_high=1300.0),
+        "lora": ArmResult(iso_batch=16, iso_tokens_per_s=1200.0, iso_low=1100.0, iso_high=1250.0),
+    }
+    told = at_equal_memory(near, "full", GIB)
+    assert told is not None
+    assert told.endswith("full runs batch 8 at 800 tokens/s, which is not clearly apart.")
     assert at_equal_memory({"full": ArmResult()}, "full", GIB) is None

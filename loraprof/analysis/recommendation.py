@@ -111,7 +111,7 @@ def at_equal_memory(arms: Mapping[str, ArmResult], reference: str | None, limit_
     """What memory decides, in numbers: the arm that trains fastest at the batch it can afford, and the reference."""
     known = {n: (a.iso_tokens_per_s, a.iso_batch) for n, a in arms.items() if a.iso_batch and a.iso_tokens_per_s}
     trains = [name for name in known if name != BOUND]
-    if reference not in arms or not trains:
+    if reference is None or reference not in arms or not trains:
         return None
     best = max(trains, key=lambda name: known[name][0] or 0)
     names = dict.fromkeys((best, reference) if reference in known else (best,))
@@ -119,4 +119,7 @@ def at_equal_memory(arms: Mapping[str, ArmResult], reference: str | None, limit_
         f"{n} runs batch {units.count(known[n][1])} at {units.count(round(known[n][0] or 0))} tokens/s" for n in names
     ]
     parts += [f"{reference} does not fit"] if reference not in known else []
-    return f"Within {units.nbytes(limit_bytes)}: {', '.join(parts)}."
+    low, high = arms[best].iso_low, arms[reference].iso_high
+    together = best != reference and low is not None and high is not None and low <= high
+    unsure = ", which is not clearly apart" if together else ""
+    return f"Within {units.nbytes(limit_bytes)}: {', '.join(parts)}{unsure}."

@@ -117,7 +117,8 @@ def _arms(c: Comparison) -> Table:
 
 def _arm(name: str, arm: ArmResult) -> Row:
     if arm.status != "ok":
-        why = f"{arm.status}: {arm.reason}" if arm.reason else arm.status
+        reached = f", peak {units.nbytes(arm.peak_bytes)}" if arm.peak_bytes else ""
+        why = f"{arm.status}{reached}: {arm.reason}" if arm.reason else f"{arm.status}{reached}"
         return (Cell(name), Cell(why), *(Cell("") for _ in range(5)))
     step = units.ns_interval(arm.median_ns, arm.low_ns, arm.high_ns)
     return (
