@@ -397,7 +397,18 @@ def comparison() -> c.Comparison:
         arms={
             "full": _arm(408_020_000, 78.2, 8_030_000_000),
             "frozen": _arm(222_900_000, 41.0, 0),
-            "lora": _arm(309_412_345, 57.0, 41_943_040),
+            "lora": c.ArmResult(
+                **msgspec.structs.asdict(_arm(309_412_345, 57.0, 41_943_040))
+                | {
+                    "initial_loss": [11.77, 11.78, 11.76],
+                    "final_loss": [2.104, None, 2.177],
+                    "iso_batch": 6,
+                    "iso_tokens_per_s": 26_912.4,
+                    "iso_low": 26_701.3,
+                    "iso_high": 27_020.9,
+                    "iso_peak_bytes": int(78.1 * 2**30),
+                }
+            ),
             "dora": c.ArmResult(status="oom", reason="78.9 GiB wanted, 79.1 GiB there, 3.2 GiB used by others"),
         },
         ratios=[
@@ -407,7 +418,10 @@ def comparison() -> c.Comparison:
         noise_floor=c.NoiseFloor(ratio=1.0008, low=0.9989, high=1.0031),
         waterfall=c.Waterfall(from_="full", to="lora", from_ns=from_ns, to_ns=to_ns, bars=bars),
         findings=_findings()[:1],
-        predicted=c.PredictedRatio(full_over_lora=1.3127, error=-0.0046),
+        predicted=c.PredictedRatio(full_over_lora=1.3127, low=1.26, high=1.37, error=-0.0046),
+        ideal=c.Ratio(of="full", to="frozen", ratio=1.8305, low=1.8215, high=1.8379, verdict="slower"),
+        quality_steps=60,
+        iso_limit_bytes=80 * 2**30,
         recommendation="Keep LoRA, and pass autocast_adapter_dtype=False: 1.14x more is predicted.",
         notes=["one arm could not run"],
     )

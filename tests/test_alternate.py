@@ -146,8 +146,8 @@ def test_arms_that_cannot_run_are_reported_and_the_others_timed() -> None:
     with pytest.raises(MeasurementError, match="full: CUDA out of memory"):
         measure_arms(tiny(), ["full"], 0, lambda _: None, answers(full=oom))
     no = Outcome(status="refused", reason="too deep", exit_code=2)
-    with pytest.raises(UsageError, match="too deep"):
-        measure_arms(tiny(), ["top:9"], 0, lambda _: None, lambda _: no)
+    with pytest.raises(UsageError, match="no arm can be run: top:9, top:8: too deep"):
+        measure_arms(tiny(), ["top:9", "top:8"], 0, lambda _: None, lambda _: no)
 
 
 def test_memory_of_process_machine_and_container(tmp_path: Path) -> None:

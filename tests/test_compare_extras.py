@@ -3,13 +3,14 @@
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from loraprof.capture.job import Job, Outcome
 from loraprof.cli import compare_extras
 from loraprof.cli.compare_extras import with_iso_memory, with_quality
-from loraprof.model.compare import ArmResult, Comparison
+from loraprof.model.compare import ArmResult, Comparison, Ratio
 from loraprof.model.workload import WorkloadSpec
 from loraprof.store.specs import load_workload
 from loraprof.workloads.build import shrink
@@ -58,7 +59,41 @@ def test_a_loss_that_is_not_finite_is_reported(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(compare_extras, "train", train)
     found = with_quality(comparison(lora=ArmResult()), tiny(), 2, quietly)
-    assert "arm lora diverges: its loss is not finite with seed 1" in found.notes
+    assert "training diverges, its loss is not finite: lora (seed 1)" in found.notes
+    assert found.arms["lora"].initial_loss == [2.0, 2.0, 2.0]
+    assert found.arms["lora"].final_loss == [1.0, None, 1.0]
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Comparison) == found
+
+
+def test_a_training_run_out_of_memory_and_one_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(spec: Any, arm: str, steps: int, seed: int) -> list[float]:
+        if arm == "dora":
+            raise MemoryError("out of memory")
+        return [4.0, 3.5] if arm == "lora" else [4.0, 3.0]
+
+    monkeypatch.setattr(compare_extras, "train", train)
+    before = comparison(full=ArmResult(), lora=ArmResult(), dora=ArmResult())
+    found = with_quality(before, tiny(), 2, quietly)
+    assert found.notes == [
+        "arm dora ran out of memory in its training run: what it learns is not known",
+        "in 2 steps no arm loses half of its first loss: too few to tell what the arms learn",
+    ]
+    assert found.arms["dora"].final_loss is None
+    assert found.quality_steps == 2
+
+
+def test_what_is_learnt_decides_what_is_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = {"full": 1.0, "lora": 3.0}
+    monkeypatch.setattr(compare_extras, "train", lambda spec, arm, steps, seed: [4.0, ends[arm]])
+    faster = Ratio(of="lora", to="full", ratio=0.8, low=0.79, high=0.81, verdict="faster")
+    before = replace(comparison(full=ArmResult(), lora=ArmResult()), ratios=[faster])
+    told = with_quality(before, tiny(), 2, quietly).recommendation
+    assert told is not None
+    assert "learning visibly worse than full in the same steps: lora" in told
+    ends["lora"] = 1.1
+    told = with_quality(before, tiny(), 2, quietly).recommendation
+    assert told is not None
+    assert told.startswith("Run lora")
 
 
 def test_the_largest_batch_is_said_in_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +105,9 @@ def test_the_largest_batch_is_said_in_numbers(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(compare_extras, "run_job", run_job)
     monkeypatch.setattr(compare_extras, "available_bytes", lambda _: 10**12)
-    before = comparison(full=ArmResult(), lora=ArmResult(), dora=ArmResult(), top=ArmResult(status="refused"))
+    slower = Ratio(of="lora", to="full", ratio=1.2, low=1.1, high=1.3, verdict="slower")
+    arms = {"full": ArmResult(), "lora": ArmResult(), "dora": ArmResult(), "top": ArmResult(status="refused")}
+    before = replace(comparison(**arms), ratios=[slower])
     found = with_iso_memory(before, tiny(), 1000 * MIB, quietly)
     assert {name: arm.iso_batch for name, arm in found.arms.items()} == {
         "full": 8,
@@ -79,9 +116,9 @@ def test_the_largest_batch_is_said_in_numbers(monkeypatch: pytest.MonkeyPatch) -
         "top": None,
     }
     assert found.arms["lora"].iso_tokens_per_s == pytest.approx(100_000)
-    assert found.recommendation is not None
-    assert found.recommendation.startswith("Run lora. Within 1,000 MiB full takes batch 8 and 100,000 tokens/s, lora")
-    assert "arm dora: not even a batch of 1 fits into 1,000 MiB" in found.notes
+    assert found.arms["lora"].iso_peak_bytes == 1000 * MIB
+    assert found.recommendation == ("Run lora. Within 1,000 MiB: full runs batch 8 at 100,000 tokens/s.")
+    assert "not even a batch of 1 fits into 1,000 MiB: dora" in found.notes
     monkeypatch.setattr(compare_extras, "available_bytes", lambda _: 500 * MIB)
     lowered = with_iso_memory(before, tiny(), 1000 * MIB, quietly)
     assert lowered.arms["lora"].iso_batch == 4

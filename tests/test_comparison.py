@@ -119,6 +119,22 @@ def test_a_setting_that_differs_is_a_finding(pair: tuple[Path, Path], tmp_path: 
     assert [(e.what, e.value) for e in finding.evidence] == [("autocast", "none in base, bfloat16 in mixed")]
 
 
+def test_checkpointing_in_one_arm_only_is_a_finding(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whether the recording says so, or only its step shows recomputed work, as a script's does."""
+    base, new = pair
+    told = variant(new, tmp_path / "told.loraprof", works(lambda w: replace(w, checkpointing="non-reentrant")))
+    finding = next(f for f in compare_recordings((base, told)).findings if f.id == "G1")
+    assert [(e.what, e.value) for e in finding.evidence] == [("checkpointing", "None in base, non-reentrant in told")]
+    assert finding.severity == "major"
+    recomputing = recorded("tiny-llama-cpu", "checkpointing=non-reentrant")
+    shown = variant(recomputing, tmp_path / "shown.loraprof", timed(130 * MS))
+    found = compare_recordings((base, shown))
+    finding = next(f for f in found.findings if f.id == "G1")
+    assert [(e.what, e.value) for e in finding.evidence] == [("recomputation", "none in base, some in shown")]
+    assert found.waterfall is not None
+    assert next(bar.ns for bar in found.waterfall.bars if bar.key == "recompute") > 0
+
+
 def test_few_steps_give_no_verdict(pair: tuple[Path, Path], tmp_path: Path) -> None:
     few = variant(pair[1], tmp_path / "few.loraprof", timed(300 * MS, 4))
     found = compare_recordings((pair[0], few))
@@ -143,10 +159,11 @@ def test_thresholds_decide_the_exit_code(pair: tuple[Path, Path], capsys: pytest
     assert json.loads(capsys.readouterr().out)["missed"] is None
     assert run(["compare", "--fail-on", "slower>3%", "--format", "json", base, new]) == 3
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["missed"] == "new is slower than base"
+    said = "new is slower than base: 1.1000x [1.0988, 1.1012] its step time, 1.03x allowed"
+    assert json.loads(shown.out)["missed"] == said
     assert "--fail-on slower>3%: new is slower than base" in shown.err
     assert run(["compare", "--format", "github", "--fail-on", "slower>3%", base, new]) == 3
-    assert "::error title=loraprof%3A threshold missed::new is slower than base" in capsys.readouterr().out
+    assert "::error title=loraprof%3A threshold missed::new is slower than base: 1.1000x" in capsys.readouterr().out
     assert run(["compare", new, base, "--fail-on", "slower>3%"]) == 0
     assert run(["compare", base, new, "--fail-on", "faster"]) == 2
 
@@ -155,6 +172,8 @@ def test_options_and_words_that_do_not_fit_recordings(pair: tuple[Path, Path], t
     base, new = map(str, pair)
     assert run(["compare", base, new, "--rank", "8"]) == 2
     assert run(["compare", base, "train.py"]) == 2
+    assert run(["compare", base, new, "--budget", "5s"]) == 2
+    assert run(["compare", f"{base}/", f"{new}/"]) == 0  # as a shell completes them
     written = tmp_path / "out.json"
     assert run(["compare", base, new, "--format", "json", "-o", str(written), "--quiet"]) == 0
     assert json.loads(written.read_text())["schema"] == "loraprof.compare/1"
@@ -195,6 +214,8 @@ def test_what_is_no_quantity(text: str) -> None:
         (("--rank", "8", "train.py"), "--rank is for built-in workloads"),
         (("tiny-llama-cpu", "train.py"), "takes no arguments: train.py"),
         (("tiny-llama-cpu", "--budget", "soon"), "'soon' is not a time"),
+        (("tiny-llama-cpu", "--allow-different"), "--allow-different is for recordings"),
+        (("tiny-lama-cpu",), "did you mean 'tiny-llama-cpu'?"),
     ],
 )
 def test_usage_errors_come_before_any_work(
@@ -202,6 +223,12 @@ def test_usage_errors_come_before_any_work(
 ) -> None:
     assert run(["compare", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_trace_is_not_run_as_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text('{"traceEvents": []}')  # which Python would run
+    assert run(["compare", str(tmp_path / "a.json"), str(tmp_path / "a.json")]) == 5
+    assert "a trace has no unprofiled step times" in capsys.readouterr().err
 
 
 def test_arms_of_a_workload(tmp_path: Path) -> None:

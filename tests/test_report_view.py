@@ -2,9 +2,10 @@ import msgspec
 import pytest
 from sample_report import bare_report, comparison, report
 
-from loraprof.model.compare import Bar, Waterfall
+from loraprof.model.compare import ArmResult, Bar, Waterfall
 from loraprof.report import view_compare
 from loraprof.report.document import Facts, Table
+from loraprof.report.terminal import to_text
 from loraprof.report.view import partition_bar, view
 from loraprof.report.view_tables import (
     idle_causes,
@@ -118,12 +119,23 @@ def test_profiler_and_residual_come_last() -> None:
     ("verdict", "sentence"),
     [
         ("faster", "lora is faster than full: 1.319x [1.312, 1.324] its speed, measured."),
-        ("undecided", "No difference between lora and full is established: step time ratio 0.7583x [0.7551, 0.7622]."),
+        (
+            "undecided",
+            "No difference between lora and full is established: lora takes 0.7583x [0.7551, 0.7622] the time of full.",
+        ),
     ],
 )
 def test_headline(verdict: str, sentence: str) -> None:
     ratios = [msgspec.structs.replace(r, verdict=verdict) for r in comparison().ratios]
     assert view_compare.headline(msgspec.structs.replace(comparison(), ratios=ratios)) == sentence
+
+
+def test_an_arm_out_of_memory_shows_the_peak_it_reached() -> None:
+    oom = ArmResult(status="oom", reason="too big", peak_bytes=12 * 2**30)
+    arms = {"dora": oom, "top:9": ArmResult(status="refused")}
+    shown = to_text(msgspec.structs.replace(comparison(), arms=arms), 80).decode()
+    assert "dora   oom, peak 12.0 GiB: too big" in shown
+    assert "top:9  refused" in shown
 
 
 def test_headline_without_a_pair() -> None:

@@ -49,6 +49,31 @@ def test_s1_coverage_and_s3_recovery(effect: float, drift: float) -> None:
     assert close / RUNS >= 0.95
 
 
+@pytest.mark.parametrize("blocks", [3, 5, 12])
+def test_s1_coverage_of_few_blocks(blocks: int) -> None:
+    """Blocks of eight pairs that share a disturbance; what is resampled is the block."""
+    rng = np.random.default_rng(7)
+    covered = 0
+    for _ in range(RUNS):
+        a, b = (np.exp(series(rng, 8 * blocks)) for _ in "ab")
+        b *= np.exp(np.repeat(rng.normal(0, 0.005, blocks), 8))
+        estimate = st.paired_log_ratio(b, a, [i // 8 for i in range(8 * blocks)])
+        covered += estimate.low <= 0 <= estimate.high
+    assert 0.90 <= covered / RUNS <= 0.98
+
+
+def test_an_interval_ends_with_the_values_seen() -> None:
+    estimate = st.paired_log_ratio([100, 100, 900, 900], [100, 100, 100, 100], [0, 0, 1, 1])
+    assert (estimate.ratio_low, estimate.ratio_high) == (1, pytest.approx(9))
+    assert st.median_interval([100, 110, 120, 800, 850, 900], [0, 0, 0, 1, 1, 1])[1:] == (100, 900)
+
+
+def test_the_stretch_uses_students_t() -> None:
+    assert [round(st._t(freedom), 2) for freedom in (1, 2, 3, 5, 29)] == [12.71, 4.30, 3.18, 2.57, 2.05]
+    assert st._stretch(1) == 1
+    assert st._stretch(2000) == pytest.approx(1, abs=2e-3)
+
+
 @pytest.mark.parametrize("drift", [-0.05, 0.0, 0.05])
 def test_s2_same_arm_twice_is_undecided(drift: float) -> None:
     rng = np.random.default_rng(2)

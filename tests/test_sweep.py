@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from loraprof.analysis.sweep import crossovers, grid, key_of, parse_axes, resized
 from loraprof.capture.sweep import ATTEMPTS, finished, keep, open_folder, run_cells
@@ -94,6 +95,31 @@ def test_the_map_draws_the_line() -> None:
     assert "Speed-up rank=1" in three
     assert "Speed-up rank=2" in three
     assert "No cell could be measured." in to_text(sweep({"rank": ["1"]}, [None])).decode()
+
+
+def test_what_is_missing_says_why_and_only_once() -> None:
+    axes = {"rank": ["1", "2", "4"]}
+    cells = [
+        SweepCell(values={"rank": "1"}, speedup=1.2, notes=["no prediction: x", "stopped"]),
+        SweepCell(values={"rank": "2"}, speedup=1.3, notes=["no prediction: x", "stopped"]),
+        SweepCell(values={"rank": "4"}, status="oom", reason="full: too big", notes=["stopped"]),
+    ]
+    shown = to_text(Sweep(workload="w", device_name="d", axes=axes, cells=cells, crossovers=[])).decode()
+    assert "LoRA is faster in 0 and slower in 0 of 2 cells, undecided in 2: from 1.20x" in shown
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert lines[-3:] == ["1 2 no prediction: x", "all stopped", "4 oom: full: too big"]
+
+
+def test_the_prediction_stays_beside_the_measurement_in_80_columns() -> None:
+    one = replace(
+        cell(1.2345, 1.3), full_ns=123_456_789, lora_ns=100_000_000, low=1.2301, high=1.2391,
+        predicted_low=1.2123, predicted_high=1.4123, verdict="undecided",
+        values={"rank": "16", "tokens": "1024", "hidden": "2048"},
+    )  # fmt: skip
+    axes = {name: [value] for name, value in one.values.items()}
+    shown = to_text(Sweep(workload="w", device_name="d", axes=axes, cells=[one], crossovers=[]), 80).decode()
+    assert "1.2345x [1.2301, 1.2391]  undecided  1.30x [1.21, 1.41]" in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 WORKER = """

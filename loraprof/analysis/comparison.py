@@ -1,4 +1,4 @@
-"""What do interleaved (or recorded) step times say about the arms? Ratios, noise floor, thresholds, the sentence.
+"""What do interleaved (or recorded) step times say about the arms? Ratios, noise floor, thresholds.
 
 A ratio is exp of the median paired log ratio over the blocks; the A/A pair of the same design is the noise floor,
 and no claim smaller than it is made. Recordings were not interleaved: there the ratio is median(of) / median(to),
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Final
 
-from msgspec.structs import replace
-
+from loraprof import units
 from loraprof.analysis.statistics import (
     MIN_PAIRS,
     Estimate,
@@ -70,6 +69,7 @@ class Timed:
     failed: Mapping[str, Failure] = field(default_factory=dict)
     rejected: int = 0  # blocks redone
     notes: tuple[str, ...] = ()
+    diverged: frozenset[str] = frozenset()  # arms whose loss was not finite
 
 
 def estimate(of: Series, to: Series) -> Estimate:
@@ -153,35 +153,21 @@ def missed(ratios: Sequence[Ratio], limit: float) -> list[Ratio]:
     return [r for r in ratios if r.verdict == "slower" and r.low > limit]
 
 
-def recommend(ratios: Sequence[Ratio], reference: str) -> str | None:
-    """What to run, from the verdicts alone: the fastest arm that does train, if it is surely faster."""
-    trains = [r for r in ratios if r.to == reference and r.of != "frozen"]
-    if not trains:
+def ideal(timed: Timed) -> Ratio | None:
+    """full / frozen, the speed-up that adapters of no cost would have; None where one of them was not measured."""
+    if not {"full", "frozen"} <= timed.series.keys():
         return None
-    best = min(trains, key=lambda r: (r.ratio, r.of))
-    if best.verdict == "faster":
-        return f"Run {best.of}: it is the fastest arm measured that trains; look at its loss before you rely on it."
-    if all(r.verdict == "slower" for r in trains):
-        return f"Stay with {reference}: every other arm that trains is slower."
-    return f"Choose by memory or quality, not by speed: no arm is shown to be faster than {reference}."
-
-
-def with_ideal(arms: Mapping[str, ArmResult]) -> dict[str, ArmResult]:
-    """Adds to every LoRA arm of full depth the bound no adapter can beat: full / frozen."""
-    full, frozen = arms.get("full"), arms.get("frozen")
-    if not full or not frozen or full.median_ns is None or not frozen.median_ns:
-        return dict(arms)
-    bound = full.median_ns / frozen.median_ns
-    whole = ("lora", "dora")
-    return {
-        name: replace(arm, ideal_speedup=bound)
-        if arm.status == "ok" and name.startswith(whole) and not name.startswith("lora-top")
-        else arm
-        for name, arm in arms.items()
-    }
+    full, frozen = timed.series["full"], timed.series["frozen"]
+    found = estimate(full, frozen)
+    floor = floor_of(estimate(timed.twin, timed.series[timed.reference])) if timed.twin else math.inf
+    return _ratio("full", "frozen", found, three_way(found, floor))
 
 
 def failures(comparison: Comparison, limit: float) -> str | None:
     """One line on what missed the threshold, ``None`` when nothing did."""
     late = missed(comparison.ratios, limit)
-    return "; ".join(f"{r.of} is slower than {r.to}" for r in late) or None
+    return "; ".join(f"{r.of} is slower than {r.to}: {_how_much(r, limit)}" for r in late) or None
+
+
+def _how_much(r: Ratio, limit: float) -> str:
+    return f"{units.ratio_interval(r.ratio, r.low, r.high)} its step time, {units.ratio(limit)} allowed"

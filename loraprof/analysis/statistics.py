@@ -1,7 +1,10 @@
 """How sure are we? Seeded bootstrap intervals, the three-way verdict, warm-up, outliers and when to stop.
 
 Estimate = median of the paired log ratios ln(of_i / to_i). Interval = 95 % percentile bootstrap over the highest
-level of the design (process or block where labels are given, else the pair), 2,000 resamples, fixed seed.
+level of the design (process or block where labels are given, else the pair), 2,000 resamples, fixed seed. Its two
+arms are stretched by t(n - 1) / z sqrt(n / (n - 1)), n units resampled, as a bootstrap of few units is too narrow
+(Hesterberg, The American Statistician 69, 2015, section 5.3): else 2 blocks cover 50 %, 5 blocks 80 %. It ends with
+the least and the greatest value seen.
 The mean log ratio is not used: one 10x spike in 30 pairs moves it by 8 %, the median by almost nothing.
 Three-way verdict as in nvbench; outliers after Tukey are reported, never removed, as in criterion.rs.
 Medians under multiplicities are read from sorted values, so swapping the arms negates every number exactly.
@@ -10,6 +13,7 @@ Medians under multiplicities are read from sorted values, so swapping the arms n
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final, Literal
 
 import numpy as np
@@ -85,9 +89,32 @@ def _resampled_medians(values: Floats, labels: npt.NDArray[np.int64], seed: int)
 
 
 def _interval(values: Floats, labels: npt.NDArray[np.int64], seed: int) -> tuple[float, float]:
-    medians = _resampled_medians(values, labels, seed)
-    skip = int(TAIL * RESAMPLES)
-    return float(medians[skip]), float(medians[RESAMPLES - 1 - skip])
+    medians, middle = _resampled_medians(values, labels, seed), _median(values)
+    skip, wider = int(TAIL * RESAMPLES), _stretch(int(labels.max()) + 1)
+    low, high = float(medians[skip]), float(medians[RESAMPLES - 1 - skip])
+    low, high = middle - wider * (middle - low), middle + wider * (high - middle)
+    return max(low, float(values.min())), min(high, float(values.max()))
+
+
+def _stretch(units: int) -> float:
+    """1 for many units; one alone shows no spread that could be stretched."""
+    return _t(units - 1) / _t(math.inf) * math.sqrt(units / (units - 1)) if units > 1 else 1.0
+
+
+def _t(freedom: float) -> float:
+    """Student's t at 1 - TAIL: exact for 1 and 2, else the expansion in 1 / freedom (Abramowitz and Stegun 26.7.5)."""
+    if freedom == 1:
+        return math.tan(math.pi * (0.5 - TAIL))
+    if freedom == 2:
+        return (1 - 2 * TAIL) / math.sqrt(2 * TAIL * (1 - TAIL))
+    z = NormalDist().inv_cdf(1 - TAIL)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))
 
 
 def _median(values: Floats) -> float:
@@ -110,8 +137,8 @@ def median_interval(
     middle = round(_median(values))
     if len(values) < 6:
         return middle, min(samples_ns), max(samples_ns)
-    low, high = _interval(values, _labels(blocks, len(values)), seed)
-    return middle, min(round(low), middle), max(round(high), middle)
+    low, high = _interval(np.log(values), _labels(blocks, len(values)), seed)  # in logs no bound is negative
+    return middle, min(round(math.exp(low)), middle), max(round(math.exp(high)), middle)
 
 
 def paired_log_ratio(

@@ -33,7 +33,6 @@ def alternate(
     begun, live = clock(), list(arms)
     rounds: list[dict[str, tuple[int, ...]]] = []
     last: dict[str, Outcome] = {}
-    notes: dict[str, None] = {}
     while live and (stopped := _stopped(rounds, clock() - begun, budget_ns, live)) is None:
         entries = [*live, TWIN]
         progress(f"round {len(rounds) + 1} of processes: {', '.join(live)}, {live[0]} again")
@@ -41,7 +40,6 @@ def alternate(
         for entry in entries if len(rounds) % 2 == 0 else reversed(entries):
             name = live[0] if entry == TWIN else entry
             outcome = last[name] = start(name)
-            notes |= dict.fromkeys(outcome.notes)
             if outcome.status != "ok":
                 live.remove(name)
                 rounds = []  # the reference or the order changes: start over with the others
@@ -61,7 +59,7 @@ def alternate(
         stopped=stopped if live and stopped else "no arm could be timed",
         dropped=dict.fromkeys(live, WARM_UP * len(rounds)),
         failed=failed,
-        notes=(f"{len(rounds)} restarts of every arm, in alternating order", *notes),
+        notes=(f"{len(rounds)} restarts of every arm, in alternating order",),
     )
     return timed, last
 

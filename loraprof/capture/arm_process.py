@@ -53,7 +53,6 @@ def _builtin(job: Job) -> Outcome:
     timer = timer_of(built.device)
     timer.visit(built.step, job.warmup)
     times, loss = timer.visit(built.step, job.steps)
-    finite = isfinite(float(loss))
     return Outcome(
         times_ns=times,
         clock=timer.name,
@@ -62,7 +61,7 @@ def _builtin(job: Job) -> Outcome:
         tokens_per_step=built.tokens_per_step,
         device=str(built.device),
         device_name=device_info(built.device).name,
-        notes=[] if finite else [f"the loss of arm {job.arm} is not finite"],
+        loss_finite=isfinite(float(loss)),
     )
 
 
@@ -127,7 +126,6 @@ def _script(job: Job) -> Outcome:
         reason += f" after {times.seen} optimizer steps; {needed} are needed"
         return Outcome(status="refused", reason=reason, exit_code=code or 4, failed=code != 0)
     trained = [p for p in times.parameters if p.requires_grad]
-    finite = all(bool(torch.isfinite(p).all()) for p in trained)
     return Outcome(
         times_ns=times.times_ns(),
         clock="cuda_event" if times.device.type == "cuda" else "perf_counter_ns",
@@ -135,7 +133,7 @@ def _script(job: Job) -> Outcome:
         trainable=sum(p.numel() for p in trained),
         device=str(times.device),
         device_name=device_info(times.device).name,
-        notes=[] if finite else [f"the parameters that arm {job.arm} trains are not finite: its loss is NaN"],
+        loss_finite=all(bool(torch.isfinite(p).all()) for p in trained) if trained else None,  # NaN spreads to them
     )
 
 

@@ -43,7 +43,13 @@ class Measured:
     def facts(self) -> dict[str, ArmResult]:
         """The arms without their times."""
         return {
-            name: ArmResult(peak_bytes=o.peak_bytes, trainable=o.trainable, status=o.status, reason=o.reason)
+            name: ArmResult(
+                peak_bytes=o.peak_bytes,
+                trainable=o.trainable,
+                status=o.status,
+                reason=o.reason,
+                loss_finite=o.loss_finite,
+            )
             for name, o in self.outcomes.items()
         }
 
@@ -66,7 +72,6 @@ def measure_arms(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int, say: S
     if not live:
         raise nothing_runs(outcomes)
     notes = [PEAK_OF_PROCESS] if device.type == "cpu" else []
-    notes += dict.fromkeys(note for outcome in outcomes.values() for note in outcome.notes)
     peaks, free = [outcomes[arm].peak_bytes or 0 for arm in live], available_bytes(device)
     if free is not None and sum(peaks) > SHARE * free:
         notes.append("the arms do not fit side by side: timed in alternating processes")
@@ -97,7 +102,10 @@ def side_by_side(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int, say: S
 
 def nothing_runs(outcomes: dict[str, Outcome]) -> LoraprofError:
     """Why there is nothing to compare: the arms' own reasons."""
-    reasons = "; ".join(f"{arm}: {o.reason}" for arm, o in outcomes.items())
+    same: dict[str | None, list[str]] = {}
+    for arm, outcome in outcomes.items():
+        same.setdefault(outcome.reason, []).append(arm)
+    reasons = "; ".join(f"{', '.join(arms)}: {reason}" for reason, arms in same.items())
     if all(o.exit_code == UsageError.exit_code for o in outcomes.values()):
         return UsageError(f"no arm can be run: {reasons}")
     hint = "try a smaller batch" if any(o.status == "oom" for o in outcomes.values()) else None

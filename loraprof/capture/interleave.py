@@ -111,7 +111,8 @@ class _Run:
         self.failed: dict[str, Failure] = {}
         self.dropped: dict[str, int] = {}
         self.warm_up_ns: dict[str, int] = {}
-        self.notes: list[str] = []
+        self.cut: dict[str, int] = {}  # steps of a warm-up that the budget ended
+        self.diverged: set[str] = set()
         self.rejected = 0
         self.started = self.clock()
         self.times: dict[str, list[tuple[int, ...]]] = {}
@@ -136,9 +137,8 @@ class _Run:
             loss = float(result)
         except (TypeError, ValueError):
             return
-        note = f"the loss of arm {name} is not finite"
-        if not math.isfinite(loss) and note not in self.notes:
-            self.notes.append(note)
+        if not math.isfinite(loss):
+            self.diverged.add(name)
 
     @property
     def reference(self) -> str:
@@ -185,8 +185,16 @@ def interleave(
         warm_up_ns=run.warm_up_ns,
         failed=run.failed,
         rejected=run.rejected,
-        notes=tuple(run.notes),
+        notes=_notes(run),
+        diverged=frozenset(run.diverged),
     )
+
+
+def _notes(run: _Run) -> tuple[str, ...]:
+    if not run.cut:
+        return ()
+    steps = ", ".join(f"{name} {count}" for name, count in run.cut.items())
+    return (f"the budget cut the warm-up short, steps may still get faster: {steps} steps",)
 
 
 def _warm_up(run: _Run) -> list[int]:
@@ -198,7 +206,7 @@ def _warm_up(run: _Run) -> list[int]:
         try:
             while not _warm(times):
                 if sum(times) > share_ns and len(times) >= LEAST_WARMUP:
-                    run.notes.append(f"arm {name}: warm-up was cut short after {len(times)} steps by the budget")
+                    run.cut[name] = len(times)
                     break
                 times += run.visit(name, 1)
         except _OutOfMemory as failure:

@@ -35,4 +35,4 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     failed: bool = False  # the script ended by itself with an exit code
     device: str = "cpu"
     device_name: str = ""
-    notes: list[str] = []
+    loss_finite: bool | None = None  # None: unknown, or nothing is trained

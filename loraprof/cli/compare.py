@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from msgspec.structs import replace
 
 from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
-from loraprof.cli.target import RECORDING
+from loraprof.cli.target import TRACES, is_recording
 from loraprof.cli.workload_options import workload_options
-from loraprof.errors import MeasurementError, ThresholdError, UsageError
+from loraprof.errors import InputError, MeasurementError, ThresholdError, UsageError
 from loraprof.model.compare import Comparison
+
+BUDGET: Final = "60s"
 
 
 @workload_options
@@ -25,7 +27,7 @@ def compare(
     arms: Annotated[
         str | None, typer.Option(help="full,frozen,lora,… (`loraprof workloads`); the first is the base.")
     ] = None,
-    budget: Annotated[str, typer.Option(help="Time for the timing itself: 120s, 2m.")] = "60s",
+    budget: Annotated[str | None, typer.Option(help="Time for the timing itself: 120s, 2m; 60s if left out.")] = None,
     quality: Annotated[int | None, typer.Option(min=1, help="Also train each arm so many steps, three seeds.")] = None,
     iso_memory: Annotated[str | None, typer.Option(help="80GiB: also each arm's largest batch within it.")] = None,
     fail_on: Annotated[str | None, typer.Option(help="'slower>3%': exit 3 where surely missed.")] = None,
@@ -45,17 +47,19 @@ def compare(
     limit = parse_threshold(fail_on) if fail_on else None
     refuse_existing(output, force)
     words = list(target or ())
-    given = {"--arms": arms, "-m": module, "--quality": quality, "--iso-memory": iso_memory}
+    given = {"--arms": arms, "-m": module, "--quality": quality, "--iso-memory": iso_memory, "--budget": budget}
     with clean_stdout(format is not Format.terminal and output is None):
-        if any(word.endswith(RECORDING) for word in words[:1]):
+        if any(map(is_recording, words[:1])):
             result = _recordings(words, [flag for flag, value in given.items() if value], overrides, allow_different)
         else:
+            if allow_different:
+                raise UsageError("--allow-different is for recordings, the arms of one command do the same work")
             asked = _Asked(
                 words=words,
                 module=module,
                 arms=arms,
                 overrides=overrides,
-                budget_ns=parse_duration_ns(budget),
+                budget_ns=parse_duration_ns(budget or BUDGET),
                 quality_steps=quality,
                 iso_bytes=parse_bytes(iso_memory) if iso_memory else None,
             )
@@ -73,7 +77,7 @@ def compare(
 
 
 def _recordings(words: list[str], flags: list[str], overrides: dict[str, Any], allow_different: bool) -> Comparison:
-    foreign = [word for word in words if not word.endswith(RECORDING)] + flags + [f"--{name}" for name in overrides]
+    foreign = [word for word in words if not is_recording(word)] + flags + [f"--{name}" for name in overrides]
     if foreign:
         raise UsageError(f"recordings are compared as they are, {foreign[0]} does not fit", None)
     from loraprof.diagnosis.recorded import compare_recordings
@@ -98,6 +102,8 @@ def _arms(asked: _Asked, progress: Callable[[str], None]) -> Comparison:
     words = asked.words
     script = asked.module or (bool(words) and words[0] not in workload_names())
     if script:
+        if words and words[0].endswith(TRACES):
+            raise InputError(f"{words[0]}: a trace has no unprofiled step times", "compare NAME.loraprof recordings")
         own = {"quality": asked.quality_steps, "iso-memory": asked.iso_bytes, **asked.overrides}
         if alien := [name for name, value in own.items() if value is not None]:
             raise UsageError(f"--{alien[0]} is for built-in workloads; {words[0] if words else ''} is a script", None)

@@ -15,12 +15,13 @@ from loraprof.capture.job import Job, Outcome
 from loraprof.capture.workers import profile_pass, run_job
 from loraprof.cli.compare_extras import Extras, with_iso_memory, with_quality
 from loraprof.cli.workload_options import as_words
-from loraprof.diagnosis.comparison import Profiled, measured, pair_of
+from loraprof.diagnosis.comparison import measured, pair_of
+from loraprof.diagnosis.differences import Profiled
 from loraprof.diagnosis.recorded import load_recorded
 from loraprof.errors import LoraprofError, UsageError
 from loraprof.model.compare import Comparison
 from loraprof.model.workload import WorkloadSpec
-from loraprof.store.specs import did_you_mean
+from loraprof.store.specs import did_you_mean, workload_names
 from loraprof.workloads.apply import SCRIPT_ARMS
 from loraprof.workloads.arms import ARMS, resolve_arm
 
@@ -73,7 +74,7 @@ def compare_builtin(
 def compare_script(target: list[str], module: bool, arms: Sequence[str], budget_ns: int, say: Say) -> Comparison:
     """Arms of an unmodified script: processes of its own for every round."""
     if not module and not Path(target[0]).is_file():
-        raise UsageError(f"{target[0]}: no such script or workload", "`loraprof workloads` lists the built-in ones")
+        raise UsageError(f"{target[0]}: no such script or workload", did_you_mean(target[0], workload_names()))
     say(
         f"plan: {', '.join(arms)} of {target[0]}: processes of {WARM_UP + STEPS + 1} steps in alternating order for "
         f"{units.ns(budget_ns)}, at least two of each, then a profile pass of each that the waterfall needs"
@@ -124,7 +125,8 @@ def _compared(found: Measured, target: Target, say: Say) -> Comparison:
 
 def _profile(arms: Iterable[str], target: Target, say: Say) -> tuple[dict[str, Profiled], list[str]]:
     """Profile passes, one process each; a failed one is a note."""
-    profiled, problems = {}, []
+    profiled: dict[str, Profiled] = {}
+    failed: dict[str, list[str]] = {}
     with TemporaryDirectory(prefix="loraprof-") as folder:
         for index, arm in enumerate(arms):
             say(f"profile pass of arm {arm}")
@@ -132,9 +134,9 @@ def _profile(arms: Iterable[str], target: Target, say: Say) -> tuple[dict[str, P
             problem = profile_pass(["--arm", arm, *target.options, *target.words], place)
             try:
                 if problem is None:
-                    profiled[arm] = load_recorded(place, arm).profiled
+                    profiled[arm] = load_recorded(place)
             except LoraprofError as error:
                 problem = error.message
             if problem is not None:
-                problems.append(f"the profile pass of arm {arm} failed: {problem.removeprefix('loraprof: ')}")
-    return profiled, problems
+                failed.setdefault(problem.removeprefix("loraprof: "), []).append(arm)
+    return profiled, [f"the profile pass of {', '.join(names)} failed: {why}" for why, names in failed.items()]

@@ -10,6 +10,12 @@ from typer.core import TyperCommand
 from loraprof.store.specs import workload_names
 
 RECORDING = ".loraprof"
+TRACES = (".json", ".json.gz")
+
+
+def is_recording(word: str) -> bool:
+    """By its name; a shell completes a directory with a slash."""
+    return word.rstrip("/").endswith(RECORDING)
 
 
 class TargetCommand(TyperCommand):
@@ -17,6 +23,6 @@ class TargetCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         target = self.make_parser(ctx).parse_args(list(args))[0].get("target")
-        if target and (target[0] in workload_names() or target[0].endswith(RECORDING)):
+        if target and (target[0] in workload_names() or is_recording(target[0])):
             ctx.allow_interspersed_args = True
         return super().parse_args(ctx, args)

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from loraprof.errors import UsageError
+from loraprof.model.report import Evidence, Finding, Severity
 
 FAMILIES = {
     "G": "can the runs be compared",
@@ -61,3 +62,9 @@ def entry(id: str) -> Entry:
     close = get_close_matches(wanted, known, n=3, cutoff=0.4)
     hint = f"Did you mean {', '.join(close)}?" if close else "loraprof explain lists all ids."
     raise UsageError(f"No finding has the id {id!r}.", hint)
+
+
+def known(id: str, severity: Severity, seen: list[Evidence]) -> Finding:
+    """A finding with the catalogue's own words."""
+    text = entry(id)
+    return Finding(id=id, severity=severity, title=text.title, evidence=seen, remedy=text.remedy)

@@ -4,35 +4,26 @@ error = predicted (full - lora) / lora - measured (full - lora) / lora: judged o
 the full step alone would look small for any constant guess.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from statistics import median
+from typing import Final
 
 from msgspec.structs import replace
 
 from loraprof import units
-from loraprof.analysis.comparison import (
-    Timed,
-    arm_result,
-    ratios_of,
-    recommend,
-    recorded_ratio,
-    steps_to_pay,
-    with_ideal,
-)
+from loraprof.analysis.comparison import Timed, arm_result, ideal, ratios_of
+from loraprof.analysis.recommendation import recommend
 from loraprof.analysis.waterfall import Side, joint_means, waterfall
-from loraprof.diagnosis.catalogue import entry
-from loraprof.model.compare import ArmResult, Comparison, PredictedRatio, Ratio, Waterfall
-from loraprof.model.report import Evidence, Finding, Report, Severity
+from loraprof.diagnosis import compiling
+from loraprof.diagnosis.catalogue import known
+from loraprof.diagnosis.differences import Profiled, different
+from loraprof.model.compare import ArmResult, Comparison, PredictedRatio, Waterfall
+from loraprof.model.report import Evidence, Finding, Severity
 
-OPTIMIZER_SHARE = 0.25  # of the full step, as G2 states it
-
-
-@dataclass(frozen=True, slots=True)
-class Profiled:
-    """An arm's profile pass, and the steps that the same process timed without a profiler."""
-
-    report: Report
-    samples_ns: tuple[int, ...]
+OPTIMIZER_SHARE: Final = 0.25  # of the full step, as G2 states it
+DISTURBED: Final = 0.10  # that a profile pass may differ from the timed steps
+SEVERITIES: Final[tuple[Severity, ...]] = ("info", "minor", "major", "blocker")
 
 
 def pair_of(arms: Sequence[str]) -> tuple[str, str] | None:
@@ -65,32 +56,63 @@ def way(
     return waterfall(Side(before, steps[0], means[0], own[0]), Side(after, steps[1], means[1], own[1]))
 
 
-def pair_findings(profiled: Mapping[str, Profiled]) -> list[Finding]:
-    """G findings of the arms' own reports, and what only the arms side by side show."""
-    found = {f.id: f for p in profiled.values() for f in p.report.findings if f.id[0] == "G"}
+def pair_findings(profiled: Mapping[str, Profiled], apart: Sequence[Finding]) -> list[Finding]:
+    """``apart``: how the arms differ. With the G findings of their own reports, and what only both together show.
+
+    Those that forbid the comparison come first; one that several arms share is shown once, at its gravest.
+    """
+    found: dict[str, list[tuple[str, Finding]]] = {}
+    for name, one in profiled.items():
+        for finding in one.report.findings:
+            if finding.id[0] == "G":
+                found.setdefault(finding.id, []).append((name, finding))
+    shared = [_shared(same) for same in found.values()]
     full = profiled["full"].report.step() if "full" in profiled else None
     if full is not None and full.wall_ns:
         share = full.ns(phase="optimizer") / full.wall_ns
         if share > OPTIMIZER_SHARE:
             seen = Evidence(what="optimizer share of the full step", value=round(share, 3), unit="share")
-            found["G2"] = known("G2", "minor", [seen])
-    return [found[key] for key in sorted(found)]
+            shared = [known("G2", "minor", [seen]), *(f for f in shared if f.id != "G2")]
+    return sorted([*apart, *shared], key=lambda f: (f.severity != "blocker", f.id))
 
 
-def known(id: str, severity: Severity, seen: list[Evidence]) -> Finding:
-    """A finding with the catalogue's own words."""
-    text = entry(id)
-    return Finding(id=id, severity=severity, title=text.title, evidence=seen, remedy=text.remedy)
+def _shared(same: Sequence[tuple[str, Finding]]) -> Finding:
+    worst = max((finding for _, finding in same), key=lambda f: SEVERITIES.index(f.severity))
+    where = Evidence(what="in", value=", ".join(name for name, _ in same), unit="")
+    return replace(worst, evidence=[where, *worst.evidence])
 
 
 def predicted(profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult]) -> PredictedRatio | None:
     """What the LoRA recording alone says about full / lora; ``error`` where both were measured."""
-    lora = profiled["lora"].report if "lora" in profiled else None
-    if lora is None or lora.verdict.basis != "predicted" or lora.verdict.speedup_vs_full is None:
+    lora = profiled["lora"].report.verdict if "lora" in profiled else None
+    if lora is None or lora.basis != "predicted" or lora.speedup_vs_full is None:
         return None
-    ratio = lora.verdict.speedup_vs_full
+    ratio = lora.speedup_vs_full
     full_ns, lora_ns = (arms[name].median_ns if name in arms else None for name in ("full", "lora"))
-    return PredictedRatio(full_over_lora=ratio, error=ratio - full_ns / lora_ns if full_ns and lora_ns else None)
+    return PredictedRatio(
+        full_over_lora=ratio,
+        low=lora.speedup_low,
+        high=lora.speedup_high,
+        error=ratio - full_ns / lora_ns if full_ns and lora_ns else None,
+        disturbed="lora" in disturbed(profiled, arms),
+    )
+
+
+def disturbed(profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult]) -> dict[str, float]:
+    """Arms whose profile pass ran at another speed than the timed steps, and its time over theirs, unprofiled.
+
+    Something else was going on meanwhile.
+    """
+    there = {name: arms[name].median_ns for name in profiled}
+    shares = {name: median(one.samples_ns) / (there[name] or math.nan) for name, one in profiled.items()}
+    return {name: share for name, share in shares.items() if abs(math.log(share)) > math.log1p(DISTURBED)}
+
+
+def _disturbed(shares: Mapping[str, float]) -> list[str]:
+    if not shares:
+        return []
+    seen = ", ".join(f"{name} {units.ratio(share)}" for name, share in shares.items())
+    return [f"disturbed profile pass, the same steps took another time in it: {seen}; read the bars with care"]
 
 
 def measured(
@@ -103,13 +125,15 @@ def measured(
     notes: Iterable[str],
 ) -> Comparison:
     """The comparison of arms that were timed in turn. ``facts`` hold what is known of an arm beside its times."""
-    arms = with_ideal({name: _arm(name, timed, facts[name], tokens.get(name), profiled) for name in facts})
+    arms = {name: _arm(name, timed, facts[name], tokens.get(name), profiled) for name in facts}
     ratios, floor = ratios_of(timed)
     pair = pair_of([name for name in facts if name in timed.series])
+    both = [(name, profiled[name]) for name in pair or () if name in profiled]
+    apart = different(*both[0], *both[1]) if len(both) == 2 else None
     times = {name: series.samples() for name, series in timed.series.items()}
-    said = [f"stopped because {timed.stopped}", *_warm_up(timed), *timed.notes]
-    compiling = _compiling(timed, arms)
-    said += [compiling] if compiling else []
+    said = [f"stopped because {timed.stopped}", *_warm_up(timed), *timed.notes, *_diverged(arms)]
+    paid = compiling.measured(timed, arms)
+    said += [paid] if paid else []
     if timed.rejected:
         said.append(f"{timed.rejected} blocks were redone: throttling, or clocks that differed by more than 2 %")
     return Comparison(
@@ -119,10 +143,11 @@ def measured(
         ratios=ratios,
         noise_floor=floor,
         waterfall=way(*pair, times, profiled, paired=True) if pair else None,
-        findings=pair_findings(profiled),
+        findings=pair_findings(profiled, [apart] if apart else []),
         predicted=predicted(profiled, arms),
-        recommendation=recommend(ratios, timed.reference),
-        notes=[*said, *notes],
+        ideal=ideal(timed),
+        recommendation=recommend(ratios, timed.reference, arms),
+        notes=[*said, *_disturbed(disturbed(profiled, arms)), *notes],
     )
 
 
@@ -133,31 +158,15 @@ def _warm_up(timed: Timed) -> list[str]:
     return [f"warm-up steps that were dropped: {dropped}"]
 
 
-def _compiling(timed: Timed, arms: Mapping[str, ArmResult]) -> str | None:
-    """What the compiled arm's first steps took beyond its others: with warm caches, it was compiled before."""
-    compiled, eager = arms.get("lora-compile"), arms.get("lora")
-    spent_ns = timed.warm_up_ns.get("lora-compile")
-    if spent_ns is None or compiled is None or eager is None or compiled.median_ns is None:
-        return None
-    cost_ns = spent_ns - timed.dropped["lora-compile"] * compiled.median_ns
-    ratio = recorded_ratio("lora-compile", "lora", *(timed.series[arm].samples() for arm in ("lora-compile", "lora")))
-    return paid_back(ratio, max(cost_ns, 0), eager.median_ns or 0, compiled.median_ns)
-
-
-def paid_back(ratio: Ratio, cost_ns: int, eager_ns: int, compiled_ns: int) -> str:
-    """When compiling pays, in words: ``ratio`` is that of the compiled arm to the other."""
-    steps = steps_to_pay(cost_ns, eager_ns, compiled_ns)
-    won = "may pay or not: the steps are not surely faster"
-    if ratio.verdict == "slower":
-        won = "never pays: the steps are slower"
-    elif ratio.verdict == "faster" and steps is not None:
-        won = f"pays after {units.count(steps)} steps"
-    return f"{ratio.of} compiled for {units.ns(cost_ns)}; against {ratio.to} that {won}"
+def _diverged(arms: Mapping[str, ArmResult]) -> list[str]:
+    names = [name for name, arm in arms.items() if arm.loss_finite is False]
+    return [f"not finite is the loss of {', '.join(names)}: the time of such a step says nothing"] if names else []
 
 
 def _arm(name: str, timed: Timed, facts: ArmResult, tokens: int | None, profiled: Mapping[str, Profiled]) -> ArmResult:
     nvml = profiled[name].report.nvml if name in profiled else None
-    facts = replace(facts, energy_j_per_step=nvml.energy_j_per_step if nvml else None)
+    finite = False if name in timed.diverged else facts.loss_finite
+    facts = replace(facts, energy_j_per_step=nvml.energy_j_per_step if nvml else None, loss_finite=finite)
     if name in timed.failed:
         failure = timed.failed[name]
         return replace(facts, status="oom", reason=failure.reason, peak_bytes=failure.peak_bytes or facts.peak_bytes)

@@ -23,11 +23,14 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     energy_j_per_step: float | None = None
     status: Literal["ok", "oom", "refused"] = "ok"
     reason: str | None = None
-    ideal_speedup: float | None = None  # over the full arm
-    final_loss: list[float] | None = None  # --quality, one per seed
-    initial_loss: list[float] | None = None
+    loss_finite: bool | None = None  # of the timed steps; None: unknown
+    initial_loss: list[float | None] | None = None  # --quality, one per seed; None: not finite
+    final_loss: list[float | None] | None = None  # mean of the last tenth of the steps
     iso_batch: int | None = None  # --iso-memory: largest batch that fits
     iso_tokens_per_s: float | None = None
+    iso_low: float | None = None  # interval of the tokens/s
+    iso_high: float | None = None
+    iso_peak_bytes: int | None = None  # measured at that batch
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +83,13 @@ class Waterfall(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "fro
 
 
 class PredictedRatio(msgspec.Struct, frozen=True, kw_only=True):
+    """What the LoRA recording alone says; ``error`` = predicted - measured full / lora, None where not measured."""
+
     full_over_lora: float
     error: float | None
+    low: float | None = None
+    high: float | None = None
+    disturbed: bool = False  # the profile pass it comes from ran at another speed than the timed steps
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +103,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     findings: list[Finding]
     predicted: PredictedRatio | None
     interleaved: bool = True
+    ideal: Ratio | None = None  # full / frozen: the speed-up of adapters that cost nothing
     recommendation: str | None = None
     notes: list[str] = []
+    quality_steps: int | None = None  # of each training run
+    iso_limit_bytes: int | None = None
     missed: str | None = None  # what --fail-on found too slow

@@ -3,10 +3,10 @@
 The waterfall adds up: bars below the largest ones are summed in one bar, so from + changes = to, exactly.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from loraprof import units
-from loraprof.model.compare import ArmResult, Bar, Comparison, Ratio
+from loraprof.model.compare import ArmResult, Bar, Comparison, PredictedRatio, Ratio
 from loraprof.model.compare import Waterfall as WaterfallData
 from loraprof.report.document import (
     Cell,
@@ -22,8 +22,6 @@ from loraprof.report.document import (
 )
 from loraprof.report.view import findings_section
 
-_Getter = Callable[[ArmResult], str]
-
 _VERDICT_TONES = {"faster": "good", "slower": "bad", "undecided": "rest"}
 
 
@@ -32,10 +30,13 @@ def view_comparison(comparison: Comparison) -> Document:
     c = comparison
     how = "interleaved" if c.interleaved else "NOT interleaved: machine state may differ between the arms"
     facts = [("input", f"{c.workload} · {c.device_name} · {how}")]
+    facts += [("beware", f"{f.id}: {f.title}") for f in c.findings if f.severity == "blocker"]
+    if c.ideal:
+        ideal = units.ratio_interval(c.ideal.ratio, c.ideal.low, c.ideal.high)
+        sure = "" if c.ideal.verdict == "slower" else ", within the noise"
+        facts.append(("ideal", f"{ideal} the speed of full, if adapters cost nothing (full / frozen, measured{sure})"))
     if c.predicted:
-        off = c.predicted.error
-        error = f", off by {units.percent(abs(off))} of the lora step" if off is not None else ""
-        facts.append(("predicted", f"full / lora {units.ratio(c.predicted.full_over_lora)}{error}"))
+        facts.append(("predicted", _predicted(c.predicted)))
     if c.missed:
         facts.append(("missed", c.missed))
     if c.recommendation:
@@ -43,15 +44,28 @@ def view_comparison(comparison: Comparison) -> Document:
     return Document(f"loraprof compare: {c.workload}", headline(c), tuple(facts), tuple(_sections(c)))
 
 
+def _predicted(found: PredictedRatio) -> str:
+    """The interval, and whether what was measured lies in it."""
+    said = f"{units.ratio_interval(found.full_over_lora, found.low, found.high)} (full / lora)"
+    said += " from a disturbed profile pass" if found.disturbed else ""
+    if found.error is None:
+        return said
+    seen = found.full_over_lora - found.error
+    held = found.low is not None and found.high is not None and found.low <= seen <= found.high
+    return f"{said}; measured {units.ratio(seen)}, {'inside' if held else 'outside'} that interval"
+
+
 def headline(comparison: Comparison) -> str:
     """The measured answer in one sentence, for the pair of the waterfall or else the last ratio."""
     chosen = _chosen(comparison)
     if chosen is None:
         return "No two arms could be measured: there is nothing to compare."
-    pair = f"{chosen.of} and {chosen.to}"
     if chosen.verdict == "undecided":
         ratio = units.ratio_interval(chosen.ratio, chosen.low, chosen.high)
-        return f"No difference between {pair} is established: step time ratio {ratio}."
+        return (
+            f"No difference between {chosen.of} and {chosen.to} is established: "
+            f"{chosen.of} takes {ratio} the time of {chosen.to}."
+        )
     inverse = units.ratio_interval(1 / chosen.ratio, 1 / chosen.high, 1 / chosen.low)
     return f"{chosen.of} is {chosen.verdict} than {chosen.to}: {inverse} its speed, measured."
 
@@ -70,13 +84,16 @@ def _sections(c: Comparison) -> list[Section]:
     if c.ratios:
         floor = c.noise_floor
         noise = units.ratio_interval(floor.ratio, floor.low, floor.high) if floor else units.NA
-        sections.append(Section("ratios", "Step time ratios", (_ratios(c.ratios),), f"noise floor {noise}"))
+        title = f"Step time against {c.ratios[0].to}"
+        sections.append(Section("ratios", title, (_ratios(c.ratios),), f"noise floor {noise}"))
+    sections += _extras(c)
     if c.waterfall:
         w = c.waterfall
         aside = f"{units.ns(w.to_ns - w.from_ns, signed=True)} per mean step"
         blocks: list[Waterfall | Paragraph] = [waterfall(w)]
         if w.residual_flagged:
-            blocks.append(Paragraph("The residual is more than a tenth of the difference: read the bars with care."))
+            text = "What is not explained is more than a tenth of the difference: read the bars with care."
+            blocks.append(Paragraph(text))
         sections.append(Section("waterfall", f"From {w.from_} to {w.to}", tuple(blocks), aside))
     if c.findings:
         sections.append(findings_section(c.findings))
@@ -95,14 +112,13 @@ def _arms(c: Comparison) -> Table:
         Column("energy per step", "energy", number=True, drop=1),
         Column("steps", number=True, drop=3),
     )
-    extra = _extra_columns(list(c.arms.values()))
-    rows = [(*_arm(name, arm), *(Cell(get(arm)) for _, get in extra)) for name, arm in c.arms.items()]
-    return Table((*columns, *(Column(title, number=True) for title, _ in extra)), tuple(rows))
+    return Table(columns, tuple(_arm(name, arm) for name, arm in c.arms.items()))
 
 
 def _arm(name: str, arm: ArmResult) -> Row:
     if arm.status != "ok":
-        why = f"{arm.status}: {arm.reason}" if arm.reason else arm.status
+        reached = f", peak {units.nbytes(arm.peak_bytes)}" if arm.peak_bytes else ""
+        why = f"{arm.status}{reached}: {arm.reason}" if arm.reason else f"{arm.status}{reached}"
         return (Cell(name), Cell(why), *(Cell("") for _ in range(5)))
     step = units.ns_interval(arm.median_ns, arm.low_ns, arm.high_ns)
     return (
@@ -116,29 +132,49 @@ def _arm(name: str, arm: ArmResult) -> Row:
     )
 
 
-def _losses(values: Sequence[float] | None) -> str:
-    return ", ".join(units.number(v) for v in values) if values else ""
+def _extras(c: Comparison) -> list[Section]:
+    """``--quality`` and ``--iso-memory``."""
+    found = []
+    if c.quality_steps is not None:
+        rows = [(Cell(n), Cell(_losses(a.initial_loss)), Cell(_losses(a.final_loss))) for n, a in c.arms.items()]
+        title = f"Loss in {units.count(c.quality_steps)} steps on a synthetic task"
+        words = Paragraph("The weights are random: on a trained base, adapters may lag less than they do here.")
+        table = _numbers(("first loss", "last loss"), rows)
+        found.append(Section("quality", title, (table, words), "one number per seed"))
+    if c.iso_limit_bytes is not None:
+        table = _numbers(("largest batch", "tokens/s", "peak memory"), [_at_limit(n, a) for n, a in c.arms.items()])
+        title = f"At equal memory: within {units.nbytes(c.iso_limit_bytes)}"
+        found.append(Section("memory", title, (table,), "every batch measured"))
+    return found
 
 
-def _extra_columns(arms: Sequence[ArmResult]) -> list[tuple[str, _Getter]]:
-    """Columns of ``--quality`` and ``--iso-memory`` and the bound, where any arm has them."""
-    options: list[tuple[str, str, _Getter]] = [
-        ("at most", "ideal_speedup", lambda a: units.ratio(a.ideal_speedup) if a.ideal_speedup else ""),
-        ("first loss", "initial_loss", lambda a: _losses(a.initial_loss)),
-        ("final loss", "final_loss", lambda a: _losses(a.final_loss)),
-        ("largest batch", "iso_batch", lambda a: units.count(a.iso_batch)),
-        ("its tokens/s", "iso_tokens_per_s", lambda a: units.count(a.iso_tokens_per_s and round(a.iso_tokens_per_s))),
-    ]
-    return [(title, get) for title, name, get in options if any(getattr(a, name) is not None for a in arms)]
+def _numbers(titles: Sequence[str], rows: Sequence[Row]) -> Table:
+    return Table((Column("arm"), *(Column(title, number=True) for title in titles)), tuple(rows))
+
+
+def _losses(values: Sequence[float | None] | None) -> str:
+    return units.NA if values is None else ", ".join("not finite" if v is None else units.number(v) for v in values)
+
+
+def _at_limit(name: str, arm: ArmResult) -> Row:
+    speeds = (arm.iso_tokens_per_s, arm.iso_low, arm.iso_high)
+    middle, low, high = (units.count(None if v is None else round(v)) for v in speeds)
+    speed = middle if arm.iso_tokens_per_s is None else f"{middle} [{low}, {high}]"
+    return (
+        Cell(name),
+        Cell(units.count(arm.iso_batch), arm.iso_batch),
+        Cell(speed, arm.iso_tokens_per_s),
+        Cell(units.nbytes(arm.iso_peak_bytes), arm.iso_peak_bytes),
+    )
 
 
 def _ratios(ratios: Sequence[Ratio]) -> Table:
-    columns = (Column("arm"), Column("against"), Column("step time ratio", number=True), Column("verdict"))
+    columns = (Column("arm"), Column("time", number=True), Column("speed-up", number=True), Column("verdict"))
     rows = tuple(
         (
             Cell(r.of),
-            Cell(r.to),
             Cell(units.ratio_interval(r.ratio, r.low, r.high), r.ratio),
+            Cell(units.ratio_interval(1 / r.ratio, 1 / r.high, 1 / r.low), 1 / r.ratio),
             Cell(r.verdict, tone=_VERDICT_TONES[r.verdict]),
         )
         for r in ratios
@@ -146,7 +182,15 @@ def _ratios(ratios: Sequence[Ratio]) -> Table:
     return Table(columns, rows)
 
 
-_NAMES = {"profiler": "profiling itself", "residual": "not explained"}
+_NAMES = {
+    "profiler": "profiling itself",
+    "residual": "not explained",
+    "wgrad": "weight gradients",
+    "recompute": "checkpoint recompute",
+    "optimizer": "optimizer",
+    "grad_clip": "gradient clipping",
+    "adapter.launches": "adapter launches, idle",
+}
 
 
 def _label(bar: Bar) -> str:

@@ -18,9 +18,8 @@ TONES = {"faster": "good", "slower": "bad"}
 def view_sweep(sweep: Sweep) -> Document:
     """Everything a renderer prints about a sweep."""
     sections = [*_maps(sweep), *_crossovers(sweep.crossovers), Section("cells", "Cells", (_cells(sweep),))]
-    notes = [(", ".join(c.values.values()), c.reason) for c in sweep.cells if c.reason]
-    if notes:
-        sections.append(Section("notes", "Cells without a result", (Facts(tuple(notes)),)))
+    if notes := _notes(sweep.cells):
+        sections.append(Section("notes", "Notes", (Facts(tuple(notes)),)))
     facts = (("input", f"{sweep.workload} · {sweep.device_name} · speed-up = full / lora, interleaved in every cell"),)
     return Document(f"loraprof sweep: {sweep.workload}", headline(sweep), facts, tuple(sections))
 
@@ -34,9 +33,14 @@ def headline(sweep: Sweep) -> str:
     lost = sum(c.verdict == "slower" for _, c in known)
     best, worst = max(known, key=lambda k: k[0]), min(known, key=lambda k: k[0])
     return (
-        f"LoRA is faster in {units.count(count)} and slower in {units.count(lost)} of {units.count(len(known))} cells: "
+        f"LoRA is faster in {units.count(count)} and slower in {units.count(lost)} of {units.count(len(known))} cells"
+        f"{_open(len(known) - count - lost)}: "
         f"from {units.ratio(worst[0])} ({_name(worst[1].values)}) to {units.ratio(best[0])} ({_name(best[1].values)})."
     )
+
+
+def _open(count: int) -> str:
+    return f", undecided in {units.count(count)}" if count else ""
 
 
 def _name(values: Mapping[str, str]) -> str:
@@ -104,14 +108,23 @@ def _crossovers(found: Sequence[Crossover]) -> list[Section]:
     return [Section("crossover", f"Where LoRA breaks even along {axis}", (table,), "n/a: not in the grid")]
 
 
+def _notes(cells: Sequence[SweepCell]) -> list[tuple[str, str]]:
+    """What was said of the cells, each text once."""
+    where: dict[str, list[str]] = {}
+    for cell in cells:
+        for text in (*((f"{cell.status}: {cell.reason}",) if cell.reason else ()), *cell.notes):
+            where.setdefault(text, []).append(",".join(cell.values.values()))
+    return [("all" if len(found) == len(cells) else "  ".join(found), text) for text, found in where.items()]
+
+
 def _cells(sweep: Sweep) -> Table:
     columns = (
         *(Column(name) for name in sweep.axes),
-        Column("full", number=True, drop=1),
-        Column("lora", number=True, drop=1),
+        Column("full", number=True, drop=2),
+        Column("lora", number=True, drop=2),
         Column("speed-up", number=True),
         Column("verdict"),
-        Column("predicted", number=True, drop=2),
+        Column("predicted", number=True, drop=1),
     )
     return Table(columns, tuple(_row(cell) for cell in sweep.cells))
 
