@@ -1,23 +1,44 @@
-"""loraprof: why LoRA is, or is not, faster than full fine-tuning on your hardware."""
+"""loraprof: why LoRA is, or is not, faster than full fine-tuning on your hardware.
 
+``profile`` records a training step, ``diagnose`` explains a recording or a trace, ``compare`` holds recordings against
+each other, ``load`` reads what was recorded.
+"""
+
+import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Report", "diagnose"]
+__all__ = ["Comparison", "Profile", "Recording", "Report", "compare", "diagnose", "load", "profile"]
 
 if TYPE_CHECKING:
-    from loraprof.diagnosis.load import diagnose
+    from loraprof.api import Profile, profile
+    from loraprof.diagnosis.load import compare, diagnose
+    from loraprof.model.compare import Comparison
+    from loraprof.model.recording import Recording
     from loraprof.model.report import Report
+    from loraprof.store.load import load
+
+_HOMES = {
+    "Comparison": "loraprof.model.compare",
+    "Profile": "loraprof.api",
+    "Recording": "loraprof.model.recording",
+    "Report": "loraprof.model.report",
+    "compare": "loraprof.diagnosis.load",
+    "diagnose": "loraprof.diagnosis.load",
+    "load": "loraprof.store.load",
+    "profile": "loraprof.api",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Public names load what they need on first use: ``import loraprof`` stays instant."""
-    if name == "diagnose":
-        from loraprof.diagnosis.load import diagnose
+    if name not in _HOMES:
+        raise AttributeError(f"module 'loraprof' has no attribute {name!r}")
+    if "IPython" in sys.modules:
+        import_module("loraprof.integrations.notebook").show_reports()
+    return getattr(import_module(_HOMES[name]), name)
 
-        return diagnose
-    if name == "Report":
-        from loraprof.model.report import Report
 
-        return Report
-    raise AttributeError(f"module 'loraprof' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

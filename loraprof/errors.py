@@ -13,6 +13,8 @@ class LoraprofError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(hint)  # shown where a Python program lets the error through
 
 
 class UsageError(LoraprofError):

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 from recorded import recorded
 
-from loraprof.analysis.comparison import Series, Timed
+from loraprof.analysis.comparison import Series, Timed, failures
 from loraprof.cli.app import run
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
 from loraprof.diagnosis.comparison import measured
@@ -122,7 +122,8 @@ def test_a_setting_that_differs_is_a_finding(pair: tuple[Path, Path], tmp_path: 
 def test_few_steps_give_no_verdict(pair: tuple[Path, Path], tmp_path: Path) -> None:
     few = variant(pair[1], tmp_path / "few.loraprof", timed(300 * MS, 4))
     found = compare_recordings((pair[0], few))
-    assert [r.verdict for r in found.ratios] == ["undecided"]
+    assert [(r.verdict, r.low > 1.03) for r in found.ratios] == [("undecided", True)]
+    assert failures(found, 1.03) is None  # what is not established fails nothing
     assert "too few timed steps for a verdict in few: record with --timed 10 or more" in found.notes
 
 

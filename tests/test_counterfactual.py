@@ -12,8 +12,8 @@ from synthetic.program import Module, Op, Program
 from synthetic.simulate import Synthetic, simulate
 
 import loraprof
-from loraprof.diagnosis.gradients import factor
-from loraprof.model.recording import GradientCost, TrainingCost
+from loraprof.diagnosis.gradients import factor, missing_inputs
+from loraprof.model.recording import GradientCost, ModuleCall, ParameterInfo, TrainingCost
 
 SMALL = Shape(layers=2, hidden=512, ffn=1376, tokens=256)
 MIDDLE = Shape(layers=2, hidden=2048, ffn=5632, tokens=1024)
@@ -126,3 +126,22 @@ def test_the_step_slows_the_measurement_down_never_up() -> None:
     assert factor(known, {0: 9e9}) == 2.0
     assert factor(known, {5: 100.0}) == 1.0
     assert factor([], {}) == 1.0
+
+
+def test_the_first_layer_needs_no_gradient_of_the_data() -> None:
+    def weight(module: int, trainable: bool = False) -> ParameterInfo:
+        return ParameterInfo(
+            id=module, name="weight", module=module, shape=(4, 4), dtype="float32", trainable=trainable, device="cpu"
+        )
+
+    def call(module: int) -> ModuleCall:
+        return ModuleCall(module=module, thread=1, before=0, after=1, recompute=False, step=0)
+
+    known = [GradientCost(module=m, calls=1, weight_ns=1, input_ns=1) for m in (1, 2, 3)]
+    base = simulate(program(SMALL), Hardware()).recording
+    seen = msgspec.structs.replace(
+        base, parameters=[weight(0, True), weight(1), weight(2), weight(3)], calls=[call(0), call(1), call(2), call(3)]
+    )
+    assert [g.module for g in missing_inputs(seen, known, {3: 5.0})] == [2]
+    tabled = msgspec.structs.replace(seen, parameters=[weight(0), *seen.parameters[1:]])  # an embedding in front
+    assert [g.module for g in missing_inputs(tabled, known, {3: 5.0})] == [1, 2]

@@ -12,7 +12,7 @@ import torch
 from loraprof.capture import checks as module
 from loraprof.capture.checks import Check, checks, counters_restricted
 from loraprof.cli.doctor import doctor
-from loraprof.errors import MeasurementError
+from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.recording import DeviceInfo
 
 FAKE = str(Path(fakenvml.__file__).resolve())
@@ -184,3 +184,8 @@ def test_a_device_that_cannot_be_measured_is_exit_4() -> None:
     with pytest.raises(MeasurementError) as caught:
         doctor(calibrate=True, device="mps")
     assert caught.value.exit_code == 4
+
+
+def test_calibration_refuses_a_device_by_name() -> None:
+    with pytest.raises(UsageError, match="no device 'gpu'"):
+        doctor(calibrate=True, device="gpu")

@@ -149,8 +149,8 @@ def parse_threshold(text: str) -> float:
 
 
 def missed(ratios: Sequence[Ratio], limit: float) -> list[Ratio]:
-    """Ratios that are surely above ``limit``: only where the whole interval is."""
-    return [r for r in ratios if r.low > limit]
+    """Ratios that are surely above ``limit``: the whole interval is, and it is no noise."""
+    return [r for r in ratios if r.verdict == "slower" and r.low > limit]
 
 
 def recommend(ratios: Sequence[Ratio], reference: str) -> str | None:

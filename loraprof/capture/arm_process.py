@@ -111,7 +111,7 @@ class StepTimes:
 
 def _script(job: Job) -> Outcome:
     arm, times = ScriptArm(job.arm), StepTimes(job.warmup + 1, job.steps)  # the arm is applied in the first step
-    boundary = StepBoundary(times.on_step, lambda _: None)
+    boundary = StepBoundary(times.on_step)
     arm.install()
     boundary.install()
     try:

@@ -9,31 +9,29 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 
 class StepBoundary:
     """Calls ``on_step(optimizer)`` once per step; ``cost_ns`` and ``calls`` say what the hook itself took."""
 
-    def __init__(self, on_step: Callable[[Optimizer], None], before_step: Callable[[Optimizer], None]) -> None:
-        self._on_step, self._before_step = on_step, before_step
+    def __init__(self, on_step: Callable[[Optimizer], None]) -> None:
+        self._on_step = on_step
         self._owner: int | None = None
         self._largest = -1
-        self._handles: list[RemovableHandle] = []
+        self._handle: RemovableHandle | None = None
         self.cost_ns = 0
         self.calls = 0
 
     def install(self) -> None:
-        self._handles = [
-            register_optimizer_step_pre_hook(self._before),
-            register_optimizer_step_post_hook(self._after),
-        ]
+        self._handle = register_optimizer_step_post_hook(self._after)
 
     def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        """Safe to call more than once."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
 
     def _owns(self, optimizer: Optimizer) -> bool:
         if id(optimizer) != self._owner:
@@ -41,10 +39,6 @@ class StepBoundary:
             if size > self._largest:
                 self._owner, self._largest = id(optimizer), size
         return id(optimizer) == self._owner
-
-    def _before(self, optimizer: Optimizer, *_: Any) -> None:
-        if self._owns(optimizer):
-            self._before_step(optimizer)
 
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
         begin = time.perf_counter_ns()

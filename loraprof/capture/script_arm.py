@@ -25,7 +25,7 @@ class ScriptArm:
         self.applied = False
         self.refusal: UsageError | MeasurementError | None = None
         self._seen: dict[int, nn.Module] = {}
-        self._boundary = StepBoundary(self._apply, lambda _: None)
+        self._boundary = StepBoundary(self._apply)
         self._forward: Any = None
 
     def install(self) -> None:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -52,12 +52,14 @@ class Session:
     second step if that is a skipped one, with its time in ns and the steps so far.
     """
 
+    attached: ClassVar["Session | None"] = None  # two would time and profile each other
+
     def __init__(
         self, plan: Plan, on_done: Callable[[], None], on_pace: Callable[[int, int], None] | None = None
     ) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the USDT lines torch prints per session
         self.plan, self._on_done, self._on_pace = plan, on_done, on_pace
-        self.boundary = StepBoundary(self._after, self._before)
+        self.boundary = StepBoundary(self._after)
         self.markers = Markers()
         self.tables: Tables | None = None  # as the recorded steps left them: a script that goes on may change its model
         self.state, self.steps, self._left = "skip", 0, plan.skip
@@ -92,12 +94,19 @@ class Session:
         self.failure: LoraprofError | None = None
 
     def install(self) -> None:
+        """Raises MeasurementError while another session is attached."""
+        if Session.attached is not None:
+            hint = "a script that calls loraprof.profile is run with python alone"
+            raise MeasurementError("loraprof is at work in this process already", hint)
+        Session.attached = self
         self.watch.install()
         self.watch.begin("skip")
         self.boundary.install()
 
     def remove(self) -> None:
         """Removes every hook; safe to call at any moment, more than once."""
+        if Session.attached is self:
+            Session.attached = None
         self.boundary.remove()
         self.watch.remove()
         self._compile_again()
@@ -124,13 +133,12 @@ class Session:
         """Whether at least one step was recorded whole before the script ended."""
         return self.profiler is not None and self.state == "profile" and self._left < self.plan.steps
 
-    def _before(self, optimizer: Optimizer) -> None:
-        """Just before the optimizer runs: gradients are complete."""
-        if self.state == "count":
-            self.memory = memory_of(self.markers, optimizer, self.device, self._saved.nbytes)
-            self.missing = missing_gradients(self.markers)
-            self.optimizer = optimizer_name(optimizer)
-            self.twin = optimizer
+    def _look(self, optimizer: Optimizer) -> None:
+        """After the counted step: before it, a step given a closure has no gradients yet."""
+        self.memory = memory_of(self.markers, optimizer, self.device, self._saved.nbytes)
+        self.missing = missing_gradients(self.markers)
+        self.optimizer = optimizer_name(optimizer)
+        self.twin = optimizer
 
     def _pause(self) -> None:
         self.markers.pause()
@@ -168,6 +176,8 @@ class Session:
             self._began_ns = self._now_ns()
         if self.state == "skip" and self.steps == 2 and self._on_pace is not None:
             self._on_pace(self._now_ns() - self._began_ns, self.steps)
+        if self.state == "count":
+            self._look(optimizer)
         getattr(self, f"_in_{self.state}")()
         if self._left <= 0:
             getattr(self, f"_leave_{self.state}")()

@@ -11,6 +11,7 @@ import typer
 
 from loraprof import __version__
 from loraprof.cli import compare, doctor, explain, export, profile, report, selftest, sweep, workloads
+from loraprof.cli.examples import epilog
 from loraprof.cli.target import TargetCommand
 from loraprof.errors import LoraprofError
 
@@ -25,15 +26,15 @@ app = typer.Typer(
 ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 INTERRUPTED = 130
 INTERSPERSED = {"allow_interspersed_args": False}
-app.command(cls=TargetCommand, context_settings=INTERSPERSED)(profile.profile)
-app.command(cls=TargetCommand, context_settings=INTERSPERSED)(compare.compare)
-app.command()(sweep.sweep)
-app.command()(report.report)
-app.command()(export.export)
-app.command()(explain.explain)
-app.command()(workloads.workloads)
-app.command()(doctor.doctor)
-app.command()(selftest.selftest)
+app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("profile"))(profile.profile)
+app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("compare"))(compare.compare)
+app.command(epilog=epilog("sweep"))(sweep.sweep)
+app.command(epilog=epilog("report"))(report.report)
+app.command(epilog=epilog("export"))(export.export)
+app.command(epilog=epilog("explain"))(explain.explain)
+app.command(epilog=epilog("workloads"))(workloads.workloads)
+app.command(epilog=epilog("doctor"))(doctor.doctor)
+app.command(epilog=epilog("selftest"))(selftest.selftest)
 
 
 def _version(wanted: bool) -> None:
@@ -44,7 +45,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")
+    ] = False,
 ) -> None:
     pass
 

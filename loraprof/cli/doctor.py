@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,18 +21,14 @@ MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("-", "dim")}
 
 
 def doctor(
-    calibrate: bool = False,
-    format: Literal["terminal", "json"] = "terminal",
+    calibrate: Annotated[bool, typer.Option(help="Also measure this device's ceilings.")] = False,
+    format: Annotated[Literal["terminal", "json"], typer.Option(help="How to write the result.")] = "terminal",
     *,
-    device: str | None = None,
-    dtype: str = "float32",
-    fresh: bool = True,
+    device: Annotated[str | None, typer.Option(help="To calibrate: cpu, cuda or cuda:N; default: a GPU.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of the calibrated products.")] = "float32",
+    fresh: Annotated[bool, typer.Option(help="Measure whatever the cache holds; the result is cached.")] = True,
 ) -> None:
-    """Prints every check, and with ``calibrate`` the ceilings of ``device`` (default: the first GPU, else the CPU).
-
-    ``fresh`` measures whatever the cache holds; the result is cached either way. Raises MeasurementError for a
-    device that cannot be measured, UsageError for an unknown dtype.
-    """
+    """Say what can be measured here and what cannot, with the remedy for each."""
     from loraprof.capture.checks import checks  # imports torch
 
     found = checks()
@@ -49,12 +46,10 @@ def doctor(
 
 
 def _calibrate(device: str | None, dtype: str, fresh: bool) -> tuple["Calibration", list[str]]:
-    import torch
-
     from loraprof.capture.calibration_cache import cached_calibration
+    from loraprof.cli.device import named_device
 
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return cached_calibration(chosen, dtype=dtype, fresh=fresh)
+    return cached_calibration(named_device(device), dtype=dtype, fresh=fresh)
 
 
 def check_table(found: Sequence["Check"]) -> Table:

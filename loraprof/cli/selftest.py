@@ -62,13 +62,9 @@ def _chosen(plants: "Sequence[Plant]", only: str | None) -> "list[Plant]":
 def _device(name: str | None) -> "torch.device":
     import torch
 
-    from loraprof.capture.environment import device_info
+    from loraprof.cli.device import named_device
 
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise UsageError(f"no device {name!r}", "cpu, cuda or cuda:N") from None
-    device_info(device)  # refuses what cannot be measured
+    device = named_device(name)
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)

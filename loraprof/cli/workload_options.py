@@ -3,35 +3,40 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, get_args, get_type_hints
 
 import typer
 
 from loraprof.errors import UsageError
+from loraprof.model.workload import WorkloadSpec
 
 PANEL: Final = "Built-in workload"
 R = TypeVar("R")
 
 
-def _option(kind: Any, help: str | None = None) -> Any:
+def _option(kind: Any, help: str) -> Any:
     return Annotated[kind | None, typer.Option(help=help, rich_help_panel=PANEL)]
 
 
+def _choice(field: str, what: str) -> Any:
+    return _option(str, f"{what}: {', '.join(get_args(get_type_hints(WorkloadSpec)[field]))}.")
+
+
 OPTIONS: Final[dict[str, Any]] = {
-    "rank": _option(int),
-    "alpha": _option(float),
-    "dropout": _option(float),
-    "targets": _option(str, "q_proj,v_proj · qv · all-linear"),
-    "batch": _option(int),
-    "seq": _option(int),
-    "dtype": _option(str),
-    "autocast": _option(str),
-    "checkpointing": _option(str),
-    "layers": _option(int),
-    "optimizer": _option(str),
-    "accumulate": _option(int),
-    "device": _option(str),
-    "seed": _option(int),
+    "rank": _option(int, "Rank of the adapters."),
+    "alpha": _option(float, "Their scale: alpha / rank."),
+    "dropout": _option(float, "Probability of dropout before A."),
+    "targets": _option(str, "Adapted layers: q_proj,v_proj · qv · all-linear."),
+    "batch": _option(int, "Sequences (images) per micro-batch."),
+    "seq": _option(int, "Tokens per sequence (side of an image)."),
+    "dtype": _choice("dtype", "Of the base model"),
+    "autocast": _choice("autocast", "Of the forward pass"),
+    "checkpointing": _choice("checkpointing", "Of activations"),
+    "layers": _option(int, "Keep so many of the model's layers."),
+    "optimizer": _choice("optimizer", "Of the step"),
+    "accumulate": _option(int, "Micro-batches per optimizer step."),
+    "device": _choice("device", "Where it runs"),
+    "seed": _option(int, "Of weights and batches."),
     "set": _option(list[str], "KEY=VALUE, any other field of the preset: --set config.hidden_size=1024"),
 }
 

@@ -8,8 +8,10 @@ def workloads() -> None:
 
     from loraprof.store.specs import list_workloads
 
-    table = Table("name", "what", "adapter", "rank", "batch × seq", "dtype", "arms", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "batch × seq", "dtype", "arms"):  # to be copied: never cut
+        table.add_column(title, no_wrap=True)
+    table.add_column("what", overflow="fold")
     for spec in list_workloads():
-        size = f"{spec.batch} × {spec.seq}"
-        table.add_row(spec.name, spec.summary, spec.adapter, str(spec.rank), size, spec.dtype, ", ".join(spec.arms))
-    Console().print(table)
+        table.add_row(spec.name, f"{spec.batch} × {spec.seq}", spec.dtype, ",".join(spec.arms), spec.summary)
+    Console(highlight=False).print(table)

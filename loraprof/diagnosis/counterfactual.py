@@ -25,7 +25,7 @@ from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
 from loraprof.diagnosis.comm_savings import MoreCommunication
-from loraprof.diagnosis.gradients import factor, gradients, module_ns, tied_ns
+from loraprof.diagnosis.gradients import factor, gradients, missing_inputs, module_ns, tied_ns
 from loraprof.diagnosis.replayed import Added, StepReplay
 from loraprof.diagnosis.unprofiled import Floats, unprofiled_ns
 from loraprof.model.recording import GradientCost, Recording, TrainingCost
@@ -77,16 +77,17 @@ def counterfactual(
     if cost is None or known is None:
         return None
     ledgers = [one for one in analysis.ledgers if one.ns.sum()]
-    each = [_parts(one, unprofiled_ns(analysis, one, recording, unprofiled.median_ns), known) for one in ledgers]
+    now = unprofiled.median_ns
+    each = [_parts(one, unprofiled_ns(analysis, one, recording, now), recording, known) for one in ledgers]
     parts = _median(each)
     wgrad = parts.factor * sum(g.calls * g.weight_ns for g in known) + tied_ns(recording, rates)
     micro = recording.workload.micro_batches or 1
     clip, accumulate = float(cost.clip_ns) if parts.clip else 0.0, float(cost.accumulate_ns) * (micro - 1)
     end = cost.optimizer_ns + clip + accumulate
-    times = _times(ledger, parts, known, (wgrad, end + cost.reread_ns), unprofiled.median_ns, step)
+    times = _times(ledger, parts, recording, known, (wgrad, end + cost.reread_ns), now, step)
     if times is None:
         return None
-    time = unprofiled_ns(analysis, ledger, recording, unprofiled.median_ns)
+    time = unprofiled_ns(analysis, ledger, recording, now)
     comm, comm_low, comm_high = _communication(extra, ledger, time, wgrad)
     frozen, full = times[0], times[1] + comm
     spread = _half([p.adapter for p in each])
@@ -109,6 +110,7 @@ def counterfactual(
 def _times(
     ledger: Ledger,
     parts: _Parts,
+    recording: Recording,
     known: list[GradientCost],
     more: tuple[float, float],
     now: int,
@@ -117,8 +119,8 @@ def _times(
     """(frozen, full) step time, ns; ``more``: weight gradients, and the end of the step, that full adds."""
     if step is not None and step.sigma is not None:
         present = module_ns(ledger, ledger.ns.astype(np.float64), "backward")
-        absent = [Added(g.module, parts.factor * g.calls * (g.input_ns or 0)) for g in known
-                  if g.module not in present]  # fmt: skip
+        without = missing_inputs(recording, known, present)
+        absent = [Added(g.module, parts.factor * g.calls * (g.input_ns or 0)) for g in without]
         wgrad = [Added(g.module, parts.factor * g.calls * g.weight_ns) for g in known]
         less = step.delta_ns(absent, None)
         change = step.delta_ns(absent + wgrad, more[1])
@@ -141,13 +143,13 @@ def _communication(
     return extra.exposed_ns(float(time[backward].sum()) + wgrad)
 
 
-def _parts(ledger: Ledger, time: Floats, known: list[GradientCost]) -> _Parts:
+def _parts(ledger: Ledger, time: Floats, recording: Recording, known: list[GradientCost]) -> _Parts:
     def of(*roles: str) -> float:
         return float(time[np.isin(ledger.role, [ROLE[r] for r in roles])].sum())
 
     backward = module_ns(ledger, time, "backward")
     slower = factor(known, backward)
-    missing = slower * sum(g.calls * (g.input_ns or 0) for g in known if g.module not in backward)
+    missing = slower * sum(g.calls * (g.input_ns or 0) for g in missing_inputs(recording, known, backward))
     return _Parts(of(*ADAPTER_ROLES), of("optimizer"), of("grad_clip"), slower, missing)
 
 

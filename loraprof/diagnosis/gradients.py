@@ -62,6 +62,14 @@ def module_ns(ledger: Ledger, time: Floats, phase: str) -> dict[int, float]:
     return {int(m): float(total[m]) for m in np.flatnonzero(total)}
 
 
+def missing_inputs(recording: Recording, known: list[GradientCost], backward: dict[int, float]) -> list[GradientCost]:
+    """Modules whose input gradient this step did without and full fine-tuning would need: those that it trains
+    something in front of, so all but the first to own weights, whose input is data."""
+    owners = {p.module for p in recording.parameters if not p.trainable}
+    first = next((c.module for c in recording.calls if c.module in owners), None)
+    return [g for g in known if g.input_ns and g.module not in backward and g.module != first]
+
+
 def factor(known: list[GradientCost], backward: dict[int, float]) -> float:
     """How much slower the step runs than the measurement, by the input gradients that both have; at least 1.
 

@@ -1,14 +1,17 @@
-"""From a path to a report: reads a recording or foreign traces and runs the analysis."""
+"""From paths to a report or a comparison: reads recordings or foreign traces and runs the analysis."""
 
 from collections.abc import Callable
 from os import PathLike
+from pathlib import Path
 
 import msgspec
 
 from loraprof.diagnosis.build import Among, build_report
 from loraprof.diagnosis.examine import Run, sequential
 from loraprof.diagnosis.ranks import Survey, survey
+from loraprof.diagnosis.recorded import compare_recordings
 from loraprof.errors import InputError
+from loraprof.model.compare import Comparison
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
 from loraprof.store.directories import RankFile
@@ -30,6 +33,15 @@ def diagnose(path: str | PathLike[str] | RemotePath, run: Run = sequential) -> R
     ``path`` may be a URL; ``run`` says how the parts of many ranks are run. Raises InputError when it cannot be read.
     """
     return report_of(load_source(path), run)
+
+
+def compare(*recordings: str | PathLike[str], allow_different: bool = False) -> Comparison:
+    """Recordings against the first of them: times, verdicts and the waterfall to the last. No torch.
+
+    Raises InputError for what cannot be read or holds no step times, UsageError for fewer than two, and for different
+    workloads unless ``allow_different``.
+    """
+    return compare_recordings([Path(place) for place in recordings], allow_different)
 
 
 def report_of(source: Source, run: Run = sequential, clean: Clean = _as_it_is) -> Report:

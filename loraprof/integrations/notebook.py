@@ -1,0 +1,43 @@
+"""How does a report look in a notebook? As its own page in a frame, so that neither's style touches the other.
+
+IPython looks formatters up by type; registering them by name keeps ``model`` free of renderers and of IPython.
+"""
+
+import html
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from loraprof.report.shown import Shown
+
+TYPES: Final = (
+    ("loraprof.model.report", "Report"),
+    ("loraprof.model.compare", "Comparison"),
+    ("loraprof.model.sweep", "Sweep"),
+)
+
+
+def show_reports() -> None:
+    """Lets the running IPython show what the command line prints; without one, does nothing."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is None:
+        return
+    formatters = shell.display_formatter.formatters
+    for module, name in TYPES:
+        formatters["text/html"].for_type_by_name(module, name, frame)
+        formatters["text/plain"].for_type_by_name(module, name, _print)
+
+
+def frame(shown: "Shown") -> str:
+    """The HTML report as one element, scripts allowed but cut off from the notebook."""
+    from loraprof.report.html import to_html
+
+    page = html.escape(to_html(shown).decode(), quote=True)
+    return f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="width:100%;height:45rem;border:0"></iframe>'
+
+
+def _print(shown: "Shown", printer: Any, cycle: bool) -> None:
+    from loraprof.report.terminal import to_text
+
+    printer.text(to_text(shown).decode().rstrip())

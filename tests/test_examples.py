@@ -1,0 +1,127 @@
+"""The examples, run as they stand."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from attached import attached_to_nothing
+from msgspec.structs import replace
+
+import loraprof
+from loraprof.model.recording import Recording, Timing
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NEEDED = 3 + 10 + 1 + 3 + 3  # steps of a recording by default
+
+
+@contextmanager
+def called(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> Iterator[None]:
+    """A folder and a command line of the example's own."""
+    with monkeypatch.context() as own, attached_to_nothing(own):
+        own.chdir(folder)
+        own.setattr(sys, "argv", list(arguments))
+        yield
+
+
+def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with called(monkeypatch, folder, name, "x.loraprof"):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_all_examples_are_run_here() -> None:
+    listed = {line.split("`")[1] for line in (EXAMPLES / "README.md").read_text().splitlines() if line[:3] == "| `"}
+    there = {path.name for path in EXAMPLES.iterdir() if path.is_file()} - {"README.md"}
+    assert listed == there
+    assert all(name in Path(__file__).read_text() for name in there)
+
+
+def test_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("loop.py", tmp_path, monkeypatch)
+    report, out = loraprof.diagnose(tmp_path / "x.loraprof"), capsys.readouterr().out
+    assert report.adapter is not None
+    assert (report.adapter.modules, report.adapter.rank) == (2, 8)
+    assert report.verdict.sentence in out
+    assert [line for line in out.splitlines() if re.match(r"[A-Z]\d+: ", line)] == [
+        f"{finding.id}: {finding.title}; {finding.remedy}" for finding in report.findings
+    ]
+
+
+def test_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("hf_trainer.py", tmp_path, monkeypatch)
+    out = capsys.readouterr().out
+    assert f"stopped after {NEEDED} steps" in out
+    assert loraprof.diagnose(tmp_path / "x.loraprof").verdict.sentence in out
+
+
+def test_accumulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("accumulate.py", tmp_path, monkeypatch)
+    assert f"4 micro-batches, {4 * 8 * 64} tokens per step" in capsys.readouterr().out
+
+
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
+    assert all(cell["outputs"] == [] for cell in cells if cell["cell_type"] == "code")
+    names: dict[str, object] = {}
+    with called(monkeypatch, tmp_path, "notebook"):
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), names)
+    assert isinstance(names["profile"], loraprof.Profile)
+    assert names["profile"].report == loraprof.diagnose(tmp_path / "notebook.loraprof")
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recording of the unmodified script."""
+    place = tmp_path / "train.loraprof"
+    with (
+        called(monkeypatch, tmp_path, "train.py", "--steps", str(NEEDED)),
+        loraprof.profile(place, name="train.py"),
+    ):
+        runpy.run_path(str(EXAMPLES / "train.py"), run_name="__main__")
+    return place
+
+
+def at(recording: Path, step_ns: int, target: Path) -> Path:
+    """The same recording with steady steps of this length."""
+    shutil.copytree(recording, target)
+    found = msgspec.json.decode((target / "recording.json").read_bytes(), type=Recording)
+    timing = Timing(samples_ns=[step_ns, step_ns + step_ns // 1000] * 20, dropped=0, clock="perf_counter_ns")
+    (target / "recording.json").write_bytes(msgspec.json.encode(replace(found, timing=timing)))
+    return target
+
+
+def test_the_comparison(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, new = at(trained, 10_000_000, tmp_path / "base.loraprof"), at(trained, 20_000_000, tmp_path / "new.loraprof")
+    monkeypatch.setattr(sys, "argv", ["compare.py", str(base), str(new)])
+    runpy.run_path(str(EXAMPLES / "compare.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert "base: 10.0 ms per step" in out
+    assert "new takes 2.00 times base (2.00 to 2.00): slower" in out
+
+
+@pytest.mark.parametrize(("step_ns", "code"), [(1_000, 3), (10**12, 0)])
+def test_the_gate(trained: Path, tmp_path: Path, step_ns: int, code: int) -> None:
+    """Against steps that are far faster, and far slower, than this machine can be."""
+    base = at(trained, step_ns, tmp_path / "base.loraprof")
+    tool = tmp_path / "loraprof"
+    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m loraprof "$@"\n')
+    tool.chmod(0o755)
+    root = str(EXAMPLES.parent)
+    paths = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    words = ["sh", str(EXAMPLES / "ci_gate.sh"), str(base), str(EXAMPLES / "train.py"), "--lr", "3e-4"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, **paths})
+    assert done.returncode == code, done.stderr
+    assert ("::error" in done.stdout) == (code == 3)
+    assert "::" in (tmp_path / "profile.txt").read_text()
