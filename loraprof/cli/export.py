@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from loraprof.cli.light import light
 from loraprof.cli.output import say
 
 
@@ -30,9 +31,10 @@ def export(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors.")] = False,
 ) -> None:
     """Write the analysis for TensorBoard, Perfetto, a page or a program; or the input itself, to hand on."""
-    from loraprof.report.export.job import Job
-    from loraprof.report.export.registry import export as write
-    from loraprof.store.recordings import load_source
+    with light():
+        from loraprof.report.export.job import Job
+        from loraprof.report.export.registry import export as write
+        from loraprof.store.recordings import load_source
 
-    following = write(Job(load_source(path), output, force, redact), to.value)
+        following = write(Job(load_source(path), output, force, redact), to.value)
     say(f"wrote {output}; next: {following}", quiet)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from loraprof.cli.light import light
 from loraprof.cli.output import Format, emit, refuse_existing, say
 
 
@@ -16,10 +17,10 @@ def report(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
 ) -> None:
     """Analyse a recording or a foreign trace and print where the step's time went."""
-    from loraprof.diagnosis.load import diagnose
-
     refuse_existing(output, force)
-    result = diagnose(path)
-    emit(result, format, output, force)
+    with light():
+        from loraprof.diagnosis.load import diagnose
+
+        emit(diagnose(path), format, output, force)
     if output is not None:
         say(f"wrote {output}", quiet)

@@ -6,7 +6,6 @@ two. The report's main fields are those of the slowest rank.
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from loraprof.errors import InputError
@@ -52,6 +51,8 @@ def rows_of(jobs: list[Job]) -> tuple[list[RankRow], list[str]]:
     workers = min(len(jobs), os.cpu_count() or 1)
     results: Iterable[RankRow | str]
     if workers > 1 and sum(path.stat().st_size for _, path, _ in jobs) > 8 << 20:
+        from concurrent.futures import ProcessPoolExecutor
+
         with ProcessPoolExecutor(workers) as pool:
             results = list(pool.map(analyse_rank, jobs))
     else:
