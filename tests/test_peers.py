@@ -68,7 +68,7 @@ def test_a_tool_that_fails_or_cannot_be_installed_is_named_and_the_rest_goes_on(
 
     (tmp_path / "a").write_text("")
     file = File(tmp_path / "a", 2000, 3_000_000, 500)
-    tools = [Installed(Tool(name, code), sys.executable) for name, code in (("loraprof report", "pass"), ("bad", "1/0"))]
+    tools = [Installed(Tool(*words), sys.executable) for words in (("loraprof report", "pass"), ("bad", "1/0"))]
     runs = measure(tools, file, 2, 30)
     assert [len(done) for done in runs.values()] == [2, 1]
     monkeypatch.setattr(subprocess, "run", refuse)
