@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="steps per block")
     parser.add_argument("--processes", type=int, default=6)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # a pool that waits for a core would be all the noise there is
     print("| what | added per step, or size | with / without [95 %] | limit |\n|---|---|---|---|")
     rows = [hooks_alone(options.rounds), *in_process(torch.device(options.device), options.rounds, options.steps)]
     print(*rows, sep="\n", flush=True)

@@ -58,6 +58,7 @@ def profile(step: Step, steps: int, device: torch.device, shapes: bool) -> dict[
 
 def main() -> None:
     variant, device, steps = sys.argv[1], torch.device(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(1)  # a pool that waits for a core would be all the noise there is
     step = build(device)
     timed_ns(step, WARM_UP, device)
     found: dict[str, float] = {"before_ns": timed_ns(step, steps, device)}
