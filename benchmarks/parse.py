@@ -12,7 +12,6 @@ log(time) over log(events): 1 is linear.
 import argparse
 import gzip
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from isal import igzip
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.traces import recorded, write  # noqa: E402
 
 SIZES = (216_000, 650_000, 1_300_000)
 LARGE = (4_000_000, 13_000_000)
-SHIFT = {b"ts": 10_000_000, b"id": 1_000_000}  # per repetition: 10 s, and more ids than a seed has
-
-_NUMBER = re.compile(rb'("(?:ts|correlation|External id|Ev Idx|id)"\s*:\s*)(\d+)')
 
 # ru_maxrss would include the parent's memory at the fork.
 PEAK = """
@@ -60,32 +60,6 @@ class Cost:
     peak_mb: float
 
 
-def split(text: bytes) -> tuple[bytes, bytes, bytes]:
-    """Head up to the bracket of ``traceEvents``, its events, and the tail from the closing bracket."""
-    head = re.search(rb'"traceEvents"\s*:\s*\[', text)
-    tail = text.rfind(b"}\n  ],") + 1 if head else 0
-    if head is None or not tail:
-        raise SystemExit("the seed is not in the C++ exporter's layout")
-    return text[: head.end()], text[head.end() : tail], text[tail:]
-
-
-def write(seed: bytes, events: int, path: Path) -> tuple[int, int]:
-    """Writes about ``events`` events; returns their number and the bytes before compression."""
-    head, body, tail = split(seed)
-    per_round = body.count(b'"ph"')
-    rounds, size = max(1, round(events / per_round)), 0
-    with igzip.open(path, "wb", compresslevel=1) as out:
-        for i in range(rounds):
-
-            def moved(match: re.Match[bytes], i: int = i) -> bytes:
-                step = SHIFT[b"ts" if b'"ts"' in match[1] else b"id"]
-                return match[1] + str(int(match[2]) + i * step).encode()
-
-            size += out.write((head if i == 0 else b",") + _NUMBER.sub(moved, body))
-        size += out.write(tail)
-    return rounds * per_round, size
-
-
 def cost(script: str, path: Path, runs: int) -> Cost:
     """The best time and the highest peak of several runs, each in a fresh process."""
     times, peaks = [], []
@@ -97,14 +71,6 @@ def cost(script: str, path: Path, runs: int) -> Cost:
         times.append(said.get("seconds", whole))
         peaks.append(said["kb"] / 1024)
     return Cost(min(times), max(peaks))
-
-
-def recorded(folder: Path) -> Path:
-    """The trace of a built-in workload, as a seed for machines that have no other."""
-    place = folder / "seed.loraprof"
-    command = [sys.executable, "-m", "loraprof", "profile", "tiny-llama-cpu", "--record", str(place), "--quiet"]
-    subprocess.run(command, check=True, capture_output=True)
-    return place / "rank0.trace.json.gz"
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 from msgspec.structs import replace
 
+from loraprof.cli.light import light
 from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
 from loraprof.cli.target import TRACES, is_recording
@@ -80,9 +81,10 @@ def _recordings(words: list[str], flags: list[str], overrides: dict[str, Any], a
     foreign = [word for word in words if not is_recording(word)] + flags + [f"--{name}" for name in overrides]
     if foreign:
         raise UsageError(f"recordings are compared as they are, {foreign[0]} does not fit", None)
-    from loraprof.diagnosis.recorded import compare_recordings
+    with light():
+        from loraprof.diagnosis.recorded import compare_recordings
 
-    return compare_recordings([Path(word) for word in words], allow_different)
+        return compare_recordings([Path(word) for word in words], allow_different)
 
 
 @dataclass(frozen=True, slots=True)

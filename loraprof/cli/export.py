@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from loraprof.cli.light import light
 from loraprof.cli.output import say
 
 
@@ -30,17 +31,18 @@ def export(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors.")] = False,
 ) -> None:
     """Write the analysis for TensorBoard, Perfetto, a page or a program; or the input itself, to hand on."""
-    from loraprof.cli.report import ranks_run
-    from loraprof.report.export.job import Job
-    from loraprof.report.export.registry import export as write
-    from loraprof.report.export.upload import export_to_url
-    from loraprof.store.places import RemotePath, place_of
-    from loraprof.store.recordings import load_source
+    with light():
+        from loraprof.cli.report import ranks_run
+        from loraprof.report.export.job import Job
+        from loraprof.report.export.registry import export as write
+        from loraprof.report.export.upload import export_to_url
+        from loraprof.store.places import RemotePath, place_of
+        from loraprof.store.recordings import load_source
 
-    target, source = place_of(output), load_source(path)
-    run = ranks_run(source, address)
-    if isinstance(target, RemotePath):
-        following = export_to_url(source, target, to.value, force, redact, run)
-    else:
-        following = write(Job(source, target, force, redact, run), to.value)
+        target, source = place_of(output), load_source(path)
+        run = ranks_run(source, address)
+        if isinstance(target, RemotePath):
+            following = export_to_url(source, target, to.value, force, redact, run)
+        else:
+            following = write(Job(source, target, force, redact, run), to.value)
     say(f"wrote {output}; next: {following}", quiet)

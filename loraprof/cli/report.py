@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loraprof.cli.light import light
 from loraprof.cli.output import Format, emit, refuse_existing, say
 from loraprof.errors import UsageError
 
@@ -22,13 +23,13 @@ def report(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
 ) -> None:
     """Analyse a recording or a foreign trace and print where the step's time went."""
-    from loraprof.diagnosis.load import report_of
-    from loraprof.store.recordings import load_source
+    with light():
+        from loraprof.diagnosis.load import report_of
+        from loraprof.store.recordings import load_source
 
-    refuse_existing(output, force)
-    source = load_source(path)
-    result = report_of(source, ranks_run(source, address))
-    emit(result, format, output, force)
+        refuse_existing(output, force)
+        source = load_source(path)
+        emit(report_of(source, ranks_run(source, address)), format, output, force)
     if output is not None:
         say(f"wrote {output}", quiet)
 
