@@ -6,10 +6,7 @@ gets a file name and gives a breakdown of a few kilobytes, in the order of the f
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
@@ -70,6 +67,11 @@ def processes(files: Sequence[RankFile]) -> Iterable[Result]:
     if count < 2 or private or sum(sizes) < WORTH_BYTES:
         yield from sequential(files)
         return
+    # Loaded here: a report of one rank starts in half a second, a tenth of it would go into these.
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
+
     try:
         with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
             yield from pool.map(examine, files)
