@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, Self, TypedDict, Unpack
 import msgspec
 import torch
 
+from loraprof.capture.launch import launch
 from loraprof.capture.plan import Plan
 from loraprof.capture.save import save
 from loraprof.capture.session import Session
@@ -53,7 +54,7 @@ class Profile:
         self._seen = False  # the steps of a session that has ended were enough
         self._call: int | None = None  # steps before the call that ``run`` is making
         self.path: Path | None = None
-        """The recording's directory once it is written; None before, and on ranks that do not lead."""
+        """The recording's directory once it is written; None before."""
         self._check()
 
     @property
@@ -81,8 +82,15 @@ class Profile:
         return self
 
     def start(self) -> Self:
-        """Attaches to every optimizer of this process. Raises MeasurementError where a GPU was profiled before."""
+        """Attaches to every optimizer of this process.
+
+        Raises MeasurementError where a GPU was profiled before, UsageError in a job of several ranks: the command line
+        records those.
+        """
         self._check()
+        if launch().world > 1:
+            what = "loraprof.profile records one rank, this job has several"
+            raise UsageError(what, "torchrun --nproc-per-node N -m loraprof profile SCRIPT records them all")
         if Profile._current is not None:
             Profile._current.close()
         if Profile._profiled and torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 difference   predicted and measured (full - lora), (lora - frozen), gain of a remedy
 within       15 % of the measured difference or 3 % of the LoRA step, whichever is larger
+undecided    off by more, but not by more than that and the arms' noise: what one arm differs from itself (A/A)
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ REMEDY_OF: Final = {  # arm -> the findings it is the remedy of
     "lora-compile": ("H1", "L1"),
 }
 
-Status = Literal["met", "missed", "not measured"]
+Status = Literal["met", "missed", "undecided", "not measured"]
 Results = Mapping[str, PartResult]
 
 
@@ -48,10 +49,14 @@ class Difference:
     predicted: int
     measured: int
     step: int
+    noise: float = 0.0  # of a step
 
     @property
-    def within(self) -> bool:
-        return abs(self.predicted - self.measured) <= max(SHARE * abs(self.measured), OF_STEP * self.step)
+    def status(self) -> Status:
+        off, allowed = abs(self.predicted - self.measured), max(SHARE * abs(self.measured), OF_STEP * self.step)
+        if off <= allowed:
+            return "met"
+        return "undecided" if off <= allowed + self.noise * self.step else "missed"
 
     def text(self) -> str:
         return f"predicted {units.ns(self.predicted)}, measured {units.ns(self.measured)}"
@@ -82,20 +87,20 @@ def _model(name: str, result: PartResult | None) -> Iterator[Verdict]:
     for what in ("full - lora", "lora - frozen"):
         found = difference(model, what)
         absent = "; ".join(f"{arm}: {one.reason}" for arm, one in model.arms.items() if one.reason) or why
-        yield _judged(f"predicted {what}", name, found.within if found else None, found.text() if found else "", absent)
+        yield _difference(f"predicted {what}", name, found, absent)
 
 
 def difference(model: Model, what: str) -> Difference | None:
     """(full - lora) or (lora - frozen); ``None`` where one side was not measured or not predicted."""
-    seen, times = model.recorded, {name: arm.median_ns for name, arm in model.arms.items()}
+    seen, times, noise = model.recorded, {name: arm.median_ns for name, arm in model.arms.items()}, model.noise or 0.0
     lora, other = times.get("lora"), times.get("full" if what == "full - lora" else "frozen")
     if seen is None or seen.step_ns is None or lora is None or other is None:
         return None
     if what == "full - lora":
         predicted = seen.predicted_full_ns
-        return None if predicted is None else Difference(predicted - seen.step_ns, other - lora, lora)
+        return None if predicted is None else Difference(predicted - seen.step_ns, other - lora, lora, noise)
     predicted = seen.predicted_frozen_ns
-    return None if predicted is None else Difference(seen.step_ns - predicted, lora - other, lora)
+    return None if predicted is None else Difference(seen.step_ns - predicted, lora - other, lora, noise)
 
 
 def promise(model: Model, arm: str) -> Gain | None:
@@ -110,7 +115,7 @@ def gain(model: Model, arm: str) -> Difference | None:
     promised, mine, lora = promise(model, arm), model.arms[arm].median_ns, model.arms["lora"].median_ns
     if promised is None or promised.ns is None or mine is None or lora is None:
         return None
-    return Difference(promised.ns, lora - mine, lora)
+    return Difference(promised.ns, lora - mine, lora, model.noise or 0.0)
 
 
 def _remedies(name: str, result: PartResult | None) -> Iterator[Verdict]:
@@ -122,8 +127,7 @@ def _remedies(name: str, result: PartResult | None) -> Iterator[Verdict]:
         if arm in REMEDY_OF:
             found, ids = gain(model, arm), " or ".join(REMEDY_OF[arm])
             why = model.arms[arm].reason or model.problem or f"the recording promises no gain for {ids}"
-            said = found.text() if found else ""
-            yield _judged(f"gain of {ids}", arm, found.within if found else None, said, why)
+            yield _difference(f"gain of {ids}", arm, found, why)
 
 
 def _roofs(result: PartResult | None) -> Iterator[Verdict]:
@@ -149,6 +153,12 @@ def _main_job(result: PartResult | None) -> Iterator[Verdict]:
     yield _judged(
         f"attached but idle at most {units.percent(HOOK, 0)} per step", subject, ok, units.percent(share, 3), why
     )
+
+
+def _difference(limit: str, subject: str, found: Difference | None, why: str) -> Verdict:
+    if found is None:
+        return Verdict(limit, subject, "not measured", why)
+    return Verdict(limit, subject, found.status, found.text())
 
 
 def _judged(limit: str, subject: str, ok: bool | None, detail: str, why: str) -> Verdict:

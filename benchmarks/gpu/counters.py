@@ -66,7 +66,7 @@ def counted(ncu: str, options: Options) -> list[Launched]:
     """The kernels of one step under ncu. Raises RuntimeError with ncu's own words, NotHere without permission."""
     log = options.out / "raw" / "ncu.csv"
     flags = ["--metrics", f"{READ},{WRITTEN}", "--clock-control", "none", "--cache-control", "none"]
-    flags += ["--nvtx", "--nvtx-include", f"{RANGE}/", "--csv", "--page", "raw", "--print-units", "base"]
+    flags += ["--nvtx", "--nvtx-include", RANGE, "--csv", "--page", "raw", "--print-units", "base"]
     target = [sys.executable, "-m", "benchmarks.gpu.counters", options.device, options.size]
     done = subprocess.run([ncu, *flags, "--log-file", str(log), *target], capture_output=True, text=True)
     said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
@@ -151,12 +151,12 @@ def step_for_ncu(spec: WorkloadSpec) -> None:
     for _ in range(WARM_UP):
         built.step()
     torch.cuda.synchronize()
-    push: Any = nvtx.range_push
-    push(RANGE)
+    start: Any = nvtx.range_start  # of all threads: the backward pass runs in one of its own
+    end: Any = nvtx.range_end
+    inside = start(RANGE)
     built.step()
     torch.cuda.synchronize()
-    pop: Any = nvtx.range_pop
-    pop()
+    end(inside)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The parts of the suite, the most valuable first: a budget is spent in this order.
 
-``cost_s`` is what a part takes at the short size on an H100, the start of its process included: measured for those up to
-``gpt2-xl-512``, but for the remedies, else an estimate.
+``cost_s`` is what a part takes at the short size on an H100, the start of its process included: measured for those up
+to ``gpt2-xl-512``, but for the remedies, else an estimate.
 """
 
 from dataclasses import dataclass

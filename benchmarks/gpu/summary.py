@@ -96,7 +96,8 @@ def _limits(results: Results) -> Iterator[str]:
     found = verdicts(results)
     rows = ((v.limit, v.subject, v.status, v.detail) for v in found)
     yield from table(("limit", "subject", "status", "detail"), rows, words=4)
-    counts = ", ".join(f"{sum(v.status == s for v in found)} {s}" for s in ("met", "missed", "not measured"))
+    statuses = ("met", "missed", "undecided", "not measured")
+    counts = ", ".join(f"{sum(v.status == s for v in found)} {s}" for s in statuses)
     yield ""
     yield f"Limits: {counts}."
 
