@@ -11,6 +11,7 @@ Private API: where a version of torch lacks it nothing is heard, and the analysi
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 from torch import nn
@@ -56,8 +57,7 @@ class Provenance:
         if self._undo or self.failed:
             return
         try:
-            import torch._inductor.debug as home
-
+            home = import_module("torch._inductor.debug")
             told: Callable[..., Any] = vars(home)[_FUNCTION]
         except (ImportError, KeyError):
             return
