@@ -168,6 +168,10 @@ def test_bad_input_is_refused() -> None:
 
 def test_median_interval_brackets_and_small_samples_give_their_range() -> None:
     assert st.median_interval([7, 3, 5]) == (5, 3, 7)
+    differences = [-3, 1, 0, 2, -1, 4, 1, 0]  # times without what was measured beside them
+    middle, least, most = st.median_interval(differences)
+    assert (middle, -st.median_interval([-d for d in differences])[2]) == (0, least)
+    assert -3 <= least <= middle <= most <= 4
     median, low, high = st.median_interval([100 + i % 10 for i in range(50)])
     assert low <= median <= high
     assert (median, low >= 100, high <= 109) == (104, True, True)

@@ -137,8 +137,8 @@ def median_interval(
     middle = round(_median(values))
     if len(values) < 6:
         return middle, min(samples_ns), max(samples_ns)
-    low, high = _interval(np.log(values), _labels(blocks, len(values)), seed)  # in logs no bound is negative
-    return middle, min(round(math.exp(low)), middle), max(round(math.exp(high)), middle)
+    low, high = _interval(values, _labels(blocks, len(values)), seed)
+    return middle, min(round(low), middle), max(round(high), middle)
 
 
 def paired_log_ratio(

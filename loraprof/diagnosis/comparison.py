@@ -12,7 +12,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from loraprof import units
-from loraprof.analysis.comparison import Timed, arm_result, ideal, ratios_of
+from loraprof.analysis.comparison import Timed, arm_result, estimate, ideal, ratios_of
 from loraprof.analysis.recommendation import recommend
 from loraprof.analysis.waterfall import Side, joint_means, waterfall
 from loraprof.diagnosis import compiling
@@ -82,18 +82,21 @@ def _shared(same: Sequence[tuple[str, Finding]]) -> Finding:
     return replace(worst, evidence=[where, *worst.evidence])
 
 
-def predicted(profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult]) -> PredictedRatio | None:
-    """What the LoRA recording alone says about full / lora; ``error`` where both were measured."""
+def predicted(
+    profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult], timed: Timed
+) -> PredictedRatio | None:
+    """What the LoRA recording alone says about full / lora; ``error`` where both were measured, in pairs."""
     lora = profiled["lora"].report.verdict if "lora" in profiled else None
     if lora is None or lora.basis != "predicted" or lora.speedup_vs_full is None:
         return None
     ratio = lora.speedup_vs_full
-    full_ns, lora_ns = (arms[name].median_ns if name in arms else None for name in ("full", "lora"))
+    both = {"full", "lora"} <= timed.series.keys()
+    seen = estimate(timed.series["full"], timed.series["lora"]).ratio if both else None
     return PredictedRatio(
         full_over_lora=ratio,
         low=lora.speedup_low,
         high=lora.speedup_high,
-        error=ratio - full_ns / lora_ns if full_ns and lora_ns else None,
+        error=ratio - seen if seen is not None else None,
         disturbed="lora" in disturbed(profiled, arms),
     )
 
@@ -144,7 +147,7 @@ def measured(
         noise_floor=floor,
         waterfall=way(*pair, times, profiled, paired=True) if pair else None,
         findings=pair_findings(profiled, [apart] if apart else []),
-        predicted=predicted(profiled, arms),
+        predicted=predicted(profiled, arms, timed),
         ideal=ideal(timed),
         recommendation=recommend(ratios, timed.reference, arms),
         notes=[*said, *_disturbed(disturbed(profiled, arms)), *notes],
