@@ -160,7 +160,8 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int]) -> StepCalls
         return StepCalls(Calls(none, none, np.zeros(0, np.int8), np.zeros(1, np.int64), none, none), none, none)
     used = links.launch[chosen]
     threads = np.unique(host.thread[used])
-    rows = np.flatnonzero((host.kind == HostKind.RUNTIME) & np.isin(host.thread, threads))
+    around = (host.end >= host.start[used].min()) & (host.start <= host.start[used].max())
+    rows = np.flatnonzero(around & (host.kind == HostKind.RUNTIME) & np.isin(host.thread, threads))
     outer = _outermost(host.start[rows], host.end[rows], host.thread[rows])
     owner = np.zeros(len(host), np.int64)
     owner[rows] = rows[outer]
