@@ -10,6 +10,7 @@ from loraprof.capture import memory
 from loraprof.capture.memory import enough_memory, memory_plan
 from loraprof.capture.plan import COUNTED, PROFILED, Plan
 from loraprof.capture.session import Session
+from loraprof.cli.app import run
 from loraprof.cli.profile import profile
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.store.specs import load_workload
@@ -106,3 +107,8 @@ def test_the_pace_is_told_once() -> None:
 def test_a_module_without_a_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="-m needs a module"):
         profile(module=True, record=tmp_path / "x.loraprof")
+
+
+def test_the_report_is_no_recording(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", "-o", "x.loraprof"]) == 2
+    assert "--record PATH says where the recording goes" in capsys.readouterr().err

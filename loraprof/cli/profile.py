@@ -50,6 +50,8 @@ def profile(
     if place.suffix != ".loraprof":
         raise UsageError(f"{place}: a recording's name ends in .loraprof", None)
     refuse_existing(place / RECORDING if isinstance(place, RemotePath) else place, force)
+    if output is not None and output.suffix == ".loraprof":
+        raise UsageError(f"{output}: --output takes the printed report", "--record PATH says where the recording goes")
     refuse_existing(output, force)
 
     from loraprof.capture.plan import Plan

@@ -311,7 +311,7 @@ def _memory(m: MemoryReport | None) -> str:
 
 def _nvml(n: NvmlReport | None, notes: list[str]) -> str:
     if n is None:
-        reasons = [note for note in notes if "nvml" in note.lower()]
+        reasons = [note.removeprefix("NVML: ") for note in notes if "nvml" in note.lower()]
         return f"NVML absent: {'; '.join(reasons) or 'the input carries no samples'}"
     clock = f"SM clock {units.quantity(n.sm_clock_mhz, 'MHz')} of {units.quantity(n.sm_clock_max_mhz, 'MHz')}"
     words = [f"{units.quantity(n.power_w, 'W')} of {units.quantity(n.power_limit_w, 'W')}", clock]
