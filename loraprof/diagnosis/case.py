@@ -69,7 +69,13 @@ class Case:
     @property
     def sites(self) -> list[AdapterSite]:
         """Active adapted layers."""
-        return [s for s in self.recording.sites if s.active] if self.recording else []
+        return [site for _, site in self.numbered_sites]
+
+    @property
+    def numbered_sites(self) -> list[tuple[int, AdapterSite]]:
+        """The adapted layers whose adapter runs, by their number in the recording."""
+        sites = self.recording.sites if self.recording else []
+        return [(i, s) for i, s in enumerate(sites) if s.active]
 
     @property
     def wall_ns(self) -> int:

@@ -5,7 +5,8 @@ G findings that forbid a comparison come first, then by gain, unknown gains last
 
 from collections.abc import Callable
 
-from loraprof.diagnosis.adapter import ADAPTER
+from loraprof.diagnosis.adapter import COSTS
+from loraprof.diagnosis.adapter_form import FORMS
 from loraprof.diagnosis.advice import ADVICE
 from loraprof.diagnosis.base import BASE
 from loraprof.diagnosis.case import Case
@@ -17,7 +18,9 @@ from loraprof.diagnosis.power import POWER_FINDINGS
 from loraprof.model.report import Finding
 
 Rule = Callable[[Case], Finding | None]
-RULES: tuple[Rule, ...] = (*COMPARABILITY, *POWER_FINDINGS, *HOST, *COMPILED, *ADAPTER, *BASE, *DISTRIBUTED, *ADVICE)
+RULES: tuple[Rule, ...] = (
+    *COMPARABILITY, *POWER_FINDINGS, *HOST, *COMPILED, *COSTS, *FORMS, *BASE, *DISTRIBUTED, *ADVICE,
+)  # fmt: skip
 SEVERITY = {"blocker": 0, "major": 1, "minor": 2, "info": 3}
 
 
