@@ -13,7 +13,8 @@ __all__ = ["Comparison", "Profile", "Recording", "Report", "compare", "diagnose"
 
 if TYPE_CHECKING:
     from loraprof.api import Profile, profile
-    from loraprof.diagnosis.load import compare, diagnose
+    from loraprof.diagnosis.load import diagnose
+    from loraprof.diagnosis.recorded import compare
     from loraprof.model.compare import Comparison
     from loraprof.model.recording import Recording
     from loraprof.model.report import Report
@@ -24,7 +25,7 @@ _HOMES = {
     "Profile": "loraprof.api",
     "Recording": "loraprof.model.recording",
     "Report": "loraprof.model.report",
-    "compare": "loraprof.diagnosis.load",
+    "compare": "loraprof.diagnosis.recorded",
     "diagnose": "loraprof.diagnosis.load",
     "load": "loraprof.store.load",
     "profile": "loraprof.api",

@@ -18,7 +18,7 @@ from loraprof.analysis.comparison import Series, Timed, failures
 from loraprof.cli.app import run
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
 from loraprof.diagnosis.comparison import measured
-from loraprof.diagnosis.recorded import compare_recordings
+from loraprof.diagnosis.recorded import compare
 from loraprof.errors import InputError, UsageError
 from loraprof.model.compare import ArmResult
 from loraprof.model.compilation import Compilation, CompilePass
@@ -61,7 +61,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_the_bars_of_two_recordings_add_up(pair: tuple[Path, Path]) -> None:
-    found = compare_recordings(pair)
+    found = compare(*pair)
     way = found.waterfall
     assert way is not None
     assert (way.from_, way.to, way.from_ns, way.to_ns) == ("base", "new", 100 * MS, 110 * MS)
@@ -78,7 +78,7 @@ def test_the_bars_of_two_recordings_add_up(pair: tuple[Path, Path]) -> None:
 
 
 def test_swapping_two_recordings_negates_every_bar(pair: tuple[Path, Path]) -> None:
-    there, back = compare_recordings(pair).waterfall, compare_recordings(pair[::-1]).waterfall
+    there, back = compare(*pair).waterfall, compare(*pair[::-1]).waterfall
     assert there is not None
     assert back is not None
     assert {b.key: (b.ns, b.count_ns, b.duration_ns) for b in there.bars} == {
@@ -87,7 +87,7 @@ def test_swapping_two_recordings_negates_every_bar(pair: tuple[Path, Path]) -> N
 
 
 def test_a_recording_against_itself_is_all_zeros(pair: tuple[Path, Path]) -> None:
-    found = compare_recordings((pair[1], pair[1]))
+    found = compare(pair[1], pair[1])
     assert found.waterfall is not None
     assert {(b.ns, b.count_ns, b.duration_ns) for b in found.waterfall.bars} == {(0, 0, 0)}
     assert [(r.ratio, r.verdict) for r in found.ratios] == [(1.0, "undecided")]
@@ -99,22 +99,22 @@ def test_other_workloads_and_token_counts_need_a_word(pair: tuple[Path, Path], t
     base, _ = pair
     other = variant(base, tmp_path / "other.loraprof", works(lambda w: replace(w, name="gpt2-xl")))
     with pytest.raises(UsageError, match="differ in workload: tiny-llama-cpu in base, gpt2-xl in other"):
-        compare_recordings((base, other))
-    found = compare_recordings((base, other), allow_different=True)
+        compare(base, other)
+    found = compare(base, other, allow_different=True)
     assert next((f.id, f.severity) for f in found.findings) == ("G1", "blocker")
     many = variant(base, tmp_path / "many.loraprof", works(lambda w: replace(w, tokens_per_step=1000)))
     near = variant(base, tmp_path / "near.loraprof", works(lambda w: replace(w, tokens_per_step=1010)))
     far = variant(base, tmp_path / "far.loraprof", works(lambda w: replace(w, tokens_per_step=1011)))
     with pytest.raises(UsageError, match="tokens per step: 1000 in many, 1011 in far"):
-        compare_recordings((many, far))
-    assert not any(f.severity == "blocker" for f in compare_recordings((many, near)).findings)
+        compare(many, far)
+    assert not any(f.severity == "blocker" for f in compare(many, near).findings)
 
 
 def test_a_setting_that_differs_is_a_finding(pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, new = pair
-    assert "G1" not in {f.id for f in compare_recordings(pair).findings}
+    assert "G1" not in {f.id for f in compare(*pair).findings}
     mixed = variant(new, tmp_path / "mixed.loraprof", works(lambda w: replace(w, autocast="bfloat16")))
-    finding = next(f for f in compare_recordings((base, mixed)).findings if f.id == "G1")
+    finding = next(f for f in compare(base, mixed).findings if f.id == "G1")
     assert finding.severity == "major"
     assert [(e.what, e.value) for e in finding.evidence] == [("autocast", "none in base, bfloat16 in mixed")]
 
@@ -123,12 +123,12 @@ def test_checkpointing_in_one_arm_only_is_a_finding(pair: tuple[Path, Path], tmp
     """Whether the recording says so, or only its step shows recomputed work, as a script's does."""
     base, new = pair
     told = variant(new, tmp_path / "told.loraprof", works(lambda w: replace(w, checkpointing="non-reentrant")))
-    finding = next(f for f in compare_recordings((base, told)).findings if f.id == "G1")
+    finding = next(f for f in compare(base, told).findings if f.id == "G1")
     assert [(e.what, e.value) for e in finding.evidence] == [("checkpointing", "None in base, non-reentrant in told")]
     assert finding.severity == "major"
     recomputing = recorded("tiny-llama-cpu", "checkpointing=non-reentrant")
     shown = variant(recomputing, tmp_path / "shown.loraprof", timed(130 * MS))
-    found = compare_recordings((base, shown))
+    found = compare(base, shown)
     finding = next(f for f in found.findings if f.id == "G1")
     assert [(e.what, e.value) for e in finding.evidence] == [("recomputation", "none in base, some in shown")]
     assert found.waterfall is not None
@@ -137,7 +137,7 @@ def test_checkpointing_in_one_arm_only_is_a_finding(pair: tuple[Path, Path], tmp
 
 def test_few_steps_give_no_verdict(pair: tuple[Path, Path], tmp_path: Path) -> None:
     few = variant(pair[1], tmp_path / "few.loraprof", timed(300 * MS, 4))
-    found = compare_recordings((pair[0], few))
+    found = compare(pair[0], few)
     assert [(r.verdict, r.low > 1.03) for r in found.ratios] == [("undecided", True)]
     assert failures(found, 1.03) is None  # what is not established fails nothing
     assert "too few timed steps for a verdict in few: record with --timed 10 or more" in found.notes
@@ -146,11 +146,11 @@ def test_few_steps_give_no_verdict(pair: tuple[Path, Path], tmp_path: Path) -> N
 def test_what_cannot_be_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:
     untimed = variant(pair[1], tmp_path / "untimed.loraprof", lambda r: replace(r, timing=None))
     with pytest.raises(InputError, match="no unprofiled step times"):
-        compare_recordings((pair[0], untimed))
+        compare(pair[0], untimed)
     with pytest.raises(InputError, match="no such file"):
-        compare_recordings((pair[0], tmp_path / "gone.loraprof"))
+        compare(pair[0], tmp_path / "gone.loraprof")
     with pytest.raises(UsageError, match="one recording"):
-        compare_recordings(pair[:1])
+        compare(*pair[:1])
 
 
 def test_thresholds_decide_the_exit_code(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,11 +313,11 @@ def test_when_compiling_pays(pair: tuple[Path, Path], tmp_path: Path, step_ns: i
         return replace(timed(step_ns)(recording), compilation=Compilation(passes=passes))
 
     compiled = variant(pair[0], tmp_path / "fast.loraprof", change)
-    notes = [note for note in compare_recordings([pair[0], compiled]).notes if "compiled for" in note]
+    notes = [note for note in compare(pair[0], compiled).notes if "compiled for" in note]
     assert len(notes) == 1
     assert notes[0].startswith("fast compiled for 5.00 s; against base that")
     assert words in notes[0]
-    assert not [note for note in compare_recordings(list(pair)).notes if "compiled for" in note]
+    assert not [note for note in compare(*pair).notes if "compiled for" in note]
 
 
 def test_when_a_compiled_arm_pays() -> None:

@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from loraprof.analysis.intervals import cover_of_disjoint, distinct, gaps, innermost, nesting, owned, union
+from loraprof.analysis.intervals import cover_of_disjoint, gaps, innermost, nesting, owned, union
+from loraprof.model.trace import distinct
 
 
 def nest(rng: random.Random, low: int, high: int, depth: int, out: list[tuple[int, int]]) -> None:

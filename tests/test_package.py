@@ -61,7 +61,7 @@ def test_the_metadata_is_complete(wheel: zipfile.ZipFile, metadata: Message) -> 
     assert metadata["Summary"]
     folder = f"loraprof-{loraprof.__version__}.dist-info"
     assert wheel.read(f"{folder}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
-    assert b"loraprof = loraprof.cli.app:main" in wheel.read(f"{folder}/entry_points.txt")
+    assert b"loraprof = loraprof.__main__:main" in wheel.read(f"{folder}/entry_points.txt")
 
 
 def test_the_wheel_works_without_the_clone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

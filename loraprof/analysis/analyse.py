@@ -15,7 +15,7 @@ from loraprof.analysis.partition_cpu import split_cpu
 from loraprof.analysis.windows import Marks, cpu_windows, marks_of, windows
 from loraprof.model.recording import Recording
 from loraprof.model.report import Closure, Launches, Step
-from loraprof.model.trace import Int64, Trace
+from loraprof.model.trace import Int64, Trace, distinct
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +56,7 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
         return Analysis(trace, recording, links, who, marks, ledgers, steps, {}, reported, None, tau, None, closure)
     states = states_of(trace, links, marks.thread)
     busiest, per_device = None, {}
-    for index in np.unique(trace.device.device).tolist():
+    for index in distinct(trace.device.device).tolist():
         on_device = trace.device.device == index
         work = device_work(trace, links, who, on_device, graphs)
         made = tuple(split(trace, work, w, states, tau) for w in windows(marks, trace, links, on_device))
@@ -123,7 +123,7 @@ def _launches(
     window, host = ledger.window, trace.host
     inside = work.starting(window.start, window.end)
     inside = inside[work.launch[inside] >= 0]
-    calls = np.unique(work.launch[inside])
+    calls = distinct(work.launch[inside])
     durations = host.end[calls] - host.start[calls]
     return Launches(
         count=len(calls),

@@ -16,8 +16,9 @@ def behaviour_of(trace: Trace, roles: Roles, module: Int32, tops: Int64) -> dict
     issued: dict[int, set[tuple[str, int]]] = defaultdict(set)
     for number, op in roles.compiled:
         issued[number].add((op, -1))
-    for m, name, shape in np.unique(np.stack((module[tops], host.name[tops], host.shapes[tops])), axis=1).T.tolist():
-        issued[m].add((trace.names[name], shape))
+    key = module[tops].astype(np.int64) * len(trace.names) + host.name[tops]
+    for row in tops[np.unique(key * (len(trace.shapes) + 1) + host.shapes[tops], return_index=True)[1]].tolist():
+        issued[int(module[row])].add((trace.names[host.name[row]], int(host.shapes[row])))
     free = {
         m: any(free_product(op, trace.shapes[s] if s >= 0 else None, roles.weights, m) for op, s in ops)
         for m, ops in issued.items()

@@ -18,7 +18,7 @@ from loraprof.analysis.roles import Roles
 from loraprof.analysis.sequence import forward_owner
 from loraprof.analysis.tree import Tree
 from loraprof.model.recording import Recording
-from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
+from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace, distinct
 from loraprof.model.vocabulary import PHASE, ROLE, HostKind
 
 REGION = re.compile(r"^Torch-Compiled Region(?:: (.+))?$")
@@ -151,7 +151,7 @@ class Compiled:
         mine = scopes[(backward[scopes] >= 0) & (depth[backward[scopes]] > depth[region[scopes]])]
         nodes = self.evaluate[mine].astype(np.int64)
         functions = np.flatnonzero(self.names.function[host.name] & (host.sequence >= 0) & (host.fwd_thread == 0))
-        numbered = np.unique(nodes[nodes >= 0])
+        numbered = distinct(nodes[nodes >= 0])
         owner = dict(zip(numbered.tolist(), forward_owner(self.trace, functions, numbered).tolist(), strict=True))
         found = ((s, owner.get(n, -1)) for s, n in zip(mine.tolist(), nodes.tolist(), strict=True))
         return {scope: forward if forward >= 0 else scope for scope, forward in found}

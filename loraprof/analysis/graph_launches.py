@@ -15,7 +15,7 @@ from loraprof.analysis.link import Links
 from loraprof.analysis.roles import roles_of
 from loraprof.analysis.windows import Marks
 from loraprof.model.recording import Recording
-from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.trace import Bool, Int64, Trace, distinct
 from loraprof.model.vocabulary import LOSS, ROLE
 
 Found = tuple[int, int, int]  # module, phase, role
@@ -63,7 +63,7 @@ def graph_work(
         if len(found) > before:
             notes.append(f"{len(found) - before} kernels of CUDA graphs were attributed {text}")
     if left.any():
-        launches = len(np.unique(links.launch[left]))
+        launches = len(distinct(links.launch[left]))
         notes.append(
             f"{int(left.sum())} kernels of {launches} graph launches have no module of their own: "
             "each graph counts where it was launched"
@@ -96,7 +96,7 @@ def _by_calls(trace: Trace, links: Links, who: Attribution, left: Bool) -> Itera
     nearest = who.tree.nearest(inside)
     device = trace.device
     launches = links.launch[left]
-    for launch in np.unique(launches[nearest[launches] >= 0]).tolist():
+    for launch in distinct(launches[nearest[launches] >= 0]).tolist():
         rows = np.flatnonzero(left & (links.launch == launch))
         rows = rows[np.argsort(device.start[rows], kind="stable")]
         scope = scopes[int(nearest[launch])]
@@ -119,7 +119,7 @@ def _by_order(
     at = np.searchsorted(np.array(marks.start), called, side="right") - 1
     within = (at >= 0) & (called < np.array([*marks.end, 0])[at])
     step[linked[within]] = at[within]
-    graphed = np.unique(step[of_graph & (step >= 0)])
+    graphed = distinct(step[of_graph & (step >= 0)])
     plain = step[~of_graph & (step >= 0) & ~np.isin(step, graphed)]
     if not len(plain) or not left.any():
         return

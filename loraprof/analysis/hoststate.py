@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loraprof.analysis.intervals import distinct, union
+from loraprof.analysis.intervals import union
 from loraprof.analysis.link import Links
-from loraprof.model.trace import Int8, Int64, Trace
+from loraprof.model.trace import Int8, Int64, Trace, distinct
 from loraprof.model.vocabulary import HostKind
 
 STATES = ("profiler", "sync", "allocator", "launch_api", "data", "framework", "python")
@@ -139,7 +139,7 @@ def states_of(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
     host = trace.host
     state = classify(trace, links)
     out: dict[int, Timeline] = {}
-    used = np.unique(host.thread[links.launch[links.launch >= 0]]).tolist()
+    used = distinct(host.thread[links.launch[links.launch >= 0]]).tolist()
     for thread in {*used, main} - {-1}:
         rows = host.thread == thread
         out[thread] = timeline(host.start[rows], host.end[rows], state[rows])

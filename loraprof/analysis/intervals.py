@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loraprof.model.trace import Bool, Int64
+from loraprof.model.trace import Bool, Int64, distinct
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,14 +56,6 @@ def union(start: Int64, end: Int64) -> Cover:
     fresh = np.concatenate(([True], s[1:] > reach[:-1]))
     last = np.concatenate((np.flatnonzero(fresh)[1:] - 1, [len(s) - 1]))
     return cover_of_disjoint(s[fresh], reach[last])
-
-
-def distinct(values: Int64) -> Int64:
-    """The different values, sorted. (``np.unique`` hashes first, which is slower where most differ.)"""
-    ordered = np.sort(values)
-    fresh = np.ones(len(ordered), dtype=np.bool_)
-    fresh[1:] = ordered[1:] != ordered[:-1]
-    return ordered[fresh]
 
 
 def owned(start: Int64, end: Int64) -> tuple[Int64, Int64]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.trace import Bool, Int64, Trace, distinct
 from loraprof.model.vocabulary import HostKind
 
 
@@ -73,4 +73,4 @@ def _join(keys: Int64, starts: Int64, rows: Int64, wanted: Int64, when: Int64) -
     for i in several.tolist():
         before = np.searchsorted(starts[low[i] : high[i]], when[i], side="left") - 1
         pick[i] = low[i] + max(int(before), 0)
-    return np.where(found, rows[pick], -1), len(np.unique(wanted[several]))
+    return np.where(found, rows[pick], -1), len(distinct(wanted[several]))

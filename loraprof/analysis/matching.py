@@ -16,7 +16,7 @@ import numpy as np
 
 from loraprof.analysis.breakdown import Calls, Members, RankBreakdown
 from loraprof.analysis.messages import KIND
-from loraprof.model.trace import Int64
+from loraprof.model.trace import Int64, distinct
 
 TOGETHER: Final = [KIND[kind] for kind in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "barrier")]
 
@@ -58,7 +58,7 @@ class _Own:
 
     @property
     def numbered(self) -> bool:
-        return bool((self.sequence >= 0).all()) and len(np.unique(self.sequence)) == len(self.sequence)
+        return bool((self.sequence >= 0).all()) and len(distinct(self.sequence)) == len(self.sequence)
 
     def taken(self, at: Int64) -> "_Own":
         return _Own(*(column[at] for column in (self.step, self.row, self.kind, self.sequence, self.start, self.end)))

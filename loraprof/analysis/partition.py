@@ -17,7 +17,7 @@ from loraprof.analysis.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.link import Links
 from loraprof.analysis.windows import Window
 from loraprof.model.report import Overlap
-from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
+from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace, distinct
 from loraprof.model.vocabulary import CLASSES, ROLE, DeviceClass, DeviceKind, HostKind
 
 _COMM = ("nccl", "rccl", "ncclDevKernel", "ncclKernel", "msccl", "oneccl")
@@ -159,7 +159,7 @@ def _overlap(covers: list[tuple[Cover, Int64, Int64]]) -> tuple[Overlap, ...]:
 
 
 def _intersection(a: Cover, b: Cover) -> Cover:
-    cuts = np.unique(np.concatenate((a.start, a.end, b.start, b.end)))
+    cuts = distinct(np.concatenate((a.start, a.end, b.start, b.end)))
     begin, stop = cuts[:-1], cuts[1:]
     keep = (a.measure(begin, stop) > 0) & (b.measure(begin, stop) > 0)
     return cover_of_disjoint(begin[keep], stop[keep])
@@ -226,7 +226,7 @@ def _idle(
     pieces["launch_api"] = np.where(waiting, gap.called - gap.call, 0)
     pieces["launch_latency"] = np.where(waiting, high - gap.called, 0)
     thread = _taken(trace.host.thread, gap.launch, -1)
-    for one in np.unique(thread[waiting]).tolist():
+    for one in distinct(thread[waiting]).tolist():
         mine = np.flatnonzero(waiting & (thread == one))
         spent = measure(states[one], low[mine], gap.call[mine])
         for i, state in enumerate(STATES):

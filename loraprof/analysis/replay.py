@@ -21,7 +21,7 @@ import numpy as np
 
 from loraprof.analysis.hoststate import STATES, classify
 from loraprof.analysis.link import Links
-from loraprof.model.trace import Int8, Int32, Int64, Trace
+from loraprof.model.trace import Int8, Int32, Int64, Trace, distinct
 from loraprof.model.vocabulary import HostKind
 
 QUEUE: Final = 1022
@@ -159,7 +159,7 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int]) -> StepCalls
         none = np.zeros(0, np.int64)
         return StepCalls(Calls(none, none, np.zeros(0, np.int8), np.zeros(1, np.int64), none, none), none, none)
     used = links.launch[chosen]
-    threads = np.unique(host.thread[used])
+    threads = distinct(host.thread[used])
     around = (host.end >= host.start[used].min()) & (host.start <= host.start[used].max())
     rows = np.flatnonzero(around & (host.kind == HostKind.RUNTIME) & np.isin(host.thread, threads))
     outer = _outermost(host.start[rows], host.end[rows], host.thread[rows])
@@ -168,7 +168,7 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int]) -> StepCalls
     used = owner[used]
     low, high = int(host.start[used].min()), int(host.start[used].max())
     # Calls after the last launch cannot change the window.
-    keep = np.unique(rows[outer])
+    keep = distinct(rows[outer])
     keep = keep[(host.start[keep] >= low) & (host.start[keep] <= high)]
     keep = keep[np.lexsort((host.thread[keep], host.start[keep]))]
     place = np.zeros(len(host), np.int64)

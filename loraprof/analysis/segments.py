@@ -18,7 +18,7 @@ from loraprof.analysis.ledger import OTHER_PHASE, OTHER_ROLE, idle_kind
 from loraprof.analysis.partition import DeviceWork, device_work, gaps_of
 from loraprof.analysis.partition_cpu import free_of, slices_of, waits_of
 from loraprof.analysis.windows import Window, windows
-from loraprof.model.trace import Int64, Trace
+from loraprof.model.trace import Int64, Trace, distinct
 from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLE, ROLES, DeviceClass
 
 FAR = np.int64(2**62)
@@ -115,7 +115,7 @@ def _idle(
     yield pieces("launch_api", rows, gap.call[rows], gap.called[rows])
     yield pieces("launch_latency", rows, gap.called[rows], high[rows])
     thread = trace.host.thread[gap.launch[rows]]
-    for one in np.unique(thread).tolist():
+    for one in distinct(thread).tolist():
         mine = rows[thread == one]
         edges = np.concatenate(([-FAR], states[one].at, [FAR]))
         state = np.concatenate(([PYTHON], states[one].state))

@@ -8,16 +8,16 @@ innermost recorded module call with ``before <= number < after``. Numbers count 
 import numpy as np
 
 from loraprof.model.recording import ModuleCall
-from loraprof.model.trace import Int64, Trace
+from loraprof.model.trace import Int64, Trace, distinct
 
 
 def logical_threads(trace: Trace, ops: Int64, nodes: Int64) -> dict[int, int]:
     """Kineto's logical forward thread -> thread of the trace, by the numbers they share."""
     host = trace.host
-    threads = np.unique(host.thread[ops])
+    threads = distinct(host.thread[ops])
     out: dict[int, int] = {}
-    for logical in np.unique(host.fwd_thread[nodes]).tolist():
-        mine = np.unique(host.sequence[nodes[host.fwd_thread[nodes] == logical]])
+    for logical in distinct(host.fwd_thread[nodes]).tolist():
+        mine = distinct(host.sequence[nodes[host.fwd_thread[nodes] == logical]])
         shared = [int(np.isin(mine, host.sequence[ops[host.thread[ops] == t]]).sum()) for t in threads.tolist()]
         if any(shared):
             out[logical] = int(threads[int(np.argmax(shared))])

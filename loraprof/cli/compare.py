@@ -82,9 +82,9 @@ def _recordings(words: list[str], flags: list[str], overrides: dict[str, Any], a
     if foreign:
         raise UsageError(f"recordings are compared as they are, {foreign[0]} does not fit", None)
     with light():
-        from loraprof.diagnosis.recorded import compare_recordings
+        from loraprof.diagnosis.recorded import compare as compare_recordings
 
-        return compare_recordings([Path(word) for word in words], allow_different)
+        return compare_recordings(*words, allow_different=allow_different)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from loraprof.analysis.collectives import Collectives
 from loraprof.analysis.messages import KINDS, bus_factor
 from loraprof.model.ranks import CollectiveRow, Communication, TransferBasis
 from loraprof.model.recording import ParameterInfo, Recording
-from loraprof.model.trace import Int64
+from loraprof.model.trace import Int64, distinct
 
 LARGE_BYTES: Final = 1 << 20  # messages that show the wire's rate, not its latency
 FLOATS: Final = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -79,7 +79,7 @@ def communication(
 
 def _rows(found: Collectives, transfer: Int64 | None) -> list[CollectiveRow]:
     key = found.kind * (len(found.groups) + 1) + found.group + 1
-    rows = [_row(found, np.flatnonzero(key == one), transfer) for one in np.unique(key).tolist()]
+    rows = [_row(found, np.flatnonzero(key == one), transfer) for one in distinct(key).tolist()]
     return sorted(rows, key=lambda r: (-r.exposed_ns - r.overlapped_ns, r.name, r.group or ""))
 
 

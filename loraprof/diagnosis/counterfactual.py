@@ -18,6 +18,7 @@ reduced over ranks, the bounds of what more communication adds (comm_savings).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -155,7 +156,7 @@ def _parts(ledger: Ledger, time: Floats, recording: Recording, known: list[Gradi
 
 def _median(each: Sequence[_Parts]) -> _Parts:
     fields = _Parts.__slots__
-    return _Parts(**{f: float(np.median([getattr(p, f) for p in each])) for f in fields})
+    return _Parts(**{f: median(getattr(p, f) for p in each) for f in fields})
 
 
 def _savings(cost: TrainingCost, parts: _Parts, wgrad: float, clip: float, comm_ns: int | None) -> Savings:

@@ -7,7 +7,7 @@ from loraprof.analysis.replay import accepted, replay
 from loraprof.diagnosis.case import COMPILE, Case, evidence, finding, unless_compiled
 from loraprof.diagnosis.select import Worth, gain_of, idle, scaled, worth
 from loraprof.model.report import Finding
-from loraprof.model.trace import Int64
+from loraprof.model.trace import Int64, distinct
 
 LAUNCHING = ("python", "framework", "launch_api", "launch_latency")
 HALF_HOST = 0.15  # H1: what a host twice as fast would save, of the step
@@ -179,7 +179,7 @@ def naive_pipeline(case: Case) -> Finding | None:
         return None
     window = case.ledger.window
     spans = {}
-    for index in np.unique(device.device).tolist():
+    for index in distinct(device.device).tolist():
         mine = (device.device == index) & (device.start >= window.start) & (device.start < window.end)
         spans[index] = _merged(device.start[mine], device.end[mine])
     busy = {i: int((end - start).sum()) for i, (start, end) in spans.items()}

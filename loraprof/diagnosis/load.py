@@ -1,17 +1,14 @@
-"""From paths to a report or a comparison: reads recordings or foreign traces and runs the analysis."""
+"""From a path to a report: reads a recording or foreign traces and runs the analysis."""
 
 from collections.abc import Callable
 from os import PathLike
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from loraprof.diagnosis.build import Among, build_report
 from loraprof.diagnosis.examine import Run, sequential
-from loraprof.diagnosis.ranks import Survey, survey
-from loraprof.diagnosis.recorded import compare_recordings
 from loraprof.errors import InputError
-from loraprof.model.compare import Comparison
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
 from loraprof.store.directories import RankFile
@@ -19,6 +16,9 @@ from loraprof.store.kineto import read_trace
 from loraprof.store.places import RemotePath
 from loraprof.store.rank_files import recording_of
 from loraprof.store.recordings import Source, load_source
+
+if TYPE_CHECKING:
+    from loraprof.diagnosis.ranks import Survey
 
 Clean = Callable[[Recording], Recording]
 
@@ -35,15 +35,6 @@ def diagnose(path: str | PathLike[str] | RemotePath, run: Run = sequential) -> R
     return report_of(load_source(path), run)
 
 
-def compare(*recordings: str | PathLike[str], allow_different: bool = False) -> Comparison:
-    """Recordings against the first of them: times, verdicts and the waterfall to the last. No torch.
-
-    Raises InputError for what cannot be read or holds no step times, UsageError for fewer than two, and for different
-    workloads unless ``allow_different``.
-    """
-    return compare_recordings([Path(place) for place in recordings], allow_different)
-
-
 def report_of(source: Source, run: Run = sequential, clean: Clean = _as_it_is) -> Report:
     """The same for a source that is loaded. Raises InputError when its trace cannot be read.
 
@@ -58,8 +49,10 @@ def report_of(source: Source, run: Run = sequential, clean: Clean = _as_it_is) -
     return _with_notes(report, *source.notes)
 
 
-def surveyed(source: Source, run: Run) -> Survey:
+def surveyed(source: Source, run: Run) -> "Survey":
     """All ranks of a source together."""
+    from loraprof.diagnosis.ranks import survey  # a single trace needs none of it
+
     world = source.recording.environment.world_size if source.recording else None
     try:
         return survey(run(source.ranks), world if world and world > 1 else None)
@@ -67,12 +60,12 @@ def surveyed(source: Source, run: Run) -> Survey:
         raise InputError(f"{source.path}: {error.message}", error.hint) from None
 
 
-def file_of(source: Source, seen: Survey) -> RankFile:
+def file_of(source: Source, seen: "Survey") -> RankFile:
     """The slowest rank's files."""
     return next(file for file in source.ranks if file.trace.name == seen.trace)
 
 
-def ranks_report(source: Source, seen: Survey, clean: Clean = _as_it_is) -> Report:
+def ranks_report(source: Source, seen: "Survey", clean: Clean = _as_it_is) -> Report:
     """The report of the slowest rank, with what all ranks say together."""
     file = file_of(source, seen)
     recording = _described(file, source, clean)

@@ -17,6 +17,7 @@ from loraprof.analysis.breakdown import Cell, RankBreakdown, StepBreakdown, cell
 from loraprof.analysis.clocks import LIMIT_NS, Clocks
 from loraprof.analysis.matching import Matched
 from loraprof.model.ranks import ClockAlignment, Difference, RankRow, RankSummary, Spread, Straggler
+from loraprof.model.trace import distinct
 from loraprof.model.vocabulary import PHASES
 
 LEAST: Final = 0.01
@@ -127,7 +128,7 @@ def _spread(what: str, ranks: list[int], values: list[int]) -> Spread:
 
 def _differences(view: View, slowest: int) -> list[Difference]:
     """Where the slowest rank spends more than the median rank, the largest first."""
-    keys = np.unique(np.concatenate([one.cell[~one.exposed] for one in view.at]))
+    keys = distinct(np.concatenate([one.cell[~one.exposed] for one in view.at]))
     table = np.zeros((len(view.at), len(keys)), np.int64)
     for row, one in zip(table, view.at, strict=True):
         mine = ~one.exposed

@@ -6,6 +6,7 @@ They were not interleaved, so a verdict needs a difference beyond both intervals
 from collections.abc import Mapping, Sequence
 from itertools import count
 from math import exp, isfinite, prod
+from os import PathLike
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -21,12 +22,13 @@ from loraprof.store.kineto import read_trace
 from loraprof.store.recordings import load_source
 
 
-def compare_recordings(paths: Sequence[Path], allow_different: bool = False) -> Comparison:
-    """The first recording is the base of every ratio; the waterfall leads from it to the last.
+def compare(*recordings: str | PathLike[str], allow_different: bool = False) -> Comparison:
+    """Recordings against the first of them: times, verdicts and the waterfall to the last. No torch.
 
-    Raises InputError for what cannot be read or holds no step times, UsageError for different workloads unless
-    ``allow_different``.
+    Raises InputError for what cannot be read or holds no step times, UsageError for fewer than two, and for different
+    workloads unless ``allow_different``.
     """
+    paths = [Path(place) for place in recordings]
     if len(paths) < 2:
         raise UsageError("one recording cannot be compared", "name two: loraprof compare BASE.loraprof NEW.loraprof")
     profiled = {name: load_recorded(path) for path, name in zip(paths, _names(paths), strict=True)}

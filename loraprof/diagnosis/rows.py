@@ -4,7 +4,7 @@ import numpy as np
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.records import Record, conversion_of
-from loraprof.model.trace import Bool
+from loraprof.model.trace import Bool, distinct
 
 
 def like(case: Case, rows: list[Record]) -> Bool:
@@ -28,7 +28,7 @@ def conversions(case: Case, weights: bool = True) -> Bool:
     copies = np.array([n == "aten::copy_" for n in trace.names] or [False])
     flag: Bool = copies[host.name] & known[host.shapes]
     if case.analysis.on_gpu:  # a kernel launched by the conversion itself
-        launching = np.unique(np.concatenate([x.op[x.busy] for x in case.analysis.ledgers]))
+        launching = distinct(np.concatenate([x.op[x.busy] for x in case.analysis.ledgers]))
         converts = np.array([n in ("aten::to", "aten::_to_copy") for n in trace.names] or [False])
         launching = launching[launching >= 0]
         flag[launching[converts[host.name[launching]]]] = True
@@ -36,7 +36,7 @@ def conversions(case: Case, weights: bool = True) -> Bool:
     parent = case.analysis.who.tree.parent
     rows = parent[np.flatnonzero(flag)]
     while len(rows):
-        rows = np.unique(rows[(rows >= 0) & wraps[host.name[np.maximum(rows, 0)]]])
+        rows = distinct(rows[(rows >= 0) & wraps[host.name[np.maximum(rows, 0)]]])
         flag[rows] = True
         rows = parent[rows]
     return flag

@@ -21,6 +21,7 @@ from loraprof.model.trace import (
     Int64,
     Shapes,
     Trace,
+    distinct,
 )
 from loraprof.model.vocabulary import MARKER_PREFIX, HostKind
 from loraprof.store.columns import Column, Growing, Interner, equal_to_previous, ranked, sort_rows
@@ -115,7 +116,7 @@ def assemble(rows: Rows, facts: Facts) -> Trace:
     faults = Faults(
         **rows.faults | {"duplicates": host_copies + device_copies, "unknown_categories": rows.unknown.total()}
     )
-    calls = np.unique(host_table.name[host_table.kind == HostKind.RUNTIME])
+    calls = distinct(host_table.name[host_table.kind == HostKind.RUNTIME])
     return Trace(
         names=names,
         threads=threads,
