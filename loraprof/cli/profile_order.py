@@ -1,0 +1,43 @@
+"""What `profile` was asked for and what came of it, for a workload and a script alike."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from loraprof.capture.launch import Launch, launch
+from loraprof.capture.plan import Plan
+from loraprof.capture.save import save
+from loraprof.capture.save_rank import save_rank
+from loraprof.capture.session import Session
+from loraprof.cli.output import say
+from loraprof.model.recording import Workload
+from loraprof.store.places import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """``arm`` is null where none was named: a script runs as it is, a workload as LoRA."""
+
+    plan: Plan
+    place: Place
+    arm: str | None
+    force: bool
+    quiet: bool
+
+    def say(self, text: str) -> None:
+        say(text, self.quiet)
+
+    def saved(self, session: Session, workload: Workload) -> bool:
+        """False on a rank that does not lead."""
+        if isinstance(self.place, Path) and launch().world == 1:
+            save(session, workload, self.place, self.force, self.say)
+            return True
+        return save_rank(session, workload, self.place, self.force, self.say)
+
+
+class Ended(NamedTuple):
+    """What came of the target. ``saved``: this rank gave the recording its name. ``leaves``: it is still to."""
+
+    code: int
+    saved: bool
+    leaves: Launch | None = None
