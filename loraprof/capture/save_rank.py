@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
 from loraprof.capture.launch import Launch, launch
 from loraprof.capture.ranks import PATIENCE_S, RankWriter, joined
-from loraprof.capture.save import calibrated, recording_of
+from loraprof.capture.save import calibrated, recording_of, save
 from loraprof.capture.session import Session
 from loraprof.capture.stage import Stage
 from loraprof.capture.trace_file import export_trace
@@ -22,6 +23,17 @@ Progress = Callable[[str], None]
 
 class PartLost(MeasurementError):
     """One rank's part could not be written; the others go on without it."""
+
+
+def save_launch(session: Session, workload: Workload, target: Place, force: bool, progress: Progress) -> bool:
+    """Writes what this process recorded, alone or with the ranks beside it; True where it named the recording.
+
+    Raises MeasurementError where it cannot.
+    """
+    if isinstance(target, Path) and launch().world == 1:
+        save(session, workload, target, force, progress)
+        return True
+    return save_rank(session, workload, target, force, progress)
 
 
 def save_rank(session: Session, workload: Workload, target: Place, force: bool, progress: Progress) -> bool:
