@@ -98,6 +98,17 @@ def test_a_rank_with_other_step_names_is_left_out() -> None:
     assert "rank 2 left out: its trace holds none of the steps of the others" in seen.notes
 
 
+def test_a_step_that_the_script_did_not_finish_is_none() -> None:
+    """One rank of a job that fell apart shows a longer one, another a shorter: neither says how long a step takes."""
+    place = fleet(3, slow=None)
+    assert len(loraprof.diagnose(place).steps) == 3
+    for rank in range(3):
+        changed(place, rank, whole_steps=2)
+    report = loraprof.diagnose(place)
+    assert [step.name for step in report.steps] == ["ProfilerStep#3", "ProfilerStep#4"]
+    assert "the script ended within ProfilerStep#5: that step is left out" in report.closure.notes
+
+
 def test_cut_traces_of_many_ranks_are_one_note() -> None:
     place = fleet(9)
     for rank in (2, 3, 4, 8):

@@ -232,6 +232,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     compilation: Compilation | None = None  # None: nothing was compiled
     graph_nodes: dict[int, str] = {}  # CUDA graph node id -> what the script named the kernel's part when capturing
     first_step: int | None = None  # optimizer steps that passed before the first profiled one
+    whole_steps: int | None = None  # of the profiled ones, where the script ended within the next; None: all
     missing_ranks: list[int] = []  # of several: those that left nothing; the notes say why
     notes: list[str] = []
 
