@@ -1,11 +1,12 @@
 """What `profile` was asked for and what came of it, for a workload and a script alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from loraprof.capture.launch import Launch, launch
 from loraprof.capture.plan import Plan
+from loraprof.capture.ranks import Patience
 from loraprof.capture.save import save
 from loraprof.capture.save_rank import save_rank
 from loraprof.capture.session import Session
@@ -23,6 +24,7 @@ class Order:
     arm: str | None
     force: bool
     quiet: bool
+    patience: Patience = field(default_factory=Patience)  # with the other ranks
 
     def say(self, text: str) -> None:
         say(text, self.quiet)
@@ -32,7 +34,7 @@ class Order:
         if isinstance(self.place, Path) and launch().world == 1:
             save(session, workload, self.place, self.force, self.say)
             return True
-        return save_rank(session, workload, self.place, self.force, self.say)
+        return save_rank(session, workload, self.place, self.force, self.say, self.patience)
 
 
 class Ended(NamedTuple):

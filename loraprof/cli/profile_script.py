@@ -39,14 +39,15 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
         say(order.plan.pace(step_ns, done, session.device.type == "cuda"), silent)
 
     session = Session(order.plan, on_done, on_pace)
-    code = _run(session, target, module, order.arm, own.world > 1)
-    if not session.done and not (own.world > 1 and session.salvaged):
+    several = own.world > 1
+    code = _run(session, target, module, order, several)
+    if not session.done and not (several and session.salvaged):
         _incomplete(session, code, order)
     if session.profiler is None:
         raise MeasurementError("the profiler did not start", None)
     workload = Workload(name=Path(target[0]).name, kind="script", argv=target, arm=order.arm)
     try:
-        if not session.done:
+        if several and (code or not session.done):  # the job falls apart
             return Ended(code, False, leave_behind(session, workload, order.place, order.force, order.say))
         return Ended(code, order.saved(session, workload))
     except MeasurementError as error:
@@ -56,9 +57,9 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
         return Ended(code, False)
 
 
-def _run(session: Session, target: list[str], module: bool, arm: str | None, several: bool) -> int:
+def _run(session: Session, target: list[str], module: bool, order: Order, several: bool) -> int:
     """The script's exit code, with everything attached removed again. Raises what the session or the arm refused."""
-    changed = ScriptArm(arm) if arm else None
+    changed = ScriptArm(order.arm) if order.arm else None
     if changed is not None:
         changed.install()
     session.install()
@@ -72,8 +73,8 @@ def _run(session: Session, target: list[str], module: bool, arm: str | None, sev
             raise
         code = 130  # the recording was complete before
     finally:
-        if several:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if several:  # from here on it only says that the others will not come
+            signal.signal(signal.SIGTERM, order.patience.shorten)
         session.remove()
         if changed is not None:
             changed.remove()
