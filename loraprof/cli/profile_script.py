@@ -67,7 +67,7 @@ def _run(session: Session, target: list[str], module: bool, order: Order, severa
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with same_folder():
-            code = run_script(target, module)
+            code = run_script(target, module, keep=several)
     except KeyboardInterrupt:
         if not session.done:
             raise
