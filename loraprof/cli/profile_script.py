@@ -87,10 +87,11 @@ def _run(session: Session, target: list[str], module: bool, order: Order, severa
 
 def _incomplete(session: Session, code: int, order: Order) -> NoReturn:
     """Too few steps: leaves with the script's own code where it failed, else raises the reason."""
-    missing = explain_missing(session.steps, order.plan.total(False))
-    if launch().world > 1:
+    own, missing = launch(), explain_missing(session.steps, order.plan.total(False))
+    who = f"rank {own.rank}: " if own.world > 1 else ""
+    if own.world > 1:
         absent(order.place, order.force, f"its script exited with code {code}" if code else missing.message)
     if not code:
-        raise missing
-    order.say(f"the script exited with code {code} before the recording was complete; nothing was written")
+        raise MeasurementError(f"{who}{missing.message}", missing.hint)
+    order.say(f"{who}the script exited with code {code} before the recording was complete; nothing was written")
     raise typer.Exit(code)
