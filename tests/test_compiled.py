@@ -163,7 +163,7 @@ def test_recompiling_inside_a_profiled_step() -> None:
     """Every third step sees another mode; the dynamo limit of eight is not reached."""
     seen = facts(found(toy("recompile-late"))["H3"])
     assert seen["recompilations"] > 0
-    assert seen["compilations inside the profiled steps"] == 1
+    assert seen["graphs compiled inside the profiled steps"] == 1
     assert seen["their time"] > 0
     assert 0 < seen["of the profiled steps"] < 1
     made = recording(toy("recompile-late")).compilation
@@ -178,6 +178,6 @@ def test_recompiling_inside_a_profiled_step() -> None:
 
 def test_recompiling_shows_in_a_trace_alone() -> None:
     seen = facts(found(toy("recompile-late") / "rank0.trace.json.gz")["H3"])
-    assert seen["compilations inside the profiled steps"] == 1
+    assert seen["graphs compiled inside the profiled steps"] == 1
     assert seen["recompilations"] is None
     assert "H3" not in found(toy("compiled") / "rank0.trace.json.gz")
