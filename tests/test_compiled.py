@@ -147,6 +147,18 @@ def test_without_the_compilers_word_shapes_tell_the_adapters_products(tmp_path: 
     assert {k.role for k in gelu} == {"activation"}
 
 
+@pytest.mark.slow
+def test_dropout_in_kernels_of_other_roles_is_seen() -> None:
+    """How much of such a kernel is dropout is unknown, so that nothing is known to be at its bound."""
+    seen = found(recorded("whole-dropout"))
+    assert facts(seen["L4"])["kernels of other roles that draw masks too"] > 0
+    assert "G6" not in seen
+    report = loraprof.diagnose(recorded("whole-dropout"))
+    assert report.compiled is not None
+    assert facts(seen["L4"])["kernels of other roles that draw masks too"] <= report.compiled.mixed_ns
+    assert "L4" not in found(recorded("whole"))
+
+
 def test_recompiling_in_timed_steps() -> None:
     finding = found(toy("recompile"))["H3"]
     seen = facts(finding)
