@@ -91,6 +91,16 @@ def test_flat_parameters() -> None:
     assert "D3" not in found(made(made_run, parameters=apart))
 
 
+def test_flat_parameters_that_do_not_show() -> None:
+    probe = run("reduce_scatter_base", 1)
+    own = sum((s.rank or 0) * (s.in_features + s.out_features) for s in probe.recording.sites)
+    seen = found(made(run("_reduce_scatter_base", 30 * own // per_step(probe))))["D3"]
+    assert facts(seen)["bytes reduced per step"] > 10 * 4 * own
+    assert "trained elements in flat parameters" not in facts(seen)
+    assert "fully_shard" in seen.remedy
+    assert "D3" not in found(made(run("_reduce_scatter_base", own // per_step(probe))))
+
+
 def test_reduction_of_the_whole_model() -> None:
     probe = run("allreduce", 1)
     own = sum((s.rank or 0) * (s.in_features + s.out_features) for s in probe.recording.sites)

@@ -79,23 +79,29 @@ def small_messages(case: Case) -> Finding | None:
 
 
 def mixed_units(case: Case) -> Finding | None:
-    """D3: one flat parameter holds frozen and trained weights, and gradients of its whole size."""
+    """D3: one flat parameter holds frozen and trained weights, and gradients of its whole size.
+
+    With ``use_orig_params`` the flat parameter does not show, but all of its gradient is scattered.
+    """
     if case.recording is None:
         return None
     flat = [p for p in case.recording.parameters if p.trainable and "flat_param" in p.name]
     size, own = sum(prod(p.shape) for p in flat), _adapter_elements(case)
-    if not flat or not own or size <= FLAT * own:
+    hidden = _messages(case, "reduce_scatter").bytes > FLAT * 4 * own * _micro_batches(case)
+    if not own or not (hidden or size > FLAT * own):
         return None
     return finding(
         case,
         "D3",
         [
-            evidence("trained elements in flat parameters", size, "parameters"),
+            *[evidence("trained elements in flat parameters", size, "parameters")] * bool(flat),
             evidence("elements of the adapters", own, "parameters"),
             evidence("bytes of gradients on this rank", _gradients(case), "B"),
             evidence("bytes reduced per step", _messages(case, "all_reduce", "reduce_scatter").bytes, "B"),
         ],
-        "FullyShardedDataParallel(model, use_orig_params=True), or wrap the adapters apart from the base",
+        "FullyShardedDataParallel(model, use_orig_params=True), or wrap the adapters apart from the base"
+        if flat
+        else "fully_shard(block): FSDP2 reduces what is trained alone; or wrap the adapters apart from the base",
         severity="major",
     )
 
@@ -103,8 +109,7 @@ def mixed_units(case: Case) -> Finding | None:
 def needless_reduction(case: Case) -> Finding | None:
     """D4: gradients are reduced that the adapters do not have."""
     mine = _messages(case, "all_reduce")
-    often = (case.workload.micro_batches if case.workload else None) or 1
-    moved, own = mine.bytes, 4 * _adapter_elements(case) * often
+    moved, own = mine.bytes, 4 * _adapter_elements(case) * _micro_batches(case)
     if not own or moved <= NEEDLESS * own:
         return None
     return finding(
@@ -217,6 +222,11 @@ def _frozen_bytes(case: Case) -> int:
 
 def _adapter_elements(case: Case) -> int:
     return sum((s.rank or 0) * (s.in_features + s.out_features) for s in case.sites)
+
+
+def _micro_batches(case: Case) -> int:
+    """How often per step gradients are reduced, at most."""
+    return (case.workload.micro_batches if case.workload else None) or 1
 
 
 def _gradients(case: Case) -> int | None:

@@ -4,11 +4,14 @@ Everything a later analysis needs and cannot know from the trace: the modules, t
 timing, the sequence numbers of module calls, the calibration of the device, and what could not be measured.
 """
 
+from typing import Final
+
 import msgspec
 
 from loraprof.model.compilation import Compilation
 
 SCHEMA = "loraprof.recording/1"
+REPLACED: Final = ".original_module."  # in the path, with a dot after it, of weights that PEFT trains a copy of
 
 
 class ModuleInfo(msgspec.Struct, frozen=True, kw_only=True):
