@@ -73,3 +73,20 @@ def test_cpu_step_by_hand() -> None:
     assert step.ns(cause="data") == 100
     assert step.ns(cause="sync", role="comm") == 300
     assert step.ns(cause="python") == 50 + 100 + 100
+
+
+def test_compiling_is_python_whatever_op_needed_it() -> None:
+    """A backward pass that is compiled when it first runs: the op around it works only before and after."""
+    trace = trace_of(
+        host=[
+            note("ProfilerStep#0", 0, 1000),
+            op("CompiledFunctionBackward", 100, 900),
+            note("compile_fx (dynamo_timed)", 200, 700),
+            note("inductor_compile (dynamo_timed)", 300, 600),
+            op("aten::mm", 400, 500),  # tried while tuning
+            op("aten::mm", 800, 850),
+        ]
+    )
+    step = analyse(trace).steps[0]
+    assert step.ns(kind="busy") == 100 + 200
+    assert step.ns(cause="python") == 100 + 500 + 100

@@ -153,10 +153,21 @@ def test_a_killed_rank_is_named_and_the_others_are_whole(tmp_path: Path) -> None
     assert report.source.ranks == 3
     assert "rank 0 left no recording: died, or slower than 10 s" in report.closure.notes
     assert report.closure.ok
-    assert report.step() is not None
+    assert [step.name for step in report.steps] == ["ProfilerStep#0", "ProfilerStep#1"]  # it died within the third
     assert [row.rank for row in report.ranks or []] == [1, 2, 3]
     assert report.rank_summary is not None
     assert report.rank_summary.missing == [0]
+
+
+def test_a_rank_that_dies_when_all_is_recorded_takes_nothing_with_it(tmp_path: Path) -> None:
+    """The scripts go on after the recording: what is complete is written, in the time that torchrun leaves."""
+    done = torchrun(tmp_path, 2, "ddp.py", "--finish", KILL="1", AT="30")
+    assert done.returncode != 0
+    assert "forcefully exiting" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["x.loraprof"]
+    report = loraprof.diagnose(tmp_path / "x.loraprof")
+    assert len(report.steps) == 3
+    assert "rank 1 left no recording: died, or slower than 10 s" in report.closure.notes
 
 
 def test_a_cut_rank_is_left_out_by_name(tmp_path: Path) -> None:

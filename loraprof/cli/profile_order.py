@@ -1,10 +1,11 @@
 """What `profile` was asked for and what came of it, for a workload and a script alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from loraprof.capture.launch import Launch
 from loraprof.capture.plan import Plan
+from loraprof.capture.ranks import Patience
 from loraprof.capture.save_rank import save_launch
 from loraprof.capture.session import Session
 from loraprof.cli.output import say
@@ -21,13 +22,14 @@ class Order:
     arm: str | None
     force: bool
     quiet: bool
+    patience: Patience = field(default_factory=Patience)  # with the other ranks
 
     def say(self, text: str) -> None:
         say(text, self.quiet)
 
     def saved(self, session: Session, workload: Workload) -> bool:
         """False on a rank that does not lead."""
-        return save_launch(session, workload, self.place, self.force, self.say)
+        return save_launch(session, workload, self.place, self.force, self.say, self.patience)
 
 
 class Ended(NamedTuple):

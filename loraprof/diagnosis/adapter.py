@@ -29,6 +29,7 @@ from loraprof.model.report import Finding
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
 ELEMENTWISE_SHARE = 0.30  # L1: of the adapter's busy time
+FUSED_DROPOUT = r"fused_\w*dropout"  # inductor names a kernel after the ops in it
 STREAMING = 0.5  # L1: of the calibrated bandwidth
 GEMM_SHARE = 0.30  # L5: of the adapter's busy time
 RIDGE_SHARE = 0.5  # L5: arithmetic intensity over the ridge
@@ -117,13 +118,18 @@ def undone_casts(case: Case) -> Finding | None:
 
 
 def dropout(case: Case) -> Finding | None:
-    """L4: dropout inside the adapter streams a mask and a copy of the full input, both ways."""
+    """L4: dropout inside the adapter streams a mask and a copy of the full input, both ways.
+
+    In compiled code a kernel of another role may draw the mask besides: how much of its time that is, is not known.
+    """
     probability = max((s.dropout for s in case.sites), default=0.0)
     own = modules(case, lambda m: m.site is not None and "Dropout" in m.cls)
-    called = both(within(case, r"^aten::(native_|alpha_|feature_)?dropout|DropoutBackward"), roles(*ADAPTER_ROLES))
+    called = within(case, rf"^aten::(native_|alpha_|feature_)?dropout|DropoutBackward|{FUSED_DROPOUT}")
     select = both(either(own, called), roles(*ADAPTER_ROLES))
-    spent = busy_ns(case, select)
-    if probability <= 0 or not spent:
+    spent, compiled = busy_ns(case, select), case.analysis.who.compiled
+    fused = both(within(case, FUSED_DROPOUT), of_rows(case, compiled.mixed)) if compiled else None
+    fused_ns = busy_ns(case, fused) if fused else 0
+    if probability <= 0 or not (spent or fused_ns):
         return None
     masked = [k for k in case.kernels if k.role in ADAPTER_ROLES and k.op and re.search("bernoulli|native_dro", k.op)]
     return finding(
@@ -133,9 +139,10 @@ def dropout(case: Case) -> Finding | None:
             evidence("dropout probability", probability, "share"),
             evidence("masks drawn in the adapter", sum(k.count for k in masked if k.phase != "backward"), "ops"),
             evidence("busy time of dropout, forward and backward", spent, "ns"),
+            *[evidence("kernels of other roles that draw masks too", fused_ns, "ns")] * bool(fused_ns),
         ],
         "LoraConfig(lora_dropout=0.0)" + check(case, "lora-nodropout"),
-        gain_of(case, worth(case, select)),
+        gain_of(case, worth(case, select)) if spent else None,
     )
 
 

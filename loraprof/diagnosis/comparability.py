@@ -1,5 +1,6 @@
 """G findings: do these numbers mean what they seem to mean?"""
 
+from loraprof.analysis.compiled import mixed_ns
 from loraprof.analysis.roles import HEAD
 from loraprof.diagnosis.case import Case, evidence, finding
 from loraprof.diagnosis.select import Worth, gain_of
@@ -149,9 +150,10 @@ def not_training(case: Case) -> Finding | None:
 
 
 def at_the_bound(case: Case) -> Finding | None:
-    """G6: removing the adapters altogether would gain less than a tenth."""
+    """G6: removing the adapters altogether would gain less than a tenth, whatever of fused kernels is theirs."""
     other, now = case.counterfactual, case.timing.unprofiled
-    if other is None or now is None or other.frozen_ns < BOUND * now.median_ns:
+    mixed = mixed_ns(case.analysis.who.compiled, case.ledger) * case.scale
+    if other is None or now is None or other.frozen_ns - mixed < BOUND * now.median_ns:
         return None
     return finding(
         case,

@@ -93,7 +93,7 @@ def _sections(report: Report) -> list[Section]:
     if report.traffic:
         sections.append(_traffic(report.traffic, step))
     if report.communication:
-        sections.append(communication_section(report.communication))
+        sections.append(communication_section(report.communication, report.adapter is not None))
     if report.rank_summary and report.ranks:
         sections.append(ranks_section(report.rank_summary, report.ranks))
     sections.append(findings_section(report.findings))
