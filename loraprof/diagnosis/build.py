@@ -20,7 +20,7 @@ from loraprof.diagnosis.findings import findings
 from loraprof.diagnosis.limits import limits_of
 from loraprof.diagnosis.replayed import StepReplay, step_replay
 from loraprof.diagnosis.separate import unclear
-from loraprof.diagnosis.traffic import traffic, uncovered
+from loraprof.diagnosis.traffic import impossible, traffic, uncovered
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.ranks import Communication
 from loraprof.model.recording import Nvml, Recording
@@ -127,7 +127,7 @@ def _explain(
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
     case = Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again, calls, sent)
     found = findings(case) if step.wall_ns else []
-    covered = uncovered(ledger, busy, moved)
+    unsure = (uncovered(ledger, busy, moved), impossible(table), unsaid)
     unsent = sent.saved_bytes if sent and extra is None else None
     made = compiled(analysis, ledger, busy)
     return _Explained(
@@ -142,7 +142,7 @@ def _explain(
         findings=found,
         notes=[
             *compiled_notes(made, recording.compilation if recording else None),
-            *(note for note in (covered, unsaid) if note),
+            *(note for note in unsure if note),
             *_refused(again, timing),
         ],
         compiled=made,

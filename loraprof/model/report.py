@@ -119,7 +119,7 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     min_bytes: int | None = None
     roof_ns: int | None = None
     bound: Bound = "unknown"
-    note: str | None = None  # "L2-assisted" or "impossible" where above the roof
+    note: str | None = None  # what explains a time above the roof, e.g. "L2-assisted"; "impossible": nothing does
     l2_bytes: int | None = None  # minimum bytes if producers hand over in L2
     op: str | None = None  # the ATen op that launched it
 
