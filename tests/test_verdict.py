@@ -39,6 +39,15 @@ def test_causes_of_a_kind_count_together() -> None:
     )
 
 
+def test_communication_has_a_name_in_every_phase() -> None:
+    """Gradients that are reduced while the optimizer's annotation is open are no work of the optimizer."""
+    comm = Part(kind="busy", class_="comm", cause=None, phase="optimizer", role="comm", ns=60, events=1)
+    text = sentence(LAUNCHES, comm, busy("base.linear", 25), busy("optimizer", 10), busy("dropout", 5))
+    assert text == (
+        "Of this step, 60.0 % goes to communication, 25.0 % to the linear layers, 10.0 % to the optimizer and clipping."
+    )
+
+
 def test_shares_are_of_the_step_without_the_profiler_where_that_is_known() -> None:
     parts = busy("base.linear", 60), busy("norm", 30), idle("framework", 80), idle("queued", 20)
     assert sentence(LAUNCHES, *parts, idle_ns=10).startswith(

@@ -17,6 +17,11 @@ GROUPS = {
     "attention": ("attention", "position"),
     "norms, activations and additions": ("norm", "activation", "residual"),
     "embedding, head and loss": ("embedding", "head", "loss"),
+    "the optimizer and clipping": ("optimizer", "grad_clip"),
+    "communication": ("comm",),
+    "expanding quantised weights": ("dequant",),
+    "copies": ("copy",),
+    "work of unknown role": ("other",),
 }
 IDLE = {  # idle cause: words on a CPU, on a GPU
     **dict.fromkeys(("python", "framework", "launch_api", "launch_latency"), _HOST),
@@ -34,10 +39,8 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport) -> 
     parts: dict[str, float] = {linears: step.ns(kind="busy", role="base.linear")}
     for group, roles in GROUPS.items():
         parts[group] = sum(step.ns(kind="busy", role=role) for role in roles)
-    parts["the optimizer and clipping"] = step.ns(kind="busy", phase="optimizer")
     if adapter is not None:
         parts["the adapter path"] = sum(step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
-    parts["work of unknown role"] = step.ns(kind="busy", role="other")
     busy, waited = step.ns(kind="busy"), step.ns(kind="idle")
     parts["everything else"] = busy - sum(parts.values())
     left = waited if timing.idle_unprofiled_ns is None else timing.idle_unprofiled_ns
