@@ -179,12 +179,19 @@ def check(case: Case, arm: str) -> str:
     return f"; loraprof compare --arms lora,{arm} {target} measures it"
 
 
-COMPILE = "torch.compile(get_peft_model(model, config))"
+def compile_call(case: Case, options: str = "") -> str:
+    """What to type to compile this model; adapters are put on it first."""
+    return f"torch.compile({'get_peft_model(model, config)' if case.sites else 'model'}{options})"
 
 
 def unless_compiled(case: Case, advice: str) -> str:
     """``advice`` to compile, where nothing is compiled."""
     return "" if case.compiled else advice
+
+
+def without_dropout(case: Case, joint: str) -> str:
+    """The advice to drop dropout, after ``joint``, where an adapter has any."""
+    return f"{joint}lora_dropout=0.0" if any(s.dropout > 0 for s in case.sites) else ""
 
 
 MAJOR = 0.05  # share of the step from which a gain is major

@@ -3,8 +3,10 @@
 import numpy as np
 from msgspec.structs import replace
 
+from loraprof import units
+from loraprof.analysis.intervals import union
 from loraprof.analysis.replay import accepted, replay
-from loraprof.diagnosis.case import COMPILE, Case, evidence, finding, unless_compiled
+from loraprof.diagnosis.case import Case, compile_call, evidence, finding, unless_compiled, without_dropout
 from loraprof.diagnosis.select import Worth, gain_of, idle, scaled, worth
 from loraprof.model.report import Finding
 from loraprof.model.trace import Int64, distinct
@@ -63,8 +65,9 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
 
 
 def _fewer_launches(case: Case) -> str:
-    compile_it = unless_compiled(case, f"; {COMPILE}")
-    return f"per_device_train_batch_size x 2, or packing{compile_it}; fewer target_modules; lora_dropout=0.0"
+    compile_it = unless_compiled(case, f"; {compile_call(case)}")
+    fewer = "; fewer target_modules" if case.sites else ""
+    return f"per_device_train_batch_size x 2, or packing{compile_it}{fewer}{without_dropout(case, '; ')}"
 
 
 def _faster_host(case: Case) -> Worth | None:
@@ -135,7 +138,7 @@ def python_overhead(case: Case) -> Finding | None:
         "H2",
         [
             evidence("share of the step idle in Python or inside ops", share, "share"),
-            evidence(f"host ranges above {LONG_NS} ns without a launch", int(rows.sum()), "ranges"),
+            evidence(f"host ranges above {units.ns(LONG_NS)} without a launch", int(rows.sum()), "ranges"),
             evidence("their time", spent, "ns"),
             evidence("most of it before", where, ""),
         ],
@@ -178,43 +181,31 @@ def naive_pipeline(case: Case) -> Finding | None:
     if not others or not len(device):
         return None
     window = case.ledger.window
-    spans = {}
-    for index in distinct(device.device).tolist():
-        mine = (device.device == index) & (device.start >= window.start) & (device.start < window.end)
-        spans[index] = _merged(device.start[mine], device.end[mine])
-    busy = {i: int((end - start).sum()) for i, (start, end) in spans.items()}
-    active = [i for i in busy if busy[i] > 0.05 * case.wall_ns]
-    everything = _merged(*(np.concatenate([spans[i][j] for i in active]) if active else spans[0][j] for j in (0, 1)))
-    union = int((everything[1] - everything[0]).sum())
-    overlap = sum(busy[i] for i in active) - union
-    if len(active) < 2 or overlap > OVERLAP * max(busy.values()):
+    inside = (device.start >= window.start) & (device.start < window.end)
+    each = (inside & (device.device == index) for index in distinct(device.device).tolist())
+    busy = [union(device.start[mine], device.end[mine]) for mine in each]
+    active = [one for one in busy if one.length > 0.05 * case.wall_ns]
+    if len(active) < 2:
         return None
-    idle_ns = case.wall_ns - union
-    saved = (case.wall_ns - max(busy.values()) - idle_ns) * case.scale
+    longest = max(one.length for one in active)
+    together = union(*(np.concatenate([getattr(one, edge) for one in active]) for edge in ("start", "end")))
+    overlap = sum(one.length for one in active) - together.length
+    if overlap > OVERLAP * longest:
+        return None
+    saved = (together.length - longest) * case.scale
     return finding(
         case,
         "H5",
         [
             evidence("devices that work in this process", len(active), "devices"),
             evidence("time at least two of them work at once", overlap, "ns"),
-            evidence("busy time of the busiest", max(busy.values()), "ns"),
+            evidence("busy time of the busiest", longest, "ns"),
             evidence("step", case.wall_ns, "ns"),
         ],
         'load the model on one device (device_map={"": local_rank}) and start with accelerate launch --multi_gpu',
         gain_of(case, Worth(saved, 0.5 * saved, saved) if case.timing.unprofiled else None),
         severity="major",
     )
-
-
-def _merged(start: Int64, end: Int64) -> tuple[Int64, Int64]:
-    """The union of intervals."""
-    order = np.argsort(start, kind="stable")
-    start, end = start[order], end[order]
-    if not len(start):
-        return start, end
-    reach = np.maximum.accumulate(end)
-    first = np.concatenate(([True], start[1:] > reach[:-1]))
-    return start[first], reach[np.concatenate((np.flatnonzero(first)[1:] - 1, [len(start) - 1]))]
 
 
 def _median(values: list[int]) -> int | None:
