@@ -96,7 +96,7 @@ def test_a_loader_and_a_pause() -> None:
     assert facts(late["H4"])["of the step"] > 0.8
     assert "H2" not in late
     slept = found(toy("pause"))
-    assert facts(slept["H2"])["host ranges above 200000 ns without a launch"] >= 2
+    assert facts(slept["H2"])["host ranges above 200 us without a launch"] >= 2
     assert "H4" not in slept
 
 

@@ -144,7 +144,7 @@ def roof(
     if work is None or not work.exact:
         return None
     memory = ceiling.memory_ns(work.min_bytes)
-    dtype = "tf32" if work.dtype == "float32" and _TF32.search(kernel) else work.dtype or ""
+    dtype = unit_of(work, kernel)
     rate, most = ceiling.flops_per_s.get(dtype), ceiling.most_flops_per_s.get(dtype)
     if memory is None or (work.flops and not (rate and most)):
         return None
@@ -161,6 +161,11 @@ def roof(
     excused = (max(compute, far), max(all_flops, least), max(fewest, least))
     large = max(compute, work.min_bytes / stream * 1e9)
     return Roof(ns, "latency" if small else limit, excused, large, limit)
+
+
+def unit_of(work: Work, kernel: str) -> str:
+    """Which of a ceiling's rates a matrix product has: its operands' dtype, "tf32" where the kernel's name says so."""
+    return "tf32" if work.dtype == "float32" and _TF32.search(kernel) else work.dtype or ""
 
 
 def bound_of(total_ns: float, roofs: Iterable[Roof]) -> Bound:

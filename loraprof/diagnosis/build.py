@@ -125,7 +125,9 @@ def _explain(
     again = step_replay(analysis, ledger, timing.unprofiled)
     other = counterfactual(analysis, ledger, recording, timing.unprofiled, again, extra)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
-    case = Case(analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again, calls, sent)
+    case = Case(
+        analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again, calls, sent, ceiling
+    )
     found = findings(case) if step.wall_ns else []
     unsure = (uncovered(ledger, busy, moved), impossible(table), unsaid)
     unsent = sent.saved_bytes if sent and extra is None else None

@@ -9,6 +9,7 @@ from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.collectives import Collectives
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
+from loraprof.analysis.roofline import Ceiling
 from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.catalogue import entry
 from loraprof.diagnosis.counterfactual import Counterfactual
@@ -56,6 +57,7 @@ class Case:
     replay: StepReplay | None = None
     collectives: Collectives | None = None
     communication: Communication | None = None
+    ceiling: Ceiling | None = None
 
     @property
     def workload(self) -> Workload | None:
