@@ -24,6 +24,7 @@ def test_fp32_adapters_on_a_bf16_base() -> None:
     assert seen["adapted layers with float32 adapters on a bfloat16 base"] == 14
     assert seen["their matrix products in float32"] == 14 * 6 - 3  # the first block's q, k, v need no input gradient
     assert "autocast_adapter_dtype=False" in finding.remedy
+    assert "set_float32_matmul_precision" not in finding.remedy  # a CPU has no TF32
     assert finding.gain is not None
     assert finding.gain.low <= finding.gain.speedup <= finding.gain.high
 
@@ -37,6 +38,7 @@ def test_fp32_adapters_on_a_gpu() -> None:
     large = {"hidden": 2048, "ffn": 5632, "tokens": 2048}
     finding = found(made(shaped(variant="V5", **large)))["L2"]
     assert finding.severity == "major"
+    assert "set_float32_matmul_precision" in finding.remedy  # no kernel's name says TF32
     assert "L2" not in found(made(shaped(variant="V1", **large)))
 
 

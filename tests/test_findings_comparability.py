@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from builders import json_of, kernel, op, step, write
 from provoke import facts, found, made, shaped, synthetic, timing, toy, workload
 from synthetic.simulate import Synthetic
 
@@ -72,6 +73,22 @@ def test_a_cold_start() -> None:
     assert "--skip 9" in finding.remedy
     mild = msgspec.structs.replace(timing(run), samples_ns=[round(1.4 * samples[0]), *samples])
     assert "G3" not in found(made(run, timing=mild))
+
+
+@pytest.mark.parametrize("queued", [True, False])
+def test_a_trace_that_begins_in_the_midst_of_training(tmp_path: Path, queued: bool) -> None:
+    """Its first window is long because of what was queued before it, not because anything is cold."""
+    long = kernel(1_000, 300_000, None if queued else (100, 200), correlation=0)
+    host, device, end = [], [long], 300_000
+    for i in range(4):
+        at = 50_000 * i
+        host += [step(i, at, at + 40_000), op("aten::mm", at + 1_000, at + 30_000)]
+        device.append(kernel(end, end + 50_000, launch=(at + 2_000, at + 5_000)))
+        end += 50_000
+    report = loraprof.diagnose(write(tmp_path / "trace.json", json_of(host, device)))
+    assert report.closure.kernels_without_launch == int(queued)
+    assert [s.wall_ns for s in report.steps] == [350_000, 50_000, 50_000, 50_000]
+    assert ("G3" in {f.id for f in report.findings}) == (not queued)
 
 
 def test_padding() -> None:

@@ -45,6 +45,9 @@ def test_gathers_of_frozen_weights() -> None:
     assert "D1" not in found(made(run("_all_gather_base", elements // 4, ns=2_000_000)))  # only part of the model
     assert "D1" not in found(made(run("_all_gather_base", elements, ns=20_000)))  # hidden behind computation
     assert "D1" not in found(made(run("allreduce", elements, ns=2_000_000)))
+    assert "D1" not in found(made(gathered, parameters=[]))  # what is frozen is not known
+    trained = [msgspec.structs.replace(p, trainable=True) for p in gathered.recording.parameters]
+    assert "D1" not in found(made(gathered, parameters=trained))  # nothing is
 
 
 def test_one_message_per_adapter_tensor() -> None:

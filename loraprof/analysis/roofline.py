@@ -28,7 +28,7 @@ FED = 0.5  # of a ceiling: a kernel that reaches it is bound by it, however few 
 # Bytes that a cache can hold take no time; nor does what the device can do at most; nor FLOPs that algorithms avoid.
 EXCUSES = ("{cache}-assisted", "{surplus}", "fewer FLOPs")
 DTYPES = ("bfloat16", "float16", "tf32", "float32", "float8_e4m3fn", "float8_e5m2")
-_TF32 = re.compile(r"tf32|s1688", re.IGNORECASE)
+TF32 = re.compile(r"tf32|s1688", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def roof(
 
 def unit_of(work: Work, kernel: str) -> str:
     """Which of a ceiling's rates a matrix product has: its operands' dtype, "tf32" where the kernel's name says so."""
-    return "tf32" if work.dtype == "float32" and _TF32.search(kernel) else work.dtype or ""
+    return "tf32" if work.dtype == "float32" and TF32.search(kernel) else work.dtype or ""
 
 
 def bound_of(total_ns: float, roofs: Iterable[Roof]) -> Bound:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loraprof.analysis.roofline import unit_of
+from loraprof.analysis.roofline import TF32, unit_of
 from loraprof.diagnosis.case import Case, check, compile_call, evidence, finding, unless_compiled, without_dropout
 from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record
 from loraprof.diagnosis.rows import conversions
@@ -80,6 +80,8 @@ def fp32_adapters(case: Case) -> Finding | None:
         half = 0.5 * max(path.high - saved.high, 0.0)
         saved = Worth(saved.ns + half / 2, saved.low, saved.high + half)
     base = next(s.base_dtype for i, s in case.numbered_sites if i in sites)
+    plain = case.analysis.on_gpu and not any(TF32.search(r.name) for r in wide)
+    tensor_cores = '; or allow TF32: torch.set_float32_matmul_precision("high")' if plain else ""
     return finding(
         case,
         "L2",
@@ -90,7 +92,7 @@ def fp32_adapters(case: Case) -> Finding | None:
             evidence("time of the dtype conversions around them", busy_ns(case, casts), "ns"),
         ],
         "get_peft_model(model, config, autocast_adapter_dtype=False); or run the step under "
-        f'torch.autocast("{_device(case)}", torch.{base})' + check(case, "lora-bf16"),
+        f'torch.autocast("{_device(case)}", torch.{base})' + tensor_cores + check(case, "lora-bf16"),
         gain_of(case, saved),
     )
 

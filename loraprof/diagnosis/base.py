@@ -65,7 +65,7 @@ def checkpointing(case: Case) -> Finding | None:
             evidence("peak memory, of the device's", peak / total if peak and total else None, "share"),
         ],
         "gradient_checkpointing=False" + ("" if needless else " if memory allows")
-        + '; else gradient_checkpointing_kwargs={"use_reentrant": False}',
+        + ('; else gradient_checkpointing_kwargs={"use_reentrant": False}' if reentrant else ""),
         gain_of(case, scaled(worth(case, phase("recompute")), 1.0, 0.9, 1.0)),
         spent_ns=spent,
     )  # fmt: skip

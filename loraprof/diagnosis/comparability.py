@@ -39,9 +39,14 @@ def optimizer_decides(case: Case) -> Finding | None:
 
 
 def cold_timing(case: Case) -> Finding | None:
-    """G3: the first steps were slower than the rest, so a mean over all of them is not the speed of training."""
+    """G3: the first steps were slower than the rest, so a mean over all of them is not the speed of training.
+
+    The first window of a trace that begins in the midst of training also holds work that was queued before: it is
+    left out.
+    """
     timing = case.recording.timing if case.recording else None
-    samples = list(timing.samples_ns) if timing else [s.wall_ns for s in case.analysis.steps]
+    queued = bool(case.analysis.links.orphans)
+    samples = list(timing.samples_ns) if timing else [s.wall_ns for s in case.analysis.steps][queued:]
     if len(samples) < 3:
         return None
     median = sorted(samples)[(len(samples) - 1) // 2]
@@ -52,7 +57,7 @@ def cold_timing(case: Case) -> Finding | None:
         case,
         "G3",
         [
-            evidence("first step that was timed", samples[0], "ns"),
+            evidence("first step that was timed" if timing else "first step of the trace", samples[0], "ns"),
             evidence("median step", median, "ns"),
             evidence("steps dropped before", timing.dropped if timing else None, "steps"),
         ],

@@ -30,10 +30,8 @@ def gathers(case: Case) -> Finding | None:
     """D1: the frozen weights travel in every step."""
     mine = _messages(case, "all_gather")
     moved, exposed = mine.bytes, _exposed(case)
-    weights = _frozen_bytes(case)
-    if not moved or exposed < EXPOSED_SHARE * case.wall_ns:
-        return None
-    if weights and moved < GATHERED * weights:
+    weights = _frozen_bytes(case)  # 0 too where no recording says what is frozen: then nothing is claimed
+    if not weights or moved < GATHERED * weights or exposed < EXPOSED_SHARE * case.wall_ns:
         return None
     spent = mine.ns
     return finding(
