@@ -95,7 +95,8 @@ class Case:
     @property
     def launching_ns(self) -> int:
         """Idle time in which the device waited for the host to submit work."""
-        return sum(self.step.ns(cause=c) for c in ("python", "framework", "launch_api", "launch_latency"))
+        launching = ("python", "framework", "launch_api", "launch_latency")
+        return sum(self.step.ns(cause=c) for c in launching) - self.step.held_ns
 
     @property
     def scale(self) -> float:

@@ -7,11 +7,11 @@ from loraprof import units
 from loraprof.analysis.intervals import union
 from loraprof.analysis.replay import accepted, replay
 from loraprof.diagnosis.case import Case, compile_call, evidence, finding, unless_compiled, without_dropout
-from loraprof.diagnosis.select import Worth, gain_of, idle, scaled, worth
+from loraprof.diagnosis.select import Worth, either, gain_of, idle, scaled, worth
 from loraprof.model.report import Finding
 from loraprof.model.trace import Int64, distinct
 
-LAUNCHING = ("python", "framework", "launch_api", "launch_latency")
+SUBMITTING = ("python", "framework", "launch_api")
 HALF_HOST = 0.15  # H1: what a host twice as fast would save, of the step
 LAUNCH_SHARE = 0.30  # H1: idle for the host, of the step
 ENQUEUE_SHARE = 0.95  # H1: host time to submit a step, of the unprofiled step
@@ -30,7 +30,8 @@ def launch_bound(case: Case) -> Finding | None:
 
 
 def _launch_bound_gpu(case: Case) -> Finding | None:
-    saved = worth(case, idle(*LAUNCHING))
+    # A kernel that waits longer than the floor after its launch waits for something else.
+    saved = worth(case, either(idle(*SUBMITTING), idle("launch_latency", upto_ns=case.analysis.floor_ns or 0)))
     unprofiled = case.timing.unprofiled
     share = saved.ns / unprofiled.median_ns if saved and unprofiled else case.launching_ns / case.wall_ns
     launches = len(case.busy.rows)

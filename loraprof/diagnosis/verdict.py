@@ -48,6 +48,8 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport) -> 
         if p.kind == "idle":
             name = IDLE[p.cause or "unknown"][step.launches is not None]
             parts[name] = parts.get(name, 0) + p.ns * left / max(waited, 1)
+    for name, sign in ((_HOST[1], -1), (_QUEUE[1], 1)) if step.held_ns else ():
+        parts[name] = parts.get(name, 0) + sign * step.held_ns * left / max(waited, 1)
     wall = busy + left
     ranked = sorted(((ns, name) for name, ns in parts.items() if ns), reverse=True)[:3]
     shares = ", ".join(f"{units.percent(ns / wall)} to {name}" for ns, name in ranked).replace(" to ", " goes to ", 1)

@@ -105,6 +105,13 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         asked = wanted if len(wanted) > 1 else wanted[0]  # one name: attrgetter gives the value alone
         return sum(p.ns for p in self.partition if fields(p) == asked)
 
+    @property
+    def held_ns(self) -> int:
+        """Launch latency above its floor: launched, and then held back by something else than the host."""
+        floor = self.launches.latency_floor_ns if self.launches else None
+        rows = [p for p in self.partition if p.cause == "launch_latency"]
+        return max(0, sum(p.ns for p in rows) - (floor or 0) * sum(p.events for p in rows))
+
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     """Kernels (CPU: leaf ops) of one name, role, phase and module; figures are totals over ``count``."""

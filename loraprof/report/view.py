@@ -121,6 +121,8 @@ def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
     for p in step.partition:
         tone = ROLE_TONES[p.role] if p.kind == "busy" else CAUSE_TONES[p.cause or "unknown"]
         totals[tone] += p.ns
+    totals[CAUSE_TONES["launch_latency"]] -= step.held_ns
+    totals[CAUSE_TONES["queued"]] += step.held_ns
     present = [(tone, total_ns) for tone, total_ns in totals.items() if total_ns]
     shares = units.shares([total_ns for _, total_ns in present])
     scale = units.ns_scale([step.wall_ns])
