@@ -158,6 +158,15 @@ def test_without_shapes_flops_and_bytes_are_unknown() -> None:
     assert notes(report) == ["FLOPs and bytes are unknown: no shapes were recorded (record_shapes=True)"]
 
 
+def test_what_a_product_of_unknown_size_launches_is_not_nothing() -> None:
+    """The bias copy inside a product counts with the product; where that is unknown, so is the copy."""
+    host = [step(0, 0, 20_000), op("aten::addmm", 1000, 4000), op("aten::copy_", 1500, 2500)]
+    device = [kernel(30_000, 32_000, (2000, 2100), "bias"), kernel(33_000, 60_000, (3000, 3100), "gemm")]
+    report = report_of(json_of(host, device))
+    assert report.traffic is None
+    assert {k.min_bytes for k in report.kernels} == {None}
+
+
 def test_some_shapes_cover_some_of_the_time() -> None:
     some = document("NVIDIA H100 80GB HBM3", **H100)
     for event in some["traceEvents"]:

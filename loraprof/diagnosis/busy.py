@@ -108,6 +108,14 @@ def _work(
     trace, trained = analysis.trace, _trained_dtype(analysis.recording)
     product = _named(trace, PRODUCTS)
     known: dict[tuple[int, int, str | None], Work | None] = {}
+
+    def asked(row: int, role: int) -> Work | None:
+        name, shape = int(trace.host.name[row]), int(trace.host.shapes[row])
+        key = name, shape, trained if role in _UPDATES else None
+        if key not in known:
+            known[key] = work_of(trace.names[name], trace.shapes[shape], key[2]) if shape >= 0 else None
+        return known[key]
+
     given: dict[int, int] = {}
     for i in np.argsort(-ns, kind="stable").tolist():
         given.setdefault(int(ledger.op[rows[i]]), i)
@@ -118,13 +126,12 @@ def _work(
             work.append(None)
             ops.append(None)
             continue
-        name, shape = int(trace.host.name[row]), int(trace.host.shapes[row])
-        key = name, shape, trained if role in _UPDATES else None
-        ops.append(trace.names[name])
-        if key not in known:
-            known[key] = work_of(trace.names[name], trace.shapes[shape], key[2]) if shape >= 0 else None
-        inside = worker[row] != row and worker[row] >= 0 and product[worker[row]]  # a kernel that a product launched
-        work.append(_NOTHING if inside else known[key] if given[row] == i else None)
+        ops.append(trace.names[int(trace.host.name[row])])
+        around = int(worker[row])
+        if around not in (row, -1) and product[around]:  # a kernel that a product launched, which has the work
+            work.append(_NOTHING if asked(around, role) is not None else None)
+        else:
+            work.append(asked(row, role) if given[row] == i else None)
     return (_less_fills(analysis, ledger.op[rows], work) if analysis.on_gpu else work), ops
 
 
