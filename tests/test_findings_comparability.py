@@ -75,6 +75,28 @@ def test_a_cold_start() -> None:
     assert "G3" not in found(made(run, timing=mild))
 
 
+def test_a_step_that_loads_its_code(tmp_path: Path) -> None:
+    """A launch call of a millisecond on an idle device is no launch overhead: nothing about the host explains it."""
+
+    def trace(name: str, first_ns: int) -> Path:
+        host, device, at = [step(0, 0, 10**8)], [], 10_000
+        for i in range(30):
+            called = first_ns if i % 3 == 0 else 4_000
+            host.append(op("aten::mm", at, at + called + 4_000))
+            device.append(kernel(at + called + 6_000, at + called + 9_000, launch=(at + 2_000, at + 2_000 + called)))
+            at += called + 20_000
+        return write(tmp_path / name, json_of(host, device))
+
+    cold = found(trace("cold.json", 1_000_000))
+    assert cold["G3"].title.startswith("The step is cold")
+    assert facts(cold["G3"])["launch calls above 200 us on an idle device"] == 10
+    assert cold["G3"].severity == "major"
+    assert "H1" not in cold
+    warm = found(trace("warm.json", 5_000))
+    assert "G3" not in warm
+    assert "H1" in warm
+
+
 @pytest.mark.parametrize("queued", [True, False])
 def test_a_trace_that_begins_in_the_midst_of_training(tmp_path: Path, queued: bool) -> None:
     """Its first window is long because of what was queued before it, not because anything is cold."""

@@ -93,12 +93,6 @@ class Case:
         return sum(self.step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
 
     @property
-    def launching_ns(self) -> int:
-        """Idle time in which the device waited for the host to submit work."""
-        launching = ("python", "framework", "launch_api", "launch_latency")
-        return sum(self.step.ns(cause=c) for c in launching) - self.step.held_ns
-
-    @property
     def scale(self) -> float:
         """Unprofiled over profiled time of the step; 1 where the unprofiled time is unknown."""
         unprofiled = self.timing.unprofiled
@@ -198,6 +192,7 @@ def without_dropout(case: Case, joint: str) -> str:
 
 
 MAJOR = 0.05  # share of the step from which a gain is major
+LONG_NS = 200_000  # a host range without a launch; a launch call that takes longer on an idle device loads code
 
 
 def finding(

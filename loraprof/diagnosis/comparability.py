@@ -1,11 +1,13 @@
 """G findings: do these numbers mean what they seem to mean?"""
 
+from loraprof import units
 from loraprof.analysis.roles import HEAD
-from loraprof.diagnosis.case import Case, evidence, finding
-from loraprof.diagnosis.select import Worth, gain_of
+from loraprof.diagnosis.case import LONG_NS, Case, evidence, finding
+from loraprof.diagnosis.select import Worth, gain_of, idle, total_ns
 from loraprof.model.report import Finding
 
 COLD = 1.5  # G3: first step over the median
+LOADING = 0.05  # G3: loading code, of the step
 NOISE = 0.50  # G3: interval of the median over the median
 PADDING = 0.80  # G4: real tokens of all tokens
 FREE_BACKWARD = 0.5  # G5: backward over forward
@@ -47,11 +49,9 @@ def cold_timing(case: Case) -> Finding | None:
     timing = case.recording.timing if case.recording else None
     queued = bool(case.analysis.links.orphans)
     samples = list(timing.samples_ns) if timing else [s.wall_ns for s in case.analysis.steps][queued:]
-    if len(samples) < 3:
-        return None
-    median = sorted(samples)[(len(samples) - 1) // 2]
-    if samples[0] <= COLD * median or samples[0] <= max(samples[1:]):
-        return _noisy(case)
+    median = sorted(samples)[(len(samples) - 1) // 2] if len(samples) > 2 else 0
+    if not median or samples[0] <= COLD * median or samples[0] <= max(samples[1:]):
+        return _noisy(case) or _loading(case)
     remedy = f"loraprof profile --skip {2 * timing.dropped + 3}" if timing else "record after a few warm-up steps"
     return finding(
         case,
@@ -81,6 +81,26 @@ def _noisy(case: Case) -> Finding | None:
         ],
         f"stop what else runs on this machine; loraprof profile --timed {5 * u.steps}",
         title="The steps repeat too badly for a comparison",
+    )
+
+
+def _loading(case: Case) -> Finding | None:
+    """Launch calls that take so long while the device is idle load code: its kernels are used for the first time."""
+    first_uses = idle("launch_api", above_ns=LONG_NS)
+    spent, calls = total_ns(case, first_uses), int(first_uses(case.ledger).sum())
+    if spent < LOADING * case.wall_ns:
+        return None
+    return finding(
+        case,
+        "G3",
+        [
+            evidence(f"launch calls above {units.ns(LONG_NS)} on an idle device", calls, "count"),
+            evidence("their time", spent, "ns"),
+            evidence("of the step", spent / case.wall_ns, "share"),
+        ],
+        "record after a few warm-up steps: this one loads the code of its kernels",
+        title="The step is cold: its kernels are used for the first time",
+        spent_ns=spent,
     )
 
 

@@ -6,12 +6,11 @@ from msgspec.structs import replace
 from loraprof import units
 from loraprof.analysis.intervals import union
 from loraprof.analysis.replay import accepted, replay
-from loraprof.diagnosis.case import Case, compile_call, evidence, finding, unless_compiled, without_dropout
-from loraprof.diagnosis.select import Worth, either, gain_of, idle, scaled, worth
+from loraprof.diagnosis.case import LONG_NS, Case, compile_call, evidence, finding, unless_compiled, without_dropout
+from loraprof.diagnosis.select import Select, Worth, either, gain_of, idle, scaled, total_ns, worth
 from loraprof.model.report import Finding
 from loraprof.model.trace import Int64, distinct
 
-SUBMITTING = ("python", "framework", "launch_api")
 HALF_HOST = 0.15  # H1: what a host twice as fast would save, of the step
 LAUNCH_SHARE = 0.30  # H1: idle for the host, of the step
 ENQUEUE_SHARE = 0.95  # H1: host time to submit a step, of the unprofiled step
@@ -19,7 +18,6 @@ EMPTY_SHARE = 0.50  # H1: kernels that were not yet launched when the device fel
 FEW = 20  # H1: launches that are no training step
 DATA_SHARE = 0.05  # H4
 HOST_SHARE = 0.20  # H2: idle in Python or inside ops, of the step
-LONG_NS = 200_000  # H2: a host range without a launch
 LONG_SHARE = 0.10  # H2: such ranges, of the step
 OVERLAP = 0.10  # H5: time two devices work at once, of the busier one's
 
@@ -30,10 +28,9 @@ def launch_bound(case: Case) -> Finding | None:
 
 
 def _launch_bound_gpu(case: Case) -> Finding | None:
-    # A kernel that waits longer than the floor after its launch waits for something else.
-    saved = worth(case, either(idle(*SUBMITTING), idle("launch_latency", upto_ns=case.analysis.floor_ns or 0)))
+    saved, waited_ns = worth(case, _submitting(case)), total_ns(case, _submitting(case))
     unprofiled = case.timing.unprofiled
-    share = saved.ns / unprofiled.median_ns if saved and unprofiled else case.launching_ns / case.wall_ns
+    share = saved.ns / unprofiled.median_ns if saved and unprofiled else waited_ns / case.wall_ns
     launches = len(case.busy.rows)
     late = max(_events(case, "launch_api"), _events(case, "launch_latency"))
     timing = case.recording.timing if case.recording else None
@@ -41,7 +38,7 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
     signs = [share >= LAUNCH_SHARE, bool(launches) and late >= EMPTY_SHARE * launches]
     if submit is not None and unprofiled:
         signs.append(submit >= ENQUEUE_SHARE * unprofiled.median_ns)
-    faster = _faster_host(case) if signs[0] else None
+    faster = _faster_host(case, waited_ns) if signs[0] else None
     if faster is not None:
         signs.append(faster.ns >= HALF_HOST * case.wall_ns * case.scale)
     if not signs[0] or sum(signs) < 2 or launches < FEW:
@@ -61,8 +58,15 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
         rows,
         _fewer_launches(case),
         replace(value, basis="replay") if value and faster else value,
-        spent_ns=case.launching_ns,
+        spent_ns=waited_ns,
     )
+
+
+def _submitting(case: Case) -> Select:
+    """Idle time in which the device waited for work to be submitted: not for code that a launch call loads at its first
+    use, nor, beyond the floor, for what holds a kernel back after its launch."""
+    latency = idle("launch_latency", upto_ns=case.analysis.floor_ns or 0)
+    return either(either(idle("python", "framework"), idle("launch_api", upto_ns=LONG_NS)), latency)
 
 
 def _fewer_launches(case: Case) -> str:
@@ -71,7 +75,7 @@ def _fewer_launches(case: Case) -> str:
     return f"per_device_train_batch_size x 2, or packing{compile_it}{fewer}{without_dropout(case, '; ')}"
 
 
-def _faster_host(case: Case) -> Worth | None:
+def _faster_host(case: Case, waited_ns: int) -> Worth | None:
     """What half the host's time would save, replayed (a quarter and three quarters for the ends), unprofiled ns.
 
     None where the replay does not reproduce the profiled step, or saves more than the device waits for the host:
@@ -86,7 +90,7 @@ def _faster_host(case: Case) -> Worth | None:
         return None
     now = replay(calls, sigma, floor, tau)
     less = [float(now - replay(calls, sigma * share, floor, tau)) for share in (0.5, 0.75, 0.25)]
-    return Worth(less[0], less[1], less[2]) if less[0] <= case.launching_ns else None
+    return Worth(less[0], less[1], less[2]) if less[0] <= waited_ns else None
 
 
 def _events(case: Case, cause: str) -> int:
