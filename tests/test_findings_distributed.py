@@ -98,3 +98,17 @@ def test_a_pipeline_that_waits() -> None:
     quick = run("send", 1_000_000, ns=20_000)
     assert "D5" not in found(made(quick, **workload(quick.recording, micro_batches=4)))
     assert "D5" not in found(made(waiting, **workload(waiting.recording, micro_batches=None)))
+
+
+def test_communication_that_nothing_hides() -> None:
+    """Its own finding only where no other one says why."""
+    few = per_step(run("allreduce", 1))
+    sent = run("allreduce", 600_000, ns=2_000_000)
+    there = found(made(sent))
+    assert not {"D1", "D2", "D4", "D5"} & there.keys()
+    seen = facts(there["D6"])
+    assert seen["of the step"] >= 0.1
+    assert seen["most of it in"] == f"all_reduce, {few} per step"
+    assert there["D6"].severity == "major"
+    assert "D6" not in found(made(run("allreduce", 600_000, ns=20_000)))
+    assert "D6" not in found(made(run("_all_gather_base", FROZEN_BYTES // few, ns=2_000_000)))  # D1 says why

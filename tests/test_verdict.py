@@ -1,7 +1,7 @@
 """The sentence on top: shares of the step in words that fit the device."""
 
-from loraprof.diagnosis.verdict import verdict
-from loraprof.model.report import Launches, Part, Step, TimingReport
+from loraprof.diagnosis.verdict import limiting, verdict
+from loraprof.model.report import Finding, Gain, Launches, Part, Step, TimingReport
 
 
 def sentence(launches: Launches | None, *parts: Part, idle_ns: int | None = None) -> str:
@@ -68,3 +68,14 @@ def test_shares_are_of_the_step_without_the_profiler_where_that_is_known() -> No
         "additions, 8.0 % to a device"
     )
     assert "the host" not in sentence(LAUNCHES, *parts, idle_ns=0)
+
+
+def test_causes_of_unknown_gain_are_in_no_order() -> None:
+    def cause(id: str, gain: Gain | None = None) -> Finding:
+        return Finding(id=id, severity="major", title=id, evidence=[], remedy="", gain=gain)
+
+    assert limiting([cause("D6"), cause("H1")]) is None
+    assert limiting([cause("H1")]) == "H1"
+    assert limiting([cause("G3"), cause("H1")]) == "H1"
+    gain = Gain(ns=1, speedup=1.1, low=1.05, high=1.2, basis="model")
+    assert limiting([cause("H1", gain), cause("D6")]) == "H1"

@@ -62,8 +62,13 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport) -> 
 
 
 def limiting(found: list[Finding]) -> str | None:
-    """The first cause, by gain, whose remedy gains something at the low end of its interval too; else the first."""
+    """The first cause, by gain, whose remedy gains something at the low end of its interval too; else the first.
+
+    None where there are several and no gain is known: they stand in no order then.
+    """
     causes = [f for f in found if f.id[0] != "G" and f.severity != "info"]
+    if len(causes) > 1 and all(f.gain is None for f in causes):
+        return None
     sure = (f.id for f in causes if f.gain is not None and f.gain.low > SURE)
     return next(sure, causes[0].id if causes else None)
 
