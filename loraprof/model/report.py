@@ -174,7 +174,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     gemm_flops_per_s: float | None
     copy_bytes_per_s: float | None
-    launch_floor_ns: int | None
+    launch_floor_ns: int | None  # until the host knows that a null kernel has ended: not a step's latency_floor_ns
     turnaround_ns: int | None
     basis: str
 
