@@ -46,6 +46,9 @@ def test_gathers_of_frozen_weights() -> None:
     assert "D1" not in found(made(run("_all_gather_base", elements // 4, ns=2_000_000)))  # only part of the model
     assert "D1" not in found(made(run("_all_gather_base", elements, ns=20_000)))  # hidden behind computation
     assert "D1" not in found(made(run("allreduce", elements, ns=2_000_000)))
+    assert "D1" not in found(made(gathered, parameters=[]))  # what is frozen is not known
+    trained = [msgspec.structs.replace(p, trainable=True) for p in gathered.recording.parameters]
+    assert "D1" not in found(made(gathered, parameters=trained))  # nothing is
 
 
 def test_gathers_are_not_blamed_for_other_messages() -> None:
@@ -120,3 +123,17 @@ def test_a_pipeline_that_waits() -> None:
     quick = run("send", 1_000_000, ns=20_000)
     assert "D5" not in found(made(quick, **workload(quick.recording, micro_batches=4)))
     assert "D5" not in found(made(waiting, **workload(waiting.recording, micro_batches=None)))
+
+
+def test_communication_that_nothing_hides() -> None:
+    """Its own finding only where no other one says why."""
+    few = per_step(run("allreduce", 1))
+    sent = run("allreduce", 600_000, ns=2_000_000)
+    there = found(made(sent))
+    assert not {"D1", "D2", "D4", "D5"} & there.keys()
+    seen = facts(there["D6"])
+    assert seen["of the step"] >= 0.1
+    assert seen["most of it in"] == f"all_reduce, {few} per step"
+    assert there["D6"].severity == "major"
+    assert "D6" not in found(made(run("allreduce", 600_000, ns=20_000)))
+    assert "D6" not in found(made(run("_all_gather_base", FROZEN_BYTES // few, ns=2_000_000)))  # D1 says why

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from builders import json_of as trace_json
 from builders import kernel, op, step, write
@@ -28,6 +29,21 @@ def test_a_compiled_step_is_not_told_to_compile() -> None:
     run = synthetic("launch-bound")
     assert "torch.compile" in found(made(run))["H1"].remedy
     assert "torch.compile" not in found(made(run, **workload(run.recording, compiled=True)))["H1"].remedy
+
+
+def test_advice_about_adapters_is_for_steps_that_have_some(tmp_path: Path) -> None:
+    """A bare trace names no adapter, and dropout that is 0 needs no advice."""
+    run = synthetic("launch-bound")
+    assert "fewer target_modules" in found(made(run))["H1"].remedy
+    assert "lora_dropout" not in found(made(run))["H1"].remedy
+    sites = [msgspec.structs.replace(s, dropout=0.1) for s in run.recording.sites]
+    assert found(made(run, sites=sites))["H1"].remedy.endswith("; lora_dropout=0.0")
+    host, device = [step(0, 0, 900_000)], []
+    for at in range(10_000, 810_000, 20_000):
+        host.append(op("aten::mm", at, at + 12_000))
+        device.append(kernel(at + 15_000, at + 18_000, launch=(at + 8_000, at + 11_000)))
+    bare = found(write(tmp_path / "bare.json", trace_json(host, device)))["H1"].remedy
+    assert bare == "per_device_train_batch_size x 2, or packing; torch.compile(model)"
 
 
 def test_long_kernels_are_not_launch_bound() -> None:
@@ -63,7 +79,7 @@ def test_long_host_ranges(tmp_path: Path) -> None:
         return write(tmp_path / name, trace_json(host, device))
 
     finding = found(trace("slow.json", 300_000))["H2"]
-    assert facts(finding)["host ranges above 200000 ns without a launch"] == 4
+    assert facts(finding)["host ranges above 200 us without a launch"] == 4
     assert "H2" not in found(trace("fast.json", 100_000))
 
 
@@ -82,6 +98,17 @@ def test_layers_on_two_devices_one_after_another(tmp_path: Path) -> None:
     assert facts(finding)["devices that work in this process"] == 2
     assert facts(finding)["time at least two of them work at once"] == 0
     assert "H5" not in found(trace("parallel.json", 60_000))
+
+
+def test_devices_that_hardly_work_are_no_pipeline(tmp_path: Path) -> None:
+    """Nor need any of them be the first of the machine."""
+    host = [step(0, 0, 10_000_000), op("aten::mm", 1000, 9000)]
+    device = [
+        kernel(10_000, 12_000, launch=(2000, 3000), device=2),
+        kernel(20_000, 22_000, launch=(4000, 5000), device=3, stream=8),
+        kernel(9_000_000, 9_001_000, launch=(6000, 6500), device=2),
+    ]
+    assert "H5" not in found(write(tmp_path / "idle.json", trace_json(host, device)))
 
 
 def test_recompilation() -> None:

@@ -2,6 +2,7 @@ import msgspec
 import pytest
 from sample_report import bare_report, comparison, report
 
+from loraprof import units
 from loraprof.model.compare import ArmResult, Bar, Waterfall
 from loraprof.report import view_compare
 from loraprof.report.document import Facts, Table
@@ -96,6 +97,20 @@ def test_the_account_never_turns_unknown_into_zero() -> None:
     assert texts["saved: communication"] == "n/a"
     assert texts["saved: weight gradients of the frozen layers"] == "-98.20"
     assert texts["added: adapter path, busy"] == "+80.66"
+
+
+def test_what_the_adapter_adds_stands_beside_what_it_saves() -> None:
+    """Savings are of the unprofiled step: so is the cost where it is known, and the step they are shares of."""
+    whole = report()
+    assert whole.adapter is not None
+    assert whole.timing.unprofiled is not None
+    plain = msgspec.structs.replace(whole.adapter, busy_unprofiled_ns=80_000_000, idle_unprofiled_ns=10_000_000)
+    section = next(s for s in view(msgspec.structs.replace(whole, adapter=plain)).sections if s.id == "adapter")
+    table = next(b for b in section.blocks if isinstance(b, Table))
+    assert table.columns[0].title == "against full fine-tuning, without the profiler"
+    idle = table.rows[-1]
+    assert [c.text for c in idle[1:]] == ["+10.00", units.percent(10_000_000 / whole.timing.unprofiled.median_ns)]
+
 
 
 def test_the_waterfall_adds_up_when_small_bars_are_summed() -> None:

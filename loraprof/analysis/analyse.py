@@ -91,9 +91,13 @@ def reported_step(steps: tuple[Step, ...], name: str | None = None) -> int | Non
 
 
 def launch_floor(trace: Trace, links: Links) -> int | None:
-    """lambda, ns: the least start - launch over records launched after all earlier device work had ended."""
+    """lambda, ns: the least start - launch over records launched after all earlier device work had ended.
+
+    The trace's first record is none: work from before the trace may have been in its way.
+    """
     device = trace.device
     rows = np.flatnonzero(links.launch >= 0)
+    rows = rows[rows > 0]
     if not len(rows):
         return None
     reach = np.concatenate(([np.iinfo(np.int64).min], np.maximum.accumulate(device.end)[:-1]))

@@ -9,6 +9,7 @@ from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.collectives import Collectives
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
+from loraprof.analysis.roofline import Ceiling
 from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.catalogue import entry
 from loraprof.diagnosis.counterfactual import Counterfactual
@@ -56,6 +57,7 @@ class Case:
     replay: StepReplay | None = None
     collectives: Collectives | None = None
     communication: Communication | None = None
+    ceiling: Ceiling | None = None
 
     @property
     def workload(self) -> Workload | None:
@@ -89,11 +91,6 @@ class Case:
     def adapter_ns(self) -> int:
         """Exclusive busy time of the adapter path."""
         return sum(self.step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
-
-    @property
-    def launching_ns(self) -> int:
-        """Idle time in which the device waited for the host to submit work."""
-        return sum(self.step.ns(cause=c) for c in ("python", "framework", "launch_api", "launch_latency"))
 
     @property
     def scale(self) -> float:
@@ -179,7 +176,9 @@ def check(case: Case, arm: str) -> str:
     return f"; loraprof compare --arms lora,{arm} {target} measures it"
 
 
-COMPILE = "torch.compile(get_peft_model(model, config))"
+def compile_call(case: Case, options: str = "") -> str:
+    """What to type to compile this model; adapters are put on it first."""
+    return f"torch.compile({'get_peft_model(model, config)' if case.sites else 'model'}{options})"
 
 
 def unless_compiled(case: Case, advice: str) -> str:
@@ -187,7 +186,13 @@ def unless_compiled(case: Case, advice: str) -> str:
     return "" if case.compiled else advice
 
 
+def without_dropout(case: Case, joint: str) -> str:
+    """The advice to drop dropout, after ``joint``, where an adapter has any."""
+    return f"{joint}lora_dropout=0.0" if any(s.dropout > 0 for s in case.sites) else ""
+
+
 MAJOR = 0.05  # share of the step from which a gain is major
+LONG_NS = 200_000  # a host range without a launch; a launch call that takes longer on an idle device loads code
 
 
 def finding(

@@ -8,7 +8,7 @@ from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.compiled import compilations, mixed_ns
 from loraprof.analysis.ledger import Ledger
 from loraprof.diagnosis.busy import Busy
-from loraprof.diagnosis.case import MAJOR, Case, evidence, finding
+from loraprof.diagnosis.case import MAJOR, Case, compile_call, evidence, finding, without_dropout
 from loraprof.diagnosis.select import Worth, gain_of
 from loraprof.model.compilation import Compilation
 from loraprof.model.report import CompiledReport, Evidence, Finding
@@ -84,7 +84,7 @@ def compiles_in_steps(case: Case) -> Finding | None:
         case,
         "H3",
         rows,
-        "torch.compile(get_peft_model(model, config), dynamic=True) with lora_dropout=0.0; "
+        f"{compile_call(case, ', dynamic=True')}{without_dropout(case, ' with ')}; "
         "TORCH_LOGS=graph_breaks,recompiles names the lines",
         replace(often, basis="measured") if often else None,
         severity="major" if max(timed, share) >= MAJOR else None,

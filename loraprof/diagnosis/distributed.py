@@ -10,6 +10,7 @@ from math import prod
 
 import numpy as np
 
+from loraprof import units
 from loraprof.analysis.collectives import exposed_ns
 from loraprof.analysis.messages import KINDS
 from loraprof.diagnosis.case import Case, evidence, finding
@@ -18,7 +19,7 @@ from loraprof.diagnosis.select import Worth, gain_of
 from loraprof.model.report import Evidence, Finding, Gain
 from loraprof.model.trace import Int64
 
-EXPOSED_SHARE = 0.10  # D1: of the step
+EXPOSED_SHARE = 0.10  # D1, D6: of the step
 GATHERED = 1.5  # D1: gathered bytes over the frozen weights' bytes; two gathers per step, less what is kept
 SMALL_BYTES = 1_000_000  # D2: median message
 PER_LAYER = 2  # D2: messages per adapted layer
@@ -30,10 +31,8 @@ def gathers(case: Case) -> Finding | None:
     """D1: the frozen weights travel in every step."""
     mine = _messages(case, "all_gather")
     moved, exposed = mine.bytes, mine.exposed_ns
-    weights = _frozen_bytes(case)
-    if not moved or exposed < EXPOSED_SHARE * case.wall_ns:
-        return None
-    if weights and moved < GATHERED * weights:
+    weights = _frozen_bytes(case)  # 0 too where no recording says what is frozen: then nothing is claimed
+    if not weights or moved < GATHERED * weights or exposed < EXPOSED_SHARE * case.wall_ns:
         return None
     return finding(
         case,
@@ -158,6 +157,29 @@ def pipeline_bubble(case: Case) -> Finding | None:
     )
 
 
+def exposed_communication(case: Case) -> Finding | None:
+    """D6: time goes to communication alone. Where D1, D2, D4 or D5 says why, this goes (``findings``)."""
+    exposed, sent = _exposed(case), case.communication
+    if sent is None or exposed < EXPOSED_SHARE * case.wall_ns:
+        return None
+    rows = [row for row in sent.collectives if row.exposed_ns]
+    apart = all(row.basis == "fastest rank" for row in rows)
+    first = "" if apart else "loraprof report on all ranks' directory, which tells waiting from transfer; "
+    return finding(
+        case,
+        "D6",
+        [
+            evidence("communication that nothing hides", exposed, "ns"),
+            evidence("of the step", exposed / case.wall_ns, "share"),
+            evidence("most of it in", f"{rows[0].name}, {units.count(rows[0].count)} per step" if rows else None),
+            evidence("communication that computation hides", sent.overlapped_ns, "ns"),
+        ],
+        f"{first}gradient_accumulation_steps x 2, or DistributedDataParallel(model, bucket_cap_mb=100)",
+        _gain(case, exposed, 0.5, 0.1),
+        spent_ns=exposed,
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Messages:
     """Collectives of some kinds in the reported step, those of unknown size left out of ``sizes`` and ``times``."""
@@ -234,4 +256,4 @@ def _gradients(case: Case) -> int | None:
     return memory.gradients_bytes if memory else None
 
 
-DISTRIBUTED = (gathers, small_messages, mixed_units, needless_reduction, pipeline_bubble)
+DISTRIBUTED = (gathers, small_messages, mixed_units, needless_reduction, pipeline_bubble, exposed_communication)

@@ -14,6 +14,7 @@ from loraprof.model.report import (
     NvmlReport,
     Report,
     Step,
+    TimingReport,
     Traffic,
 )
 from loraprof.model.vocabulary import ADAPTER_ROLES
@@ -121,6 +122,8 @@ def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
     for p in step.partition:
         tone = ROLE_TONES[p.role] if p.kind == "busy" else CAUSE_TONES[p.cause or "unknown"]
         totals[tone] += p.ns
+    totals[CAUSE_TONES["launch_latency"]] -= step.held_ns
+    totals[CAUSE_TONES["queued"]] += step.held_ns
     present = [(tone, total_ns) for tone, total_ns in totals.items() if total_ns]
     shares = units.shares([total_ns for _, total_ns in present])
     scale = units.ns_scale([step.wall_ns])
@@ -155,7 +158,7 @@ def _adapter(report: Report, step: Step | None) -> Section:
         return Section("adapter", "The adapter's share", (Paragraph(text),))
     rank = units.count(a.rank) if a.rank is not None else _ranks(a)
     aside = f"{units.count(a.modules)} layers, rank {rank}, {a.dtype or 'mixed dtypes'}"
-    blocks: list[Block] = [_account(a, step)]
+    blocks: list[Block] = [_account(a, report.timing, step)]
     if step:
         blocks.append(_adapter_roles(step))
     lines = [
@@ -200,19 +203,20 @@ def _predicted(value_ns: int | None, interval: Interval | None) -> str:
     return f"{units.ns_interval(value_ns, *bounds)}, predicted"
 
 
-def _account(a: Adapter, step: Step | None) -> Table:
-    """What LoRA leaves out of a full step, against what its path adds."""
-    s = a.savings
+def _account(a: Adapter, timing: TimingReport, step: Step | None) -> Table:
+    """What LoRA leaves out of a full step, and what its path adds; both without the profiler where that is known."""
+    s, plain = a.savings, timing.unprofiled
+    known = plain is not None and a.busy_unprofiled_ns is not None and a.idle_unprofiled_ns is not None
     entries = (
         ("saved: weight gradients of the frozen layers", s.wgrad_ns, -1),
         ("saved: optimizer", s.optimizer_ns, -1),
         ("saved: gradient clipping", s.grad_clip_ns, -1),
         ("saved: communication", s.comm_ns, -1),
-        ("added: adapter path, busy", a.busy_ns, 1),
-        ("added: adapter path, idle", a.idle_ns, 1),
+        ("added: adapter path, busy", a.busy_unprofiled_ns if known else a.busy_ns, 1),
+        ("added: adapter path, idle", a.idle_unprofiled_ns if known else a.idle_ns, 1),
     )
     scale = units.ns_scale([ns for _, ns, _ in entries if ns is not None])
-    whole_ns = step.wall_ns if step else 0
+    whole_ns = plain.median_ns if plain is not None and known else step.wall_ns if step else 0
 
     def row(what: str, value_ns: int | None, sign: int) -> Row:
         head = Cell(what, tone="good" if sign < 0 else "adapter")
@@ -222,7 +226,7 @@ def _account(a: Adapter, step: Step | None) -> Table:
         return head, Cell(scale(sign * value_ns, signed=True), sign * value_ns), Cell(share, value_ns)
 
     columns = (
-        Column("against full fine-tuning"),
+        Column(f"against full fine-tuning{', without the profiler' if known else ''}"),
         Column(scale.unit, number=True),
         Column("% of step", "%", number=True),
     )
