@@ -26,9 +26,7 @@ def doctor(
     *,
     device: Annotated[str | None, typer.Option(help="Calibrate this: cpu, cuda, cuda:N; left out: a GPU.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Calibrate with products in this; left out: float32.")] = None,
-    fresh: Annotated[
-        bool | None, typer.Option(help="Calibrate, whatever the cache holds; or only what it lacks.", show_default=False)
-    ] = None,
+    fresh: Annotated[bool | None, typer.Option(help="Calibrate whatever the cache holds; or what it lacks.")] = None,
 ) -> None:
     """Say what can be measured here and what cannot, with the remedy for each."""
     from loraprof.capture.checks import checks  # imports torch
