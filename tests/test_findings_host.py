@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from builders import json_of as trace_json
 from builders import kernel, op, step, write
+from msgspec import structs
 from provoke import facts, found, made, shaped, synthetic, workload
 from synthetic.machine import Hardware
 
@@ -28,6 +29,28 @@ def test_a_compiled_step_is_not_told_to_compile() -> None:
     run = synthetic("launch-bound")
     assert "torch.compile" in found(made(run))["H1"].remedy
     assert "torch.compile" not in found(made(run, **workload(run.recording, compiled=True)))["H1"].remedy
+
+
+def test_the_remedy_names_options_of_adapters_that_are_there() -> None:
+    run = synthetic("launch-bound")
+    peft = found(made(run))["H1"].remedy
+    assert "fewer target_modules" in peft
+    assert "torch.compile(get_peft_model(model, config))" in peft
+    assert "dropout" not in peft  # there is none
+    sites = [structs.replace(site, dropout=0.1) for site in run.recording.sites]
+    assert "lora_dropout=0.0" in found(made(run, sites=sites))["H1"].remedy
+    sites = [structs.replace(site, kind="handwritten") for site in run.recording.sites]
+    own = found(made(run, sites=sites))["H1"].remedy
+    assert "adapt fewer layers" in own
+    assert "target_modules" not in own
+    assert "torch.compile(model)" in own
+
+
+def test_the_remedy_of_a_step_without_adapters_names_none() -> None:
+    remedy = found(made(shaped(Hardware(api_ns=6000), arm="full")))["H1"].remedy
+    assert "torch.compile(model)" in remedy
+    for word in ("peft", "target_modules", "lora", "adapt"):
+        assert word not in remedy
 
 
 def test_long_kernels_are_not_launch_bound() -> None:

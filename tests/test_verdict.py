@@ -1,7 +1,8 @@
 """The sentence on top: shares of the step in words that fit the device."""
 
-from loraprof.diagnosis.verdict import verdict
+from loraprof.diagnosis.verdict import GROUPS, verdict
 from loraprof.model.report import Launches, Part, Step, TimingReport
+from loraprof.report.palette import ROLE_TONES
 
 
 def sentence(launches: Launches | None, *parts: Part, idle_ns: int | None = None) -> str:
@@ -46,3 +47,11 @@ def test_shares_are_of_the_step_without_the_profiler_where_that_is_known() -> No
         "additions, 8.0 % to a device"
     )
     assert "the host" not in sentence(LAUNCHES, *parts, idle_ns=0)
+
+
+def test_the_sentence_groups_roles_as_the_bar_does() -> None:
+    """A share of the sentence and that of the bar below it are one number under one name."""
+    tones = {group: {ROLE_TONES[role] for role in roles} for group, roles in GROUPS.items()}
+    assert all(len(tone) == 1 for tone in tones.values())
+    for group, (tone,) in tones.items():
+        assert set(GROUPS[group]) == {role for role, its in ROLE_TONES.items() if its == tone}

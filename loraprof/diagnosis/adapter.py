@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from loraprof.diagnosis.case import COMPILE, Case, check, evidence, finding, unless_compiled
+from loraprof.diagnosis.case import Case, check, compiling, evidence, finding
 from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record
 from loraprof.diagnosis.rows import conversions
 from loraprof.diagnosis.select import (
@@ -56,7 +56,7 @@ def elementwise(case: Case) -> Finding | None:
             evidence("achieved bandwidth", moved / time * 1e9, "B/s"),
             evidence("bandwidth of this device", ceiling, "B/s"),
         ],
-        f"fuse the adapter: {unless_compiled(case, f'{COMPILE}, or ')}Unsloth, axolotl "
+        f"fuse the adapter: {compiling(case, after=', or ')}Unsloth, axolotl "
         "(lora_mlp_kernel: true, lora_qkv_kernel: true, lora_o_kernel: true); lora_dropout=0.0",
         gain_of(case, scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
     )

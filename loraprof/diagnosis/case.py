@@ -78,6 +78,11 @@ class Case:
         return [(i, s) for i, s in enumerate(sites) if s.active]
 
     @property
+    def peft(self) -> bool:
+        """Whether PEFT made the adapters: then its options change them."""
+        return any(site.kind != "handwritten" for site in self.sites)
+
+    @property
     def wall_ns(self) -> int:
         return self.step.wall_ns
 
@@ -179,14 +184,13 @@ def check(case: Case, arm: str) -> str:
     return f"; loraprof compare --arms lora,{arm} {target} measures it"
 
 
-COMPILE = "torch.compile(get_peft_model(model, config))"
+def compiling(case: Case, before: str = "", after: str = "") -> str:
+    """The advice to compile this model, between words that only go with it; none where something is compiled."""
+    model = "get_peft_model(model, config)" if case.peft else "model"
+    return "" if case.compiled else f"{before}torch.compile({model}){after}"
 
 
-def unless_compiled(case: Case, advice: str) -> str:
-    """``advice`` to compile, where nothing is compiled."""
-    return "" if case.compiled else advice
-
-
+LARGER_BATCH = "a micro-batch twice as large (per_device_train_batch_size)"
 MAJOR = 0.05  # share of the step from which a gain is major
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from loraprof.analysis.replay import accepted, replay
-from loraprof.diagnosis.case import COMPILE, Case, evidence, finding, unless_compiled
+from loraprof.diagnosis.case import LARGER_BATCH, Case, compiling, evidence, finding
 from loraprof.diagnosis.select import Worth, gain_of, idle, scaled, worth
 from loraprof.model.report import Finding
 from loraprof.model.trace import Int64, distinct
@@ -63,8 +63,13 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
 
 
 def _fewer_launches(case: Case) -> str:
-    compile_it = unless_compiled(case, f"; {COMPILE}")
-    return f"per_device_train_batch_size x 2, or packing{compile_it}; fewer target_modules; lora_dropout=0.0"
+    """More work per launch, or fewer of them; what is said of adapters fits those that are there."""
+    advice = [f"{LARGER_BATCH}, or packing", compiling(case)]
+    if case.adapter is not None:
+        advice.append("fewer target_modules" if case.peft else "adapt fewer layers")
+    if any(site.dropout for site in case.sites):
+        advice.append("lora_dropout=0.0" if case.peft else "no dropout before A")
+    return "; ".join(filter(None, advice))
 
 
 def _faster_host(case: Case) -> Worth | None:

@@ -40,16 +40,18 @@ def view(report: Report) -> Document:
     if source.ranks > 1:
         words.append(f"{units.count(source.ranks)} ranks, the slowest shown")
     facts = [("input", " · ".join([source.path, *(w for w in words if w)]))]
-    speedup = _speedup(report)
+    speedup, cause = _speedup(report), report.verdict.limiting_cause
     if speedup:
-        facts.append(("speed-up", speedup))
+        facts.append(("speed-up", " · ".join([*speedup, *([f"limited by {cause}"] if cause else [])])))
+    elif cause:
+        facts.append(("limited by", cause))
     if report.verdict.unclear:
         facts.append(("unclear", report.verdict.unclear))
     title = f"loraprof: {source.workload or source.path}"
     return Document(title, report.verdict.sentence, tuple(facts), tuple(_sections(report)))
 
 
-def _speedup(report: Report) -> str:
+def _speedup(report: Report) -> list[str]:
     v = report.verdict
     words = []
     if v.speedup_vs_full is not None:
@@ -57,9 +59,7 @@ def _speedup(report: Report) -> str:
         words.append(f"{value} over full fine-tuning, {v.basis or 'basis unknown'}")
     if v.ideal_speedup is not None:
         words.append(f"at most {units.ratio(v.ideal_speedup)} here")
-    if v.limiting_cause:
-        words.append(f"limited by {v.limiting_cause}")
-    return " · ".join(words)
+    return words
 
 
 def _sections(report: Report) -> list[Section]:
