@@ -202,3 +202,9 @@ def test_a_kernel_above_its_roof_says_why(note: str | None, roof_ns: int, text: 
     one = msgspec.structs.replace(report().kernels[0], note=note, roof_ns=roof_ns, total_ns=100)
     table = kernel_table(msgspec.structs.replace(report(), kernels=[one]))
     assert table.rows[0][-1].text == text
+
+
+def test_a_narrow_kernel_table_drops_the_bound_before_the_phase() -> None:
+    """The phase is what tells two rows of one op and role apart."""
+    drop = {column.title: column.drop for column in kernel_table(report()).columns}
+    assert drop["bound"] > drop["phase"] > 0

@@ -104,6 +104,7 @@ def test_what_a_script_does_to_sys_is_undone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "module", "said"),
     [
+        ("run.loraprof/", False, "a recording or a trace, not a script"),
         ("nothing.py", False, "no such script or workload"),
         ("tinylama-1.1b", False, "no such script or workload"),
         ("no.such.module", True, "no such module"),

@@ -19,8 +19,11 @@ UNMEASURED: Final = ("mps", "xpu", "hpu", "mtia", "npu", "xla", "vulkan", "meta"
 FIELDS: Final = {f.name: f for f in msgspec.structs.fields(WorkloadSpec)}
 AT_LEAST_ONE: Final = ("rank", "batch", "seq", "accumulate", "layers")
 # Models that look positions up in a table, its size, and the rows of it that no token has.
-POSITIONS: Final = {"gpt2": ("n_positions", 0), "opt": ("max_position_embeddings", 0)}
-POSITIONS |= {"roberta": ("max_position_embeddings", 2)}
+POSITIONS: Final = {
+    "gpt2": ("n_positions", 0),
+    "opt": ("max_position_embeddings", 0),
+    "roberta": ("max_position_embeddings", 2),
+}
 
 
 def default_workload(device: str) -> str:
