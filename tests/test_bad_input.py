@@ -148,3 +148,35 @@ def test_an_output_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"{out}: exists already" in capsys.readouterr().err
     assert run([*arguments, "--force"]) == 0
     assert json.loads(out.read_bytes())["schema"] == "loraprof.report/1"
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "where"),
+    [
+        ("export a.json --to pdf -o x", "'pdf' is not one of 'tensorboard', 'perfetto'", "loraprof export"),
+        ("export a.json", "missing option '--to'", "loraprof export"),
+        ("exprt", "no such command 'exprt'", "loraprof"),
+        ("profile --nope", "no such option: --nope", "loraprof profile"),
+        ("profile --rank many", "invalid value for '--rank'", "loraprof profile"),
+        ("profile --format", "'--format' requires an argument", "loraprof"),
+        ("report", "missing argument 'path'", "loraprof report"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_where_help_is(
+    line: str, what: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(line.split()) == 2
+    out, err = capsys.readouterr()
+    message, hint = err.splitlines()
+    assert out == ""
+    assert message.startswith("loraprof: ")
+    assert what in message
+    assert "Value error" not in message
+    assert hint.split("`")[1] == f"{where} --help"
+
+
+def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    said = "".join(capsys.readouterr())
+    assert "Usage: loraprof" in said
+    assert "loraprof: " not in said

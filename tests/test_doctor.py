@@ -11,6 +11,7 @@ import torch
 
 from loraprof.capture import checks as module
 from loraprof.capture.checks import Check, checks, counters_restricted
+from loraprof.cli.app import run
 from loraprof.cli.doctor import doctor
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.recording import DeviceInfo
@@ -178,6 +179,35 @@ def test_json_stands_alone_and_holds_the_calibration(
     for text in ("200 GFLOP/s", "53.7 GB/s", "412 ns", "250 ns", "GEMM 1000 x 1000 x 1000 float32"):
         assert text in shown
     assert "launch floor" not in shown  # unknown, hence not shown as 0
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ([], None),
+        (["--calibrate"], ("cpu", "float32", True)),
+        (["--device", "cpu"], ("cpu", "float32", True)),
+        (["--dtype", "bfloat16"], ("cpu", "bfloat16", True)),
+        (["--no-fresh"], ("cpu", "float32", False)),
+    ],
+)
+def test_what_says_how_to_calibrate_calibrates(
+    words: list[str], asked: tuple[str, str, bool] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loraprof.capture import calibration_cache
+    from loraprof.model.recording import Calibration
+
+    calls: list[tuple[str, str, bool]] = []
+
+    def calibrated(device: torch.device, *, dtype: str, fresh: bool) -> tuple[Calibration, list[str]]:
+        calls.append((device.type, dtype, fresh))
+        return Calibration(gemm=[], copy=[]), []
+
+    monkeypatch.setattr(calibration_cache, "cached_calibration", calibrated)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run(["doctor", *words]) == 0
+    assert calls == ([] if asked is None else [asked])
 
 
 def test_a_device_that_cannot_be_measured_is_exit_4() -> None:

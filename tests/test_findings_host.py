@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 from builders import json_of as trace_json
 from builders import kernel, op, step, write
+from msgspec import structs
 from provoke import facts, found, made, shaped, synthetic, workload
 from synthetic.machine import Hardware
 
@@ -31,19 +31,31 @@ def test_a_compiled_step_is_not_told_to_compile() -> None:
     assert "torch.compile" not in found(made(run, **workload(run.recording, compiled=True)))["H1"].remedy
 
 
-def test_advice_about_adapters_is_for_steps_that_have_some(tmp_path: Path) -> None:
-    """A bare trace names no adapter, and dropout that is 0 needs no advice."""
+def test_the_remedy_names_options_of_adapters_that_are_there() -> None:
     run = synthetic("launch-bound")
-    assert "fewer target_modules" in found(made(run))["H1"].remedy
-    assert "lora_dropout" not in found(made(run))["H1"].remedy
-    sites = [msgspec.structs.replace(s, dropout=0.1) for s in run.recording.sites]
-    assert found(made(run, sites=sites))["H1"].remedy.endswith("; lora_dropout=0.0")
+    peft = found(made(run))["H1"].remedy
+    assert "fewer target_modules" in peft
+    assert "torch.compile(get_peft_model(model, config))" in peft
+    assert "dropout" not in peft  # there is none
+    sites = [structs.replace(site, dropout=0.1) for site in run.recording.sites]
+    assert "lora_dropout=0.0" in found(made(run, sites=sites))["H1"].remedy
+    sites = [structs.replace(site, kind="handwritten") for site in run.recording.sites]
+    own = found(made(run, sites=sites))["H1"].remedy
+    assert "adapt fewer layers" in own
+    assert "target_modules" not in own
+    assert "torch.compile(model)" in own
+
+
+def test_the_remedy_of_a_step_without_adapters_names_none(tmp_path: Path) -> None:
     host, device = [step(0, 0, 900_000)], []
     for at in range(10_000, 810_000, 20_000):
         host.append(op("aten::mm", at, at + 12_000))
         device.append(kernel(at + 15_000, at + 18_000, launch=(at + 8_000, at + 11_000)))
     bare = found(write(tmp_path / "bare.json", trace_json(host, device)))["H1"].remedy
-    assert bare == "per_device_train_batch_size x 2, or packing; torch.compile(model)"
+    for remedy in (bare, found(made(shaped(Hardware(api_ns=6000), arm="full")))["H1"].remedy):
+        assert "torch.compile(model)" in remedy
+        for word in ("peft", "target_modules", "lora", "adapt"):
+            assert word not in remedy
 
 
 def test_long_kernels_are_not_launch_bound() -> None:

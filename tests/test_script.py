@@ -114,6 +114,7 @@ def test_what_a_script_leaves_lives_on_where_asked(tmp_path: Path, end: str, kee
 @pytest.mark.parametrize(
     ("name", "module", "said"),
     [
+        ("run.loraprof/", False, "a recording or a trace, not a script"),
         ("nothing.py", False, "no such script or workload"),
         ("tinylama-1.1b", False, "no such script or workload"),
         ("no.such.module", True, "no such module"),

@@ -10,7 +10,7 @@ import pytest
 
 from loraprof.errors import InputError, UsageError
 from loraprof.store import specs
-from loraprof.store.specs import default_workload, list_workloads, load_workload
+from loraprof.store.specs import changed_config, default_workload, list_workloads, load_workload
 
 PRESETS = {
     "tiny-llama-cpu",
@@ -67,12 +67,16 @@ def test_unknown_workload_names_the_closest() -> None:
     [
         ({"rnk": 4}, "rnk"),
         ({"config.n_layers": 4}, "config.n_layers"),
-        ({"rank": "many"}, "$.rank"),
-        ({"rank": 0}, "$.rank"),
-        ({"layers": 0}, "$.layers"),
-        ({"dropout": 1.0}, "$.dropout"),
-        ({"clip": 0.0}, "$.clip"),
-        ({"dtype": "float8"}, "$.dtype"),
+        ({"name": "mine"}, "'name'"),
+        ({"rank": "many"}, "`rank`"),
+        ({"rank": 0}, "`rank`"),
+        ({"layers": 0}, "`layers`"),
+        ({"dropout": 1.0}, "`dropout`"),
+        ({"clip": 0.0}, "`clip`"),
+        ({"dtype": "float8"}, "`dtype`"),
+        ({"seq": 1025}, "`seq` 1025 is longer than the model's 1024 positions (`config.n_positions`)"),
+        ({"config.n_head": "0"}, "`config.n_head` must be at least 1, got 0"),
+        ({"config.n_head": "two"}, "`config.n_head` takes int, not 'two'"),
     ],
 )
 def test_bad_override_is_a_usage_error_that_names_it(overrides: dict[str, object], word: str) -> None:
@@ -81,13 +85,27 @@ def test_bad_override_is_a_usage_error_that_names_it(overrides: dict[str, object
     assert word in caught.value.message
 
 
+def test_what_heads_share_must_divide_them_and_lists_hold_sizes() -> None:
+    with pytest.raises(UsageError, match=r"`config.num_attention_heads` 8 is no multiple of .* 3"):
+        load_workload("tiny-llama-cpu", {"config.num_key_value_heads": 3})
+    with pytest.raises(UsageError, match=r"`config.depths` must be at least 1, got \[2, 0\]"):
+        load_workload("resnet18", {"config.depths": [2, 0]})
+    with pytest.raises(UsageError, match="the model's 512 positions"):
+        load_workload("roberta-base", {"seq": 513})
+
+
+def test_what_is_not_the_presets() -> None:
+    assert changed_config(load_workload("gpt2-xl", {"rank": 4})) is None
+    assert changed_config(load_workload("gpt2-xl", {"config.n_head": 7})) == "config.n_head=7"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         (HEAD + "rnk = 4\n[config]\n", "unknown key `$.rnk`"),
         (HEAD + 'rank = "four"\n[config]\n', "Expected `int`, got `str` - at `$.rank`"),
         (HEAD + "[config]\nhidden_size = [[1]]\n", "$.config[...]"),
-        (HEAD + "rank = 0\n[config]\n", "`$.rank` must be at least 1"),
+        (HEAD + "rank = 0\n[config]\n", "`rank` must be at least 1"),
         ('family = "lama"\nsummary = "s"\n[config]\n', "$.family"),
         (HEAD, "missing required field `config`"),
         ("rank = \n", "Invalid value"),

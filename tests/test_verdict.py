@@ -1,7 +1,8 @@
 """The sentence on top: shares of the step in words that fit the device."""
 
-from loraprof.diagnosis.verdict import limiting, verdict
+from loraprof.diagnosis.verdict import GROUPS, limiting, verdict
 from loraprof.model.report import Finding, Gain, Launches, Part, Step, TimingReport
+from loraprof.report.palette import ROLE_TONES
 
 
 def sentence(launches: Launches | None, *parts: Part, idle_ns: int | None = None) -> str:
@@ -79,3 +80,13 @@ def test_causes_of_unknown_gain_are_in_no_order() -> None:
     assert limiting([cause("G3"), cause("H1")]) == "H1"
     gain = Gain(ns=1, speedup=1.1, low=1.05, high=1.2, basis="model")
     assert limiting([cause("H1", gain), cause("D6")]) == "H1"
+
+
+def test_the_sentence_groups_roles_as_the_bar_does() -> None:
+    """A share of the sentence and that of the bar below it are one number under one name."""
+    tones = {group: {ROLE_TONES[role] for role in roles} for group, roles in GROUPS.items()}
+    assert all(len(tone) == 1 for tone in tones.values())
+    for group, (tone,) in tones.items():
+        if tone == "rest":  # of which the sentence tells copies from work of unknown role
+            continue
+        assert set(GROUPS[group]) == {role for role, its in ROLE_TONES.items() if its == tone}

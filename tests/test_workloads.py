@@ -218,7 +218,8 @@ def test_targets_select_modules(targets: tuple[str, ...], modules: int) -> None:
         ("resnet18", {"checkpointing": "reentrant"}, "no gradient checkpointing"),
         ("minimind-26m", {"dtype": "bfloat16", "adapter_dtype": "float32"}, "the base's dtype"),
         ("minimind-26m", {"config": {"hidden": 3}}, "hidden"),
-        ("tiny-llama-cpu", {"config": {"hidden_size": 511}}, "tiny-llama-cpu: The hidden size"),
+        ("tiny-llama-cpu", {"config": {"hidden_size": 511}}, "config.hidden_size=511 is refused: The hidden size"),
+        ("tiny-llama-cpu", {"config": {"vocab_size": 4}}, "`config.vocab_size` must be above 4, got 4"),
     ],
 )
 def test_what_cannot_be_built_is_refused(name: str, changes: dict[str, Any], words: str) -> None:

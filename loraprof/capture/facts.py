@@ -1,6 +1,6 @@
 """What the trace cannot say about a model and its optimizer: sizes, dtypes, flags, missing gradients."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -32,9 +32,7 @@ def memory_of(markers: Markers, optimizer: Optimizer, device: torch.device, save
     parameters = [p for _, _, p in markers.parameters]
     weights = tensor_bytes([*parameters, *(b for m in markers.ids for b in m.buffers(recurse=False))])
     gradients = tensor_bytes(p.grad for p in parameters if p.grad is not None)
-    state = tensor_bytes(
-        v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor) and v.dim()
-    )
+    state = tensor_bytes(v for s in optimizer.state.values() for v in _tensors(list(s.values())) if v.dim())
     if device.type != "cuda":
         return Memory(
             weights_bytes=weights, gradients_bytes=gradients, optimizer_bytes=state, activations_bytes=saved_bytes
@@ -51,6 +49,15 @@ def memory_of(markers: Markers, optimizer: Optimizer, device: torch.device, save
         optimizer_bytes=state,
         activations_bytes=max(peak - weights - gradients - state, 0),
     )
+
+
+def _tensors(held: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Those in lists too: L-BFGS keeps its history in them."""
+    for value in held:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def missing_gradients(markers: Markers) -> list[str]:

@@ -18,6 +18,8 @@ from typing import Final
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from loraprof.lifeline import bound
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATIENCE_S: Final = 60
 BLOCKS: Final = 60
@@ -27,7 +29,7 @@ CPU: Final = torch._C._autograd.DeviceType.CPU
 def event_cost_ns(device: torch.device) -> float | None:
     """ns per recorded event, from a child process; ``None`` where that fails or the difference is not positive."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "loraprof.capture.profiler_cost", str(device)]
+    command = bound([sys.executable, "-m", "loraprof.capture.profiler_cost", str(device)])
     environment = {**os.environ, "PYTHONPATH": path, "KINETO_LOG_LEVEL": "99"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True, env=environment)

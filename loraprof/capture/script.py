@@ -30,6 +30,8 @@ def stop_script() -> NoReturn:
 def check_script(name: str) -> None:
     """Raises UsageError when ``name`` is nothing that python could run."""
     path = Path(name)
+    if name.rstrip("/").endswith((".loraprof", ".json", ".json.gz")):
+        raise UsageError(f"{name}: a recording or a trace, not a script", f"loraprof report {name}")
     if path.is_file() or (path / "__main__.py").is_file():
         return
     near = get_close_matches(name, workload_names(), n=1)

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from loraprof.errors import MeasurementError, UsageError
+from loraprof.lifeline import bound
 from loraprof.model.sweep import SweepCell
 
 ATTEMPTS: Final = 3
@@ -80,7 +81,7 @@ def _run(job: bytes, command: Command) -> tuple[SweepCell | None, str]:
     with TemporaryDirectory(prefix="loraprof-") as name:
         file, answer = Path(name) / "job.json", Path(name) / "cell.json"
         file.write_bytes(job)
-        words = command(file, answer)
+        words = bound(command(file, answer))
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, errors="replace", check=False)
         if answer.exists():
             return msgspec.json.decode(answer.read_bytes(), type=SweepCell), ""

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from loraprof.capture.job import Job, Outcome
+from loraprof.lifeline import bound
 
 TAIL: Final = 2000  # characters of a dead worker's output
 
@@ -44,7 +45,7 @@ def command(job: Path, answer: Path) -> list[str]:
 
 def _wait(command: list[str], log: int) -> tuple[int, int]:
     """Exit code (negative: the signal) and peak resident bytes."""
-    process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(bound(command), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
@@ -60,7 +61,8 @@ def profile_pass(words: list[str], place: Path) -> str | None:
     front = [sys.executable, "-m", "loraprof", "profile", "--record", str(place), "--quiet", "--format", "json"]
     with TemporaryDirectory(prefix="loraprof-") as name:
         back = ["-o", str(Path(name) / "report.json"), *words]
-        done = subprocess.run([*front, *back], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        line = bound([*front, *back])
+        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode == 0 and place.exists():
         return None
     return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")

@@ -68,13 +68,22 @@ def run(argv: list[str]) -> int:
     except LoraprofError as error:
         return _fail(error.message, error.hint, error.exit_code)
     except ClickException as error:
-        error.show()
-        return 2
+        return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", None, INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _usage(error: Any) -> int:
+    """What typer has to say about the command line, in the form of every other usage error."""
+    said = error.format_message().removesuffix(".").replace("Value error, ", "")
+    if not said:  # without a verb: typer has shown the help
+        return 2
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "loraprof"
+    return _fail(f"{said[:1].lower()}{said[1:]}", f"`{command} --help` lists what there is", 2)
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:

@@ -21,18 +21,19 @@ MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("-", "dim")}
 
 
 def doctor(
-    calibrate: Annotated[bool, typer.Option(help="Also measure this device's ceilings.")] = False,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Also measure this device's ceilings.")] = False,
     format: Annotated[Literal["terminal", "json"], typer.Option(help="How to write the result.")] = "terminal",
     *,
-    device: Annotated[str | None, typer.Option(help="To calibrate: cpu, cuda or cuda:N; default: a GPU.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of the calibrated products.")] = "float32",
-    fresh: Annotated[bool, typer.Option(help="Measure whatever the cache holds; the result is cached.")] = True,
+    device: Annotated[str | None, typer.Option(help="Calibrate this: cpu, cuda, cuda:N; left out: a GPU.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Calibrate with products in this; left out: float32.")] = None,
+    fresh: Annotated[bool | None, typer.Option(help="Calibrate whatever the cache holds; or what it lacks.")] = None,
 ) -> None:
     """Say what can be measured here and what cannot, with the remedy for each."""
     from loraprof.capture.checks import checks  # imports torch
 
     found = checks()
-    measured, notes = _calibrate(device, dtype, fresh) if calibrate else (None, [])
+    wanted = calibrate or (device, dtype, fresh) != (None, None, None)  # each says how to calibrate
+    measured, notes = _calibrate(device, dtype or "float32", fresh is not False) if wanted else (None, [])
     if format == "json":
         body = {"schema": SCHEMA, "checks": found, "calibration": measured, "notes": notes}
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(body), indent=2).decode() + "\n")
@@ -40,6 +41,7 @@ def doctor(
     console = Console(highlight=False)
     console.print(check_table(found))
     if measured is not None:
+        console.print()
         console.print(ceiling_table(measured))
     for note in notes:
         console.print(Text(f"note: {note}", style="yellow"))

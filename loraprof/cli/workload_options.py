@@ -32,7 +32,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "dtype": _choice("dtype", "Of the base model"),
     "autocast": _choice("autocast", "Of the forward pass"),
     "checkpointing": _choice("checkpointing", "Of activations"),
-    "layers": _option(int, "Keep so many of the model's layers."),
+    "layers": _option(int, "How many layers the model has."),
     "optimizer": _choice("optimizer", "Of the step"),
     "accumulate": _option(int, "Micro-batches per optimizer step."),
     "device": _choice("device", "Where it runs"),

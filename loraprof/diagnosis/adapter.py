@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.roofline import TF32, unit_of
-from loraprof.diagnosis.case import Case, check, compile_call, evidence, finding, unless_compiled, without_dropout
+from loraprof.diagnosis.case import Case, check, compiling, evidence, finding, without_dropout
 from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record
 from loraprof.diagnosis.rows import conversions
 from loraprof.diagnosis.select import (
@@ -60,8 +60,8 @@ def elementwise(case: Case) -> Finding | None:
             evidence("achieved bandwidth", moved / time * 1e9, "B/s"),
             evidence("bandwidth of this device", ceiling, "B/s"),
         ],
-        f"fuse the adapter: {unless_compiled(case, f'{compile_call(case)}, or ')}Unsloth, axolotl (lora_mlp_kernel: "
-        f"true, lora_qkv_kernel: true, lora_o_kernel: true){without_dropout(case, '; ')}",
+        f"fuse the adapter: {compiling(case, after=', or ')}Unsloth, axolotl (lora_mlp_kernel: true, "
+        f"lora_qkv_kernel: true, lora_o_kernel: true){without_dropout(case, '; ')}",
         gain_of(case, scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
     )
 

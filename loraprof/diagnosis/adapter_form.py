@@ -9,7 +9,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from loraprof.diagnosis.case import Case, compile_call, evidence, finding, unless_compiled
+from loraprof.diagnosis.case import Case, compiling, evidence, finding
 from loraprof.diagnosis.records import Record
 from loraprof.diagnosis.rows import like
 from loraprof.diagnosis.select import (
@@ -148,7 +148,7 @@ def split_gradients(case: Case) -> Finding | None:
             evidence("reductions with fewer blocks than the device has SMs", len(small) if sms else None, "kernels"),
             evidence("time of the reductions", sum(r.ns for r in rows), "ns"),
         ],
-        f"{unless_compiled(case, f'{compile_call(case)}, or ')}one adapter for fused q, k and v",
+        f"{compiling(case, after=', or ')}one adapter for fused q, k and v",
         None,
     )
 

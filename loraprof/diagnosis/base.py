@@ -6,7 +6,7 @@ import numpy as np
 
 from loraprof.analysis.containers import CORE
 from loraprof.analysis.roles import HEAD
-from loraprof.diagnosis.case import Case, evidence, finding, unless_compiled
+from loraprof.diagnosis.case import LARGER_BATCH, Case, compiling, evidence, finding
 from loraprof.diagnosis.records import GEMMS, Record
 from loraprof.diagnosis.select import both, gain_of, modules, phase, roles, scaled, total_ns, worth
 from loraprof.model.recording import ParameterInfo
@@ -268,6 +268,7 @@ def slow_products(case: Case) -> Finding | None:
     reached = flops / spent * 1e9 / peak
     if reached >= GEMM_EFFICIENCY:
         return None
+    convolved = any("conv" in (k.op or "") for k in rows)
     odd = [s for s in case.sites if s.in_features % 8 or s.out_features % 8]
     better = 1 - reached / (1.5 * GEMM_EFFICIENCY)
     return finding(
@@ -276,11 +277,13 @@ def slow_products(case: Case) -> Finding | None:
         [
             evidence("rate of the base's products", flops / spent * 1e9, "FLOP/s"),
             evidence("best rate of this device", peak, "FLOP/s"),
-            evidence("layers with a width that 8 does not divide", len(odd), "layers"),
+            evidence("layers with a width that 8 does not divide", len(odd) if case.sites else None, "layers"),
         ],
-        "per_device_train_batch_size x 2 at equal tokens per step; pad_to_multiple_of=8"
-        + unless_compiled(case, "; torch.compile"),
+        f"{LARGER_BATCH} at equal samples per step"
+        + ("" if convolved else "; pad_to_multiple_of=8")
+        + compiling(case, "; "),
         gain_of(case, scaled(worth(case, roles("base.linear")), better, 0.0, 1 - reached)),
+        title=None if case.adapter else "The linear layers' products are slow",
     )
 
 

@@ -80,6 +80,11 @@ class Case:
         return [(i, s) for i, s in enumerate(sites) if s.active]
 
     @property
+    def peft(self) -> bool:
+        """Whether PEFT made the adapters: then its options change them."""
+        return any(site.kind != "handwritten" for site in self.sites)
+
+    @property
     def wall_ns(self) -> int:
         return self.step.wall_ns
 
@@ -177,20 +182,23 @@ def check(case: Case, arm: str) -> str:
 
 
 def compile_call(case: Case, options: str = "") -> str:
-    """What to type to compile this model; adapters are put on it first."""
-    return f"torch.compile({'get_peft_model(model, config)' if case.sites else 'model'}{options})"
+    """What to type to compile this model; PEFT's adapters are put on it first."""
+    return f"torch.compile({'get_peft_model(model, config)' if case.peft else 'model'}{options})"
 
 
-def unless_compiled(case: Case, advice: str) -> str:
-    """``advice`` to compile, where nothing is compiled."""
-    return "" if case.compiled else advice
+def compiling(case: Case, before: str = "", after: str = "") -> str:
+    """The advice to compile this model, between words that only go with it; none where something is compiled."""
+    return "" if case.compiled else f"{before}{compile_call(case)}{after}"
 
 
-def without_dropout(case: Case, joint: str) -> str:
+def without_dropout(case: Case, joint: str = "") -> str:
     """The advice to drop dropout, after ``joint``, where an adapter has any."""
-    return f"{joint}lora_dropout=0.0" if any(s.dropout > 0 for s in case.sites) else ""
+    if not any(site.dropout for site in case.sites):
+        return ""
+    return joint + ("lora_dropout=0.0" if case.peft else "no dropout before A")
 
 
+LARGER_BATCH = "a micro-batch twice as large (per_device_train_batch_size)"
 MAJOR = 0.05  # share of the step from which a gain is major
 LONG_NS = 200_000  # a host range without a launch; a launch call that takes longer on an idle device loads code
 

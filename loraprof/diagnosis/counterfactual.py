@@ -169,8 +169,9 @@ def _savings(cost: TrainingCost, parts: _Parts, wgrad: float, clip: float, comm_
 
 
 def _interval(value: float, *halves: float) -> Interval:
+    """No step takes less than no time, however much the steps vary."""
     half = math.sqrt(sum(h * h for h in halves))
-    return Interval(low=round(value - half), high=round(value + half))
+    return Interval(low=max(0, round(value - half)), high=round(value + half))
 
 
 def _half(values: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ from typing import Final
 
 from loraprof.analysis.breakdown import RankBreakdown
 from loraprof.errors import InputError
+from loraprof.lifeline import end_with
 from loraprof.store.directories import RankFile
 from loraprof.store.places import RemotePath
 
@@ -83,7 +84,7 @@ def processes(files: Sequence[RankFile]) -> Iterable[Result]:
     from multiprocessing import get_context
 
     try:
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(count, get_context("spawn"), end_with, (os.getpid(),)) as pool:
             yield from pool.map(examine, files)
     except BrokenProcessPool:
         what = "a process that analysed a rank was killed: was memory short?"

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from loraprof import units
 from loraprof.analysis.intervals import union
 from loraprof.analysis.replay import accepted, replay
-from loraprof.diagnosis.case import LONG_NS, Case, compile_call, evidence, finding, unless_compiled, without_dropout
+from loraprof.diagnosis.case import LARGER_BATCH, LONG_NS, Case, compiling, evidence, finding, without_dropout
 from loraprof.diagnosis.select import Select, Worth, either, gain_of, idle, scaled, total_ns, worth
 from loraprof.model.report import Finding
 from loraprof.model.trace import Int64, distinct
@@ -70,9 +70,9 @@ def _submitting(case: Case) -> Select:
 
 
 def _fewer_launches(case: Case) -> str:
-    compile_it = unless_compiled(case, f"; {compile_call(case)}")
-    fewer = "; fewer target_modules" if case.sites else ""
-    return f"per_device_train_batch_size x 2, or packing{compile_it}{fewer}{without_dropout(case, '; ')}"
+    """More work per launch, or fewer of them; what is said of adapters fits those that are there."""
+    fewer = ("fewer target_modules" if case.peft else "adapt fewer layers") if case.sites else ""
+    return "; ".join(filter(None, (f"{LARGER_BATCH}, or packing", compiling(case), fewer, without_dropout(case))))
 
 
 def _faster_host(case: Case, waited_ns: int) -> Worth | None:

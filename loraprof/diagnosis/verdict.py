@@ -15,7 +15,7 @@ _QUEUE = ("gaps without a known cause", "gaps between queued kernels")
 _UNKNOWN = ("gaps without a known cause", "gaps without a known cause")
 GROUPS = {
     "attention": ("attention", "position"),
-    "norms, activations and additions": ("norm", "activation", "residual"),
+    "norms, activations and additions": ("norm", "activation", "residual", "dropout", "pooling"),
     "embedding, head and loss": ("embedding", "head", "loss"),
     "the optimizer and clipping": ("optimizer", "grad_clip"),
     "communication": ("comm",),

@@ -39,7 +39,7 @@ th button:hover{{color:var(--ink)}}
 th button:focus-visible{{outline:2px solid var(--base);outline-offset:2px}}
 th[aria-sort] button::after{{content:" \\2193"}}
 th[aria-sort=ascending] button::after{{content:" \\2191"}}
-.cut{{display:inline-block;max-width:26rem;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}}
+.cut{{display:inline-block;max-width:22rem;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom}}
 .swatch::before{{content:"";display:inline-block;width:.65em;height:.65em;border-radius:2px;margin-right:.55em;
 background:var(--tone)}}
 .word{{color:var(--tone)}}

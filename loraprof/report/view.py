@@ -6,35 +6,28 @@ what to change, and last how far the figures can be trusted.
 
 from loraprof import units
 from loraprof.model.report import (
-    Adapter,
     CompiledReport,
     Finding,
-    Interval,
     MemoryReport,
     NvmlReport,
     Report,
     Step,
-    TimingReport,
     Traffic,
 )
-from loraprof.model.vocabulary import ADAPTER_ROLES
 from loraprof.report import view_tables as tables
 from loraprof.report.document import (
     Bar,
     Block,
-    Cell,
-    Column,
     Document,
     Facts,
     Paragraph,
     Remark,
     Remarks,
-    Row,
     Section,
     Segment,
-    Table,
 )
 from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, ROLE_TONES, TONES
+from loraprof.report.view_adapter import adapter_section
 from loraprof.report.view_ranks import communication_section, ranks_section
 
 PROFILER_SHARE = 0.05  # of the step: what the profiler adds beyond it is said where the step is shown
@@ -47,16 +40,18 @@ def view(report: Report) -> Document:
     if source.ranks > 1:
         words.append(f"{units.count(source.ranks)} ranks, the slowest shown")
     facts = [("input", " · ".join([source.path, *(w for w in words if w)]))]
-    speedup = _speedup(report)
+    speedup, cause = _speedup(report), report.verdict.limiting_cause
     if speedup:
-        facts.append(("speed-up", speedup))
+        facts.append(("speed-up", " · ".join([*speedup, *([f"limited by {cause}"] if cause else [])])))
+    elif cause:
+        facts.append(("limited by", cause))
     if report.verdict.unclear:
         facts.append(("unclear", report.verdict.unclear))
     title = f"loraprof: {source.workload or source.path}"
     return Document(title, report.verdict.sentence, tuple(facts), tuple(_sections(report)))
 
 
-def _speedup(report: Report) -> str:
+def _speedup(report: Report) -> list[str]:
     v = report.verdict
     words = []
     if v.speedup_vs_full is not None:
@@ -64,9 +59,7 @@ def _speedup(report: Report) -> str:
         words.append(f"{value} over full fine-tuning, {v.basis or 'basis unknown'}")
     if v.ideal_speedup is not None:
         words.append(f"at most {units.ratio(v.ideal_speedup)} here")
-    if v.limiting_cause:
-        words.append(f"limited by {v.limiting_cause}")
-    return " · ".join(words)
+    return words
 
 
 def _sections(report: Report) -> list[Section]:
@@ -90,7 +83,7 @@ def _sections(report: Report) -> list[Section]:
         sections.append(Section("kernels", title, (tables.kernel_table(report),), _ceilings(report)))
     if report.compiled:
         sections.append(Section("compiled", "Compiled code", (_compiled(report.compiled),)))
-    sections.append(_adapter(report, step))
+    sections.append(adapter_section(report, step))
     if report.traffic:
         sections.append(_traffic(report.traffic, step))
     if report.communication:
@@ -151,25 +144,6 @@ def _ceilings(report: Report) -> str:
     return f"roofs {units.flops_per_s(c.gemm_flops_per_s)}, {units.bytes_per_s(c.copy_bytes_per_s)} ({c.basis})"
 
 
-def _adapter(report: Report, step: Step | None) -> Section:
-    a = report.adapter
-    if a is None:
-        text = "No adapter was found, or the input does not show one."
-        return Section("adapter", "The adapter's share", (Paragraph(text),))
-    rank = units.count(a.rank) if a.rank is not None else _ranks(a)
-    aside = f"{units.count(a.modules)} layers, rank {rank}, {a.dtype or 'mixed dtypes'}"
-    blocks: list[Block] = [_account(a, report.timing, step)]
-    if step:
-        blocks.append(_adapter_roles(step))
-    lines = [
-        ("launches", units.count(a.launches)),
-        ("work", f"{units.flops(a.flops)}, {units.nbytes(a.min_bytes)} at least"),
-        ("full step", _predicted(a.predicted_full_ns, a.predicted_full_interval)),
-        ("frozen step", _predicted(a.predicted_frozen_ns, a.predicted_frozen_interval)),
-    ]
-    return Section("adapter", "The adapter's share", (*blocks, Facts(tuple(lines))), aside)
-
-
 def _compiled(c: CompiledReport) -> Facts:
     part = f"{units.ns(c.busy_ns)}, {units.percent(c.share)} of the step"
     known = units.percent(c.known_ns / c.busy_ns if c.busy_ns else None)
@@ -190,65 +164,6 @@ def _traffic(traffic: list[Traffic], step: Step | None) -> Section:
     blocks: list[Block] = [Paragraph(said)] if said else []
     aside = "every input read once, every output written once"
     return Section("traffic", "Memory traffic", (*blocks, tables.traffic_table(traffic)), aside)
-
-
-def _ranks(a: Adapter) -> str:
-    return ", ".join(f"{rank} ({layers})" for rank, layers in a.ranks.items()) if a.ranks else units.NA
-
-
-def _predicted(value_ns: int | None, interval: Interval | None) -> str:
-    if value_ns is None:
-        return units.NA
-    bounds = (interval.low, interval.high) if interval else (None, None)
-    return f"{units.ns_interval(value_ns, *bounds)}, predicted"
-
-
-def _account(a: Adapter, timing: TimingReport, step: Step | None) -> Table:
-    """What LoRA leaves out of a full step, and what its path adds; both without the profiler where that is known."""
-    s, plain = a.savings, timing.unprofiled
-    known = plain is not None and a.busy_unprofiled_ns is not None and a.idle_unprofiled_ns is not None
-    entries = (
-        ("saved: weight gradients of the frozen layers", s.wgrad_ns, -1),
-        ("saved: optimizer", s.optimizer_ns, -1),
-        ("saved: gradient clipping", s.grad_clip_ns, -1),
-        ("saved: communication", s.comm_ns, -1),
-        ("added: adapter path, busy", a.busy_unprofiled_ns if known else a.busy_ns, 1),
-        ("added: adapter path, idle", a.idle_unprofiled_ns if known else a.idle_ns, 1),
-    )
-    scale = units.ns_scale([ns for _, ns, _ in entries if ns is not None])
-    whole_ns = plain.median_ns if plain is not None and known else step.wall_ns if step else 0
-
-    def row(what: str, value_ns: int | None, sign: int) -> Row:
-        head = Cell(what, tone="good" if sign < 0 else "adapter")
-        if value_ns is None:
-            return head, Cell(units.NA), Cell(units.NA)
-        share = units.percent(value_ns / whole_ns if whole_ns else None)
-        return head, Cell(scale(sign * value_ns, signed=True), sign * value_ns), Cell(share, value_ns)
-
-    columns = (
-        Column(f"against full fine-tuning{', without the profiler' if known else ''}"),
-        Column(scale.unit, number=True),
-        Column("% of step", "%", number=True),
-    )
-    return Table(columns, tuple(row(*entry) for entry in entries))
-
-
-def _adapter_roles(step: Step) -> Table:
-    scale = units.ns_scale([step.ns(role=role) for role in ADAPTER_ROLES])
-    columns = (
-        Column(f"path, {scale.unit}"),
-        *(Column(head, number=True) for head in ("busy", "idle", "total")),
-        Column("events", number=True),
-        Column("% of step", "%", number=True),
-    )
-    rows = []
-    for role in ADAPTER_ROLES:
-        events = sum(p.events for p in step.partition if p.kind == "busy" and p.role == role)
-        times = (step.ns(kind="busy", role=role), step.ns(kind="idle", role=role), step.ns(role=role))
-        cells = (tables.time_cell(scale, t) for t in times)
-        share = tables.share_cell(times[2], step.wall_ns)
-        rows.append((Cell(role, tone="adapter"), *cells, Cell(units.count(events), events), share))
-    return Table(columns, tuple(rows))
 
 
 def remark(finding: Finding) -> Remark:

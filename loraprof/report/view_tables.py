@@ -157,7 +157,7 @@ def kernel_table(report: Report, limit: int = 10) -> Table:
             (
                 Cell(short_kernel(first.name), full=first.name),
                 cell(first.role, tone=ROLE_TONES.get(first.role, "rest")),
-                cell(first.phase),
+                Cell(_SHORT_PHASE.get(first.phase, first.phase), full=first.phase),
                 Cell(units.count(count), count),
                 time_cell(scale, total_ns),
                 share_cell(total_ns, whole_ns),
@@ -168,11 +168,11 @@ def kernel_table(report: Report, limit: int = 10) -> Table:
     columns = (
         Column("op" if report.source.device == "cpu" else "kernel", elastic=True),
         Column("role"),
-        Column("phase", drop=2),
+        Column("phase", drop=1),  # stays longest: it tells rows of one op and role apart
         Column("count", "n", number=True),
         Column(scale.unit, number=True),
         Column("% of step", "%", number=True),
-        Column("bound", drop=1),
+        Column("bound", drop=2),
         Column("of roof", "roof", number=True),
     )
     rest = groups[limit:]

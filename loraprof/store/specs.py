@@ -18,6 +18,12 @@ CUDA_DEFAULT: Final = "tinyllama-1.1b"
 UNMEASURED: Final = ("mps", "xpu", "hpu", "mtia", "npu", "xla", "vulkan", "meta", "privateuseone")
 FIELDS: Final = {f.name: f for f in msgspec.structs.fields(WorkloadSpec)}
 AT_LEAST_ONE: Final = ("rank", "batch", "seq", "accumulate", "layers")
+# Models that look positions up in a table, its size, and the rows of it that no token has.
+POSITIONS: Final = {
+    "gpt2": ("n_positions", 0),
+    "opt": ("max_position_embeddings", 0),
+    "roberta": ("max_position_embeddings", 2),
+}
 
 
 def default_workload(device: str) -> str:
@@ -78,20 +84,29 @@ def _override(spec: WorkloadSpec, overrides: Mapping[str, object]) -> WorkloadSp
     fields = msgspec.to_builtins(spec)
     for key, value in overrides.items():
         into, leaf = (fields["config"], key[7:]) if key.startswith("config.") else (fields, key)
-        if leaf not in into:
-            raise UsageError(f"workload {spec.name} has no option {key!r}", did_you_mean(leaf, into))
+        if leaf not in into or key == "name":
+            known = set(into) - {"name"}
+            raise UsageError(f"workload {spec.name} has no option {key!r}", did_you_mean(leaf, known))
         if into is fields["config"]:
-            value = _like(into[leaf], value, f"workload {spec.name}: `$.{key}`")
+            value = _like(into[leaf], value, f"workload {spec.name}: `{key}`")
         elif (choices := get_args(FIELDS[leaf].type)) and all(isinstance(c, str) for c in choices):
             _check_choice(spec.name, leaf, value, choices)
         into[leaf] = _targets(value) if key == "targets" else value
     try:
         changed = msgspec.convert(fields, WorkloadSpec, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"workload {spec.name}: {error}") from None
+        raise UsageError(f"workload {spec.name}: {str(error).replace('$.', '')}") from None
     if problem := _problem(changed):
         raise UsageError(f"workload {spec.name}: {problem}")
     return changed
+
+
+def changed_config(spec: WorkloadSpec) -> str | None:
+    """The values of the config that are not the preset's, as ``--set`` takes them; None where there are none."""
+    if spec.name not in workload_names():
+        return None
+    own = load_workload(spec.name).config
+    return ", ".join(f"config.{key}={value}" for key, value in spec.config.items() if value != own.get(key)) or None
 
 
 def _check_choice(workload: str, field: str, value: object, choices: tuple[str, ...]) -> None:
@@ -99,7 +114,7 @@ def _check_choice(workload: str, field: str, value: object, choices: tuple[str, 
         return
     if field == "device" and str(value).partition(":")[0] in UNMEASURED:
         raise MeasurementError(f"{value}: torch knows this device, loraprof cannot measure it", "--device cpu or cuda")
-    raise UsageError(f"workload {workload}: `$.{field}` is {value!r}, not one of {', '.join(choices)}")
+    raise UsageError(f"workload {workload}: `{field}` is {value!r}, not one of {', '.join(choices)}")
 
 
 def _like(old: object, value: object, where: str) -> object:
@@ -108,8 +123,8 @@ def _like(old: object, value: object, where: str) -> object:
         return value
     try:
         return msgspec.convert(value, type(old), strict=False)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {error}") from None
+    except msgspec.ValidationError:
+        raise UsageError(f"{where} takes {type(old).__name__}, not {value!r}", f"the preset has {old}") from None
 
 
 def _targets(value: object) -> object:
@@ -122,12 +137,23 @@ def _problem(spec: WorkloadSpec) -> str | None:
     for field in AT_LEAST_ONE:
         value = getattr(spec, field)
         if value is not None and value < 1:
-            return f"`$.{field}` must be at least 1, got {value}"
+            return f"`{field}` must be at least 1, got {value}"
+    for key, value in spec.config.items():
+        sizes = value if isinstance(value, list) else [value]
+        if any(isinstance(size, int) and not isinstance(size, bool) and size < 1 for size in sizes):
+            return f"`config.{key}` must be at least 1, got {value}"
+    heads, shared = spec.config.get("num_attention_heads"), spec.config.get("num_key_value_heads")
+    if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
+        return f"`config.num_attention_heads` {heads} is no multiple of `config.num_key_value_heads` {shared}"
+    table, unused = POSITIONS.get(spec.family, ("", 0))
+    longest = spec.config.get(table)
+    if isinstance(longest, int) and spec.seq > longest - unused:
+        return f"`seq` {spec.seq} is longer than the model's {longest - unused} positions (`config.{table}`)"
     for field in ("alpha", "lr", "clip"):
         if not math.isfinite(getattr(spec, field) or 0):
-            return f"`$.{field}` must be a finite number, got {getattr(spec, field)}"
+            return f"`{field}` must be a finite number, got {getattr(spec, field)}"
     if not 0 <= spec.dropout < 1:
-        return f"`$.dropout` must lie in [0, 1), got {spec.dropout}"
+        return f"`dropout` must lie in [0, 1), got {spec.dropout}"
     if spec.lr < 0 or (spec.clip is not None and spec.clip <= 0):
-        return "`$.lr` must not be negative and `$.clip` must be positive"
+        return "`lr` must not be negative and `clip` must be positive"
     return None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loraprof.errors import UsageError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.workloads.families import family_of
 
@@ -31,6 +32,10 @@ def fixed(spec: WorkloadSpec, device: torch.device) -> Iterator[Batch]:
 
 
 def tokens(spec: WorkloadSpec, generator: torch.Generator) -> Tensor:
+    """Raises UsageError for a vocabulary of special tokens alone."""
+    if vocabulary(spec) <= SPECIAL_TOKENS:
+        what = f"`config.vocab_size` must be above {SPECIAL_TOKENS}, got {vocabulary(spec)}"
+        raise UsageError(f"workload {spec.name}: {what}")
     return torch.randint(SPECIAL_TOKENS, vocabulary(spec), (spec.batch, spec.seq), generator=generator)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.workload import WorkloadSpec
+from loraprof.store.specs import changed_config
 from loraprof.workloads import minimind
 from loraprof.workloads.families import embedding_of, family_of, layers_of
 
@@ -36,15 +37,21 @@ def make_model(spec: WorkloadSpec, device: torch.device) -> nn.Module:
     try:
         made = getattr(library, family.config)(**config)
     except Exception as error:  # the library wraps what it refuses in error types of its own
-        raise UsageError(f"workload {spec.name}: {error.__cause__ or error}") from error
+        raise _refused(spec, error.__cause__ or error) from error
     try:
         with device, _default_dtype(getattr(torch, spec.dtype)):
             model: nn.Module = getattr(library, family.model)(made)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UsageError(f"workload {spec.name}: {error}") from error
+    except (TypeError, ValueError, AssertionError, ArithmeticError) as error:
+        raise _refused(spec, error) from error
     if family.task == "causal":
         model.loss_type = "ForCausalLM"  # type: ignore[assignment]  # GPT-2 has none and transformers then warns
     return model.train()
+
+
+def _refused(spec: WorkloadSpec, why: BaseException) -> UsageError:
+    """What the library has against the config, and which of its values are not the preset's."""
+    changed = changed_config(spec)
+    return UsageError(f"workload {spec.name}: {changed or 'its config'} is refused: {str(why).rstrip('.')}")
 
 
 def weights_nbytes(spec: WorkloadSpec) -> int:
