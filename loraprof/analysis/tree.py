@@ -6,6 +6,7 @@ Rows are those of the host table that take part (ops, markers, annotations, runt
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -69,8 +70,9 @@ def tree_of(trace: Trace) -> Tree:
     parent = np.full(len(host), -1, dtype=np.int32)
     depth = np.full(len(host), -1, dtype=np.int32)
     crossing = 0
-    for thread in range(len(trace.threads)):
-        rows = np.flatnonzero(taking & (host.thread == thread))
+    threads = np.searchsorted(host.thread, np.arange(len(trace.threads) + 1)).tolist()
+    for begin, end in pairwise(threads):
+        rows = begin + np.flatnonzero(taking[begin:end])
         if not len(rows):
             continue
         above, level, nested = nesting(host.start[rows], host.end[rows])

@@ -165,6 +165,8 @@ def exposed_communication(case: Case) -> Finding | None:
     rows = [row for row in sent.collectives if row.exposed_ns]
     apart = all(row.basis == "fastest rank" for row in rows)
     first = "" if apart else "loraprof report on all ranks' directory, which tells waiting from transfer; "
+    gradients = bool(rows) and rows[0].name in ("all_reduce", "reduce_scatter")
+    then = "gradient_accumulation_steps x 2, or DistributedDataParallel(model, bucket_cap_mb=100)"
     return finding(
         case,
         "D6",
@@ -174,7 +176,7 @@ def exposed_communication(case: Case) -> Finding | None:
             evidence("most of it in", f"{rows[0].name}, {units.count(rows[0].count)} per step" if rows else None),
             evidence("communication that computation hides", sent.overlapped_ns, "ns"),
         ],
-        f"{first}gradient_accumulation_steps x 2, or DistributedDataParallel(model, bucket_cap_mb=100)",
+        f"{first}{then if gradients else 'more tokens per micro-batch, so that there is more work per message'}",
         _gain(case, exposed, 0.5, 0.1),
         spent_ns=exposed,
     )
