@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from fleets import fleet, surveyed
 
 import loraprof
+from loraprof.analysis.breakdown import Calls, RankBreakdown, StepBreakdown
 from loraprof.diagnosis.examine import LeftOut, examine, processes, sequential
 from loraprof.diagnosis.ranks import survey
 from loraprof.errors import InputError
@@ -51,6 +53,21 @@ def test_even_ranks_have_no_slow_one() -> None:
     assert summary.even
     assert summary.differences == []
     assert summary.sentence.startswith("The ranks are even")
+
+
+def bare(number: int, wall_ns: int) -> RankBreakdown:
+    none = np.zeros(0, np.int64)
+    step = StepBreakdown("ProfilerStep#0", wall_ns, none, none, 0, Calls(none, none, none, none, none, none, 0))
+    return RankBreakdown(number, f"rank{number}", "cpu", (), (step,))
+
+
+def test_a_fast_rank_makes_the_others_neither_slow_nor_even() -> None:
+    summary = survey([bare(0, 1_000_000), bare(1, 700_000), bare(2, 1_005_000)]).summary
+    assert summary.even
+    words = "own work is 1.00 ms at most, 1.00 ms by median, 700 us at least (rank 1)"
+    assert summary.sentence == f"No rank is slow: {words}."
+    summary = survey([bare(0, 1_000_000), bare(1, 997_000), bare(2, 1_005_000)]).summary
+    assert summary.sentence.startswith("The ranks are even: own work from 997 us to ")
 
 
 def test_a_lead_below_a_hundredth_of_the_step_is_none() -> None:

@@ -82,11 +82,12 @@ def summary_of(view: View, world: int | None) -> RankSummary:
     ranks = [rank.rank for rank in view.found]
     at = view.own_ns.index(max(view.own_ns))
     lead, varies = view.own_ns[at] - middle(view.own_ns), _step_spread(view)
-    even = len(ranks) < 2 or lead <= max(varies or 0, LEAST * view.at[at].wall_ns)
+    close = max(varies or 0, LEAST * view.at[at].wall_ns)
+    even = len(ranks) < 2 or lead <= close
     differences = [] if even else _differences(view, at)
     known = world or next((rank.world for rank in view.found if rank.world), None)
     return RankSummary(
-        sentence=_sentence(view, at, even, varies, differences),
+        sentence=_even(view, close, varies) if even else _sentence(view, at, differences),
         step=view.step,
         count=len(ranks),
         world=known,
@@ -150,13 +151,20 @@ def _difference(cell: Cell, ns: int, median_ns: int) -> Difference:
     )
 
 
-def _sentence(view: View, slowest: int, even: bool, varies: int | None, found: list[Difference]) -> str:
-    own, rank = view.own_ns, view.found[slowest].rank
+def _even(view: View, close: float, varies: int | None) -> str:
+    own = view.own_ns
     if len(own) < 2:
-        return f"Only rank {rank} can be read: there is nothing to compare it with."
-    if even:
-        within = f"; the steps of one rank differ by {units.ns(varies)}" if varies is not None else ""
+        return f"Only rank {view.found[0].rank} can be read: there is nothing to compare it with."
+    within = f"; the steps of one rank differ by {units.ns(varies)}" if varies is not None else ""
+    if max(own) - min(own) <= close:
         return f"The ranks are even: own work from {units.ns(min(own))} to {units.ns(max(own))}{within}."
+    most, median, least = (units.ns(ns) for ns in (max(own), middle(own), min(own)))
+    quick = view.found[own.index(min(own))].rank
+    return f"No rank is slow: own work is {most} at most, {median} by median, {least} at least (rank {quick}){within}."
+
+
+def _sentence(view: View, slowest: int, found: list[Difference]) -> str:
+    own, rank = view.own_ns, view.found[slowest].rank
     text = f"Rank {rank} is the slowest of {units.count(len(own))}: its own work takes {units.ns(own[slowest])}, "
     text += f"the median rank's {units.ns(middle(own))}"
     if not found:
