@@ -16,7 +16,7 @@ import torch
 
 from loraprof.capture.launch import launch
 from loraprof.capture.plan import Plan
-from loraprof.capture.save import save
+from loraprof.capture.save_rank import absent, save_launch
 from loraprof.capture.session import Session
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.model.recording import Recording, Workload
@@ -54,7 +54,7 @@ class Profile:
         self._seen = False  # the steps of a session that has ended were enough
         self._call: int | None = None  # steps before the call that ``run`` is making
         self.path: Path | None = None
-        """The recording's directory once it is written; None before."""
+        """The recording's directory once it is written; None before, and on ranks other than the first."""
         self._check()
 
     @property
@@ -84,13 +84,10 @@ class Profile:
     def start(self) -> Self:
         """Attaches to every optimizer of this process.
 
-        Raises MeasurementError where a GPU was profiled before, UsageError in a job of several ranks: the command line
-        records those.
+        In a job of several ranks each of them does, and each writes its part. Raises MeasurementError where a GPU was
+        profiled before.
         """
         self._check()
-        if launch().world > 1:
-            what = "loraprof.profile records one rank, this job has several"
-            raise UsageError(what, "torchrun --nproc-per-node N -m loraprof profile SCRIPT records them all")
         if Profile._current is not None:
             Profile._current.close()
         if Profile._profiled and torch.cuda.is_available():
@@ -120,15 +117,20 @@ class Profile:
         return self.done
 
     def finish(self) -> Path | None:
-        """Detaches, writes and returns ``path``. Raises MeasurementError when steps are missing or were refused."""
+        """Detaches, writes and returns ``path``. Raises MeasurementError when steps are missing or were refused.
+
+        In a job of several ranks each writes its part, and the first, which returns the path, waits for all of them.
+        """
         session = self._detach()
         if session is None:
             raise UsageError(f"{self._target}: not being recorded", "not started, or another profile was started since")
-        if session.failure is not None:
-            raise session.failure
-        if not session.done:
-            raise MeasurementError(self._lacking(session), FEW_STEPS if session.steps else NO_STEPS)
-        self.path = save(session, self._workload, self._target, self._force, self._tell)
+        missing = MeasurementError(self._lacking(session), FEW_STEPS if session.steps else NO_STEPS)
+        refused = session.failure or (None if session.done else missing)
+        if refused is not None:
+            self._give_up(refused.message)
+            raise refused
+        if save_launch(session, self._workload, self._target, self._force, self._tell):
+            self.path = self._target
         return self.path
 
     def close(self) -> None:
@@ -136,6 +138,7 @@ class Profile:
         session = self._detach()
         if session is not None:
             hint = FEW_STEPS if session.steps else NO_STEPS
+            self._give_up(self._lacking(session))
             warnings.warn(f"loraprof wrote nothing: {self._lacking(session)}; {hint}", stacklevel=2)
 
     def run(self, train: Callable[[], object]) -> Self:
@@ -163,7 +166,8 @@ class Profile:
         """Writes what is complete, whatever the loop raised; raises MeasurementError when steps are missing."""
         if self._session is not None and (error is None or self._session.done):
             self.finish()
-        self._detach()
+        if self._detach() is not None and kind is not None:
+            self._give_up(f"its loop raised {kind.__name__}")
 
     def _check(self) -> None:
         if self._target.suffix != ".loraprof":
@@ -196,6 +200,11 @@ class Profile:
             Profile._profiled |= session.profiler is not None
             self._seen = session.done
         return session
+
+    def _give_up(self, reason: str) -> None:
+        """The other ranks need not wait for this one."""
+        if launch().world > 1:
+            absent(self._target, self._force, reason)
 
     def _lacking(self, session: Session) -> str:
         cuda = session.device.type == "cuda"

@@ -182,7 +182,7 @@ def ratio_interval(value: float | None, low: float | None, high: float | None) -
 
 
 def ns_scale(values: Sequence[int], decimals: int | None = None) -> Scale:
-    """The scale for a column of times: the unit of the largest, three digits of it."""
+    """The scale for a column of times: the unit of the largest, four digits of it."""
     largest = max((abs(v) for v in values), default=0)
     divisor, unit = _step(largest, _TIME, 3)
     if divisor == 1:

@@ -1,11 +1,14 @@
 """Clocks of ranks: planted offsets come back exactly, and what cannot be aligned is refused, with the residual."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import document_of, write
 from fleets import fleet, surveyed
 
 import loraprof
+from loraprof.analysis.arrivals import arrivals
 from loraprof.analysis.breakdown import Calls, Members, RankBreakdown, StepBreakdown
 from loraprof.analysis.clocks import LIMIT_NS, align
 from loraprof.analysis.matching import matched
@@ -27,6 +30,7 @@ def calls(
         end=end,
         group=np.zeros(n, np.int64) if group is None else group,
         sequence=np.full(n, -1) if sequence is None else sequence,
+        exposed=end - start,
         whole=n,
     )
 
@@ -36,12 +40,15 @@ def rank(number: int, *steps: Calls, groups: tuple[Members, ...] = (WORLD,)) -> 
     return RankBreakdown(number, f"rank{number}", "cuda", groups, made)
 
 
-def lockstep(offsets: list[int], n: int = 8, noise: int = 0) -> list[RankBreakdown]:
-    """Ranks that leave each of ``n`` collectives together, on clocks of their own; they come at different times."""
+def lockstep(offsets: list[int], n: int = 8, noise: int = 0, late: int = 0) -> list[RankBreakdown]:
+    """Ranks that leave each of ``n`` collectives together, on clocks of their own; they come at different times.
+
+    ``late``: up to so long after the transfer, as a rank that has no core free leaves.
+    """
     ends = np.arange(1, n + 1) * 1_000_000
     random = np.random.default_rng(3)
     return [
-        rank(i, calls(ends - 1000 * (i + 1) + offset, ends + offset + random.integers(-noise, noise + 1, n)))
+        rank(i, calls(ends - 1000 * (i + 1) + offset, ends + offset + random.integers(-noise, noise + late + 1, n)))
         for i, offset in enumerate(offsets)
     ]
 
@@ -85,10 +92,19 @@ def test_a_drifting_clock_is_refused() -> None:
 
 
 def test_one_machine_has_one_clock_whatever_its_ranks_do() -> None:
-    clocks = align(["m"] * 4, matched(lockstep([0] * 4, 3, noise=5_000_000), STEPS))
+    clocks = align(["m"] * 4, matched(lockstep([0] * 4, 3, late=5_000_000), STEPS))
     assert clocks.offset_ns.tolist() == [0] * 4
     assert clocks.one_machine
     assert clocks.usable
+
+
+def test_one_machine_whose_ranks_leave_before_others_come_has_no_one_clock() -> None:
+    """The trace of one rank was taken an hour later: the machine is the same, the clock is not."""
+    hour = 3_600_000_000_000
+    clocks = align(["a"] * 3, matched(lockstep([0, 0, hour]), STEPS))
+    assert (clocks.one_machine, clocks.offset_ns.tolist(), clocks.residual_ns) == (False, [0, 0, hour], 0)
+    near = align(["a"] * 3, matched(lockstep([0, 0, 2_000]), STEPS))  # within the time of the collective
+    assert near.one_machine
 
 
 def test_ranks_of_a_machine_share_their_offset() -> None:
@@ -154,6 +170,19 @@ def test_who_comes_last_is_said_only_on_clocks_that_agree() -> None:
     assert (last.rank, last.last, last.late_ns) == (1, 3, 9_000_000)  # the first collective of each of three steps
     assert [row.last_arrivals for row in seen.rows] == [0, 3, 0, 0]
     assert [row.clock_offset_ns for row in seen.rows] == [0, 0, 10**9, 0]
+
+
+def test_who_waits_in_a_broadcast_is_not_late_at_the_next_collective() -> None:
+    """Rank 2 works 9 ms longer; rank 0 waits for it in a broadcast, rank 1 only in the all-reduce."""
+    kind = np.array([KIND["broadcast"], KIND["all_reduce"]])
+    starts = np.array([[0, 10_000_000], [0, 1_000_000], [9_000_000, 10_000_000]])
+    ends = np.array([[9_100_000, 10_500_000], [100_000, 10_500_000], [9_100_000, 10_500_000]])
+    pairs = zip(starts, ends, strict=True)
+    ranks = [rank(i, replace(calls(start, end), kind=kind)) for i, (start, end) in enumerate(pairs)]
+    groups = matched(ranks, STEPS)
+    found = arrivals(3, groups, align(["a"] * 3, groups))
+    assert found is not None
+    assert (found.last.tolist(), found.late_ns.tolist()) == ([0, 0, 1], [0, 0, 9_000_000])
 
 
 def test_clocks_that_disagree_within_a_trace_are_refused_on_the_page() -> None:

@@ -76,6 +76,21 @@ def test_a_range_that_no_op_asked_for() -> None:
     assert (calls.nbytes.tolist(), calls.group.tolist()) == ([UNKNOWN], [UNKNOWN])
 
 
+@pytest.mark.parametrize(
+    ("name", "dims", "size"),
+    [
+        ("c10d::allgather_", [[], [[100]]], 1600),  # into a list of lists, which has no sizes: FSDP's first version
+        ("c10d::reduce_scatter_", [[[100]], []], 1600),
+        ("c10d::allreduce_", [[[100]], []], 400),
+    ],
+)
+def test_of_a_list_of_lists_one_ranks_share_is_known(name: str, dims: list[Any], size: int) -> None:
+    asked = at(span(1000, 1500, "cpu_op"), name, dims, ["", ""])
+    ran = at(span(1200, 6000), "gloo:something", [[100]], ["float"], WORKER)
+    found = analysed(gloo(asked, ran, ranks=[0, 1, 2, 3]))
+    assert collectives_of(found, found.ledgers[0]).nbytes.tolist() == [size]
+
+
 def test_a_collective_that_runs_into_the_next_step_counts_in_its_own() -> None:
     ran = at(span(8000, 12_000), "gloo:all_reduce", [[100]], ["float"], WORKER)
     found = analysed(gloo(ran))

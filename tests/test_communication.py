@@ -11,9 +11,9 @@ from provoke import facts, found
 
 import loraprof
 from loraprof.diagnosis.comm_savings import BUCKET_BYTES, SPREAD, MoreCommunication, more_communication
-from loraprof.diagnosis.communication import ModelBytes, Wire, strategy_of
+from loraprof.diagnosis.communication import ModelBytes, Wire, model_bytes, strategy_of
 from loraprof.model.ranks import Communication
-from loraprof.model.recording import Recording, TrainingCost
+from loraprof.model.recording import ModuleInfo, ParameterInfo, Recording, TrainingCost
 from loraprof.model.report import Report
 
 COST = TrainingCost(parameters=1, sampled=1, optimizer_ns=200_000, clip_ns=0, accumulate_ns=0)
@@ -83,7 +83,7 @@ def test_what_a_sharded_model_saves_and_what_not() -> None:
     assert sent.saved_bytes == sent.full_reduced_bytes
 
 
-MODEL = ModelBytes(adapter=100, trained=100, frozen=10_000, floating=True)
+MODEL = ModelBytes(adapter=100, trained=100, frozen=10_000, replaced=0, floating=True)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,29 @@ MODEL = ModelBytes(adapter=100, trained=100, frozen=10_000, floating=True)
 )
 def test_strategies(gathered: int | None, reduced: int | None, strategy: str | None) -> None:
     assert strategy_of(run().recording, MODEL, gathered, reduced) == strategy
+
+
+def test_weights_that_a_trained_copy_replaces_are_reduced_once() -> None:
+    """PEFT's modules_to_save keeps the original beside the copy; DoRA's magnitudes are the adapter's."""
+    one = run().recording
+    before = model_bytes(one, 4).base
+    assert before is not None
+    at = len(one.modules)
+    head = [
+        ModuleInfo(id=at, path="lm_head.original_module", cls="Linear"),
+        ModuleInfo(id=at + 1, path="lm_head.modules_to_save.default", cls="Linear"),
+    ]
+
+    def weight(module: int, trainable: bool, part: str | None = None) -> ParameterInfo:
+        shape, number = (1000, 8), len(one.parameters) + module
+        return ParameterInfo(
+            id=number, name="weight", module=module, shape=shape, dtype="bfloat16", trainable=trainable,
+            device="cuda:0", part=part,
+        )  # fmt: skip
+
+    more = [weight(at, False), weight(at + 1, True), weight(0, True, "elementwise")]
+    full = msgspec.structs.replace(one, modules=[*one.modules, *head], parameters=[*one.parameters, *more])
+    assert model_bytes(full, 4).base == before + 2 * 8000
 
 
 SENT = Communication(

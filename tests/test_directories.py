@@ -69,3 +69,13 @@ def test_names_of_foreign_traces(tmp_path: Path, name: str, rank: object) -> Non
     else:
         assert [(file.rank, file.trace.name) for file in found.ranks] == [(rank, name)]
         assert found.foreign
+
+
+@pytest.mark.parametrize("goal", ["nowhere", "rank1.trace.json"])
+def test_a_link_to_nothing_costs_one_rank_not_the_directory(tmp_path: Path, goal: str) -> None:
+    place = write_recording(tmp_path / "a.loraprof", ranks=2)
+    (place / "rank1.trace.json").unlink()
+    (place / "rank1.trace.json").symlink_to(goal)
+    (place / "rank2.trace.json").mkdir()
+    found = directory_of(place)
+    assert [(file.rank, file.size_bytes > 0) for file in found.ranks] == [(0, True), (1, False)]

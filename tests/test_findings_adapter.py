@@ -5,12 +5,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from provoke import facts, found, made, shaped, synthetic, toy, workload
+from provoke import CALIBRATION, facts, found, made, shaped, synthetic, toy, workload
 from recorded import recorded
+from synthetic.lora import Shape, program
 from synthetic.machine import Kernel
 from synthetic.program import Module, Op, Program
+from synthetic.simulate import simulate
 
-from loraprof.model.recording import ParameterInfo
+from loraprof.model.recording import Calibration, GemmRate, ParameterInfo
 
 TINY = "tiny-llama-cpu"
 BF16 = "dtype=bfloat16"
@@ -22,6 +24,7 @@ def test_fp32_adapters_on_a_bf16_base() -> None:
     assert seen["adapted layers with float32 adapters on a bfloat16 base"] == 14
     assert seen["their matrix products in float32"] == 14 * 6 - 3  # the first block's q, k, v need no input gradient
     assert "autocast_adapter_dtype=False" in finding.remedy
+    assert "set_float32_matmul_precision" not in finding.remedy  # a CPU has no TF32
     assert finding.gain is not None
     assert finding.gain.low <= finding.gain.speedup <= finding.gain.high
 
@@ -35,6 +38,7 @@ def test_fp32_adapters_on_a_gpu() -> None:
     large = {"hidden": 2048, "ffn": 5632, "tokens": 2048}
     finding = found(made(shaped(variant="V5", **large)))["L2"]
     assert finding.severity == "major"
+    assert "set_float32_matmul_precision" in finding.remedy  # no kernel's name says TF32
     assert "L2" not in found(made(shaped(variant="V1", **large)))
 
 
@@ -100,6 +104,22 @@ def test_rank_r_products_are_bandwidth_bound() -> None:
     assert "L5" not in found(made(shaped(**LARGE, rank=512)))  # beyond the ridge
 
 
+def test_the_ridge_is_that_of_the_adapters_own_dtype() -> None:
+    """fp32 products leave the memory system idle far earlier than the bf16 ones of the base."""
+
+    def calibrated(float32_ns: int) -> Calibration:
+        wide = GemmRate(m=4096, n=4096, k=4096, dtype="float32", ns=float32_ns)
+        return msgspec.structs.replace(CALIBRATION, gemm=[*CALIBRATION.gemm, wide])
+
+    run = shaped(variant="V5", flops_per_ns=12_000, **LARGE)  # slow products: a third of the adapter's time
+    finding = found(made(run, calibration=calibrated(3_435_974)))["L5"]  # 40 TFLOP/s
+    assert facts(finding)["ridge of this device in their dtype"] == pytest.approx(20)
+    assert "r to 64" not in finding.remedy  # 64 would do 31 FLOP per byte
+    assert "r to 64" in found(made(run, calibration=calibrated(1_717_987)))["L5"].remedy
+    assert "L5" not in found(made(run, calibration=calibrated(4_581_298)))  # 30 TFLOP/s: 7.9 of 15 FLOP/B
+    assert "L5" not in found(made(run))  # no rate is known
+
+
 def test_a_dense_weight_difference() -> None:
     finding = found(toy("dora"))["L7"]
     assert facts(finding)["layers that build a matrix as large as their weight"] == 4
@@ -136,29 +156,41 @@ def test_adapters_on_the_cpu() -> None:
     assert "L9" not in found(made(run))
 
 
-def split(op: Op) -> Op:
-    """Adapter weight gradients as split-K: a product and a reduction."""
+def split(which: int, strides: list[list[int]] | None = None, **fields: int) -> Path:
+    """One of an adapter's two backward products as split-K, the last one being the weight gradient."""
     reduction = Kernel("splitKreduce_kernel", 1500)
-    last = op.grad[-1] if op.grad else None
-    if not last or op.role not in ("adapter.down", "adapter.up"):
-        return op
-    return replace(op, grad=(*(op.grad or ())[:-1], replace(last, kernels=(*last.kernels, reduction))))
+
+    def visit(item: Op | Module) -> Op | Module:
+        if isinstance(item, Module):
+            return replace(item, body=tuple(visit(i) for i in item.body))
+        if not item.grad or item.role not in ("adapter.down", "adapter.up") or which >= len(item.grad):
+            return item
+        grad = list(item.grad)
+        args = grad[which].args | ({"Input Strides": strides} if strides else {})
+        grad[which] = replace(grad[which], kernels=(*grad[which].kernels, reduction), args=args)
+        return replace(item, grad=tuple(grad))
+
+    made_program = program(Shape(**LARGE | fields))
+    root = visit(made_program.root)
+    assert isinstance(root, Module)
+    return made(simulate(replace(made_program, root=root)))
 
 
 def test_split_weight_gradients() -> None:
-    def change(program: Program) -> Program:
-        def visit(item: Op | Module) -> Op | Module:
-            return split(item) if isinstance(item, Op) else replace(item, body=tuple(visit(i) for i in item.body))
-
-        root = visit(program.root)
-        assert isinstance(root, Module)
-        return replace(program, root=root)
-
-    finding = found(made(synthetic("bandwidth-v1", change)))["L10"]
+    finding = found(split(-1, tokens=2048))["L10"]
     seen = facts(finding)
     assert seen["reductions after split weight gradients"] == 24
     assert seen["reductions with fewer blocks than the device has SMs"] == 24
     assert "L10" not in found(made(synthetic("bandwidth-v1")))
+    assert "L10" not in found(split(0, tokens=2048))  # input gradients that are split are something else
+
+
+def test_split_weight_gradients_of_as_many_outputs_as_tokens() -> None:
+    """B's two gradients have one shape then; only strides tell which is the weight's."""
+    transposed, plain = [[1, 4096], [16, 1]], [[4096, 1], [16, 1]]
+    both = facts(found(split(-1, transposed))["L10"])
+    assert both["reductions after split weight gradients"] == 24
+    assert "L10" not in found(split(0, plain))
 
 
 def fused(slowdown: float) -> Path:

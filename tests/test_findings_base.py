@@ -13,6 +13,7 @@ TINY = "tiny-llama-cpu"
 @pytest.mark.parametrize("mode", ["reentrant", "non-reentrant"])
 def test_checkpointing(mode: str) -> None:
     finding = found(recorded(TINY, f"checkpointing={mode}"))["B2"]
+    assert ("use_reentrant" in finding.remedy) == (mode == "reentrant")
     seen = facts(finding)
     assert seen["mode"] == mode
     assert seen["time of recomputed work"] > 0

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from builders import json_of, kernel, op, step, write
 from provoke import facts, found, made, shaped, synthetic, timing, toy, workload
 from synthetic.simulate import Synthetic
 
@@ -74,6 +75,44 @@ def test_a_cold_start() -> None:
     assert "G3" not in found(made(run, timing=mild))
 
 
+def test_a_step_that_loads_its_code(tmp_path: Path) -> None:
+    """A launch call of a millisecond on an idle device is no launch overhead: nothing about the host explains it."""
+
+    def trace(name: str, first_ns: int) -> Path:
+        host, device, at = [step(0, 0, 10**8)], [], 10_000
+        for i in range(30):
+            called = first_ns if i % 3 == 0 else 4_000
+            host.append(op("aten::mm", at, at + called + 4_000))
+            device.append(kernel(at + called + 6_000, at + called + 9_000, launch=(at + 2_000, at + 2_000 + called)))
+            at += called + 20_000
+        return write(tmp_path / name, json_of(host, device))
+
+    cold = found(trace("cold.json", 1_000_000))
+    assert cold["G3"].title.startswith("The step is cold")
+    assert facts(cold["G3"])["launch calls above 200 us on an idle device"] == 10
+    assert cold["G3"].severity == "major"
+    assert "H1" not in cold
+    warm = found(trace("warm.json", 5_000))
+    assert "G3" not in warm
+    assert "H1" in warm
+
+
+@pytest.mark.parametrize("queued", [True, False])
+def test_a_trace_that_begins_in_the_midst_of_training(tmp_path: Path, queued: bool) -> None:
+    """Its first window is long because of what was queued before it, not because anything is cold."""
+    long = kernel(1_000, 300_000, None if queued else (100, 200), correlation=0)
+    host, device, end = [], [long], 300_000
+    for i in range(4):
+        at = 50_000 * i
+        host += [step(i, at, at + 40_000), op("aten::mm", at + 1_000, at + 30_000)]
+        device.append(kernel(end, end + 50_000, launch=(at + 2_000, at + 5_000)))
+        end += 50_000
+    report = loraprof.diagnose(write(tmp_path / "trace.json", json_of(host, device)))
+    assert report.closure.kernels_without_launch == int(queued)
+    assert [s.wall_ns for s in report.steps] == [350_000, 50_000, 50_000, 50_000]
+    assert ("G3" in {f.id for f in report.findings}) == (not queued)
+
+
 def test_padding() -> None:
     finding = found(toy("padding"))["G4"]
     seen = facts(finding)
@@ -96,7 +135,7 @@ def test_a_loader_and_a_pause() -> None:
     assert facts(late["H4"])["of the step"] > 0.8
     assert "H2" not in late
     slept = found(toy("pause"))
-    assert facts(slept["H2"])["host ranges above 200000 ns without a launch"] >= 2
+    assert facts(slept["H2"])["host ranges above 200 us without a launch"] >= 2
     assert "H4" not in slept
 
 

@@ -1,6 +1,7 @@
 """Findings about several devices, from simulated traces whose collectives carry payloads; each with its near miss."""
 
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -33,18 +34,35 @@ def per_step(made: Synthetic) -> int:
     return sum(p.trainable for p in made.recording.parameters)
 
 
-
 def test_gathers_of_frozen_weights() -> None:
-    count = per_step(run("allgather", 1))
-    elements = FROZEN_BYTES // count  # in bf16: twice the weights in all
+    calls = per_step(run("allgather", 1))
+    elements = FROZEN_BYTES // calls  # in bf16: twice the weights in all
     gathered = run("_all_gather_base", elements, ns=2_000_000)
     seen = facts(found(made(gathered))["D1"])
-    assert seen["bytes gathered per step"] == 2 * elements * count
+    assert seen["bytes gathered per step"] == 2 * elements * calls
+    assert seen["of it nothing hides"] <= seen["time of the gathers"]
     assert seen["bytes of the frozen weights"] == FROZEN_BYTES
     assert seen["of the step"] > 0.1
     assert "D1" not in found(made(run("_all_gather_base", elements // 4, ns=2_000_000)))  # only part of the model
     assert "D1" not in found(made(run("_all_gather_base", elements, ns=20_000)))  # hidden behind computation
     assert "D1" not in found(made(run("allreduce", elements, ns=2_000_000)))
+    assert "D1" not in found(made(gathered, parameters=[]))  # what is frozen is not known
+    trained = [msgspec.structs.replace(p, trainable=True) for p in gathered.recording.parameters]
+    assert "D1" not in found(made(gathered, parameters=trained))  # nothing is
+
+
+def test_gathers_are_not_blamed_for_other_messages() -> None:
+    """Every twelfth collective gathers, all the weights in all; the others expose as much communication each."""
+    one = run("allreduce", 1, ns=2_000_000)
+    number = count(1)
+
+    def gather(event: Document) -> Document:
+        if not str(event.get("name", "")).startswith("nccl") or next(number) % 12:
+            return event
+        elements = 12 * FROZEN_BYTES // per_step(one)
+        return {**event, "args": event["args"] | {"Collective name": "_all_gather_base", "In msg nelems": elements}}
+
+    assert "D1" not in found(made(replace(one, document=mapped(one.document, gather))))
 
 
 def test_one_message_per_adapter_tensor() -> None:
@@ -76,14 +94,24 @@ def test_flat_parameters() -> None:
     assert "D3" not in found(made(made_run, parameters=apart))
 
 
+def test_flat_parameters_that_do_not_show() -> None:
+    probe = run("reduce_scatter_base", 1)
+    own = sum((s.rank or 0) * (s.in_features + s.out_features) for s in probe.recording.sites)
+    seen = found(made(run("_reduce_scatter_base", 30 * own // per_step(probe))))["D3"]
+    assert facts(seen)["bytes reduced per step"] > 10 * 4 * own
+    assert "trained elements in flat parameters" not in facts(seen)
+    assert "fully_shard" in seen.remedy
+    assert "D3" not in found(made(run("_reduce_scatter_base", own // per_step(probe))))
+
+
 def test_reduction_of_the_whole_model() -> None:
     probe = run("allreduce", 1)
     own = sum((s.rank or 0) * (s.in_features + s.out_features) for s in probe.recording.sites)
-    count = per_step(probe)
-    seen = facts(found(made(run("allreduce", 30 * own // count)))["D4"])
+    calls = per_step(probe)
+    seen = facts(found(made(run("allreduce", 30 * own // calls)))["D4"])
     assert seen["bytes of the adapters' gradients, at most"] == 4 * own
     assert seen["bytes reduced per step"] > 10 * 4 * own
-    assert "D4" not in found(made(run("allreduce", own // count)))
+    assert "D4" not in found(made(run("allreduce", own // calls)))
 
 
 def test_a_pipeline_that_waits() -> None:
@@ -95,3 +123,17 @@ def test_a_pipeline_that_waits() -> None:
     quick = run("send", 1_000_000, ns=20_000)
     assert "D5" not in found(made(quick, **workload(quick.recording, micro_batches=4)))
     assert "D5" not in found(made(waiting, **workload(waiting.recording, micro_batches=None)))
+
+
+def test_communication_that_nothing_hides() -> None:
+    """Its own finding only where no other one says why."""
+    few = per_step(run("allreduce", 1))
+    sent = run("allreduce", 600_000, ns=2_000_000)
+    there = found(made(sent))
+    assert not {"D1", "D2", "D4", "D5"} & there.keys()
+    seen = facts(there["D6"])
+    assert seen["of the step"] >= 0.1
+    assert seen["most of it in"] == f"all_reduce, {few} per step"
+    assert there["D6"].severity == "major"
+    assert "D6" not in found(made(run("allreduce", 600_000, ns=20_000)))
+    assert "D6" not in found(made(run("_all_gather_base", FROZEN_BYTES // few, ns=2_000_000)))  # D1 says why

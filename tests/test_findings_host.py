@@ -46,11 +46,16 @@ def test_the_remedy_names_options_of_adapters_that_are_there() -> None:
     assert "torch.compile(model)" in own
 
 
-def test_the_remedy_of_a_step_without_adapters_names_none() -> None:
-    remedy = found(made(shaped(Hardware(api_ns=6000), arm="full")))["H1"].remedy
-    assert "torch.compile(model)" in remedy
-    for word in ("peft", "target_modules", "lora", "adapt"):
-        assert word not in remedy
+def test_the_remedy_of_a_step_without_adapters_names_none(tmp_path: Path) -> None:
+    host, device = [step(0, 0, 900_000)], []
+    for at in range(10_000, 810_000, 20_000):
+        host.append(op("aten::mm", at, at + 12_000))
+        device.append(kernel(at + 15_000, at + 18_000, launch=(at + 8_000, at + 11_000)))
+    bare = found(write(tmp_path / "bare.json", trace_json(host, device)))["H1"].remedy
+    for remedy in (bare, found(made(shaped(Hardware(api_ns=6000), arm="full")))["H1"].remedy):
+        assert "torch.compile(model)" in remedy
+        for word in ("peft", "target_modules", "lora", "adapt"):
+            assert word not in remedy
 
 
 def test_long_kernels_are_not_launch_bound() -> None:
@@ -86,7 +91,7 @@ def test_long_host_ranges(tmp_path: Path) -> None:
         return write(tmp_path / name, trace_json(host, device))
 
     finding = found(trace("slow.json", 300_000))["H2"]
-    assert facts(finding)["host ranges above 200000 ns without a launch"] == 4
+    assert facts(finding)["host ranges above 200 us without a launch"] == 4
     assert "H2" not in found(trace("fast.json", 100_000))
 
 
@@ -105,6 +110,17 @@ def test_layers_on_two_devices_one_after_another(tmp_path: Path) -> None:
     assert facts(finding)["devices that work in this process"] == 2
     assert facts(finding)["time at least two of them work at once"] == 0
     assert "H5" not in found(trace("parallel.json", 60_000))
+
+
+def test_devices_that_hardly_work_are_no_pipeline(tmp_path: Path) -> None:
+    """Nor need any of them be the first of the machine."""
+    host = [step(0, 0, 10_000_000), op("aten::mm", 1000, 9000)]
+    device = [
+        kernel(10_000, 12_000, launch=(2000, 3000), device=2),
+        kernel(20_000, 22_000, launch=(4000, 5000), device=3, stream=8),
+        kernel(9_000_000, 9_001_000, launch=(6000, 6500), device=2),
+    ]
+    assert "H5" not in found(write(tmp_path / "idle.json", trace_json(host, device)))
 
 
 def test_recompilation() -> None:

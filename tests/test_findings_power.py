@@ -1,8 +1,10 @@
 """Findings about clocks, power and memory, from scripted NVML samples and allocator figures."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from builders import call, json_of, kernel, op, step, write
 from provoke import facts, found, made, synthetic
 from synthetic.program import Program
 
@@ -51,6 +53,7 @@ def test_memory_at_capacity() -> None:
     run = synthetic("bandwidth-v1")
     full = Memory(reserved_bytes=96, total_bytes=100, allocator_retries=0)
     assert facts(found(made(run, memory=full))["N3"])["reserved memory, of the device's"] == 0.96
+    assert found(made(run, memory=full))["N3"].title == "Memory is full"
     assert "N3" in found(made(run, memory=Memory(reserved_bytes=50, total_bytes=100, allocator_retries=2)))
     assert "N3" not in found(made(run, memory=Memory(reserved_bytes=90, total_bytes=100, allocator_retries=0)))
     assert "N3" not in found(made(run))
@@ -63,4 +66,18 @@ def test_allocation_inside_the_step() -> None:
     finding = found(made(synthetic("launch-bound", slow)))["N3"]
     assert facts(finding)["time the device waited for the allocator"] > 1_000_000
     assert "expandable_segments" in finding.remedy
+    assert finding.title == "The step waits for device memory"  # nothing says that it is full
     assert "N3" not in found(made(synthetic("launch-bound")))
+
+
+def test_allocation_at_the_start_of_a_program(tmp_path: Path) -> None:
+    """Without steps a trace is one window, which begins with the first use of everything."""
+
+    def trace(name: str, steps: int) -> Path:
+        host = [step(i, 1_000_000 * i, 1_000_000 * (i + 1)) for i in range(steps)]
+        host += [op("aten::empty", 1_000, 200_000), call("cudaMalloc", 5_000, 190_000)]
+        host.append(op("aten::mm", 210_000, 240_000))
+        return write(tmp_path / name, json_of(host, [kernel(250_000, 900_000, launch=(220_000, 230_000))]))
+
+    assert "N3" in found(trace("stepped.json", 1))
+    assert "N3" not in found(trace("whole.json", 0))

@@ -118,6 +118,23 @@ def test_a_table_has_gradients_in_the_rows_it_was_asked_for_unless_a_head_shares
     assert {f.rows for f in frozen_parameters(markers)} == {None}
 
 
+def test_what_a_trained_copy_replaces_is_not_trained_twice() -> None:
+    class Replaced(nn.Module):
+        """As PEFT's modules_to_save wraps a head."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.original_module = nn.Linear(4, 9).requires_grad_(False)
+            self.copy = nn.Linear(4, 9)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.copy(x)
+            return out
+
+    net = nn.Sequential(nn.Linear(4, 4).requires_grad_(False), Replaced())
+    assert sum(f.tensor.numel() for f in frozen_parameters(counted(net, torch.randn(2, 4)))) == 4 * 4 + 4
+
+
 def test_the_cost_stands_for_all_frozen_parameters() -> None:
     net = Net()
     markers = counted(net, torch.randint(50, (3, 5)))

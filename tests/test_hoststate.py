@@ -4,8 +4,10 @@ import random
 
 import numpy as np
 import pytest
+from builders import call, kernel, trace_of
 
-from loraprof.analysis.hoststate import PYTHON, STATES, Timeline, measure, stand_in, timeline
+from loraprof.analysis.hoststate import PYTHON, STATES, Timeline, classify, measure, stand_in, timeline
+from loraprof.analysis.link import link
 
 END = 40
 
@@ -64,3 +66,24 @@ def test_the_main_thread_stands_in_where_another_shows_nothing(seed: int) -> Non
     one, main = records(seed, 4), records(seed + 100, 4)
     states = zip(naive(*one), naive(*main), strict=True)
     assert at_every_ns(stand_in(timeline(*one), timeline(*main))) == [m if s == PYTHON else s for s, m in states]
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("cudaStreamSynchronize", "sync"),
+        ("cudaMemcpy", "sync"),
+        ("hipMemcpyWithStream", "sync"),  # what torch calls to read a value on ROCm
+        ("cudaMemcpyAsync", "launch_api"),
+        ("hipMemcpyAsync", "launch_api"),
+        ("hipLaunchKernel", "launch_api"),
+        ("cudaMalloc", "allocator"),
+        ("hipHostMalloc", "allocator"),
+        ("cudaHostAlloc", "allocator"),
+        ("cudaFuncGetAttributes", "framework"),
+    ],
+)
+def test_what_a_call_does(name: str, state: str) -> None:
+    launches = state in ("sync", "launch_api")
+    trace = trace_of([call(name, 0, 1000, correlation=1)], [kernel(2000, 3000, correlation=1)] if launches else [])
+    assert STATES[classify(trace, link(trace))[0]] == state

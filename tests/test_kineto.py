@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from loraprof.errors import InputError
 from loraprof.model.trace import Collective, DeviceFacts, Faults, Shapes, Trace
 from loraprof.model.vocabulary import DeviceKind, HostKind
 from loraprof.store import feed
-from loraprof.store.kineto import read_stream
+from loraprof.store.kineto import read_stream, read_trace
 
 MINIMAL = b"""{"schemaVersion": 1, "displayTimeUnit": "ms", "baseTimeNanoseconds": 0,
  "deviceProperties": [{"id": 0, "name": "Synthetic GPU", "numSms": 100, "computeMajor": 9, "computeMinor": 0}],
@@ -454,3 +455,10 @@ def test_damage_ends_in_a_trace_or_an_input_error() -> None:
 def test_msgspec_and_json_agree_on_the_minimal_trace() -> None:
     """The hand-written document is what every JSON reader takes it for."""
     assert msgspec.json.decode(MINIMAL) == json.loads(MINIMAL)
+
+
+def test_a_link_in_a_circle_is_one_line(tmp_path: Path) -> None:
+    place = tmp_path / "rank0.trace.json"
+    place.symlink_to(place.name)
+    with pytest.raises(InputError, match=r"rank0\.trace\.json: cannot be read, Too many levels of symbolic links"):
+        read_trace(place)

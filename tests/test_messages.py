@@ -13,6 +13,7 @@ from loraprof.model.trace import Collective
         ("gloo:all_reduce", "all_reduce"),
         ("c10d::allreduce_", "all_reduce"),
         ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "all_reduce"),
+        ("void vllm::cross_device_reduce_2stage<half, 8>(...)", "all_reduce"),
         ("_allgather_base", "all_gather"),
         ("c10d::_allgather_base_", "all_gather"),
         ("allgather_into_tensor_coalesced", "all_gather"),

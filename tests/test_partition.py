@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from builders import call, comm, copy, kernel, note, op, trace_of
+import pytest
+from builders import call, comm, copy, kernel, note, op, step, trace_of
 
 from loraprof.analysis.analyse import analyse
 from loraprof.analysis.attribution import attribute
@@ -73,3 +74,36 @@ def test_cpu_step_by_hand() -> None:
     assert step.ns(cause="data") == 100
     assert step.ns(cause="sync", role="comm") == 300
     assert step.ns(cause="python") == 50 + 100 + 100
+
+
+def test_compiling_is_python_whatever_op_needed_it() -> None:
+    """A backward pass that is compiled when it first runs: the op around it works only before and after."""
+    trace = trace_of(
+        host=[
+            note("ProfilerStep#0", 0, 1000),
+            op("CompiledFunctionBackward", 100, 900),
+            note("compile_fx (dynamo_timed)", 200, 700),
+            note("inductor_compile (dynamo_timed)", 300, 600),
+            op("aten::mm", 400, 500),  # tried while tuning
+            op("aten::mm", 800, 850),
+        ]
+    )
+    step = analyse(trace).steps[0]
+    assert step.ns(kind="busy") == 100 + 200
+    assert step.ns(cause="python") == 100 + 500 + 100
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "comm"),
+        ("void (anonymous namespace)::multimem_all_reduce_kernel<c10::BFloat16, 16>(...)", "comm"),
+        ("void one_shot_all_reduce_kernel<float, 16>(...)", "comm"),
+        ("void vllm::cross_device_reduce_2stage<half, 8>(...)", "comm"),
+        ("void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float>>(...)", "compute"),
+        ("void cublasLt::splitKreduce_kernel<32, 16, int>(...)", "compute"),
+    ],
+)
+def test_collectives_of_every_library_are_communication(name: str, cls: str) -> None:
+    trace = trace_of([step(0, 0, 900)], [kernel(1000, 3000, launch=(100, 200), name=name)])
+    assert analyse(trace).steps[0].ns(kind="busy", class_=cls) == 2000

@@ -130,4 +130,15 @@ def test_a_launch_stream_faster_than_its_latency_counts_as_queued() -> None:
     one = analyse(trace).steps[0]
     assert one.ns(cause="turnaround") + one.ns(cause="queued") == 6000 + 39 * 3000
     assert one.launches is not None
-    assert one.launches.latency_floor_ns == 6000
+    assert one.launches.latency_floor_ns is None  # the queue is never seen empty
+
+
+def test_the_launch_floor_is_not_that_of_the_first_record() -> None:
+    """Work from before the trace may have held it back; what follows on an empty queue counts."""
+    first = kernel(8_000_000, 8_100_000, launch=(10_000, 15_000))
+    second = kernel(9_006_000, 9_100_000, launch=(9_000_000, 9_004_000))
+    floors = [analyse(trace_of([step(0, 0, 10**7)], records)).floor_ns for records in ([first], [first, second])]
+    assert floors == [None, 6000]
+    steps = [analyse(trace_of([step(0, 0, 10**7)], records)).steps[0] for records in ([first], [first, second])]
+    assert [s.ns(cause="launch_latency") for s in steps] == [7_985_000, 7_985_000 + 2000]
+    assert [s.held_ns for s in steps] == [7_985_000, 7_985_000 + 2000 - 2 * 6000]

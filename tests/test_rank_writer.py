@@ -16,7 +16,7 @@ from recordings import recording, trace_bytes
 
 from loraprof.capture import ranks
 from loraprof.capture.launch import Launch
-from loraprof.capture.ranks import RankWriter, joined, stage_of
+from loraprof.capture.ranks import Patience, RankWriter, joined, stage_of
 from loraprof.capture.stage import Stage
 from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording
@@ -54,7 +54,7 @@ def stage(target: Place, rank: int, world: int, force: bool = False, key: str = 
 
 
 def finish(one: Stage, rank: int, world: int, patience_s: float = 20.0) -> RankWriter:
-    writer = RankWriter(one, launch(rank, world), patience_s)
+    writer = RankWriter(one, launch(rank, world), Patience(patience_s))
     writer.trace().write_bytes(trace_bytes(rank))
     writer.hand_in(recording(), NVML if rank == 0 else None)
     writer.publish()
@@ -132,7 +132,7 @@ def test_another_process_publishes_for_the_one_that_had_to_go(target: Place) -> 
         gone = RankWriter(stage(target, rank, 4), launch(rank, 4))
         gone.trace().write_bytes(trace_bytes(rank))
         gone.hand_in(recording(), None)
-    follower = RankWriter(stage_of(target, launch(1, 4), False, claim=False), launch(1, 4), 0.05)
+    follower = RankWriter(stage_of(target, launch(1, 4), False, claim=False), launch(1, 4), Patience(0.05))
     assert follower.publish()
     source = load_source(target)
     assert [file.rank for file in source.ranks] == [1, 2]
@@ -140,6 +140,20 @@ def test_another_process_publishes_for_the_one_that_had_to_go(target: Place) -> 
     assert source.recording.environment.rank == 1
     assert source.recording.missing_ranks == [0, 3]
     assert beside(target) == []
+
+
+def test_a_leader_that_waits_hears_that_the_job_is_torn_down(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1 was killed as it wrote: torchrun ends the leader half a minute later, it must be done before."""
+    monkeypatch.setattr(ranks, "LAST_WORDS_S", 0.05)
+    patience = Patience(1e9)
+    writer = RankWriter(stage(target, 0, 2), launch(0, 2), patience)
+    writer.trace().write_bytes(trace_bytes())
+    writer.hand_in(recording(), None)
+    patience.shorten()
+    assert writer.publish()
+    found = load_source(target).recording
+    assert found is not None
+    assert found.notes == ["rank 1 left no recording: died, or slower than 0 s"]
 
 
 def test_two_processes_with_one_rank(target: Place) -> None:
@@ -197,11 +211,13 @@ def test_marks_of_an_earlier_crash_do_not_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["tmp-ranks-0123", "tmp-99"])
 def test_old_folders_of_a_crash_are_taken_away(tmp_path: Path, kind: str) -> None:
+    """The default name holds the time: nobody asks for it again."""
     old, young, replaced = (tmp_path / f".x.loraprof.{kind}{end}" for end in ("", "1", ".old"))
-    for folder in (old, young, replaced):
+    other = tmp_path / f".train-20261127-090511.loraprof.{kind}"
+    for folder in (old, young, replaced, other):
         folder.mkdir()
         (folder / "rank0.done").touch()
-    for path in (*old.iterdir(), old, *replaced.iterdir(), replaced):
+    for path in (*old.iterdir(), old, *replaced.iterdir(), replaced, *other.iterdir(), other):
         os.utime(path, (time.time() - OLD_S - 60,) * 2)
     together(tmp_path / "x.loraprof", [0], 1)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([young.name, replaced.name, "x.loraprof"])

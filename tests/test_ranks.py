@@ -23,8 +23,12 @@ Done = subprocess.CompletedProcess[str]
 
 
 def torchrun(cwd: Path, ranks: int, script: str = "ddp.py", *options: str, **env: str) -> Done:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += ["-m", "loraprof", "profile", "--record", "x.loraprof", *options, str(SCRIPTS / script)]
+    profile = ["-m", "loraprof", "profile", "--record", "x.loraprof", *options]
+    return launched(cwd, ranks, [*profile, str(SCRIPTS / script)], env)
+
+
+def launched(cwd: Path, ranks: int, what: list[str], env: dict[str, str]) -> Done:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *what]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=600, check=False)
 
@@ -149,10 +153,21 @@ def test_a_killed_rank_is_named_and_the_others_are_whole(tmp_path: Path) -> None
     assert report.source.ranks == 3
     assert "rank 0 left no recording: died, or slower than 10 s" in report.closure.notes
     assert report.closure.ok
-    assert report.step() is not None
+    assert [step.name for step in report.steps] == ["ProfilerStep#0", "ProfilerStep#1"]  # it died within the third
     assert [row.rank for row in report.ranks or []] == [1, 2, 3]
     assert report.rank_summary is not None
     assert report.rank_summary.missing == [0]
+
+
+def test_a_rank_that_dies_when_all_is_recorded_takes_nothing_with_it(tmp_path: Path) -> None:
+    """The scripts go on after the recording: what is complete is written, in the time that torchrun leaves."""
+    done = torchrun(tmp_path, 2, "ddp.py", "--finish", KILL="1", AT="30")
+    assert done.returncode != 0
+    assert "forcefully exiting" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["x.loraprof"]
+    report = loraprof.diagnose(tmp_path / "x.loraprof")
+    assert len(report.steps) == 3
+    assert "rank 1 left no recording: died, or slower than 10 s" in report.closure.notes
 
 
 def test_a_cut_rank_is_left_out_by_name(tmp_path: Path) -> None:
@@ -167,3 +182,23 @@ def test_a_cut_rank_is_left_out_by_name(tmp_path: Path) -> None:
     shutil.copy(trace, place / "rank0.trace.json.gz")
     with pytest.raises(InputError, match="ranks 0, 1 left out"):
         loraprof.diagnose(place)
+
+
+def test_the_python_api_records_every_rank(tmp_path: Path) -> None:
+    done = launched(tmp_path, 2, [str(SCRIPTS / "ddp_api.py")], {})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(done.stdout.splitlines()) == ["rank 0: x.loraprof", "rank 1: None"]
+    report = loraprof.diagnose(tmp_path / "x.loraprof")
+    consistent(report, 2)
+    assert report.communication is not None
+    assert report.communication.reduced_bytes == 4 * 33 * 32
+    assert report.ceilings is not None
+
+
+def test_a_rank_whose_loop_ends_early_is_not_waited_for(tmp_path: Path) -> None:
+    done = launched(tmp_path, 2, [str(SCRIPTS / "ddp_api.py")], {"SHORT": "0"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(done.stdout.splitlines()) == ["rank 0: no more data", "rank 1: x.loraprof"]
+    report = loraprof.diagnose(tmp_path / "x.loraprof")
+    assert report.source.ranks == 1
+    assert any(note.startswith("rank 0") and "its loop raised ValueError" in note for note in report.closure.notes)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraprof.analysis.roofline import Ceiling, Roof, calibrated, data_sheet, note, roof
+from loraprof.analysis.roofline import Ceiling, Roof, bound_of, calibrated, data_sheet, note, roof
 from loraprof.analysis.work import work_of
 from loraprof.analysis.work.rule import Work
 from loraprof.model.recording import Calibration, CopyRate, GemmRate
@@ -45,6 +45,34 @@ def test_fewer_blocks_than_sms_is_latency() -> None:
         "latency", "latency", "memory",
     ]  # fmt: skip
     assert known(Work(0, 100, 100), DEVICE).bound == "latency"  # 20 ns of work where a tiny op takes 500
+
+
+def test_few_blocks_that_reach_half_of_a_ceiling_are_bound_by_it() -> None:
+    few = known(gemm(8192, 8192, 8192), data_sheet(H100), blocks=131)
+    assert [bound_of(few.ns / share, [few]) for share in (0.51, 0.49)] == ["compute", "latency"]
+    tiny = known(Work(0, 500, 500), DEVICE)  # a copy of its size takes 1000 ns, at the rate of large ones 100
+    assert (bound_of(1000, [tiny]), bound_of(200, [replace(tiny, bound="latency")])) == ("memory", "memory")
+    assert bound_of(1000, [replace(tiny, bound="latency")]) == "latency"
+    assert bound_of(1000, []) == "unknown"
+
+
+def test_beyond_calibration_is_what_the_data_sheet_allows() -> None:
+    """Writes alone are faster than the copy that was calibrated, a large product than the calibrated ones."""
+    measured = Calibration(
+        gemm=[GemmRate(m=1000, n=1000, k=1000, dtype="bfloat16", ns=2500)],
+        copy=[CopyRate(bytes=3 * 10**9, ns=10**6)],
+    )
+    gpu = calibrated(measured, 132, 50_000_000, spec=H100)
+    assert gpu is not None
+    assert (gpu.most_bytes_per_s, gpu.most_flops_per_s["bfloat16"]) == (3.35e12, H100.peak("bfloat16", 1980))
+    fill, product = known(Work(0, 0, 2 * 10**9), gpu), known(gemm(8192, 8192, 8192), gpu)
+    for one, most in ((fill, 3.35 / 3), (product, 989.4 * 1980 / 1830 / 800)):
+        said = [note(one.ns / (most * q), [one], surplus=gpu.surplus) for q in (0.99, 1.08)]
+        assert said == ["beyond calibration", "impossible"]
+    unnamed = calibrated(measured, 132, 50_000_000)
+    assert unnamed is not None
+    alone = known(Work(0, 0, 2 * 10**9), unnamed)
+    assert note(alone.ns / 1.1, [alone], surplus=unnamed.surplus) == "impossible"
 
 
 def test_the_clock_moves_the_compute_roof_alone() -> None:

@@ -1,5 +1,6 @@
 """A script under loraprof sees what it sees under python: argv, path, __main__, its own streams and exit code."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -99,6 +100,15 @@ def test_what_a_script_does_to_sys_is_undone(tmp_path: Path) -> None:
     before = sys.argv, list(sys.path), sys.stdout, sys.stderr, sys.modules["__main__"]
     assert run_script([write(tmp_path, "s.py", text)], False) == 0
     assert (sys.argv, sys.path, sys.stdout, sys.stderr, sys.modules["__main__"]) == before
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "1 / 0"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_a_script_leaves_lives_on_where_asked(tmp_path: Path, end: str, keep: bool) -> None:
+    text = f"import sys, weakref\nclass Reducer: pass\nheld = Reducer()\nsys.seen = weakref.ref(held)\n{end}"
+    run_script([write(tmp_path, "s.py", text)], False, keep)
+    gc.collect()
+    assert (vars(sys).pop("seen")() is not None) == keep
 
 
 @pytest.mark.parametrize(

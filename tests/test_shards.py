@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from loraprof.capture.facts import tensor_bytes
+from loraprof.capture.facts import missing_gradients, tensor_bytes
+from loraprof.capture.markers import Markers
 from loraprof.capture.saved import SavedForBackward
 from loraprof.capture.shards import is_sharded, local
 
@@ -54,3 +55,11 @@ def test_weights_that_are_gathered_inside_a_block_are_no_activations() -> None:
     plain = kept()
     model.register_forward_pre_hook(lambda module, args: gather(module[0], args))
     assert kept() == plain
+
+
+def test_a_part_without_elements_has_no_gradient_to_miss() -> None:
+    """Sharded by FSDP's first version, most parameters lie on one rank as a whole and are empty on the others."""
+    model = nn.ParameterDict({"empty": nn.Parameter(torch.zeros(0)), "full": nn.Parameter(torch.zeros(2))})
+    markers = Markers()
+    markers.adopt([model])
+    assert missing_gradients(markers) == ["full"]

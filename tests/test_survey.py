@@ -98,6 +98,17 @@ def test_a_rank_with_other_step_names_is_left_out() -> None:
     assert "rank 2 left out: its trace holds none of the steps of the others" in seen.notes
 
 
+def test_a_step_that_the_script_did_not_finish_is_none() -> None:
+    """One rank of a job that fell apart shows a longer one, another a shorter: neither says how long a step takes."""
+    place = fleet(3, slow=None)
+    assert len(loraprof.diagnose(place).steps) == 3
+    for rank in range(3):
+        changed(place, rank, whole_steps=2)
+    report = loraprof.diagnose(place)
+    assert [step.name for step in report.steps] == ["ProfilerStep#3", "ProfilerStep#4"]
+    assert "the script ended within ProfilerStep#5: that step is left out" in report.closure.notes
+
+
 def test_cut_traces_of_many_ranks_are_one_note() -> None:
     place = fleet(9)
     for rank in (2, 3, 4, 8):
@@ -106,6 +117,42 @@ def test_cut_traces_of_many_ranks_are_one_note() -> None:
     seen = surveyed(place)
     assert [row.rank for row in seen.rows] == [0, 1, 5, 6, 7]
     assert "ranks 2–4, 8 left out: the JSON is truncated" in seen.notes
+
+
+def test_a_trace_under_another_ranks_name_is_left_out() -> None:
+    place = fleet(3)
+    (place / "rank2.trace.json").write_bytes((place / "rank0.trace.json").read_bytes())
+    seen = surveyed(place)
+    assert [row.rank for row in seen.rows] == [0, 1]
+    assert "rank 2 left out: rank2.trace.json: it is the trace of rank 0" in seen.notes
+
+
+def test_foreign_traces_are_of_the_rank_that_they_name(tmp_path: Path) -> None:
+    """Files are often named after the rank on their machine; a job of one rank only knows itself as rank 0."""
+    place = fleet(2)
+    for rank in (0, 1):
+        (tmp_path / f"node{rank}_rank0.json").write_bytes((place / f"rank{rank}.trace.json").read_bytes())
+    assert [row.rank for row in surveyed(tmp_path).rows] == [0, 1]
+    (tmp_path / "node1_rank0.json").rename(tmp_path / "rank3.json")
+    assert [row.rank for row in surveyed(tmp_path).rows] == [0, 1]
+    for path in tmp_path.iterdir():
+        path.write_text(path.read_text().replace('"world_size":2', '"world_size":1').replace('"rank":1', '"rank":0'))
+    (tmp_path / "node0_rank0.json").rename(tmp_path / "rank2.json")
+    assert [row.rank for row in surveyed(tmp_path).rows] == [2, 3]
+
+
+def test_a_damaged_recording_of_one_rank_is_named_as_such() -> None:
+    place = fleet(3)
+    own = place / "rank2.json"
+    own.write_bytes(own.read_bytes()[:100])
+    seen = surveyed(place)
+    assert "rank 2 left out: rank2.json: Input data was truncated" in seen.notes
+
+
+def test_one_rank_that_is_left_is_not_the_slowest_of_any() -> None:
+    place = fleet(2)
+    (place / "rank1.trace.json").write_bytes(b"")
+    assert "the report is rank 0's, the only one that can be read" in surveyed(place).notes
 
 
 def test_a_missing_trace_is_named() -> None:
@@ -162,7 +209,7 @@ def test_foreign_traces_of_many_ranks() -> None:
     assert report.rank_summary is not None
     assert (report.rank_summary.slowest, report.rank_summary.world) == (1, 3)
     (folder / "again.pt.trace.json.gz").write_bytes((folder / "a_12.1690000000.pt.trace.json.gz").read_bytes())
-    with pytest.raises(InputError, match="two of its traces say that they are of rank 0"):
+    with pytest.raises(InputError, match="say that they are of rank 0"):
         loraprof.diagnose(folder)
 
 

@@ -1,5 +1,6 @@
 """Roofs, bounds and traffic in the reports of traces: from the GPU's data sheet, or not at all, and said why."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -81,13 +82,47 @@ def test_traffic_by_role_with_and_without_reuse() -> None:
     assert all(k.l2_bytes in (None, k.min_bytes) for k in small.kernels)
 
 
-def test_fewer_blocks_than_sms() -> None:
+def test_fewer_blocks_than_sms_and_half_of_a_ceiling() -> None:
+    """A kernel that keeps one block per SM has few blocks and may be at its roof all the same."""
     wide = document("NVIDIA H100 80GB HBM3", **H100)
     for event in wide["traceEvents"]:
         if event["cat"] == "kernel":
             event["args"]["grid"] = [11, 12, 1] if event["name"] == "mul_kernel" else [131, 1, 1]
-    bounds = {name: k.bound for name, k in by_name(report_of(wide)).items()}
-    assert bounds == {"mm_kernel": "latency", "mul_kernel": "memory", "add_kernel": "latency", "Memcpy HtoD": "unknown"}
+    fed = {name: k.bound for name, k in by_name(report_of(wide)).items()}
+    assert fed == {"mm_kernel": "compute", "mul_kernel": "memory", "add_kernel": "memory", "Memcpy HtoD": "unknown"}
+    roof_ns = 2 * T * D * D / 989.4e12 * 1e9
+    for share, bound in ((0.51, "compute"), (0.49, "latency")):
+        for event in wide["traceEvents"]:
+            if event["name"] == "mm_kernel":
+                event["dur"] = Decimal(round(roof_ns / share)) / 1000
+                event["ts"] = Decimal(1000)  # its own stream's only work
+                event["tid"] = event["args"]["stream"] = 20
+        assert by_name(report_of(wide))["mm_kernel"].bound == bound
+
+
+def test_a_result_that_another_kernel_filled_is_written_once() -> None:
+    """The loss's gradient is zero but at one element per row: a fill writes it, then the op's own kernel those few."""
+    rows, classes = 2048, 32000
+    host = [step(0, 0, 20_000), op("aten::nll_loss_backward", 1000, 4000)]
+    host += [op("aten::zero_", 1500, 2500), op("aten::fill_", 1600, 2400)]
+    device = [kernel(30_000, 120_000, (2000, 2100), "fill"), kernel(130_000, 139_000, (3000, 3100), "nll")]
+    made = json_of(host, device)
+    made["deviceProperties"] = [{"id": 0, "name": "NVIDIA H100 80GB HBM3", **H100}]
+    logits, labels = ([rows, classes], "float"), ([rows], "long int")
+    scalar = ([], "Scalar")
+    inputs = {
+        "aten::nll_loss_backward": [([], "float"), logits, labels, ([], ""), scalar, scalar, ([], "float")],
+        "aten::zero_": [logits],
+        "aten::fill_": [logits, scalar],
+    }
+    for event in made["traceEvents"]:
+        if event["name"] in inputs:
+            dims, types = zip(*inputs[event["name"]], strict=True)
+            event["args"] |= {"Input Dims": list(dims), "Input type": list(types)}
+    kernels = by_name(report_of(made))
+    assert kernels["fill"].min_bytes == 4 * rows * classes
+    assert kernels["nll"].min_bytes == 4 + 8 * rows + 4  # the loss's gradient, the labels, the total weight
+    assert [kernels[n].note for n in ("fill", "nll")] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +158,15 @@ def test_without_shapes_flops_and_bytes_are_unknown() -> None:
     assert notes(report) == ["FLOPs and bytes are unknown: no shapes were recorded (record_shapes=True)"]
 
 
+def test_what_a_product_of_unknown_size_launches_is_not_nothing() -> None:
+    """The bias copy inside a product counts with the product; where that is unknown, so is the copy."""
+    host = [step(0, 0, 20_000), op("aten::addmm", 1000, 4000), op("aten::copy_", 1500, 2500)]
+    device = [kernel(30_000, 32_000, (2000, 2100), "bias"), kernel(33_000, 60_000, (3000, 3100), "gemm")]
+    report = report_of(json_of(host, device))
+    assert report.traffic is None
+    assert {k.min_bytes for k in report.kernels} == {None}
+
+
 def test_some_shapes_cover_some_of_the_time() -> None:
     some = document("NVIDIA H100 80GB HBM3", **H100)
     for event in some["traceEvents"]:
@@ -145,6 +189,8 @@ def test_a_kernel_that_is_too_fast_is_reported() -> None:
         "mul_kernel": "L2-assisted",
         "add_kernel": "L2-assisted",
     }
+    said = [n for n in report_of(fast).closure.notes if "impossibly" in n]
+    assert said == ["1 record is impossibly fast, mm_kernel at 3.09x its roof: a ceiling, a shape or a time is wrong"]
 
 
 @pytest.mark.parametrize("name", ["h100_bert_small", "mi300_resnet18_train_modules"])

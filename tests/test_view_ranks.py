@@ -46,7 +46,7 @@ def test_clocks_and_stragglers_are_facts(report: Report) -> None:
     facts = next(block for block in section(report, "ranks").blocks if isinstance(block, Facts))
     lines = dict(facts.lines)
     assert lines["clocks"].endswith("offsets up to 5.00 ms, residual 0 ns")
-    assert lines["last"].startswith("rank 1 at 3 of ")
+    assert lines["last"].startswith("over all steps: rank 1 at 3 of ")
     assert "missing" not in lines
 
 
@@ -56,6 +56,31 @@ def test_exposed_times_of_the_table_add_up(report: Report) -> None:
     exposed = sum(row[titles.index("exposed")].value or 0 for row in table.rows)
     assert report.communication is not None
     assert exposed == report.communication.exposed_ns
+
+
+def facts(report: Report, name: str) -> dict[str, str]:
+    return dict(next(block for block in section(report, name).blocks if isinstance(block, Facts)).lines)
+
+
+def test_bandwidths_say_which_of_them_hold_waiting(report: Report) -> None:
+    sent = report.communication
+    assert sent is not None
+    assert facts(report, "communication")["bandwidth"].endswith("which did not wait")
+    one = msgspec.structs.replace(sent.collectives[0], name="broadcast", basis="this rank")
+    for rows, start in (([one], "at least: "), ([*sent.collectives, one], "bytes over the time on the rank that")):
+        mixed = msgspec.structs.replace(report, communication=msgspec.structs.replace(sent, collectives=rows))
+        words = facts(mixed, "communication")["bandwidth"]
+        assert words.startswith(start)
+        assert ("broadcast at least: " in words) == (len(rows) > 1)
+
+
+def test_a_step_without_adapters_is_not_told_what_lora_saves(report: Report) -> None:
+    sent = msgspec.structs.replace(report.communication, strategy="replicated", saved_bytes=0, full_reduced_bytes=8_000)
+    alone = msgspec.structs.replace(report, adapter=None, communication=sent)
+    assert "LoRA" not in facts(alone, "communication")
+    assert facts(alone, "communication")["gradients"].endswith("reduced per step")
+    adapted = msgspec.structs.replace(alone, adapter=report.adapter)
+    assert facts(adapted, "communication")["LoRA"].startswith("saves none")
 
 
 def test_unknown_sizes_are_not_zero(report: Report) -> None:

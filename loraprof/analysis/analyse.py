@@ -12,7 +12,7 @@ from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.link import Links, link
 from loraprof.analysis.partition import DeviceWork, device_work, split, turnaround_floor
 from loraprof.analysis.partition_cpu import split_cpu
-from loraprof.analysis.windows import Marks, cpu_windows, marks_of, windows
+from loraprof.analysis.windows import Marks, cpu_windows, finished, marks_of, windows
 from loraprof.model.recording import Recording
 from loraprof.model.report import Closure, Launches, Step
 from loraprof.model.trace import Int64, Trace, distinct
@@ -44,7 +44,8 @@ class Analysis:
 
 def analyse(trace: Trace, recording: Recording | None = None, step: str | None = None) -> Analysis:
     """Never raises on a valid Trace; what is unknown is in ``closure.notes``. ``step`` names the one to report."""
-    links, who, marks = link(trace), attribute(trace, recording), marks_of(trace)
+    links, who = link(trace), attribute(trace, recording)
+    marks = finished(marks_of(trace), recording.whole_steps if recording else None)
     tau, floor = turnaround_floor(trace, links), launch_floor(trace, links)
     graphs = graph_work(trace, links, who, marks, recording)
     notes = [*trace.notes, *who.notes, *([marks.note] if marks.note else []), *(graphs.notes if graphs else ())]
@@ -90,9 +91,13 @@ def reported_step(steps: tuple[Step, ...], name: str | None = None) -> int | Non
 
 
 def launch_floor(trace: Trace, links: Links) -> int | None:
-    """lambda, ns: the least start - launch over records launched after all earlier device work had ended."""
+    """lambda, ns: the least start - launch over records launched after all earlier device work had ended.
+
+    The trace's first record is none: work from before the trace may have been in its way.
+    """
     device = trace.device
     rows = np.flatnonzero(links.launch >= 0)
+    rows = rows[rows > 0]
     if not len(rows):
         return None
     reach = np.concatenate(([np.iinfo(np.int64).min], np.maximum.accumulate(device.end)[:-1]))

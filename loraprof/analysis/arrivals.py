@@ -1,7 +1,9 @@
 """Who comes last to a collective, and how long does the transfer itself take?
 
-Arrival is when a rank's record starts, on aligned clocks. A rank is last where it comes after all others by more than
-the clocks can tell. The last one does not wait: the shortest record of a collective over its ranks is the transfer.
+Arrival is when a rank's record starts, on aligned clocks, less what it waited in other collectives since the group's
+last one: who waits for a slow rank in a broadcast comes as late as that one, yet is not slow. A rank is last where it
+comes after all others by more than the clocks can tell. The last one does not wait: the shortest record of a collective
+over its ranks is the transfer.
 """
 
 from collections.abc import Sequence
@@ -29,7 +31,7 @@ def arrivals(count: int, groups: Sequence[Matched], clocks: Clocks) -> Arrivals 
         return None
     last, of, late = (np.zeros(count, np.int64) for _ in range(3))
     for m in groups:
-        came = m.start - clocks.offset_ns[m.members][:, None]
+        came = m.start - m.waited - clocks.offset_ns[m.members][:, None]
         order = np.sort(came, axis=0)
         clear = order[-1] - order[-2] > clocks.tolerance_ns
         who = came.argmax(axis=0)[clear]

@@ -91,7 +91,7 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     for column in (module, phase, role):
         column[call] = column[issuer]
     known = bool(marked.any())
-    notes = [f"{tree.crossing} threads hold ranges that cross instead of nesting"] if tree.crossing else []
+    notes = [f"host ranges cross instead of nesting, on this many threads: {tree.crossing}"] if tree.crossing else []
     if recording is not None and not known:
         notes.append("no module markers in the trace: roles of forward work and the adapter's time are unknown")
     return Attribution((*paths, *special), module, phase, role, tree, disagreements, known, tuple(notes), compiled,

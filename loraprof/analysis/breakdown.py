@@ -51,6 +51,7 @@ class Calls:
     end: Int64
     group: Int64  # -> RankBreakdown.groups, -1 unknown
     sequence: Int64  # -1 unknown
+    exposed: Int64  # ns of the step in which nothing but this went on
     whole: int  # how many the step had
 
     def __len__(self) -> int:
@@ -180,6 +181,7 @@ def _calls(found: Collectives, base_ns: int, most: int) -> Calls:
         end=found.end[at] + base_ns,
         group=found.group[at],
         sequence=found.sequence[at],
+        exposed=found.exposed[at],
         whole=whole,
     )
 

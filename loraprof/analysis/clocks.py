@@ -3,10 +3,11 @@
     offset of a rank = median over shared collectives of (its end - the end on the ranks already aligned)
 
 starting from the lowest rank, through groups that share a member, the largest first; then each once more against the
-median end of all. Ranks of one machine have one clock and take their median offset. The residual says how well that
-fits: a rank's median deviation from the common end, or the difference between the first and the second half of the
-trace where that is larger (a clock that drifts or was set). Times of different machines are compared only where it is
-below ``LIMIT_NS``; durations on one rank need no alignment.
+median end of all. Ranks of one machine have one clock and take their median offset, unless that has them leave most
+collectives before another has come: then their clocks are not one. The residual says how well that fits: a rank's
+median deviation from the common end, or the difference between the first and the second half of the trace where that
+is larger (a clock that drifts or was set). Times of different machines are compared only where it is below
+``LIMIT_NS``; durations on one rank need no alignment.
 """
 
 from collections.abc import Sequence
@@ -48,6 +49,22 @@ class Clocks:
 
 def align(machines: Sequence[str | None], groups: Sequence[Matched]) -> Clocks:
     """The clocks of as many ranks as there are ``machines``; None is a machine that is not known."""
+    found = _aligned(machines, groups)
+    if found.one_machine and _contradicted(found, groups):
+        return _aligned([None] * len(machines), groups)
+    return found
+
+
+def _contradicted(clocks: Clocks, groups: Sequence[Matched]) -> bool:
+    """Whether most collectives have ended on one rank before another rank came to them."""
+    apart = []
+    for m in groups:
+        offset = clocks.offset_ns[m.members][:, None]
+        apart.append((m.start - offset).max(axis=0) > (m.end - offset).min(axis=0) + LEAST_NS)
+    return bool(np.concatenate(apart).mean() > 0.5) if apart else False
+
+
+def _aligned(machines: Sequence[str | None], groups: Sequence[Matched]) -> Clocks:
     count = len(machines)
     offset, aligned = np.zeros(count, np.int64), np.zeros(count, np.bool_)
     if not groups:

@@ -14,6 +14,7 @@ import numpy as np
 
 from loraprof.analysis.compiled_graphs import Graphs, Scope
 from loraprof.analysis.kernel_names import role_of_kernel, role_of_product
+from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.roles import Roles
 from loraprof.analysis.sequence import forward_owner
 from loraprof.analysis.tree import Tree
@@ -38,6 +39,14 @@ class CompiledRows:
     mixed: Bool  # adapter ops in a kernel that counts as another role
     scopes: dict[int, Scope]  # host rows in which generated code calls kernel after kernel
     graphs: Graphs
+
+
+def mixed_ns(rows: CompiledRows | None, ledger: Ledger) -> int:
+    """Time of a step's kernels that hold adapter ops and count as another role."""
+    if rows is None:
+        return 0
+    at = np.flatnonzero(ledger.busy & (ledger.op >= 0))
+    return int(ledger.ns[at][rows.mixed[ledger.op[at]]].sum())
 
 
 def compile_ranges(trace: Trace, tree: Tree) -> Bool | None:

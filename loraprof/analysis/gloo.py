@@ -16,6 +16,7 @@ from loraprof.model.trace import Group, Int64, Shapes, Trace
 from loraprof.model.vocabulary import HostKind
 
 RANGE: Final = re.compile(r"^(gloo|mpi|ucc):")
+SHARED: Final = ("all_gather", "reduce_scatter", "gather", "scatter")  # the message is larger than one rank's tensor
 _ASKED: Final = "c10d::"
 
 
@@ -39,7 +40,8 @@ def ran(trace: Trace, group: Group | None) -> list[Ran]:
         sizes = _elements(trace, op)
         row = _first(trace, op, [waiting[n] for n in sizes if n in waiting])
         if row is not None:
-            asked[row] = kind_of(trace.names[int(trace.host.name[op])]), _bytes(trace, (row, op), max(sizes))
+            kind, nbytes = kind_of(trace.names[int(trace.host.name[op])]), _bytes(trace, (row, op), max(sizes))
+            asked[row] = kind, nbytes if min(sizes) else _whole(kind, nbytes, group)
     return [Ran(row, *asked.get(row, _unasked(trace, row, group))) for row in ranges.tolist()]
 
 
@@ -67,9 +69,14 @@ def _first(trace: Trace, op: int, queues: list[list[int]]) -> int | None:
 def _unasked(trace: Trace, row: int, group: Group | None) -> tuple[int, int | None]:
     kind = kind_of(trace.names[int(trace.host.name[row])])
     nbytes = _bytes(trace, (row,), _elements(trace, row)[0])
-    if nbytes is not None and KINDS[kind] == "all_gather":  # its input is one rank's share
-        nbytes = nbytes * group.size if group is not None and group.size is not None else None
-    return kind, nbytes
+    return kind, _whole(kind, nbytes, group) if KINDS[kind] == "all_gather" else nbytes
+
+
+def _whole(kind: int, share: int | None, group: Group | None) -> int | None:
+    """All ranks' shares, where only one rank's is known: a list of tensor lists has no sizes in a trace."""
+    if share is None or KINDS[kind] not in SHARED:
+        return share
+    return share * group.size if group is not None and group.size is not None else None
 
 
 def _elements(trace: Trace, row: int) -> tuple[int, int]:

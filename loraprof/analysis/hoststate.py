@@ -19,8 +19,10 @@ STATES = ("profiler", "sync", "allocator", "launch_api", "data", "framework", "p
 PYTHON = STATES.index("python")
 
 _LAZY = re.compile(r"Lazy Function Loading|Triggered Module Loading")
-_SYNC = re.compile(r"(Device|Stream|Event)Synchronize|^(cuda|hip)Memcpy(_v2)?$|^(cuda|hip)Memcpy(HtoD|DtoH)")
-_ALLOCATOR = re.compile(r"^(cuda|hip)(Malloc|Free|HostAlloc|HostFree)|^cuMem|^hipMem(Alloc|Free|Create|Map|Release)")
+_SYNC = re.compile(r"(Device|Stream|Event)Synchronize|^(cuda|hip)Memcpy(_v2|WithStream)?$|^(cuda|hip)Memcpy(HtoD|DtoH)")
+_ALLOCATOR = re.compile(
+    r"^(cuda|hip)(Malloc|Free|HostAlloc|HostMalloc|HostFree)|^cuMem|^hipMem(Alloc|Free|Create|Map|Release)"
+)
 DATA = re.compile(r"^enumerate\(DataLoader\)|DataLoader.*__next__")
 COLLECTIVE = re.compile(r"^(gloo|nccl|mpi|ucc):")
 

@@ -8,7 +8,7 @@ them are matched: a broadcast's source and a sender go on alone.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Final
 
@@ -31,6 +31,7 @@ class Matched:
     row: Int64  # -> that rank's calls of that step
     start: Int64  # epoch ns, each on its own clock
     end: Int64
+    waited: Int64  # ns in other collectives since the group's last one
     strangers: tuple[int, ...]  # indices of members that ran something else
 
 
@@ -55,13 +56,15 @@ class _Own:
     sequence: Int64
     start: Int64
     end: Int64
+    waited: Int64
 
     @property
     def numbered(self) -> bool:
         return bool((self.sequence >= 0).all()) and len(distinct(self.sequence)) == len(self.sequence)
 
     def taken(self, at: Int64) -> "_Own":
-        return _Own(*(column[at] for column in (self.step, self.row, self.kind, self.sequence, self.start, self.end)))
+        columns = (self.step, self.row, self.kind, self.sequence, self.start, self.end, self.waited)
+        return _Own(*(column[at] for column in columns))
 
 
 def _group(
@@ -80,17 +83,22 @@ def _group(
     if not len(chosen[0].row):
         return None
     first = chosen[0]
-    row, start, end = (np.stack([getattr(one, name) for one in chosen]) for name in ("row", "start", "end"))
-    return Matched(group, np.array(members, np.int64), first.step, row, start, end, strangers)
+    told = ("row", "start", "end", "waited")
+    row, start, end, waited = (np.stack([getattr(one, name) for one in chosen]) for name in told)
+    return Matched(group, np.array(members, np.int64), first.step, row, start, end, waited, strangers)
 
 
 def _own(calls: list[Calls], group: int) -> _Own:
-    parts = []
+    parts, elsewhere = [], 0
     for step, one in enumerate(calls):
-        rows = np.flatnonzero((one.group == group) & np.isin(one.kind, TOGETHER))
+        mine = (one.group == group) & np.isin(one.kind, TOGETHER)
+        rows = np.flatnonzero(mine)
         at = np.full(len(rows), step, np.int64)
-        parts.append((at, rows, one.kind[rows], one.sequence[rows], one.start[rows], one.end[rows]))
+        others = elsewhere + np.cumsum(np.where(mine, 0, one.exposed))
+        elsewhere = int(others[-1]) if len(others) else elsewhere
+        parts.append((at, rows, one.kind[rows], one.sequence[rows], one.start[rows], one.end[rows], others[rows]))
     own = _Own(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    own = replace(own, waited=np.diff(own.waited, prepend=0))
     return own.taken(np.argsort(own.sequence)) if own.numbered else own  # several streams: starts may swap
 
 

@@ -23,7 +23,7 @@ _PATTERNS: Final = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
         ("reduce_scatter", r"reduce_?scatter"),
-        ("all_reduce", r"all_?reduce"),
+        ("all_reduce", r"all_?reduce|cross_device_reduce"),
         ("all_gather", r"all_?gather"),
         ("all_to_all", r"all_?to_?all"),
         ("broadcast", r"broadcast"),

@@ -5,6 +5,7 @@ that started first. A gap is charged to the record that ends it and to what the 
 All arithmetic is integer, so the parts sum to the window by construction and the ledger proves it again.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,10 @@ from loraprof.model.report import Overlap
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace, distinct
 from loraprof.model.vocabulary import CLASSES, ROLE, DeviceClass, DeviceKind, HostKind
 
-_COMM = ("nccl", "rccl", "ncclDevKernel", "ncclKernel", "msccl", "oneccl")
+# Libraries of collectives; the kernels of torch's symmetric memory and of inference engines that do without one.
+_COMM = re.compile(
+    r"nccl|rccl|msccl|oneccl|nvshmem|(multimem|one_shot|two_shot)_(all_|reduce_)|cross_device_reduce", re.IGNORECASE
+)
 _DEQUANT = ("dequantize", "Dequantize", "kDequant")
 
 
@@ -58,7 +62,7 @@ def device_work(
     rows = rows[np.lexsort((device.correlation[rows], device.stream[rows], device.start[rows]))]
     launch = links.launch[rows]
     names = trace.names or ("",)
-    comm = np.array([n.startswith(_COMM) or "nccl" in n.lower() for n in names])
+    comm = np.array([bool(_COMM.search(n)) for n in names])
     dequant = np.array([any(w in n for w in _DEQUANT) for n in names])
     is_copy = device.kind[rows] != DeviceKind.KERNEL
     is_comm = ~is_copy & comm[device.name[rows]]

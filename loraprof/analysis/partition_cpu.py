@@ -1,8 +1,9 @@
 """The exact split of a CPU step: busy is time inside ops of the step's main thread, by the innermost op.
 
 Markers and annotations are not work, nor is what ``torch.compile`` runs while it compiles: that is Python, whatever ops
-it tries. Time inside a data loader is idle cause ``data``, its ops included. A gap in
-which a collective on another thread ends was a wait for it: cause ``sync``, role ``comm``. The rest is python.
+it tries and whatever op needed it (a backward pass, the first time). Time inside a data loader is idle cause ``data``,
+its ops included. A gap in which a collective on another thread ends was a wait for it: cause ``sync``, role ``comm``.
+The rest is python.
 """
 
 from dataclasses import dataclass
@@ -45,15 +46,16 @@ def slices_of(trace: Trace, who: Attribution, window: Window) -> Slices:
         return flag
 
     mine = who.tree.overlapping(host, window.thread, window.start, window.end)
-    work = host.kind[mine] == HostKind.OP
-    if who.compiling is not None:
-        work &= ~who.compiling[mine]
-    mine = mine[work | loads(mine)]
+    compiles = np.zeros(len(host), np.bool_) if who.compiling is None else who.compiling
+    noted = host.kind[mine] == HostKind.ANNOTATION
+    work = (host.kind[mine] == HostKind.OP) & ~compiles[mine]
+    mine = mine[work | loads(mine) | (noted & compiles[mine])]
     start, end = np.maximum(host.start[mine], window.start), np.minimum(host.end[mine], window.end)
     order = np.lexsort((mine, -end, start))
     mine, start, end = mine[order], start[order], end[order]
     begin, stop, at = innermost(start, end)
-    owner = mine[at]
+    owned = ~compiles[mine[at]]
+    begin, stop, owner = begin[owned], stop[owned], mine[at][owned]
     data = np.zeros(len(owner), np.bool_)
     if loads(mine).any():
         for rows in who.tree.around(owner):

@@ -4,9 +4,11 @@
 
 Ceilings come from the device's own calibration, or from the data sheet scaled to the SM clock that was measured. A
 kernel with fewer blocks than the device has SMs, or whose roof is shorter than one tiny kernel takes, is bound by
-latency. A kernel above 105 % of its roof is "L2-assisted" where its bytes with cache reuse explain it, "higher clock"
-where the clock was not measured and the highest explains it, "fewer FLOPs" where an algorithm needs fewer (Winograd,
-arXiv 1509.09308), else "impossible": a finding about the measurement.
+latency, unless it reaches half of a ceiling all the same (kernels that keep one block per SM do). A kernel above 105 %
+of its roof is "L2-assisted" where its bytes with cache reuse explain it, "higher clock" where the clock was not
+measured and the highest explains it, "beyond calibration" where the data sheet allows what no calibrated work reached
+(writes alone are faster than a copy), "fewer FLOPs" where an algorithm needs fewer (Winograd, arXiv 1509.09308), else
+"impossible": a finding about the measurement.
 """
 
 import math
@@ -22,10 +24,11 @@ from loraprof.model.recording import Calibration
 from loraprof.model.report import Bound
 
 TOLERANCE = 1.05
-# Bytes that a cache can hold take no time; nor does what the highest clock saves; nor FLOPs that algorithms avoid.
-EXCUSES = ("{cache}-assisted", "higher clock", "fewer FLOPs")
+FED = 0.5  # of a ceiling: a kernel that reaches it is bound by it, however few blocks it has
+# Bytes that a cache can hold take no time; nor does what the device can do at most; nor FLOPs that algorithms avoid.
+EXCUSES = ("{cache}-assisted", "{surplus}", "fewer FLOPs")
 DTYPES = ("bfloat16", "float16", "tf32", "float32", "float8_e4m3fn", "float8_e5m2")
-_TF32 = re.compile(r"tf32|s1688", re.IGNORECASE)
+TF32 = re.compile(r"tf32|s1688", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Ceiling:
     """What a device can reach. Rates by dtype of the operands; "tf32" is float32 on tensor cores."""
 
     flops_per_s: Mapping[str, float]
-    most_flops_per_s: Mapping[str, float]  # what nothing exceeds: at the highest clock
+    most_flops_per_s: Mapping[str, float]  # what nothing exceeds: the data sheet's at the highest clock, where known
     bytes_per_s: float | None  # large transfers
     basis: str
     copies: tuple[tuple[int, int], ...] = ()  # calibrated (bytes, ns), by size
@@ -41,6 +44,8 @@ class Ceiling:
     sms: int | None = None
     cache_bytes: int | None = None
     cache: str = "L2"
+    most_bytes_per_s: float | None = None  # what nothing exceeds; None: bytes_per_s
+    surplus: str = "higher clock"  # what explains a kernel between a ceiling and what nothing exceeds
 
     def memory_ns(self, nbytes: float) -> float | None:
         """Time to move ``nbytes``: a small transfer is held against a copy of its own size, a large one against the
@@ -54,13 +59,11 @@ class Ceiling:
         part = math.log(nbytes / low) / math.log(high / low) if high > low else 0.0
         return nbytes * math.exp((1 - part) * math.log(fast / low) + part * math.log(slow / high))
 
-    def far_ns(self, nbytes: int, reused_bytes: int | None) -> float:
-        """Least time for the part of ``nbytes`` that no cache can hold: with the reuse that was seen, or with all of
-        the cache in use."""
+    def far_bytes(self, nbytes: int, reused_bytes: int | None) -> int:
+        """The part of ``nbytes`` that no cache can hold: with the reuse that was seen, or with all of the cache in
+        use."""
         far = nbytes if reused_bytes is None else reused_bytes
-        if self.cache_bytes is not None:
-            far = min(far, max(nbytes - self.cache_bytes, 0))
-        return far / self.bytes_per_s * 1e9 if self.bytes_per_s else 0.0
+        return far if self.cache_bytes is None else min(far, max(nbytes - self.cache_bytes, 0))
 
 
 def calibrated(
@@ -85,16 +88,20 @@ def calibrated(
         others = {d: peak * max(scale) for d in DTYPES if d not in rates and (peak := spec.peak(d))}
         rates = others | rates
     tiny = calibration.turnaround_ns if on_gpu else calibration.op_ns
+    stream = copies[-1][0] / copies[-1][1] * 1e9 if copies else None
+    most = {d: max(rate, (spec.peak(d, spec.max_sm_mhz) if spec else None) or 0.0) for d, rate in rates.items()}
     return Ceiling(
         flops_per_s=rates,
-        most_flops_per_s=rates,
-        bytes_per_s=copies[-1][0] / copies[-1][1] * 1e9 if copies else None,
+        most_flops_per_s=most,
+        bytes_per_s=stream,
         basis="calibrated on this device",
         copies=copies,
         least_ns=float(tiny or 0),
         sms=sms,
         cache_bytes=cache_bytes,
         cache="L2" if on_gpu else "cache",
+        most_bytes_per_s=max(stream, (spec.dram_bytes_per_s if spec else None) or 0.0) if stream else None,
+        surplus="beyond calibration",
     )
 
 
@@ -115,11 +122,16 @@ def data_sheet(spec: GpuSpec, sm_mhz: float | None = None, cache_bytes: int | No
 
 @dataclass(frozen=True, slots=True)
 class Roof:
-    """Best time of one call, ns, and that with more and more excuses: see ``EXCUSES``."""
+    """Best time of one call, ns, and that with more and more excuses: see ``EXCUSES``.
+
+    ``large_ns`` is the time at the rates of large work, and ``limit`` which of them it is.
+    """
 
     ns: float
     bound: Bound
     excused_ns: tuple[float, float, float]
+    large_ns: float
+    limit: Bound
 
 
 def roof(
@@ -132,22 +144,44 @@ def roof(
     if work is None or not work.exact:
         return None
     memory = ceiling.memory_ns(work.min_bytes)
-    dtype = "tf32" if work.dtype == "float32" and _TF32.search(kernel) else work.dtype or ""
+    dtype = unit_of(work, kernel)
     rate, most = ceiling.flops_per_s.get(dtype), ceiling.most_flops_per_s.get(dtype)
     if memory is None or (work.flops and not (rate and most)):
         return None
     flops = work.least_flops if work.kind == "attention" else work.flops  # a mask's half is never computed
     compute = flops / rate * 1e9 if rate else 0.0
     fastest = max(most or 0.0, ceiling.most_flops_per_s.get("tf32", 0.0) if dtype == "float32" else 0.0)
-    far = ceiling.far_ns(work.min_bytes, reused_bytes)
     ns = max(compute, memory)
     small = 0 <= blocks < (ceiling.sms or 0) or ns < ceiling.least_ns
-    bound: Bound = "latency" if small else "compute" if compute >= memory else "memory"
+    limit: Bound = "compute" if compute >= memory else "memory"
+    stream = ceiling.bytes_per_s or math.inf
+    far_bytes = ceiling.far_bytes(work.min_bytes, reused_bytes)
+    far, least = (far_bytes / at * 1e9 for at in (stream, ceiling.most_bytes_per_s or stream))
     all_flops, fewest = (n / fastest * 1e9 if fastest else 0.0 for n in (flops, work.least_flops))
-    return Roof(ns, bound, (max(compute, far), max(all_flops, far), max(fewest, far)))
+    excused = (max(compute, far), max(all_flops, least), max(fewest, least))
+    large = max(compute, work.min_bytes / stream * 1e9)
+    return Roof(ns, "latency" if small else limit, excused, large, limit)
 
 
-def note(total_ns: float, roofs: Iterable[Roof], cache: str = "L2") -> str | None:
+def unit_of(work: Work, kernel: str) -> str:
+    """Which of a ceiling's rates a matrix product has: its operands' dtype, "tf32" where the kernel's name says so."""
+    return "tf32" if work.dtype == "float32" and TF32.search(kernel) else work.dtype or ""
+
+
+def bound_of(total_ns: float, roofs: Iterable[Roof]) -> Bound:
+    """What bounds calls that together took ``total_ns``: that of most roof time."""
+    calls = list(roofs)
+    fed = sum(r.large_ns for r in calls) >= FED * total_ns
+    shares: dict[Bound, float] = {}
+    for r in calls:
+        bound = r.limit if fed else r.bound
+        shares[bound] = shares.get(bound, 0.0) + r.ns
+    return max(shares, key=lambda b: (shares[b], b), default="unknown")
+
+
+def note(
+    total_ns: float, roofs: Iterable[Roof], cache: str = "L2", surplus: str = "higher clock"
+) -> str | None:
     """What explains calls that together ran above their roof; None where they did not."""
     calls = list(roofs)
     measured = total_ns * TOLERANCE
@@ -155,5 +189,5 @@ def note(total_ns: float, roofs: Iterable[Roof], cache: str = "L2") -> str | Non
         return None
     for reason, limits in zip(EXCUSES, zip(*(r.excused_ns for r in calls), strict=True), strict=True):
         if measured >= sum(limits):
-            return reason.format(cache=cache)
+            return reason.format(cache=cache, surplus=surplus)
     return "impossible"

@@ -90,6 +90,15 @@ def _inferred(trace: Trace) -> Marks:
     return Marks(names, (low, *ends[:-1]), tuple(ends), int(host.thread[rows[0]]), note)
 
 
+def finished(marks: Marks, count: int | None) -> Marks:
+    """The first ``count`` steps, where the one after them did not come to its end; None: all did."""
+    if count is None or count >= len(marks.names):
+        return marks
+    note = f"the script ended within {marks.names[count]}: that step is left out"
+    said = note if marks.note is None else f"{marks.note}; {note}"
+    return Marks(marks.names[:count], marks.start[:count], marks.end[:count], marks.thread, said)
+
+
 def windows(marks: Marks, trace: Trace, links: Links, on_device: Bool) -> list[Window]:
     """Tiling windows for one device; ``on_device`` selects its records."""
     device = trace.device

@@ -7,9 +7,10 @@ the others up. What takes longer (the calibration) is added when the recording i
 
 In a job that falls apart a rank may wait in a collective for ranks that gave up, and hears of it only when their
 processes end. There all leave as soon as their part is written; the lowest that is done leaves a process behind that
-publishes (``cli/last_words.py``).
+publishes (``cli/last_words.py``). One that was already waiting to publish waits ``LAST_WORDS_S`` more at most.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,11 +58,27 @@ def exists(target: Place) -> bool:
     return (target / RECORDING).exists() if isinstance(target, RemotePath) else target.exists()
 
 
+class Patience:
+    """How long the leader waits for the others."""
+
+    def __init__(self, seconds: float = PATIENCE_S) -> None:
+        self.seconds, self._until = seconds, math.inf
+
+    def shorten(self, *_: object) -> None:
+        """The job is being torn down; may be called by a signal."""
+        if self._until == math.inf:
+            self.seconds, self._until = min(self.seconds, LAST_WORDS_S), time.monotonic() + LAST_WORDS_S
+
+    def is_over(self, begun: float) -> bool:
+        """``begun``: when the waiting began, by ``time.monotonic``."""
+        return time.monotonic() > min(begun + self.seconds, self._until)
+
+
 class RankWriter:
     """Hands in one rank's part and waits for the others'. ``whole`` is what this rank published, if it led."""
 
-    def __init__(self, stage: Stage, launch: Launch, patience_s: float = PATIENCE_S) -> None:
-        self.stage, self._launch, self._patience_s = stage, launch, patience_s
+    def __init__(self, stage: Stage, launch: Launch, patience: Patience | None = None) -> None:
+        self.stage, self._launch, self._patience = stage, launch, patience or Patience()
         self._own: Recording | None = None
         self.whole: Recording | None = None
 
@@ -96,7 +113,7 @@ class RankWriter:
         while not self.stage.published():
             done, now = self.stage.done(), time.monotonic()
             everyone = len(done | self.stage.failed().keys()) == self._launch.world
-            if ready is None and (everyone or now - begun > self._patience_s):
+            if ready is None and (everyone or self._patience.is_over(begun)):
                 ready = now
             if ready is not None and rank in done and now - ready >= GRACE_S * sorted(done).index(rank):
                 return done
@@ -105,7 +122,7 @@ class RankWriter:
 
     def _missing(self, ranks: list[int]) -> Iterator[str]:
         said = self.stage.failed()
-        unknown = f"died, or slower than {self._patience_s:.0f} s"
+        unknown = f"died, or slower than {self._patience.seconds:.0f} s"
         reasons = {rank: said.get(rank, unknown) or "it could not write" for rank in ranks}
         for reason in dict.fromkeys(reasons.values()):
             who = units.named("rank", [rank for rank in ranks if reasons[rank] == reason])

@@ -89,6 +89,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         compilation=compilation,
         graph_nodes=graph_nodes(),
         first_step=session.first_step,
+        whole_steps=None if session.done else session.whole_steps,
         notes=session.notes,
     )
     return calibrated(session, recording) if calibrate else recording

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
 from loraprof.capture.launch import Launch, launch
-from loraprof.capture.ranks import PATIENCE_S, RankWriter, joined
-from loraprof.capture.save import calibrated, recording_of
+from loraprof.capture.ranks import Patience, RankWriter, joined
+from loraprof.capture.save import calibrated, recording_of, save
 from loraprof.capture.session import Session
 from loraprof.capture.stage import Stage
 from loraprof.capture.trace_file import export_trace
@@ -24,7 +25,27 @@ class PartLost(MeasurementError):
     """One rank's part could not be written; the others go on without it."""
 
 
-def save_rank(session: Session, workload: Workload, target: Place, force: bool, progress: Progress) -> bool:
+def save_launch(
+    session: Session,
+    workload: Workload,
+    target: Place,
+    force: bool,
+    progress: Progress,
+    patience: Patience | None = None,
+) -> bool:
+    """Writes what this process recorded, alone or with the ranks beside it; True where it named the recording.
+
+    Raises MeasurementError where it cannot.
+    """
+    if isinstance(target, Path) and launch().world == 1:
+        save(session, workload, target, force, progress)
+        return True
+    return save_rank(session, workload, target, force, progress, patience or Patience())
+
+
+def save_rank(
+    session: Session, workload: Workload, target: Place, force: bool, progress: Progress, patience: Patience
+) -> bool:
     """Writes this rank's part; True on the rank that gave the recording its name.
 
     That one then calibrates, as the others are done. Raises PartLost where only this part is lost, MeasurementError
@@ -32,7 +53,7 @@ def save_rank(session: Session, workload: Workload, target: Place, force: bool, 
     """
     own = launch()
     with disk(target):
-        writer = _handed_in(session, workload, target, force, progress, own)
+        writer = _handed_in(session, workload, target, force, progress, own, patience)
         if writer is None or not _in_time(writer, own, target, progress) or writer.whole is None:
             return False
         progress("calibrating the device")
@@ -52,7 +73,13 @@ def leave_behind(session: Session, workload: Workload, target: Place, force: boo
 
 
 def _handed_in(
-    session: Session, workload: Workload, target: Place, force: bool, progress: Progress, own: Launch
+    session: Session,
+    workload: Workload,
+    target: Place,
+    force: bool,
+    progress: Progress,
+    own: Launch,
+    patience: Patience | None = None,
 ) -> RankWriter | None:
     """None when the others did not wait."""
     session.stop_profiler()
@@ -60,7 +87,7 @@ def _handed_in(
     if stage is None:
         _late(own, target, progress)
         return None
-    writer = RankWriter(stage, own, PATIENCE_S)
+    writer = RankWriter(stage, own, patience)
     try:
         export_trace(session.profiler, writer.trace())
         writer.hand_in(recording_of(session, workload, calibrate=False), session.nvml)

@@ -19,6 +19,7 @@ from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.store.specs import workload_names
 
 CHILD_WORK_S = 1.0  # CPU time of ended child processes that looks like training
+_KEPT: list[object] = []  # what scripts left behind, until the process ends
 
 
 def stop_script() -> NoReturn:
@@ -38,29 +39,31 @@ def check_script(name: str) -> None:
     raise UsageError(f"{name}: no such script or workload", hint)
 
 
-def run_script(target: list[str], module: bool) -> int:
+def run_script(target: list[str], module: bool, keep: bool = False) -> int:
     """Runs ``target`` (path or module name, then its arguments) as ``__main__`` and returns its exit code.
 
     ``SystemExit`` becomes the code python would have exited with; any other exception is printed as python would
     print it, from the script's own frames on, and is code 1. What the script replaced in ``sys`` is put back.
+    ``keep``: its variables live on. The last reference to DDP's reducer ends gloo's group, which with Python's lock
+    held waits for its threads, and those may be waiting for that lock (torch 2.13): the process would hang.
     """
     name = target[0]
     if not module:
         check_script(name)
     with _environment(target, module):
         try:
-            if module:
-                _run_module(name)
-            else:
-                _run_file(name)
+            left: object = _run_module(name) if module else _run_file(name)
+            code = 0
         except SystemExit as stop:
-            return _code(stop.code)
+            left, code = stop, _code(stop.code)
         except (KeyboardInterrupt, LoraprofError):
             raise
         except BaseException as error:
+            left, code = error, 1
             _print(error)
-            return 1
-    return 0
+        if keep:
+            _KEPT.append(left)
+    return code
 
 
 @contextmanager
@@ -91,26 +94,28 @@ def _flush(stream: object) -> None:
         return
 
 
-def _run_file(name: str) -> None:
+def _run_file(name: str) -> dict[str, object]:
+    """The script's variables."""
     if Path(name).is_dir() or is_zipfile(name) or name.endswith(".pyc"):
-        runpy.run_path(name, run_name="__main__")
-        return
+        return runpy.run_path(name, run_name="__main__")
     path = os.path.abspath(name)  # links stay, as python leaves them in __file__
     main = ModuleType("__main__")
     loader = SourceFileLoader("__main__", path)
     vars(main).update(__file__=path, __cached__=None, __loader__=loader, __builtins__=__builtins__)
     sys.modules["__main__"] = main
     exec(compile(Path(path).read_bytes(), path, "exec", dont_inherit=True), vars(main))
+    return vars(main)
 
 
-def _run_module(name: str) -> None:
+def _run_module(name: str) -> dict[str, object]:
+    """The module's variables."""
     try:
         known = find_spec(name) is not None
     except (ImportError, ValueError):
         known = False
     if not known:
         raise UsageError(f"{name}: no such module", "-m takes a module's dotted name, not a path")
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    return runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def _print(error: BaseException) -> None:

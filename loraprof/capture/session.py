@@ -131,7 +131,12 @@ class Session:
     @property
     def salvaged(self) -> bool:
         """Whether at least one step was recorded whole before the script ended."""
-        return self.profiler is not None and self.state == "profile" and self._left < self.plan.steps
+        return self.profiler is not None and self.whole_steps > 0
+
+    @property
+    def whole_steps(self) -> int:
+        """Profiled steps that came to their end."""
+        return self.plan.steps - self._left if self.state == "profile" else (self.plan.steps if self.done else 0)
 
     def _look(self, optimizer: Optimizer) -> None:
         """After the counted step: before it, a step given a closure has no gradients yet."""

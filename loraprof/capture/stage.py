@@ -105,7 +105,8 @@ class LocalStage:
             mark.write_text(reason)
         if len(self.failed()) < self._launch.world:
             return False
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for _ in range(2):  # another rank may put its reason there meanwhile
+            shutil.rmtree(self.folder, ignore_errors=True)
         return True
 
     def done(self) -> set[int]:

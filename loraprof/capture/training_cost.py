@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from loraprof.capture.markers import Markers
 from loraprof.capture.shards import local
 from loraprof.capture.stopwatch import clock_of, undisturbed
-from loraprof.model.recording import TrainingCost
+from loraprof.model.recording import REPLACED, TrainingCost
 
 SAMPLE_BYTES: Final = 128 << 20  # of weights; gradients and state come on top
 FLUSH_BYTES: Final = 512 << 20
@@ -36,7 +36,11 @@ class Frozen:
 
 
 def frozen_parameters(markers: Markers) -> list[Frozen]:
-    """What the profiled model does not train. A table that a head shares has a gradient everywhere."""
+    """What full fine-tuning trains besides. A table that a head shares has a gradient everywhere.
+
+    Left out is what has a trained copy in its place.
+    """
+    replaced = {module for path, module in markers.paths().items() if REPLACED in f"{path}."}
     owners: dict[int, list[nn.Module]] = {}
     for module in markers.ids:
         for p in module._parameters.values():
@@ -44,7 +48,7 @@ def frozen_parameters(markers: Markers) -> list[Frozen]:
                 owners.setdefault(id(p), []).append(module)
     out = []
     for module, _, p in markers.parameters:
-        if not p.requires_grad and p.is_floating_point():
+        if not p.requires_grad and p.is_floating_point() and module not in replaced:
             called, only = markers.called.get(module), len(owners.get(id(p), ())) == 1
             looked_up = isinstance(module, nn.Embedding) and only and called is not None
             held = local(p)

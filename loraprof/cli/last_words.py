@@ -5,6 +5,7 @@ held is gone, its connections too: ranks that wait for it in a collective hear o
 """
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import NoReturn
 import msgspec
 
 from loraprof.capture.launch import Launch
-from loraprof.capture.ranks import LAST_WORDS_S, RankWriter, stage_of
+from loraprof.capture.ranks import LAST_WORDS_S, Patience, RankWriter, stage_of
 from loraprof.cli.output import Format, say, show_recording
 from loraprof.errors import LoraprofError
 from loraprof.store.places import place_of
@@ -41,6 +42,7 @@ def become(words: LastWords) -> NoReturn:
     for number in os.listdir(FILES):
         with suppress(OSError):  # the listing's own is closed by now
             os.set_inheritable(int(number), int(number) <= 2)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of all handlers, only this outlives the exec
     os.execv(sys.executable, [sys.executable, "-m", "loraprof.cli.last_words", msgspec.json.encode(words).decode()])
 
 
@@ -50,7 +52,7 @@ def main(text: str) -> int:
     place, output = place_of(words.target), Path(words.output) if words.output else None
     try:
         stage = stage_of(place, words.launch, words.force, claim=False)
-        if RankWriter(stage, words.launch, LAST_WORDS_S).publish():
+        if RankWriter(stage, words.launch, Patience(LAST_WORDS_S)).publish():
             show_recording(place, Format(words.format), output, words.force, words.quiet)
     except LoraprofError as error:
         say(error.message)

@@ -1,13 +1,12 @@
 """What `profile` was asked for and what came of it, for a workload and a script alike."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loraprof.capture.launch import Launch, launch
+from loraprof.capture.launch import Launch
 from loraprof.capture.plan import Plan
-from loraprof.capture.save import save
-from loraprof.capture.save_rank import save_rank
+from loraprof.capture.ranks import Patience
+from loraprof.capture.save_rank import save_launch
 from loraprof.capture.session import Session
 from loraprof.cli.output import say
 from loraprof.model.recording import Workload
@@ -23,16 +22,14 @@ class Order:
     arm: str | None
     force: bool
     quiet: bool
+    patience: Patience = field(default_factory=Patience)  # with the other ranks
 
     def say(self, text: str) -> None:
         say(text, self.quiet)
 
     def saved(self, session: Session, workload: Workload) -> bool:
         """False on a rank that does not lead."""
-        if isinstance(self.place, Path) and launch().world == 1:
-            save(session, workload, self.place, self.force, self.say)
-            return True
-        return save_rank(session, workload, self.place, self.force, self.say)
+        return save_launch(session, workload, self.place, self.force, self.say, self.patience)
 
 
 class Ended(NamedTuple):

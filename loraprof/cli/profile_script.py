@@ -39,14 +39,15 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
         say(order.plan.pace(step_ns, done, session.device.type == "cuda"), silent)
 
     session = Session(order.plan, on_done, on_pace)
-    code = _run(session, target, module, order.arm, own.world > 1)
-    if not session.done and not (own.world > 1 and session.salvaged):
+    several = own.world > 1
+    code = _run(session, target, module, order, several)
+    if not session.done and not (several and session.salvaged):
         _incomplete(session, code, order)
     if session.profiler is None:
         raise MeasurementError("the profiler did not start", None)
     workload = Workload(name=Path(target[0]).name, kind="script", argv=target, arm=order.arm)
     try:
-        if not session.done:
+        if several and (code or not session.done):  # the job falls apart
             return Ended(code, False, leave_behind(session, workload, order.place, order.force, order.say))
         return Ended(code, order.saved(session, workload))
     except MeasurementError as error:
@@ -56,9 +57,9 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
         return Ended(code, False)
 
 
-def _run(session: Session, target: list[str], module: bool, arm: str | None, several: bool) -> int:
+def _run(session: Session, target: list[str], module: bool, order: Order, several: bool) -> int:
     """The script's exit code, with everything attached removed again. Raises what the session or the arm refused."""
-    changed = ScriptArm(arm) if arm else None
+    changed = ScriptArm(order.arm) if order.arm else None
     if changed is not None:
         changed.install()
     session.install()
@@ -66,14 +67,14 @@ def _run(session: Session, target: list[str], module: bool, arm: str | None, sev
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with same_folder():
-            code = run_script(target, module)
+            code = run_script(target, module, keep=several)
     except KeyboardInterrupt:
         if not session.done:
             raise
         code = 130  # the recording was complete before
     finally:
-        if several:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if several:  # from here on it only says that the others will not come
+            signal.signal(signal.SIGTERM, order.patience.shorten)
         session.remove()
         if changed is not None:
             changed.remove()
@@ -86,10 +87,11 @@ def _run(session: Session, target: list[str], module: bool, arm: str | None, sev
 
 def _incomplete(session: Session, code: int, order: Order) -> NoReturn:
     """Too few steps: leaves with the script's own code where it failed, else raises the reason."""
-    missing = explain_missing(session.steps, order.plan.total(False))
-    if launch().world > 1:
+    own, missing = launch(), explain_missing(session.steps, order.plan.total(False))
+    who = f"rank {own.rank}: " if own.world > 1 else ""
+    if own.world > 1:
         absent(order.place, order.force, f"its script exited with code {code}" if code else missing.message)
     if not code:
-        raise missing
-    order.say(f"the script exited with code {code} before the recording was complete; nothing was written")
+        raise MeasurementError(f"{who}{missing.message}", missing.hint)
+    order.say(f"{who}the script exited with code {code} before the recording was complete; nothing was written")
     raise typer.Exit(code)

@@ -5,10 +5,12 @@ in the cost model or elsewhere. Every threshold is a default of the catalogue.
 """
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
-from loraprof.diagnosis.case import Case, check, compiling, evidence, finding
+from loraprof.analysis.roofline import TF32, unit_of
+from loraprof.diagnosis.case import Case, check, compiling, evidence, finding, without_dropout
 from loraprof.diagnosis.records import HALF, HALF_INPUTS, Record
 from loraprof.diagnosis.rows import conversions
 from loraprof.diagnosis.select import (
@@ -26,12 +28,14 @@ from loraprof.diagnosis.select import (
     worth,
 )
 from loraprof.model.report import Finding
-from loraprof.model.vocabulary import ADAPTER_ROLES
+from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE
 
 ELEMENTWISE_SHARE = 0.30  # L1: of the adapter's busy time
+FUSED_DROPOUT = r"fused_\w*dropout"  # inductor names a kernel after the ops in it
 STREAMING = 0.5  # L1: of the calibrated bandwidth
 GEMM_SHARE = 0.30  # L5: of the adapter's busy time
 RIDGE_SHARE = 0.5  # L5: arithmetic intensity over the ridge
+RANK = 64  # L5: up to which r is nearly free, where the ridge allows it
 LAUNCH_SHARE = 0.30  # L6: of all launches
 SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))
 ATTENTION_PAIRS = (("q_proj", "v_proj"), ("query", "value"), ("q", "v"), ("c_attn",), ("qkv",), ("query_key_value",))
@@ -56,8 +60,8 @@ def elementwise(case: Case) -> Finding | None:
             evidence("achieved bandwidth", moved / time * 1e9, "B/s"),
             evidence("bandwidth of this device", ceiling, "B/s"),
         ],
-        f"fuse the adapter: {compiling(case, after=', or ')}Unsloth, axolotl "
-        "(lora_mlp_kernel: true, lora_qkv_kernel: true, lora_o_kernel: true); lora_dropout=0.0",
+        f"fuse the adapter: {compiling(case, after=', or ')}Unsloth, axolotl (lora_mlp_kernel: true, "
+        f"lora_qkv_kernel: true, lora_o_kernel: true){without_dropout(case, '; ')}",
         gain_of(case, scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
     )
 
@@ -77,6 +81,8 @@ def fp32_adapters(case: Case) -> Finding | None:
         half = 0.5 * max(path.high - saved.high, 0.0)
         saved = Worth(saved.ns + half / 2, saved.low, saved.high + half)
     base = next(s.base_dtype for i, s in case.numbered_sites if i in sites)
+    plain = case.analysis.on_gpu and not any(TF32.search(r.name) for r in wide)
+    tensor_cores = '; or allow TF32: torch.set_float32_matmul_precision("high")' if plain else ""
     return finding(
         case,
         "L2",
@@ -87,7 +93,7 @@ def fp32_adapters(case: Case) -> Finding | None:
             evidence("time of the dtype conversions around them", busy_ns(case, casts), "ns"),
         ],
         "get_peft_model(model, config, autocast_adapter_dtype=False); or run the step under "
-        f'torch.autocast("{_device(case)}", torch.{base})' + check(case, "lora-bf16"),
+        f'torch.autocast("{_device(case)}", torch.{base})' + tensor_cores + check(case, "lora-bf16"),
         gain_of(case, saved),
     )
 
@@ -117,13 +123,18 @@ def undone_casts(case: Case) -> Finding | None:
 
 
 def dropout(case: Case) -> Finding | None:
-    """L4: dropout inside the adapter streams a mask and a copy of the full input, both ways."""
+    """L4: dropout inside the adapter streams a mask and a copy of the full input, both ways.
+
+    In compiled code a kernel of another role may draw the mask besides: how much of its time that is, is not known.
+    """
     probability = max((s.dropout for s in case.sites), default=0.0)
     own = modules(case, lambda m: m.site is not None and "Dropout" in m.cls)
-    called = both(within(case, r"^aten::(native_|alpha_|feature_)?dropout|DropoutBackward"), roles(*ADAPTER_ROLES))
+    called = within(case, rf"^aten::(native_|alpha_|feature_)?dropout|DropoutBackward|{FUSED_DROPOUT}")
     select = both(either(own, called), roles(*ADAPTER_ROLES))
-    spent = busy_ns(case, select)
-    if probability <= 0 or not spent:
+    spent, compiled = busy_ns(case, select), case.analysis.who.compiled
+    fused = both(within(case, FUSED_DROPOUT), of_rows(case, compiled.mixed)) if compiled else None
+    fused_ns = busy_ns(case, fused) if fused else 0
+    if probability <= 0 or not (spent or fused_ns):
         return None
     masked = [k for k in case.kernels if k.role in ADAPTER_ROLES and k.op and re.search("bernoulli|native_dro", k.op)]
     return finding(
@@ -133,41 +144,70 @@ def dropout(case: Case) -> Finding | None:
             evidence("dropout probability", probability, "share"),
             evidence("masks drawn in the adapter", sum(k.count for k in masked if k.phase != "backward"), "ops"),
             evidence("busy time of dropout, forward and backward", spent, "ns"),
+            *[evidence("kernels of other roles that draw masks too", fused_ns, "ns")] * bool(fused_ns),
         ],
         "LoraConfig(lora_dropout=0.0)" + check(case, "lora-nodropout"),
-        gain_of(case, worth(case, select)),
+        gain_of(case, worth(case, select)) if spent else None,
     )
 
 
 def bandwidth_bound(case: Case) -> Finding | None:
     """L5: A and B read the layer's whole input and output for a handful of operations per byte."""
-    rows = [k for k in case.kernels if k.role in ("adapter.down", "adapter.up") and k.flops and k.min_bytes]
-    flops, moved, time = (sum(getattr(k, f) or 0 for k in rows) for f in ("flops", "min_bytes", "total_ns"))
-    rates = case.rates
-    if rates is None or not moved or time < GEMM_SHARE * case.adapter_ns:
+    products = _products(case)
+    stream = case.rates.stream_bytes_per_s if case.rates else None
+    if products is None or not stream or products.ns < GEMM_SHARE * case.adapter_ns:
         return None
-    compute, stream = case.gemm_flops_per_s, rates.stream_bytes_per_s
-    if not compute or not stream or flops / moved >= RIDGE_SHARE * compute / stream:
+    intensity, ridge = products.flops / products.nbytes, products.flops_per_s / stream
+    if intensity >= RIDGE_SHARE * ridge:
         return None
-    if moved / time * 1e9 < STREAMING * stream:  # too small for the memory system: launches decide, not bytes
+    if products.nbytes / products.ns * 1e9 < STREAMING * stream:  # too small for the memory system: launches decide
         return None
     spare, groups = _sharable(case)
     saved = scaled(worth(case, roles("adapter.down")), spare, 0.3 * spare, spare) if spare else None
+    free = intensity * RANK < ridge * max((s.rank or 0 for s in case.sites), default=0)  # intensity grows with r
     return finding(
         case,
         "L5",
         [
-            evidence("share of the adapter's busy time in A and B", time / case.adapter_ns, "share"),
-            evidence("arithmetic intensity of A and B", flops / moved, "FLOP/B"),
-            evidence("ridge of this device", compute / stream, "FLOP/B"),
+            evidence("share of the adapter's busy time in A and B", products.ns / case.adapter_ns, "share"),
+            evidence("arithmetic intensity of A and B", intensity, "FLOP/B"),
+            evidence("ridge of this device in their dtype", ridge, "FLOP/B"),
             evidence("A products that read an input another A reads too", spare, "share"),
         ],
         f"fuse {' and '.join('+'.join(g) for g in groups)} into one linear with one adapter, so that A reads the input "
-        "once; raising r to 64 costs almost no time"
+        f"once{f'; raising r to {RANK} costs almost no time' if free else ''}"
         if groups
-        else "do not lower r for speed: LoraConfig(r=64) costs almost the same time",
+        else f"do not lower r for speed{f': LoraConfig(r={RANK}) costs almost the same time' if free else ''}",
         gain_of(case, saved),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Products:
+    """A's and B's in the step; ``flops_per_s``: the device's rate for them, in the dtypes they have."""
+
+    flops: int
+    nbytes: int
+    ns: int
+    flops_per_s: float
+
+
+def _products(case: Case) -> _Products | None:
+    """None where there is none whose work is known, or the device's rate in their dtype is not."""
+    flops = nbytes = spent_ns = 0
+    compute_s = 0.0
+    names, busy = case.analysis.trace.names, case.busy
+    mine = np.isin(case.ledger.role[busy.rows], [ROLE["adapter.down"], ROLE["adapter.up"]])
+    for i in np.flatnonzero(mine).tolist():
+        work = busy.work[i]
+        if work is None or not work.flops or not work.min_bytes or case.ceiling is None:
+            continue
+        rate = case.ceiling.flops_per_s.get(unit_of(work, names[int(case.ledger.name[busy.rows[i]])]))
+        if not rate:
+            return None
+        flops, nbytes, spent_ns = flops + work.flops, nbytes + work.min_bytes, spent_ns + int(busy.ns[i])
+        compute_s += work.flops / rate
+    return _Products(flops, nbytes, spent_ns, flops / compute_s) if compute_s else None
 
 
 def too_many_targets(case: Case) -> Finding | None:

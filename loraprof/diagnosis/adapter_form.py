@@ -132,7 +132,7 @@ def split_gradients(case: Case) -> Finding | None:
     if not case.analysis.on_gpu:
         return None
     products = [r for r in case.records if r.role in ("adapter.down", "adapter.up") and r.phase == "backward"]
-    rows = [r for r in products if re.search("(?i)split_?k|reduce", r.name)]
+    rows = [r for r in products if re.search("(?i)split_?k|reduce", r.name) and _weight_gradient(case, r)]
     launches = len(case.busy.rows)
     pairs = 2 * len(rows)  # each comes with the product it belongs to
     if not launches or pairs < SPLIT_SHARE * launches:
@@ -151,6 +151,24 @@ def split_gradients(case: Case) -> Finding | None:
         f"{compiling(case, after=', or ')}one adapter for fused q, k and v",
         None,
     )
+
+
+def _weight_gradient(case: Case, record: Record) -> bool:
+    """Whether a product's result is as large as A or B. B's input gradient is too where a layer has as many outputs as
+    tokens: then the weight gradient is the one whose left operand was transposed."""
+    if case.recording is None or record.site is None or len(record.dims) < 2:
+        return False
+    left, right = record.dims[:2]
+    if not (_matrices(left) and _matrices(right)):
+        return False
+    s = case.recording.sites[record.site]
+    width = s.in_features if record.role == "adapter.down" else s.out_features
+    if sorted((left[0], right[-1])) != sorted((s.rank or 0, width)):
+        return False
+    if left[0] != left[-1]:
+        return True
+    strides = case.analysis.trace.shapes[int(case.analysis.trace.host.shapes[record.row])].strides
+    return bool(strides) and strides[0][0] == 1
 
 
 def slow_fused(case: Case) -> Finding | None:

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from loraprof.analysis.containers import CORE
 from loraprof.analysis.roles import HEAD
 from loraprof.diagnosis.case import LARGER_BATCH, Case, compiling, evidence, finding
 from loraprof.diagnosis.records import GEMMS, Record
@@ -65,7 +66,7 @@ def checkpointing(case: Case) -> Finding | None:
             evidence("peak memory, of the device's", peak / total if peak and total else None, "share"),
         ],
         "gradient_checkpointing=False" + ("" if needless else " if memory allows")
-        + '; else gradient_checkpointing_kwargs={"use_reentrant": False}',
+        + ('; else gradient_checkpointing_kwargs={"use_reentrant": False}' if reentrant else ""),
         gain_of(case, scaled(worth(case, phase("recompute")), 1.0, 0.9, 1.0)),
         spent_ns=spent,
     )  # fmt: skip
@@ -79,7 +80,7 @@ def other_parts(case: Case) -> Finding | None:
     rows = [k for k in rows if re.search("(?i)att", k.module or "")]  # not a router's softmax
     products = sum(k.count for k in rows if k.op in ("aten::bmm", "aten::baddbmm", "aten::mm"))
     softmax = sum(k.count for k in rows if "softmax" in (k.op or ""))
-    fused = any(re.search("scaled_dot|flash|efficient_attention", k.op or "") for k in rows)
+    fused = any(CORE.search(k.op or "") for k in rows)
     unfused = products > 0 and softmax > 0 and not fused
     math = any("scaled_dot_product_attention_math" in n for n in case.op_names)  # what SDPA falls back to
     if case.adapter is None or (share < OTHER_SHARE and not unfused):

@@ -2,10 +2,12 @@
 
 On a CPU the ops nest: an op whose work has a rule stands for all that it calls (the fill inside a sum, the bias copy
 inside a product), so that work is counted once and held against all of its time. Views and wrappers are looked
-through. This is what the dispatcher calls an op, and what a count made there sees.
+through. This is what the dispatcher calls an op, and what a count made there sees. On a GPU an op that lets another one
+fill its result (a loss's gradient with zeros) writes only what is left: the fill is a record of its own.
 """
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from loraprof.model.vocabulary import ROLE, HostKind
 
 _NOTHING = Work(0, 0, 0, "view")
 _UPDATES = (ROLE["optimizer"], ROLE["grad_clip"])
+_FILLS = frozenset(("zero_", "fill_"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +108,14 @@ def _work(
     trace, trained = analysis.trace, _trained_dtype(analysis.recording)
     product = _named(trace, PRODUCTS)
     known: dict[tuple[int, int, str | None], Work | None] = {}
+
+    def asked(row: int, role: int) -> Work | None:
+        name, shape = int(trace.host.name[row]), int(trace.host.shapes[row])
+        key = name, shape, trained if role in _UPDATES else None
+        if key not in known:
+            known[key] = work_of(trace.names[name], trace.shapes[shape], key[2]) if shape >= 0 else None
+        return known[key]
+
     given: dict[int, int] = {}
     for i in np.argsort(-ns, kind="stable").tolist():
         given.setdefault(int(ledger.op[rows[i]]), i)
@@ -115,14 +126,32 @@ def _work(
             work.append(None)
             ops.append(None)
             continue
-        name, shape = int(trace.host.name[row]), int(trace.host.shapes[row])
-        key = name, shape, trained if role in _UPDATES else None
-        ops.append(trace.names[name])
-        if key not in known:
-            known[key] = work_of(trace.names[name], trace.shapes[shape], key[2]) if shape >= 0 else None
-        inside = worker[row] != row and worker[row] >= 0 and product[worker[row]]  # a kernel that a product launched
-        work.append(_NOTHING if inside else known[key] if given[row] == i else None)
-    return work, ops
+        ops.append(trace.names[int(trace.host.name[row])])
+        around = int(worker[row])
+        if around not in (row, -1) and product[around]:  # a kernel that a product launched, which has the work
+            work.append(_NOTHING if asked(around, role) is not None else None)
+        else:
+            work.append(asked(row, role) if given[row] == i else None)
+    return (_less_fills(analysis, ledger.op[rows], work) if analysis.on_gpu else work), ops
+
+
+def _less_fills(analysis: Analysis, op: Int64, work: list[Work | None]) -> list[Work | None]:
+    """``work`` of ops without the bytes that a fill below them wrote."""
+    trace, tree = analysis.trace, analysis.who.tree
+    fills = _named(trace, _FILLS)
+    launching = np.zeros(len(fills), dtype=np.bool_)
+    launching[op[op >= 0]] = True
+    above = tree.nearest(launching & ~fills)
+    filled: dict[int, int] = defaultdict(int)
+    for row, one in zip(op.tolist(), work, strict=True):
+        if one is not None and row >= 0 and fills[row] and above[row] >= 0:
+            filled[int(above[row])] += one.write_bytes
+    if not filled:
+        return work
+    return [
+        replace(one, write_bytes=max(one.write_bytes - filled[row], 0), writes=()) if one and row in filled else one
+        for row, one in zip(op.tolist(), work, strict=True)
+    ]
 
 
 def _trained_dtype(recording: Recording | None) -> str | None:

@@ -9,6 +9,7 @@ from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.collectives import Collectives
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.rates import Rates
+from loraprof.analysis.roofline import Ceiling
 from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.catalogue import entry
 from loraprof.diagnosis.counterfactual import Counterfactual
@@ -56,6 +57,7 @@ class Case:
     replay: StepReplay | None = None
     collectives: Collectives | None = None
     communication: Communication | None = None
+    ceiling: Ceiling | None = None
 
     @property
     def workload(self) -> Workload | None:
@@ -94,11 +96,6 @@ class Case:
     def adapter_ns(self) -> int:
         """Exclusive busy time of the adapter path."""
         return sum(self.step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
-
-    @property
-    def launching_ns(self) -> int:
-        """Idle time in which the device waited for the host to submit work."""
-        return sum(self.step.ns(cause=c) for c in ("python", "framework", "launch_api", "launch_latency"))
 
     @property
     def scale(self) -> float:
@@ -184,14 +181,26 @@ def check(case: Case, arm: str) -> str:
     return f"; loraprof compare --arms lora,{arm} {target} measures it"
 
 
+def compile_call(case: Case, options: str = "") -> str:
+    """What to type to compile this model; PEFT's adapters are put on it first."""
+    return f"torch.compile({'get_peft_model(model, config)' if case.peft else 'model'}{options})"
+
+
 def compiling(case: Case, before: str = "", after: str = "") -> str:
     """The advice to compile this model, between words that only go with it; none where something is compiled."""
-    model = "get_peft_model(model, config)" if case.peft else "model"
-    return "" if case.compiled else f"{before}torch.compile({model}){after}"
+    return "" if case.compiled else f"{before}{compile_call(case)}{after}"
+
+
+def without_dropout(case: Case, joint: str = "") -> str:
+    """The advice to drop dropout, after ``joint``, where an adapter has any."""
+    if not any(site.dropout for site in case.sites):
+        return ""
+    return joint + ("lora_dropout=0.0" if case.peft else "no dropout before A")
 
 
 LARGER_BATCH = "a micro-batch twice as large (per_device_train_batch_size)"
 MAJOR = 0.05  # share of the step from which a gain is major
+LONG_NS = 200_000  # a host range without a launch; a launch call that takes longer on an idle device loads code
 
 
 def finding(

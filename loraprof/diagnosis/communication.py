@@ -6,6 +6,7 @@ section 11: volume 3 against 2). Gradients count in the dtype of their parameter
 are reduced.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Final, Literal
@@ -15,7 +16,7 @@ import numpy as np
 from loraprof.analysis.collectives import Collectives
 from loraprof.analysis.messages import KINDS, bus_factor
 from loraprof.model.ranks import CollectiveRow, Communication, TransferBasis
-from loraprof.model.recording import ParameterInfo, Recording
+from loraprof.model.recording import REPLACED, ParameterInfo, Recording
 from loraprof.model.trace import Int64, distinct
 
 LARGE_BYTES: Final = 1 << 20  # messages that show the wire's rate, not its latency
@@ -43,12 +44,13 @@ class ModelBytes:
     adapter: int
     trained: int
     frozen: int
+    replaced: int  # of the frozen ones: PEFT trains a copy in their place (modules_to_save)
     floating: bool  # nothing is quantized: every parameter could have a gradient
 
     @property
     def base(self) -> int | None:
         """Gradients of full fine-tuning."""
-        return self.trained + self.frozen - self.adapter if self.floating else None
+        return self.trained + self.frozen - self.replaced - self.adapter if self.floating else None
 
 
 def communication(
@@ -134,11 +136,19 @@ def wire_of(found: Collectives, transfer: Int64 | None) -> Wire | None:
 def model_bytes(recording: Recording, ranks: int | None) -> ModelBytes:
     """``ranks`` counts the shards of FSDP's first version, whose parameters show one rank's part only."""
     shards = ranks or 1 if any(m.cls == FSDP for m in recording.modules) else 1
-    adapter = sum((s.rank or 0) * (s.in_features + s.out_features) * FLOATS.get(s.dtype, 4) for s in recording.sites)
-    trained, frozen = (
-        sum(_size(p) for p in recording.parameters if p.trainable == flag) * shards for flag in (True, False)
+    paths = {m.id: m.path for m in recording.modules}
+
+    def held(test: Callable[[ParameterInfo], bool]) -> int:
+        return sum(_size(p) for p in recording.parameters if test(p)) * shards
+
+    products = sum((s.rank or 0) * (s.in_features + s.out_features) * FLOATS.get(s.dtype, 4) for s in recording.sites)
+    return ModelBytes(
+        adapter=products + held(lambda p: p.part == "elementwise"),  # DoRA's magnitudes
+        trained=held(lambda p: p.trainable),
+        frozen=held(lambda p: not p.trainable),
+        replaced=held(lambda p: not p.trainable and REPLACED in f"{paths.get(p.module, '')}."),
+        floating=all(p.dtype in FLOATS for p in recording.parameters),
     )
-    return ModelBytes(adapter, trained, frozen, all(p.dtype in FLOATS for p in recording.parameters))
 
 
 def strategy_of(

@@ -1,11 +1,14 @@
 """G findings: do these numbers mean what they seem to mean?"""
 
+from loraprof import units
+from loraprof.analysis.compiled import mixed_ns
 from loraprof.analysis.roles import HEAD
-from loraprof.diagnosis.case import Case, evidence, finding
-from loraprof.diagnosis.select import Worth, gain_of
+from loraprof.diagnosis.case import LONG_NS, Case, evidence, finding
+from loraprof.diagnosis.select import Worth, gain_of, idle, total_ns
 from loraprof.model.report import Finding
 
 COLD = 1.5  # G3: first step over the median
+LOADING = 0.05  # G3: loading code, of the step
 NOISE = 0.50  # G3: interval of the median over the median
 PADDING = 0.80  # G4: real tokens of all tokens
 FREE_BACKWARD = 0.5  # G5: backward over forward
@@ -39,20 +42,23 @@ def optimizer_decides(case: Case) -> Finding | None:
 
 
 def cold_timing(case: Case) -> Finding | None:
-    """G3: the first steps were slower than the rest, so a mean over all of them is not the speed of training."""
+    """G3: the first steps were slower than the rest, so a mean over all of them is not the speed of training.
+
+    The first window of a trace that begins in the midst of training also holds work that was queued before: it is
+    left out.
+    """
     timing = case.recording.timing if case.recording else None
-    samples = list(timing.samples_ns) if timing else [s.wall_ns for s in case.analysis.steps]
-    if len(samples) < 3:
-        return None
-    median = sorted(samples)[(len(samples) - 1) // 2]
-    if samples[0] <= COLD * median or samples[0] <= max(samples[1:]):
-        return _noisy(case)
+    queued = bool(case.analysis.links.orphans)
+    samples = list(timing.samples_ns) if timing else [s.wall_ns for s in case.analysis.steps][queued:]
+    median = sorted(samples)[(len(samples) - 1) // 2] if len(samples) > 2 else 0
+    if not median or samples[0] <= COLD * median or samples[0] <= max(samples[1:]):
+        return _noisy(case) or _loading(case)
     remedy = f"loraprof profile --skip {2 * timing.dropped + 3}" if timing else "record after a few warm-up steps"
     return finding(
         case,
         "G3",
         [
-            evidence("first step that was timed", samples[0], "ns"),
+            evidence("first step that was timed" if timing else "first step of the trace", samples[0], "ns"),
             evidence("median step", median, "ns"),
             evidence("steps dropped before", timing.dropped if timing else None, "steps"),
         ],
@@ -76,6 +82,26 @@ def _noisy(case: Case) -> Finding | None:
         ],
         f"stop what else runs on this machine; loraprof profile --timed {5 * u.steps}",
         title="The steps repeat too badly for a comparison",
+    )
+
+
+def _loading(case: Case) -> Finding | None:
+    """Launch calls that take so long while the device is idle load code: its kernels are used for the first time."""
+    first_uses = idle("launch_api", above_ns=LONG_NS)
+    spent, calls = total_ns(case, first_uses), int(first_uses(case.ledger).sum())
+    if spent < LOADING * case.wall_ns:
+        return None
+    return finding(
+        case,
+        "G3",
+        [
+            evidence(f"launch calls above {units.ns(LONG_NS)} on an idle device", calls, "count"),
+            evidence("their time", spent, "ns"),
+            evidence("of the step", spent / case.wall_ns, "share"),
+        ],
+        "record after a few warm-up steps: this one loads the code of its kernels",
+        title="The step is cold: its kernels are used for the first time",
+        spent_ns=spent,
     )
 
 
@@ -149,9 +175,10 @@ def not_training(case: Case) -> Finding | None:
 
 
 def at_the_bound(case: Case) -> Finding | None:
-    """G6: removing the adapters altogether would gain less than a tenth."""
+    """G6: removing the adapters altogether would gain less than a tenth, whatever of fused kernels is theirs."""
     other, now = case.counterfactual, case.timing.unprofiled
-    if other is None or now is None or other.frozen_ns < BOUND * now.median_ns:
+    mixed = mixed_ns(case.analysis.who.compiled, case.ledger) * case.scale
+    if other is None or now is None or other.frozen_ns - mixed < BOUND * now.median_ns:
         return None
     return finding(
         case,

@@ -5,10 +5,10 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.analyse import Analysis
-from loraprof.analysis.compiled import compilations
+from loraprof.analysis.compiled import compilations, mixed_ns
 from loraprof.analysis.ledger import Ledger
 from loraprof.diagnosis.busy import Busy
-from loraprof.diagnosis.case import MAJOR, Case, evidence, finding
+from loraprof.diagnosis.case import MAJOR, Case, compile_call, evidence, finding, without_dropout
 from loraprof.diagnosis.select import Worth, gain_of
 from loraprof.model.compilation import Compilation
 from loraprof.model.report import CompiledReport, Evidence, Finding
@@ -35,7 +35,7 @@ def compiled(analysis: Analysis, ledger: Ledger, busy: Busy) -> CompiledReport |
         known_ns=int(ns[rows.known[op]].sum()),
         host_ns=int(ns[inside & ~rows.call[op]].sum()),
         other_ns=int(ns[inside & (ledger.role[entries] == ROLE["other"])].sum()),
-        mixed_ns=int(ns[rows.mixed[op]].sum()),
+        mixed_ns=mixed_ns(rows, ledger),
         recompilations=recording.workload.recompiles if recording and found else None,
         graph_breaks=recording.workload.graph_breaks if recording and found else None,
         compile_ns=sum(p.compile_ns for p in found.passes) if found else None,
@@ -75,16 +75,16 @@ def compiles_in_steps(case: Case) -> Finding | None:
     share = in_steps_ns / steps_ns if steps_ns else 0.0
     rows = [
         evidence("recompilations", recompiles, "count"),
-        evidence("graph breaks", breaks, "count"),
-        evidence("compilations inside the profiled steps", count, "count"),
+        evidence("places at which a graph is cut", breaks, "count"),
+        evidence("graphs compiled inside the profiled steps", count, "count"),
     ]
-    rows += [evidence("their time", in_steps_ns, "ns"), evidence("of the profiled steps", share, "ratio")] * bool(count)
+    rows += [evidence("their time", in_steps_ns, "ns"), evidence("of the profiled steps", share, "share")] * bool(count)
     rows += _told(case, found, timed)
     return finding(
         case,
         "H3",
         rows,
-        "torch.compile(get_peft_model(model, config), dynamic=True) with lora_dropout=0.0; "
+        f"{compile_call(case, ', dynamic=True')}{without_dropout(case, ' with ')}; "
         "TORCH_LOGS=graph_breaks,recompiles names the lines",
         replace(often, basis="measured") if often else None,
         severity="major" if max(timed, share) >= MAJOR else None,
@@ -97,12 +97,17 @@ def _told(case: Case, found: Compilation | None, timed: float) -> list[Evidence]
         return []
     rows = [evidence("compiling in all", sum(p.compile_ns for p in found.passes), "ns")]
     if timed:
-        rows.insert(0, evidence("compiling, of the timed steps", timed, "ratio"))
+        rows.insert(0, evidence("compiling, of the timed steps", timed, "share"))
     if case.analysis.who.compiled is not None:
         rows.append(evidence("compiled regions in the step", _regions(case.analysis, case.ledger), "regions"))
     if case.workload and case.workload.recompiles:
         rows += [evidence("compiled again because", reason) for reason in found.recompile_reasons[:2]]
-    return [*rows, *(evidence("graph cut", reason) for reason in found.break_reasons[:2])]
+    return [*rows, *(evidence(_cut(reason), reason) for reason in found.break_reasons[:2])]
+
+
+def _cut(reason: str) -> str:
+    """Dynamo tells some places by their line, of the others only why."""
+    return "a graph is cut" if reason.startswith("in ") else "a graph is cut because"
 
 
 def _regions(analysis: Analysis, ledger: Ledger) -> int:

@@ -44,15 +44,25 @@ def examine(file: RankFile) -> Result:
 
     name = file.trace.name
     try:
-        recording = recording_of(file)
-        trace = read_trace(file.trace)
+        recording, trace = recording_of(file), read_trace(file.trace)
     except InputError as error:
-        return LeftOut(file.rank, name, error.message.removeprefix(f"{file.trace}: "))
-    rank = trace.rank if file.rank is None else file.rank
+        return _unreadable(file, error.message)
+    alone = (trace.world_size or 1) == 1  # such a job is rank 0 to itself, whatever else it is a part of
+    said = trace.rank if file.rank is None or not alone else None
+    if recording is not None and said not in (None, file.rank):
+        return LeftOut(file.rank, name, f"it is the trace of rank {said}")
+    rank = file.rank if said is None else said
     if rank is None:
         return LeftOut(None, name, "it does not say which rank it is")
     found = breakdown_of(rank, name, analyse(trace, recording), recording)
     return found if found.steps else LeftOut(rank, name, "its trace holds no step")
+
+
+def _unreadable(file: RankFile, message: str) -> LeftOut:
+    """Under the name of the file that is meant; its folder is that of the whole report."""
+    files = [place for place in (file.own, file.shared) if place is not None and message.startswith(f"{place}: ")]
+    meant = files[0] if files else file.trace
+    return LeftOut(file.rank, meant.name, message.removeprefix(f"{meant}: "))
 
 
 def sequential(files: Sequence[RankFile]) -> Iterable[Result]:

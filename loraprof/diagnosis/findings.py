@@ -21,6 +21,7 @@ Rule = Callable[[Case], Finding | None]
 RULES: tuple[Rule, ...] = (
     *COMPARABILITY, *POWER_FINDINGS, *HOST, *COMPILED, *COSTS, *FORMS, *BASE, *DISTRIBUTED, *ADVICE,
 )  # fmt: skip
+EXPLAINED = {"D1", "D2", "D4", "D5"}
 SEVERITY = {"blocker": 0, "major": 1, "minor": 2, "info": 3}
 
 
@@ -30,7 +31,11 @@ def findings(case: Case) -> list[Finding]:
 
 
 def _consistent(found: list[Finding]) -> list[Finding]:
-    """"Nothing to fix" (G6) goes where something else is major, and takes the advice on adapters along where not."""
+    """"Nothing to fix" (G6) goes where something else is major, and takes the advice on adapters along where not.
+
+    Exposed communication (D6) goes where another finding says why.
+    """
+    found = [f for f in found if f.id != "D6" or not EXPLAINED & {other.id for other in found}]
     bounded = any(f.id == "G6" for f in found)
     other = any(f.severity in ("major", "blocker") and f.id[0] != "L" for f in found)
     gone = ("G6",) if other else tuple(f.id for f in found if f.id[0] == "L" and f.severity != "major")

@@ -3,13 +3,14 @@
 import numpy as np
 from msgspec.structs import replace
 
+from loraprof import units
+from loraprof.analysis.intervals import union
 from loraprof.analysis.replay import accepted, replay
-from loraprof.diagnosis.case import LARGER_BATCH, Case, compiling, evidence, finding
-from loraprof.diagnosis.select import Worth, gain_of, idle, scaled, worth
+from loraprof.diagnosis.case import LARGER_BATCH, LONG_NS, Case, compiling, evidence, finding, without_dropout
+from loraprof.diagnosis.select import Select, Worth, either, gain_of, idle, scaled, total_ns, worth
 from loraprof.model.report import Finding
 from loraprof.model.trace import Int64, distinct
 
-LAUNCHING = ("python", "framework", "launch_api", "launch_latency")
 HALF_HOST = 0.15  # H1: what a host twice as fast would save, of the step
 LAUNCH_SHARE = 0.30  # H1: idle for the host, of the step
 ENQUEUE_SHARE = 0.95  # H1: host time to submit a step, of the unprofiled step
@@ -17,7 +18,6 @@ EMPTY_SHARE = 0.50  # H1: kernels that were not yet launched when the device fel
 FEW = 20  # H1: launches that are no training step
 DATA_SHARE = 0.05  # H4
 HOST_SHARE = 0.20  # H2: idle in Python or inside ops, of the step
-LONG_NS = 200_000  # H2: a host range without a launch
 LONG_SHARE = 0.10  # H2: such ranges, of the step
 OVERLAP = 0.10  # H5: time two devices work at once, of the busier one's
 
@@ -28,9 +28,9 @@ def launch_bound(case: Case) -> Finding | None:
 
 
 def _launch_bound_gpu(case: Case) -> Finding | None:
-    saved = worth(case, idle(*LAUNCHING))
+    saved, waited_ns = worth(case, _submitting(case)), total_ns(case, _submitting(case))
     unprofiled = case.timing.unprofiled
-    share = saved.ns / unprofiled.median_ns if saved and unprofiled else case.launching_ns / case.wall_ns
+    share = saved.ns / unprofiled.median_ns if saved and unprofiled else waited_ns / case.wall_ns
     launches = len(case.busy.rows)
     late = max(_events(case, "launch_api"), _events(case, "launch_latency"))
     timing = case.recording.timing if case.recording else None
@@ -38,7 +38,7 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
     signs = [share >= LAUNCH_SHARE, bool(launches) and late >= EMPTY_SHARE * launches]
     if submit is not None and unprofiled:
         signs.append(submit >= ENQUEUE_SHARE * unprofiled.median_ns)
-    faster = _faster_host(case) if signs[0] else None
+    faster = _faster_host(case, waited_ns) if signs[0] else None
     if faster is not None:
         signs.append(faster.ns >= HALF_HOST * case.wall_ns * case.scale)
     if not signs[0] or sum(signs) < 2 or launches < FEW:
@@ -58,21 +58,24 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
         rows,
         _fewer_launches(case),
         replace(value, basis="replay") if value and faster else value,
-        spent_ns=case.launching_ns,
+        spent_ns=waited_ns,
     )
+
+
+def _submitting(case: Case) -> Select:
+    """Idle time in which the device waited for work to be submitted: not for code that a launch call loads at its first
+    use, nor, beyond the floor, for what holds a kernel back after its launch."""
+    latency = idle("launch_latency", upto_ns=case.analysis.floor_ns or 0)
+    return either(either(idle("python", "framework"), idle("launch_api", upto_ns=LONG_NS)), latency)
 
 
 def _fewer_launches(case: Case) -> str:
     """More work per launch, or fewer of them; what is said of adapters fits those that are there."""
-    advice = [f"{LARGER_BATCH}, or packing", compiling(case)]
-    if case.adapter is not None:
-        advice.append("fewer target_modules" if case.peft else "adapt fewer layers")
-    if any(site.dropout for site in case.sites):
-        advice.append("lora_dropout=0.0" if case.peft else "no dropout before A")
-    return "; ".join(filter(None, advice))
+    fewer = ("fewer target_modules" if case.peft else "adapt fewer layers") if case.sites else ""
+    return "; ".join(filter(None, (f"{LARGER_BATCH}, or packing", compiling(case), fewer, without_dropout(case))))
 
 
-def _faster_host(case: Case) -> Worth | None:
+def _faster_host(case: Case, waited_ns: int) -> Worth | None:
     """What half the host's time would save, replayed (a quarter and three quarters for the ends), unprofiled ns.
 
     None where the replay does not reproduce the profiled step, or saves more than the device waits for the host:
@@ -87,7 +90,7 @@ def _faster_host(case: Case) -> Worth | None:
         return None
     now = replay(calls, sigma, floor, tau)
     less = [float(now - replay(calls, sigma * share, floor, tau)) for share in (0.5, 0.75, 0.25)]
-    return Worth(less[0], less[1], less[2]) if less[0] <= case.launching_ns else None
+    return Worth(less[0], less[1], less[2]) if less[0] <= waited_ns else None
 
 
 def _events(case: Case, cause: str) -> int:
@@ -140,7 +143,7 @@ def python_overhead(case: Case) -> Finding | None:
         "H2",
         [
             evidence("share of the step idle in Python or inside ops", share, "share"),
-            evidence(f"host ranges above {LONG_NS} ns without a launch", int(rows.sum()), "ranges"),
+            evidence(f"host ranges above {units.ns(LONG_NS)} without a launch", int(rows.sum()), "ranges"),
             evidence("their time", spent, "ns"),
             evidence("most of it before", where, ""),
         ],
@@ -183,43 +186,31 @@ def naive_pipeline(case: Case) -> Finding | None:
     if not others or not len(device):
         return None
     window = case.ledger.window
-    spans = {}
-    for index in distinct(device.device).tolist():
-        mine = (device.device == index) & (device.start >= window.start) & (device.start < window.end)
-        spans[index] = _merged(device.start[mine], device.end[mine])
-    busy = {i: int((end - start).sum()) for i, (start, end) in spans.items()}
-    active = [i for i in busy if busy[i] > 0.05 * case.wall_ns]
-    everything = _merged(*(np.concatenate([spans[i][j] for i in active]) if active else spans[0][j] for j in (0, 1)))
-    union = int((everything[1] - everything[0]).sum())
-    overlap = sum(busy[i] for i in active) - union
-    if len(active) < 2 or overlap > OVERLAP * max(busy.values()):
+    inside = (device.start >= window.start) & (device.start < window.end)
+    each = (inside & (device.device == index) for index in distinct(device.device).tolist())
+    busy = [union(device.start[mine], device.end[mine]) for mine in each]
+    active = [one for one in busy if one.length > 0.05 * case.wall_ns]
+    if len(active) < 2:
         return None
-    idle_ns = case.wall_ns - union
-    saved = (case.wall_ns - max(busy.values()) - idle_ns) * case.scale
+    longest = max(one.length for one in active)
+    together = union(*(np.concatenate([getattr(one, edge) for one in active]) for edge in ("start", "end")))
+    overlap = sum(one.length for one in active) - together.length
+    if overlap > OVERLAP * longest:
+        return None
+    saved = (together.length - longest) * case.scale
     return finding(
         case,
         "H5",
         [
             evidence("devices that work in this process", len(active), "devices"),
             evidence("time at least two of them work at once", overlap, "ns"),
-            evidence("busy time of the busiest", max(busy.values()), "ns"),
+            evidence("busy time of the busiest", longest, "ns"),
             evidence("step", case.wall_ns, "ns"),
         ],
         'load the model on one device (device_map={"": local_rank}) and start with accelerate launch --multi_gpu',
         gain_of(case, Worth(saved, 0.5 * saved, saved) if case.timing.unprofiled else None),
         severity="major",
     )
-
-
-def _merged(start: Int64, end: Int64) -> tuple[Int64, Int64]:
-    """The union of intervals."""
-    order = np.argsort(start, kind="stable")
-    start, end = start[order], end[order]
-    if not len(start):
-        return start, end
-    reach = np.maximum.accumulate(end)
-    first = np.concatenate(([True], start[1:] > reach[:-1]))
-    return start[first], reach[np.concatenate((np.flatnonzero(first)[1:] - 1, [len(start) - 1]))]
 
 
 def _median(values: list[int]) -> int | None:

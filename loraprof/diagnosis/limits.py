@@ -1,11 +1,10 @@
 """The best time of every record of the reported step: what the kernel table and the traffic table are made of."""
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.reuse import cached_bytes
-from loraprof.analysis.roofline import Ceiling, Roof, note, roof
+from loraprof.analysis.roofline import Ceiling, Roof, bound_of, note, roof
 from loraprof.analysis.work.rule import Work
 from loraprof.model.report import Bound
 from loraprof.model.trace import Int64, Trace
@@ -19,19 +18,17 @@ class Limits:
     roofs: list[Roof | None]
     reused: list[int | None]  # bytes that reach memory with cache reuse
     cache: str
+    surplus: str = "higher clock"
 
     def over(self, members: list[int], total_ns: int) -> tuple[int | None, Bound, str | None, int | None]:
-        """(roof_ns, bound, note, l2_bytes) of rows that are reported as one; the bound is that of most roof time."""
+        """(roof_ns, bound, note, l2_bytes) of rows that are reported as one."""
         reused = [self.reused[i] for i in members if self.reused[i] is not None]
         l2_bytes = sum(b for b in reused if b is not None) if reused else None
         roofs = [r for r in (self.roofs[i] for i in members) if r is not None]
         if len(roofs) != len(members):
             return None, "unknown", None, l2_bytes
-        by_bound: dict[Bound, float] = defaultdict(float)
-        for r in roofs:
-            by_bound[r.bound] += r.ns
-        bound = max(by_bound, key=lambda b: (by_bound[b], b))
-        return round(sum(r.ns for r in roofs)), bound, note(total_ns, roofs, self.cache), l2_bytes
+        said = note(total_ns, roofs, self.cache, self.surplus)
+        return round(sum(r.ns for r in roofs)), bound_of(total_ns, roofs), said, l2_bytes
 
 
 def limits_of(
@@ -46,4 +43,4 @@ def limits_of(
     on_device = (ledger.kind[rows] == DeviceClass.COMPUTE).tolist()  # host copies move over PCIe
     columns = zip(works, on_device, ledger.blocks[rows].tolist(), ledger.name[rows].tolist(), reused, strict=True)
     roofs = [roof(w, ceiling, blocks, trace.names[n], b) if here else None for w, here, blocks, n, b in columns]
-    return Limits(roofs, reused, ceiling.cache)
+    return Limits(roofs, reused, ceiling.cache, ceiling.surplus)

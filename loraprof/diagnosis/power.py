@@ -74,8 +74,12 @@ def hidden_idleness(case: Case) -> Finding | None:
 
 
 def memory_full(case: Case) -> Finding | None:
-    """N3: the allocator works in steady state, or tensors travel to the host and back."""
+    """N3: the allocator works in steady state, or tensors travel to the host and back.
+
+    A trace that is one window holds the start of a program, where every allocator asks the device for memory.
+    """
     memory = case.recording.memory if case.recording else None
+    steady = case.analysis.marks.names != ("trace",)
     allocating = case.step.ns(cause="allocator")
     copies = [k for k in case.kernels if k.role == "copy" and ("HtoD" in k.name or "DtoH" in k.name)]
     moving = sum(k.total_ns for k in copies if k.phase != "other")  # batches and losses travel outside the phases
@@ -86,7 +90,7 @@ def memory_full(case: Case) -> Finding | None:
     signs = (
         full is not None and full >= FULL,
         bool(retries),
-        case.analysis.on_gpu and allocating > ALLOCATOR_SHARE * case.wall_ns,
+        case.analysis.on_gpu and steady and allocating > ALLOCATOR_SHARE * case.wall_ns,
         case.analysis.on_gpu and moving > COPY_SHARE * case.busy_ns > 0,
     )
     if not any(signs):
@@ -100,12 +104,18 @@ def memory_full(case: Case) -> Finding | None:
             evidence("reserved memory, of the device's", full, "share"),
             evidence("allocator retries", retries, "count"),
             evidence("time the device waited for the allocator", allocating, "ns"),
-            evidence("time of copies between host and device", moving, "ns"),
+            evidence("time of copies between host and device inside the passes", moving, "ns"),
         ],
         "; ".join([*remedies, "a smaller per_device_train_batch_size"] if any(signs[:2]) else remedies),
         gain_of(case, worth(case, idle("allocator"))),
-        spent_ns=allocating,
+        title=None if any(signs[:2]) else _elsewhere(signs[2]),
+        spent_ns=allocating + moving * signs[3],
     )
+
+
+def _elsewhere(allocating: bool) -> str:
+    """What a step does whose memory is not known to be full."""
+    return "The step waits for device memory" if allocating else "Tensors travel between host and device in the step"
 
 
 POWER_FINDINGS = (throttled, hidden_idleness, memory_full)

@@ -196,7 +196,10 @@ def _stragglers(view: View) -> list[Straggler] | None:
 
 def notes_of(view: View, groups: Sequence[Matched]) -> Iterator[str]:
     """What holds for the comparison, and what does not."""
-    yield f"{units.count(len(view.found))} ranks; the report is rank {_slowest(view)}'s, the slowest"
+    if len(view.found) == 1:
+        yield f"the report is rank {view.found[0].rank}'s, the only one that can be read"
+    else:
+        yield f"{units.count(len(view.found))} ranks; the report is rank {_slowest(view)}'s, the slowest"
     clocks = view.clocks
     if len(view.found) > 1 and clocks.residual_ns is None:
         yield "the ranks' clocks cannot be aligned, no two ranks share a collective: durations only are compared"

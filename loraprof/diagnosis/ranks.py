@@ -68,7 +68,8 @@ def _sorted_out(results: Iterable[Result]) -> tuple[list[RankBreakdown], list[Le
         raise InputError(_left_out(left)[0] if left else "there is no rank here", "record it again")
     twice = [rank for rank, n in Counter(one.rank for one in found).items() if n > 1]
     if twice:
-        raise InputError(f"two of its traces say that they are of rank {twice[0]}", "take one of them away")
+        names = " and ".join(one.trace for one in found if one.rank == twice[0])
+        raise InputError(f"{names} say that they are of rank {twice[0]}", "take all but one of them away")
     return sorted(found, key=lambda one: one.rank), left
 
 

@@ -5,10 +5,11 @@ from collections import defaultdict
 import numpy as np
 
 from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.costmodel.variants import detect_variant
 from loraprof.analysis.ledger import Ledger
 from loraprof.diagnosis.busy import Busy
 from loraprof.diagnosis.limits import Limits
-from loraprof.model.recording import Nvml, Recording
+from loraprof.model.recording import AdapterSite, Nvml, Recording
 from loraprof.model.report import Adapter, Kernel, MemoryReport, ModuleRow, NvmlReport, Savings
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES
 
@@ -97,7 +98,16 @@ def adapter(analysis: Analysis, ledger: Ledger, table: list[Kernel], busy: Busy)
         savings=Savings(),
         predicted_full_ns=None,
         predicted_frozen_ns=None,
+        variant=_variant(sites, recording),
     )
+
+
+def _variant(sites: list[AdapterSite], recording: Recording | None) -> str | None:
+    """None where layers differ, or run a graph of their own; under autocast too, which may be told not to cast the
+    input (V3b): what is installed does not say."""
+    autocast = recording.workload.autocast if recording else None
+    found = {detect_variant(s.dtype, s.base_dtype, autocast, s.dropout) if s.kind == "lora" else None for s in sites}
+    return next(iter(found)) if len(found) == 1 and found <= {"V1", "V2", "V5", "V6"} else None
 
 
 def memory(recording: Recording | None) -> MemoryReport | None:

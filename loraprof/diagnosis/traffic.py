@@ -59,8 +59,8 @@ def impossible(table: list[Kernel]) -> str | None:
     worst = max(wrong, key=lambda k: (k.roof_ns or 0) / max(k.total_ns, 1))
     times = units.ratio((worst.roof_ns or 0) / max(worst.total_ns, 1))
     count = sum(k.count for k in wrong)
-    said = f"{units.count(count)} records are impossibly fast, {worst.name} at {times} its roof"
-    return f"{said}: a ceiling, a shape or a time is wrong"
+    records = "1 record is" if count == 1 else f"{units.count(count)} records are"
+    return f"{records} impossibly fast, {worst.name} at {times} its roof: a ceiling, a shape or a time is wrong"
 
 
 def _known(ledger: Ledger, busy: Busy) -> Bool:

@@ -17,6 +17,11 @@ GROUPS = {
     "attention": ("attention", "position"),
     "norms, activations and additions": ("norm", "activation", "residual", "dropout", "pooling"),
     "embedding, head and loss": ("embedding", "head", "loss"),
+    "the optimizer and clipping": ("optimizer", "grad_clip"),
+    "communication": ("comm",),
+    "expanding quantised weights": ("dequant",),
+    "copies": ("copy",),
+    "work of unknown role": ("other",),
 }
 IDLE = {  # idle cause: words on a CPU, on a GPU
     **dict.fromkeys(("python", "framework", "launch_api", "launch_latency"), _HOST),
@@ -34,10 +39,8 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport) -> 
     parts: dict[str, float] = {linears: step.ns(kind="busy", role="base.linear")}
     for group, roles in GROUPS.items():
         parts[group] = sum(step.ns(kind="busy", role=role) for role in roles)
-    parts["the optimizer and clipping"] = step.ns(kind="busy", phase="optimizer")
     if adapter is not None:
         parts["the adapter path"] = sum(step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
-    parts["work of unknown role"] = step.ns(kind="busy", role="other")
     busy, waited = step.ns(kind="busy"), step.ns(kind="idle")
     parts["everything else"] = busy - sum(parts.values())
     left = waited if timing.idle_unprofiled_ns is None else timing.idle_unprofiled_ns
@@ -45,6 +48,8 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport) -> 
         if p.kind == "idle":
             name = IDLE[p.cause or "unknown"][step.launches is not None]
             parts[name] = parts.get(name, 0) + p.ns * left / max(waited, 1)
+    for name, sign in ((_HOST[1], -1), (_QUEUE[1], 1)) if step.held_ns else ():
+        parts[name] = parts.get(name, 0) + sign * step.held_ns * left / max(waited, 1)
     wall = busy + left
     ranked = sorted(((ns, name) for name, ns in parts.items() if ns), reverse=True)[:3]
     shares = ", ".join(f"{units.percent(ns / wall)} to {name}" for ns, name in ranked).replace(" to ", " goes to ", 1)
@@ -57,8 +62,13 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport) -> 
 
 
 def limiting(found: list[Finding]) -> str | None:
-    """The first cause, by gain, whose remedy gains something at the low end of its interval too; else the first."""
+    """The first cause, by gain, whose remedy gains something at the low end of its interval too; else the first.
+
+    None where there are several and no gain is known: they stand in no order then.
+    """
     causes = [f for f in found if f.id[0] != "G" and f.severity != "info"]
+    if len(causes) > 1 and all(f.gain is None for f in causes):
+        return None
     sure = (f.id for f in causes if f.gain is not None and f.gain.low > SURE)
     return next(sure, causes[0].id if causes else None)
 

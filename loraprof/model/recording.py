@@ -4,11 +4,14 @@ Everything a later analysis needs and cannot know from the trace: the modules, t
 timing, the sequence numbers of module calls, the calibration of the device, and what could not be measured.
 """
 
+from typing import Final
+
 import msgspec
 
 from loraprof.model.compilation import Compilation
 
 SCHEMA = "loraprof.recording/1"
+REPLACED: Final = ".original_module."  # in the path, with a dot after it, of weights that PEFT trains a copy of
 
 
 class ModuleInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,6 +235,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     compilation: Compilation | None = None  # None: nothing was compiled
     graph_nodes: dict[int, str] = {}  # CUDA graph node id -> what the script named the kernel's part when capturing
     first_step: int | None = None  # optimizer steps that passed before the first profiled one
+    whole_steps: int | None = None  # of the profiled ones, where the script ended within the next; None: all
     missing_ranks: list[int] = []  # of several: those that left nothing; the notes say why
     notes: list[str] = []
 

@@ -105,6 +105,13 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         asked = wanted if len(wanted) > 1 else wanted[0]  # one name: attrgetter gives the value alone
         return sum(p.ns for p in self.partition if fields(p) == asked)
 
+    @property
+    def held_ns(self) -> int:
+        """Launch latency above its floor: launched, and then held back by something else than the host."""
+        floor = self.launches.latency_floor_ns if self.launches else None
+        rows = [p for p in self.partition if p.cause == "launch_latency"]
+        return max(0, sum(p.ns for p in rows) - (floor or 0) * sum(p.events for p in rows))
+
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     """Kernels (CPU: leaf ops) of one name, role, phase and module; figures are totals over ``count``."""
@@ -119,7 +126,7 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     min_bytes: int | None = None
     roof_ns: int | None = None
     bound: Bound = "unknown"
-    note: str | None = None  # "L2-assisted" or "impossible" where above the roof
+    note: str | None = None  # what explains a time above the roof, e.g. "L2-assisted"; "impossible": nothing does
     l2_bytes: int | None = None  # minimum bytes if producers hand over in L2
     op: str | None = None  # the ATen op that launched it
 
@@ -160,12 +167,14 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     predicted_frozen_interval: Interval | None = None
     ranks: dict[str, int] | None = None
     variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
+    busy_unprofiled_ns: int | None = None  # busy_ns and idle_ns are of the profiled step; these go with savings
+    idle_unprofiled_ns: int | None = None
 
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     gemm_flops_per_s: float | None
     copy_bytes_per_s: float | None
-    launch_floor_ns: int | None
+    launch_floor_ns: int | None  # until the host knows that a null kernel has ended: not a step's latency_floor_ns
     turnaround_ns: int | None
     basis: str
 

@@ -87,7 +87,7 @@ def _sections(report: Report) -> list[Section]:
     if report.traffic:
         sections.append(_traffic(report.traffic, step))
     if report.communication:
-        sections.append(communication_section(report.communication))
+        sections.append(communication_section(report.communication, report.adapter is not None))
     if report.rank_summary and report.ranks:
         sections.append(ranks_section(report.rank_summary, report.ranks))
     sections.append(findings_section(report.findings))
@@ -115,6 +115,8 @@ def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
     for p in step.partition:
         tone = ROLE_TONES[p.role] if p.kind == "busy" else CAUSE_TONES[p.cause or "unknown"]
         totals[tone] += p.ns
+    totals[CAUSE_TONES["launch_latency"]] -= step.held_ns
+    totals[CAUSE_TONES["queued"]] += step.held_ns
     present = [(tone, total_ns) for tone, total_ns in totals.items() if total_ns]
     shares = units.shares([total_ns for _, total_ns in present])
     scale = units.ns_scale([step.wall_ns])

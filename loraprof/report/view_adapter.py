@@ -68,7 +68,7 @@ def _account(a: Adapter, timing: TimingReport) -> Table | None:
     rows = [row(what, None if ns is None else -ns, "good") for what, ns in saved]
     rows.append(row("added: adapter path, idle time included", added_ns, "adapter"))
     columns = (
-        Column("against full fine-tuning, not profiled"),
+        Column("against full fine-tuning, without the profiler", "against full fine-tuning"),
         Column(scale.unit, number=True),
         Column("% of step", "%", number=True),
     )

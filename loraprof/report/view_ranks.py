@@ -146,17 +146,18 @@ def _stragglers(stragglers: Sequence[Straggler]) -> str:
     """Who the others wait for at collectives."""
     if not stragglers:
         return "no rank comes to a collective later than the clocks can tell"
-    return " · ".join(
+    return "over all steps: " + " · ".join(
         f"rank {s.rank} at {units.count(s.last)} of {units.count(s.of)} collectives, "
         f"{units.ns(s.late_ns)} after the median rank in all"
         for s in stragglers
     )
 
 
-def communication_section(sent: Communication) -> Section:
+def communication_section(sent: Communication, adapted: bool) -> Section:
     """Every kind of collective with its size, what of it is exposed, and its bandwidth; then what LoRA saves."""
     blocks: list[Block] = [collective_table(sent.collectives)]
-    lines = [(label, words) for label, words in (("LoRA", _saved(sent)), ("bandwidth", _basis(sent))) if words]
+    gradients = ("LoRA", _saved(sent)) if adapted else ("gradients", _reduced(sent))
+    lines = [(label, words) for label, words in (gradients, ("bandwidth", _basis(sent))) if words]
     if lines:
         blocks.append(Facts(tuple(lines)))
     aside = f"{units.ns(sent.exposed_ns)} exposed, {units.ns(sent.overlapped_ns)} hidden"
@@ -197,15 +198,30 @@ def _saved(sent: Communication) -> str:
     """What of the traffic is the gradients', and what is not."""
     if sent.strategy is None or sent.saved_bytes is None:
         return ""
-    words = f"saves {units.nbytes(sent.saved_bytes)} of the {units.nbytes(sent.full_reduced_bytes)} of gradients that "
+    saved = units.nbytes(sent.saved_bytes) if sent.saved_bytes else "none"
+    words = f"saves {saved} of the {units.nbytes(sent.full_reduced_bytes)} of gradients that "
     words += f"full fine-tuning reduces per step, and reduces {units.nbytes(sent.reduced_bytes)}"
     if sent.strategy == "sharded":
         words += f"; the {units.nbytes(sent.gathered_bytes)} of gathered weights it does not save"
     return words
 
 
+def _reduced(sent: Communication) -> str:
+    """The same of a step without adapters."""
+    if sent.strategy is None:
+        return ""
+    words = f"{units.nbytes(sent.reduced_bytes)} reduced per step"
+    return f"{words}, {units.nbytes(sent.gathered_bytes)} of weights gathered" if sent.strategy == "sharded" else words
+
+
 def _basis(sent: Communication) -> str:
     """What the times behind the bandwidths are."""
-    if all(row.basis == "fastest rank" for row in sent.collectives):
-        return "bytes over the time on the rank that came last to each, which did not wait"
-    return "at least: bytes over the time on this rank, waiting for the others included"
+    known = [row for row in sent.collectives if row.algorithm_bytes_per_s is not None]
+    here = [row.name for row in known if row.basis == "this rank"]
+    if not here:
+        return "bytes over the time on the rank that came last to each, which did not wait" if known else ""
+    waiting = "at least: bytes over the time on this rank, waiting for the others included"
+    if len(here) == len(known):
+        return waiting
+    some = ", ".join(dict.fromkeys(here))
+    return f"bytes over the time on the rank that came last to each, which did not wait; {some} {waiting}"

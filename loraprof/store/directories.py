@@ -5,6 +5,7 @@ it its name (``rank<i>.trace.json``), or foreign traces (``*.trace.json``, or a 
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,7 +63,9 @@ def directory_of(place: Place) -> Directory:
     used = {RECORDING, NVML, *(e.name for _, e in traces), *(path.name for path in own.values())}
     if recording is None and not found:
         foreign = [e for e in listed if _FOREIGN.search(e.name)]
-        found = [RankFile(_number(e.name), place / e.name, e.size_bytes) for e in foreign]
+        numbers = Counter(_number(e.name) for e in foreign)  # node0_rank0 and node1_rank0: the traces know better
+        told = [n if numbers[n] == 1 else None for n in (_number(e.name) for e in foreign)]
+        found = [RankFile(n, place / e.name, e.size_bytes) for n, e in zip(told, foreign, strict=True)]
         used = {e.name for e in foreign}
     _refuse_doubles(place, found)
     ranks = sorted(found, key=lambda f: (f.rank is None, f.rank, f.trace.name))

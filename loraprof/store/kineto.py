@@ -38,7 +38,8 @@ def read_trace(path: str | os.PathLike[str] | RemotePath) -> Trace:
     except IsADirectoryError:
         raise InputError(f"{name}: is a directory", "give the trace file inside it") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{name}: cannot be read ({error})", "check the path and its permissions") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: cannot be read, {why}", "check the path and its permissions") from error
 
 
 def read_stream(stream: BinaryIO, name: str) -> Trace:

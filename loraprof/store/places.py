@@ -126,11 +126,19 @@ def place_of(text: "str | os.PathLike[str] | RemotePath") -> Place:
 
 
 def entries(place: Place) -> list[Entry]:
-    """The files of a directory, in no order; one pass, however many there are."""
+    """The files of a directory, in no order; one pass, however many there are. A link to nothing is a file of 0 B."""
     if isinstance(place, RemotePath):
         return place.entries()
     with os.scandir(place) as found:
-        return [Entry(e.name, e.stat().st_size) for e in found if e.is_file()]
+        return [Entry(e.name, size) for e in found if (size := _size(e)) is not None]
+
+
+def _size(entry: "os.DirEntry[str]") -> int | None:
+    """None for what is no file."""
+    try:
+        return entry.stat().st_size if entry.is_file() else None if entry.is_dir() or not entry.is_symlink() else 0
+    except OSError:  # a link in a circle
+        return 0
 
 
 def _file_system(url: str) -> tuple[Any, str]:

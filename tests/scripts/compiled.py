@@ -57,7 +57,9 @@ class Model(nn.Module):
 def main(way: str, backend: str = "inductor") -> Callable[[int], None]:
     """One training step on so many tokens, compiled as ``way`` says."""
     torch.manual_seed(0)
-    model: Any = get_peft_model(Model("branch" in way), LoraConfig(r=4, target_modules=["up", "down"]))
+    way, dropout = way.removesuffix("-dropout"), 0.1 * way.endswith("-dropout")
+    config = LoraConfig(r=4, target_modules=["up", "down"], lora_dropout=dropout)
+    model: Any = get_peft_model(Model("branch" in way), config)
     blocks = model.base_model.model.blocks
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
