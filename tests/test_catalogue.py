@@ -51,7 +51,7 @@ def test_an_unknown_id_names_the_closest(id: str, close: str) -> None:
 def test_an_id_like_none_points_to_the_list() -> None:
     with pytest.raises(UsageError) as caught:
         entry("???")
-    assert caught.value.hint == "loraprof explain lists all ids."
+    assert caught.value.hint == "`loraprof explain` lists all ids"
 
 
 def test_sources_look_like_threads_papers_or_documents() -> None:

@@ -95,6 +95,14 @@ def test_a_recording_against_itself_is_all_zeros(pair: tuple[Path, Path]) -> Non
     assert len(found.arms) == 2
 
 
+def test_recordings_of_one_name_are_told_apart_by_few_folders(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    places = [tmp_path / "runs" / side / "lora.loraprof" for side in ("before", "after")]
+    for place in places:
+        shutil.copytree(pair[0], place)
+    assert list(compare(*places).arms) == ["before/lora", "after/lora"]
+    assert list(compare(places[0], places[0]).arms) == ["lora", "lora (2)"]
+
+
 def test_other_workloads_and_token_counts_need_a_word(pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, _ = pair
     other = variant(base, tmp_path / "other.loraprof", works(lambda w: replace(w, name="gpt2-xl")))

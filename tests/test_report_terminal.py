@@ -12,6 +12,8 @@ from sample_report import HOSTILE, bare_report, comparison, empty_report, report
 from loraprof.model.compare import Comparison
 from loraprof.model.report import Report
 from loraprof.report import terminal
+from loraprof.report.document import Cell, Column, Table
+from loraprof.report.terminal_table import table_lines
 
 REPORTS: dict[str, Callable[[], Report]] = {"report": report, "bare": bare_report, "empty": empty_report}
 
@@ -101,3 +103,12 @@ def test_the_bars_shares_add_up_to_one_hundred() -> None:
     shares = [line.rsplit(maxsplit=2)[-2] for line in lines[start + 1 : end]]
     assert len(shares) == 11
     assert sum(0 if s.startswith("<") else round(10 * float(s)) for s in shares) == 1000
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_number_before_empty_cells_is_not_cut(width: int) -> None:
+    """The last row of the kernels ends in its share: nothing is known of the bound of many kernels."""
+    columns = (Column("kernel", elastic=True), Column("%", number=True), Column("bound"), Column("roof", number=True))
+    rows = ((Cell("k" * 200), Cell("4.5 %", 4.5), Cell("memory"), Cell("75 %")),)
+    footer = ((Cell("90 more"), Cell("18.1 %", 18.1), Cell(""), Cell("")),)
+    assert "18.1 %" in [*table_lines(Table(columns, rows, footer), width)][-1].plain

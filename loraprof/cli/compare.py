@@ -80,7 +80,8 @@ def compare(
 def _recordings(words: list[str], flags: list[str], overrides: dict[str, Any], allow_different: bool) -> Comparison:
     foreign = [word for word in words if not is_recording(word)] + flags + [f"--{name}" for name in overrides]
     if foreign:
-        raise UsageError(f"recordings are compared as they are, {foreign[0]} does not fit", None)
+        what = f"only recordings are compared with a recording, and nothing is run: {foreign[0]} does not fit"
+        raise UsageError(what, "loraprof compare BASE.loraprof NEW.loraprof")
     with light():
         from loraprof.diagnosis.recorded import compare as compare_recordings
 

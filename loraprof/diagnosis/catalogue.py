@@ -60,8 +60,8 @@ def entry(id: str) -> Entry:
     if wanted in known:
         return known[wanted]
     close = get_close_matches(wanted, known, n=3, cutoff=0.4)
-    hint = f"Did you mean {', '.join(close)}?" if close else "loraprof explain lists all ids."
-    raise UsageError(f"No finding has the id {id!r}.", hint)
+    hint = f"did you mean {', '.join(close)}?" if close else "`loraprof explain` lists all ids"
+    raise UsageError(f"no finding has the id {id!r}", hint)
 
 
 def known(id: str, severity: Severity, seen: list[Evidence]) -> Finding:

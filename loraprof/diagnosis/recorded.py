@@ -74,10 +74,13 @@ def load_recorded(path: Path) -> Profiled:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The files' stems; whole paths where two are alike, numbered where even these are."""
-    names = [path.name.removesuffix(".loraprof") for path in paths]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
+    """The files' stems, with as many folders before them as tell them apart; numbered where none do."""
+    stems = [path.with_name(path.name.removesuffix(".loraprof")) for path in paths]
+    for depth in range(1, max(len(stem.parts) for stem in stems) + 1):
+        tails = [str(Path(*stem.parts[-depth:])) for stem in stems]
+        if len(set(tails)) == len(tails):
+            return tails
+    names = [stem.name for stem in stems]
     seen: dict[str, count[int]] = {}
     numbers = [next(seen.setdefault(name, count(1))) for name in names]
     return [name if number == 1 else f"{name} ({number})" for name, number in zip(names, numbers, strict=True)]

@@ -70,7 +70,7 @@ def _has_swatch(cell: Cell, i: int) -> bool:
 def _runs_on(row: Sequence[Cell], i: int) -> bool:
     """A message in place of numbers: nothing follows it, so it needs no column of its own."""
     rest = row[i + 1 :]
-    return bool(row[i].text) and len(rest) > 1 and not any(c.text for c in rest)
+    return bool(row[i].text) and row[i].value is None and len(rest) > 1 and not any(c.text for c in rest)
 
 
 def _line(cells: Sequence[Cell], columns: Sequence[Column], widths: Sequence[int], style: str = "") -> Text:
