@@ -79,7 +79,6 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     samples_ns: list[int]
     dropped: int  # warm-up steps not in samples_ns
     clock: str
-    enqueue_ns: list[int] = []  # host time to submit one step (CUDA)
 
 
 class CountedOp(msgspec.Struct, frozen=True, kw_only=True):
