@@ -219,12 +219,17 @@ def test_targets_select_modules(targets: tuple[str, ...], modules: int) -> None:
         ("minimind-26m", {"dtype": "bfloat16", "adapter_dtype": "float32"}, "the base's dtype"),
         ("minimind-26m", {"config": {"hidden": 3}}, "hidden"),
         ("tiny-llama-cpu", {"config": {"hidden_size": 511}}, "config.hidden_size=511 is refused: The hidden size"),
-        ("tiny-llama-cpu", {"config": {"vocab_size": 4}}, "`config.vocab_size` must be above 4, got 4"),
     ],
 )
 def test_what_cannot_be_built_is_refused(name: str, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         build(small(name, **changes))
+
+
+def test_a_vocabulary_of_special_tokens_alone_is_refused() -> None:
+    spec = small("tiny-llama-cpu")
+    with pytest.raises(UsageError, match="`config.vocab_size` must be above 4, got 4"):
+        build(replace(spec, config={**spec.config, "vocab_size": 4}))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
