@@ -228,7 +228,7 @@ def test_what_cannot_be_built_is_refused(name: str, changes: dict[str, Any], wor
 
 def test_a_vocabulary_of_special_tokens_alone_is_refused() -> None:
     spec = small("tiny-llama-cpu")
-    with pytest.raises(UsageError, match="`config.vocab_size` must be above 4, got 4"):
+    with pytest.raises(UsageError, match=r"`config\.vocab_size` must be above 4, got 4"):
         build(replace(spec, config={**spec.config, "vocab_size": 4}))
 
 
