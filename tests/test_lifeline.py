@@ -52,6 +52,24 @@ def test_a_worker_ends_with_what_started_it(how: signal.Signals, starter: str, t
         assert alive.read() == ""  # ends when nobody holds the pipe any more
 
 
+def test_a_terminated_command_clears_its_folder(tmp_path: Path) -> None:
+    code = """
+import time
+from tempfile import TemporaryDirectory
+from loraprof.cli.output import terminable
+with terminable(), TemporaryDirectory() as name:
+    print(name, flush=True)
+    time.sleep(30)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        folder = Path(command.stdout.readline().strip())
+        assert folder.is_dir()
+        command.terminate()
+        assert command.wait() == 128 + signal.SIGTERM
+    assert not folder.exists()
+
+
 def test_a_bound_command_is_the_command() -> None:
     code = "import os, sys; print(os.getpid(), sys.argv[1:]); sys.exit(7)"
     child = subprocess.Popen(bound([sys.executable, "-c", code, "a b", "-I"]), stdout=subprocess.PIPE, text=True)

@@ -9,7 +9,7 @@ import typer
 from msgspec.structs import replace
 
 from loraprof.cli.light import light
-from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
+from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say, terminable
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
 from loraprof.cli.target import TRACES, is_recording
 from loraprof.cli.workload_options import workload_options
@@ -64,7 +64,8 @@ def compare(
                 quality_steps=quality,
                 iso_bytes=parse_bytes(iso_memory) if iso_memory else None,
             )
-            result = _arms(asked, lambda text: say(text, quiet))
+            with terminable():
+                result = _arms(asked, lambda text: say(text, quiet))
     missed = failures(result, limit) if limit is not None else None
     emit(replace(result, missed=missed), format, output, force)
     if output is not None:

@@ -1,6 +1,7 @@
 """Where a report goes: stdout or a file, never over an existing one without ``--force``."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,16 @@ def clean_stdout(wanted: bool) -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(saved, 1)
         os.close(saved)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM inside ends the process as an exception does: workers end, temporary folders go. Exit code 143."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

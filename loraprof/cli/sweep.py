@@ -12,7 +12,7 @@ import typer
 
 from loraprof import units
 from loraprof.analysis.sweep import crossovers, grid, key_of, parse_axes, resized
-from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say
+from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say, terminable
 from loraprof.cli.quantities import parse_duration_ns
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import UsageError
@@ -49,7 +49,7 @@ def sweep(
     budget_ns = parse_duration_ns(budget)
     shared = {"workload": name, "overrides": overrides, "budget_ns": budget_ns, "predict": predict}
     cells = {key_of(v): (v, {**overrides, **overrides_of(name, overrides, v)}) for v in grid(axes)}
-    with clean_stdout(format is not Format.terminal and output is None):
+    with terminable(), clean_stdout(format is not Format.terminal and output is None):
         found = _measure(cells, shared, out or Path(f"sweep-{name}"), address, force, quiet)
     ordered = [found[key] for key in cells]
     device = next((cell.device_name for cell in ordered if cell.device_name), units.NA)
