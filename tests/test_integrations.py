@@ -9,7 +9,8 @@ import pytest
 import torch
 from attached import FEW, NEEDED, attached_to_nothing
 from peft import LoraConfig, get_peft_model
-from sample_report import comparison, report
+from sample_comparison import comparison
+from sample_report import report
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 

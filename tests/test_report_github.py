@@ -1,7 +1,8 @@
 import re
 
 import msgspec
-from sample_report import comparison, report
+from sample_comparison import comparison
+from sample_report import report
 
 from loraprof.report.github import to_github
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from sample_report import bare_report, comparison, empty_report, report
+from sample_comparison import comparison
+from sample_report import bare_report, empty_report, report
 
 from loraprof.model.compare import Comparison
 from loraprof.model.report import Report

@@ -2,7 +2,8 @@ import subprocess
 import sys
 
 import pytest
-from sample_report import bare_report, comparison, report
+from sample_comparison import comparison
+from sample_report import bare_report, report
 
 from loraprof.errors import UsageError
 from loraprof.report.registry import RENDERERS, render

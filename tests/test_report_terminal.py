@@ -7,7 +7,8 @@ import pytest
 from golden_files import assert_golden
 from rich.cells import cell_len
 from rich.console import Console
-from sample_report import HOSTILE, bare_report, comparison, empty_report, report
+from sample_comparison import comparison
+from sample_report import HOSTILE, bare_report, empty_report, report
 
 from loraprof.model.compare import Comparison
 from loraprof.model.report import Report

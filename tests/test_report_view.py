@@ -1,7 +1,8 @@
 import msgspec
 import pytest
 from msgspec.structs import replace
-from sample_report import bare_report, comparison, report
+from sample_comparison import comparison
+from sample_report import bare_report, report
 
 from loraprof.model.compare import ArmResult, Bar, Waterfall
 from loraprof.model.report import Report
