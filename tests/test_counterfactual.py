@@ -147,23 +147,6 @@ def test_the_first_layer_needs_no_gradient_of_the_data() -> None:
     assert [g.module for g in missing_inputs(tabled, known, {3: 5.0})] == [1, 2]
 
 
-def test_what_the_adapter_adds_is_known_without_the_profiler() -> None:
-    """Kernels take as long, idle time shrinks with the step's: savings and cost can be compared."""
-    slow, plain = simulate(program(SMALL), PROFILED), simulate(program(SMALL))
-    report = loraprof.diagnose(made(slow, timing=timing(plain)))
-    adapter, step = report.adapter, report.step()
-    assert adapter is not None
-    assert step is not None
-    assert adapter.busy_unprofiled_ns == adapter.busy_ns
-    assert report.timing.idle_unprofiled_ns is not None
-    share = report.timing.idle_unprofiled_ns / step.ns(kind="idle")
-    assert share < 0.9
-    assert adapter.idle_unprofiled_ns == pytest.approx(adapter.idle_ns * share, abs=1)
-    untimed = loraprof.diagnose(made(slow, timing=None)).adapter
-    assert untimed is not None
-    assert (untimed.busy_unprofiled_ns, untimed.idle_unprofiled_ns) == (None, None)
-
-
 @pytest.mark.parametrize(
     ("changed", "variant"),
     [({}, "V1"), ({"dropout": 0.1}, "V2"), ({"dtype": "float32"}, "V5"), ({"kind": "dora"}, None)],

@@ -173,6 +173,14 @@ def test_ranks_as_ray_tasks_give_the_same_report(monkeypatch: pytest.MonkeyPatch
     assert (ray.started, ray.open) == (3, False)
 
 
+def test_ranks_on_ray_itself() -> None:
+    pytest.importorskip("ray", reason="pip install 'loraprof[ray]'")
+    from loraprof.cli.ray_ranks import on_ray
+
+    place = fleet(3)
+    assert render(loraprof.diagnose(place, on_ray("local")), "json") == render(loraprof.diagnose(place), "json")
+
+
 def test_a_ray_task_that_dies_leaves_its_rank_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from loraprof.cli.ray_ranks import on_ray
 

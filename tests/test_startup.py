@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from recordings import write_recording
 
-LOADED = """
+HEAVY = ("torch", "numpy", "numpy.ma", "transformers", "tensorboard", "ray", "loraprof.diagnosis.ranks")
+LOADED = f"""
 import sys
 from loraprof.cli.app import run
 code = run(sys.argv[1:])
-print(code, *(name for name in ("torch", "numpy", "transformers", "tensorboard", "ray") if name in sys.modules))
+print(code, *(name for name in {HEAVY} if name in sys.modules))
 """
 
 
@@ -47,3 +48,11 @@ def test_an_error_needs_no_torch(tmp_path: Path) -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, loraprof; print(sorted({'torch', 'numpy', 'msgspec', 'rich', 'typer'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_collector_rests_until_a_command_runs() -> None:
+    """What is profiled finds it on."""
+    code = "import gc, loraprof.__main__ as m; print(gc.isenabled()); from loraprof.cli.app import run; "
+    code += "run(['explain', 'L2']); print(gc.isenabled())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.splitlines()[0], done.stdout.splitlines()[-1]) == ("False", "True")

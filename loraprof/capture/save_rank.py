@@ -40,11 +40,16 @@ def save_launch(
     if isinstance(target, Path) and launch().world == 1:
         save(session, workload, target, force, progress)
         return True
-    return save_rank(session, workload, target, force, progress, patience or Patience())
+    return save_rank(session, workload, target, force, progress, patience)
 
 
 def save_rank(
-    session: Session, workload: Workload, target: Place, force: bool, progress: Progress, patience: Patience
+    session: Session,
+    workload: Workload,
+    target: Place,
+    force: bool,
+    progress: Progress,
+    patience: Patience | None = None,
 ) -> bool:
     """Writes this rank's part; True on the rank that gave the recording its name.
 

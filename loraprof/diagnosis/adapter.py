@@ -57,8 +57,8 @@ def elementwise(case: Case) -> Finding | None:
         [
             evidence("share of the adapter's busy time", spent / case.adapter_ns, "share"),
             evidence("bytes moved by its elementwise ops, at least", moved, "B"),
-            evidence("achieved bandwidth", moved / time * 1e9, "B/s"),
-            evidence("bandwidth of this device", ceiling, "B/s"),
+            evidence("achieved bandwidth, caches included", moved / time * 1e9, "B/s"),
+            evidence("bandwidth of this device's memory", ceiling, "B/s"),
         ],
         f"fuse the adapter: {compiling(case, after=', or ')}Unsloth, axolotl (lora_mlp_kernel: true, "
         f"lora_qkv_kernel: true, lora_o_kernel: true){without_dropout(case, '; ')}",
@@ -234,6 +234,7 @@ def too_many_targets(case: Case) -> Finding | None:
         "check the quality afterwards" + (check(case, "lora-qv") if len(keep) == 2 else ""),
         gain_of(case, worth(case, select)),
     )
+
 
 def _device(case: Case) -> str:
     return "cuda" if case.analysis.on_gpu else "cpu"

@@ -200,6 +200,7 @@ def slow_fused(case: Case) -> Finding | None:
         "cache (~/.triton/cache) so that it is tuned again",
     )
 
+
 def _tokens(case: Case) -> int | None:
     w = case.workload
     return w.tokens_per_step // (w.micro_batches or 1) if w and w.tokens_per_step else None

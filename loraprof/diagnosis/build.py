@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.collectives import collectives_of, exposed_ns
-from loraprof.analysis.ledger import Ledger
 from loraprof.analysis.roofline import Ceiling
 from loraprof.analysis.statistics import median_interval
 from loraprof.diagnosis import tables
@@ -23,7 +21,6 @@ from loraprof.diagnosis.limits import limits_of
 from loraprof.diagnosis.replayed import StepReplay, step_replay
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.traffic import impossible, traffic, uncovered
-from loraprof.diagnosis.unprofiled import unprofiled_ns
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.ranks import Communication
 from loraprof.model.recording import Nvml, Recording
@@ -43,7 +40,6 @@ from loraprof.model.report import (
     Verdict,
 )
 from loraprof.model.trace import Int64, Trace
-from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE
 from loraprof.store.places import Place
 
 
@@ -128,8 +124,7 @@ def _explain(
     extra, unsaid = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
     again = step_replay(analysis, ledger, timing.unprofiled)
     other = counterfactual(analysis, ledger, recording, timing.unprofiled, again, extra)
-    adapter = _without_profiler(tables.adapter(analysis, ledger, table, busy), analysis, ledger, timing)
-    adapter = _predicted(adapter, other)
+    adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
     case = Case(
         analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again, calls, sent, ceiling
     )
@@ -208,21 +203,6 @@ def _absent(recording: Recording | None, nvml: Nvml | None) -> list[str]:
 def _with_notes(analysis: Analysis, recording: Recording | None, notes: list[str]) -> Closure:
     extra = recording.notes if recording else []
     return msgspec.structs.replace(analysis.closure, notes=[*analysis.closure.notes, *extra, *notes])
-
-
-def _without_profiler(
-    adapter: Adapter | None, analysis: Analysis, ledger: Ledger, timing: TimingReport
-) -> Adapter | None:
-    unprofiled, recording = timing.unprofiled, analysis.recording
-    if adapter is None or unprofiled is None or recording is None or not ledger.ns.sum():
-        return adapter
-    time = unprofiled_ns(analysis, ledger, recording, unprofiled.median_ns)
-    mine = np.isin(ledger.role, [ROLE[role] for role in ADAPTER_ROLES])
-    return msgspec.structs.replace(
-        adapter,
-        busy_unprofiled_ns=round(float(time[mine & ledger.busy].sum())),
-        idle_unprofiled_ns=round(float(time[mine & ~ledger.busy].sum())),
-    )
 
 
 def _predicted(adapter: Adapter | None, other: Counterfactual | None) -> Adapter | None:

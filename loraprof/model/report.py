@@ -167,8 +167,6 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     predicted_frozen_interval: Interval | None = None
     ranks: dict[str, int] | None = None
     variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
-    busy_unprofiled_ns: int | None = None  # busy_ns and idle_ns are of the profiled step; these go with savings
-    idle_unprofiled_ns: int | None = None
 
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
