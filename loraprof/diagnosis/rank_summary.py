@@ -170,9 +170,11 @@ def _sentence(view: View, slowest: int, found: list[Difference]) -> str:
     if not found:
         return f"{text}."
     first = found[0]
-    place = f"role {first.role}" if first.kind == "busy" else f"idle time ({first.what}) before role {first.role}"
+    work = "work of unknown role" if first.role == "other" else first.role
+    place = work if first.kind == "busy" else f"idle time ({first.what}) before {work}"
+    phase = "outside all phases" if first.phase == "other" else f"in {first.phase}"
     more = f"{units.ns(first.ns)} against {units.ns(first.median_ns)}"
-    return f"{text}; most of the difference is {place} in phase {first.phase}, {more}."
+    return f"{text}; most of the difference is {place} {phase}, {more}."
 
 
 def _clocks(view: View) -> ClockAlignment | None:
