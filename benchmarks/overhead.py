@@ -32,10 +32,10 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from benchmarks.overhead_step import build, timed_ns  # noqa: E402
 from benchmarks.processes import environment  # noqa: E402
 from loraprof.analysis.statistics import Estimate, median_interval, paired_log_ratio  # noqa: E402
-from loraprof.capture.markers import Markers  # noqa: E402
-from loraprof.capture.nvml import NvmlSampler  # noqa: E402
-from loraprof.capture.plan import Plan  # noqa: E402
-from loraprof.capture.session import Session  # noqa: E402
+from loraprof.capture.modules.markers import Markers  # noqa: E402
+from loraprof.capture.nvml.client import NvmlSampler  # noqa: E402
+from loraprof.capture.passes.plan import Plan  # noqa: E402
+from loraprof.capture.passes.session import Session  # noqa: E402
 
 FOR_EVER = 1 << 60
 EMPTY_STEPS = 500

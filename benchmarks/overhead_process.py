@@ -31,8 +31,8 @@ def resident_mb() -> float:
 def record(step: Step) -> dict[str, float]:
     """All passes of ``loraprof profile``; memory above what the process held before the first import of loraprof."""
     before_mb = resident_mb()
-    from loraprof.capture.plan import Plan
-    from loraprof.capture.session import Session
+    from loraprof.capture.passes.plan import Plan
+    from loraprof.capture.passes.session import Session
 
     session = Session(Plan(), lambda: None)
     session.install()

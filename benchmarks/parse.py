@@ -36,7 +36,7 @@ def peak_kb():
 """
 READ = """
 import json, sys, time
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 start = time.perf_counter()
 trace = read_trace(sys.argv[1])
 print(json.dumps({"seconds": time.perf_counter() - start, "kb": peak_kb()}))

@@ -64,9 +64,9 @@ def measure(one: Configuration, rounds: int) -> dict[str, Any]:
     import msgspec
 
     import loraprof
-    from loraprof.capture.plan import Plan
-    from loraprof.capture.save import save
-    from loraprof.capture.session import Session
+    from loraprof.capture.passes.plan import Plan
+    from loraprof.capture.passes.session import Session
+    from loraprof.capture.ranks.save import save
     from loraprof.model.recording import Workload
     from loraprof.store.specs import load_workload
     from loraprof.workloads.build import build

@@ -29,7 +29,7 @@ PER_MACHINE = 8
 LATE_NS = 3_000_000
 CHILD = """
 import json, resource, sys
-from loraprof.diagnosis import examine
+from loraprof.analysis.ranks import examine
 from loraprof.diagnosis.load import report_of
 from loraprof.report.registry import render
 from loraprof.store.recordings import load_source

@@ -13,8 +13,8 @@ __all__ = ["Comparison", "Profile", "Recording", "Report", "compare", "diagnose"
 
 if TYPE_CHECKING:
     from loraprof.api import Profile, profile
+    from loraprof.comparison.recordings import compare
     from loraprof.diagnosis.load import diagnose
-    from loraprof.diagnosis.recorded import compare
     from loraprof.model.compare import Comparison
     from loraprof.model.recording import Recording
     from loraprof.model.report import Report
@@ -25,7 +25,7 @@ _HOMES = {
     "Profile": "loraprof.api",
     "Recording": "loraprof.model.recording",
     "Report": "loraprof.model.report",
-    "compare": "loraprof.diagnosis.recorded",
+    "compare": "loraprof.comparison.recordings",
     "diagnose": "loraprof.diagnosis.load",
     "load": "loraprof.store.load",
     "profile": "loraprof.api",

@@ -14,10 +14,10 @@ from typing import ClassVar, Literal, Self, TypedDict, Unpack
 import msgspec
 import torch
 
-from loraprof.capture.launch import launch
-from loraprof.capture.plan import Plan
-from loraprof.capture.save_rank import absent, save_launch
-from loraprof.capture.session import Session
+from loraprof.capture.passes.plan import Plan
+from loraprof.capture.passes.session import Session
+from loraprof.capture.ranks.launch import launch
+from loraprof.capture.ranks.save_rank import absent, save_launch
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.model.recording import Recording, Workload
 from loraprof.model.report import Report

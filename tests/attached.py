@@ -9,8 +9,8 @@ import torch
 from torch.nn.modules import module as modules
 from torch.optim import optimizer as optimizers
 
-from loraprof.capture.plan import Plan
-from loraprof.capture.session import Session
+from loraprof.capture.passes.plan import Plan
+from loraprof.capture.passes.session import Session
 from loraprof.model.recording import Calibration
 
 FEW: dict[str, Any] = {"skip": 1, "timed": 2, "steps": 1}
@@ -21,9 +21,9 @@ NEEDED = Plan(skip=1, timed=2, steps=1).total(False)
 def attached_to_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leaves out calibration and training cost, which take seconds; at the end every hook must be gone."""
     calibration = Calibration(gemm=[], copy=[])
-    monkeypatch.setattr("loraprof.capture.save.cached_calibration", lambda *_: (calibration, []))
-    monkeypatch.setattr("loraprof.capture.save.training_cost", lambda *_: None)
-    monkeypatch.setattr("loraprof.capture.save.hook_cost_ns", lambda _: 100.0)
+    monkeypatch.setattr("loraprof.capture.ranks.save.cached_calibration", lambda *_: (calibration, []))
+    monkeypatch.setattr("loraprof.capture.ranks.save.training_cost", lambda *_: None)
+    monkeypatch.setattr("loraprof.capture.ranks.save.hook_cost_ns", lambda _: 100.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more only wait for each other here
     yield

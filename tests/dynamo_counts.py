@@ -10,8 +10,8 @@ import sys
 import torch._dynamo.utils
 from scripts.compiled import TOKENS, main
 
-from loraprof.capture.plan import Plan
-from loraprof.capture.session import Session
+from loraprof.capture.passes.plan import Plan
+from loraprof.capture.passes.session import Session
 
 PLAN = Plan(skip=2, timed=2, warmup=2, steps=3)
 CHANGED = PLAN.total(False) - 2  # the second profiled step

@@ -11,8 +11,8 @@ from provoke import CALIBRATION, shaped, timing
 from synthetic.fleet import Fleet, save
 from synthetic.simulate import Synthetic
 
-from loraprof.diagnosis.examine import examine
-from loraprof.diagnosis.ranks import Survey, survey
+from loraprof.analysis.ranks.examine import examine
+from loraprof.analysis.ranks.survey import Survey, survey
 from loraprof.store.recordings import load_source
 
 

@@ -7,7 +7,7 @@ from builders import Document, text_of
 
 from loraprof.model.trace import Trace
 from loraprof.model.vocabulary import HostKind
-from loraprof.store.kineto import read_stream
+from loraprof.store.kineto.read import read_stream
 
 MINIMAL = b"""{"schemaVersion": 1, "displayTimeUnit": "ms", "baseTimeNanoseconds": 0,
  "deviceProperties": [{"id": 0, "name": "Synthetic GPU", "numSms": 100, "computeMajor": 9, "computeMinor": 0}],

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from loraprof.capture.plan import Plan
-from loraprof.capture.save import recording_of
-from loraprof.capture.session import Session
+from loraprof.capture.passes.plan import Plan
+from loraprof.capture.passes.session import Session
+from loraprof.capture.ranks.save import recording_of
 from loraprof.model.recording import Workload
 from loraprof.store.recordings import RecordingWriter
 from loraprof.store.specs import load_workload

@@ -9,7 +9,7 @@ from golden_files import assert_golden
 import loraprof
 from loraprof.model.report import Report
 from loraprof.report.json import to_json
-from loraprof.report.terminal import to_text
+from loraprof.report.terminal.render import to_text
 from loraprof.store.recordings import load_source
 
 LARGEST_BYTES = 4_000_000

@@ -9,14 +9,15 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from loraprof.analysis.comparison import ratios_of
-from loraprof.capture import arm_process, comparison, workers
-from loraprof.capture.alternate import STEPS, alternate
-from loraprof.capture.comparison import measure_arms
-from loraprof.capture.job import Job, Outcome
-from loraprof.capture.memory import available_bytes, peak_bytes
+from loraprof.capture.device.memory import available_bytes, peak_bytes
+from loraprof.comparison.ratios import ratios_of
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.workload import WorkloadSpec
+from loraprof.runs.compare import arm_process, workers
+from loraprof.runs.compare import measure as comparison
+from loraprof.runs.compare.alternate import STEPS, alternate
+from loraprof.runs.compare.job import Job, Outcome
+from loraprof.runs.compare.measure import measure_arms
 from loraprof.store.specs import load_workload
 from loraprof.workloads.build import shrink
 

@@ -10,8 +10,8 @@ from recordings import trace_bytes, write_recording
 from torch import nn
 
 import loraprof
-from loraprof.capture.plan import Plan
-from loraprof.capture.session import Session
+from loraprof.capture.passes.plan import Plan
+from loraprof.capture.passes.session import Session
 from loraprof.errors import InputError, MeasurementError, UsageError
 
 

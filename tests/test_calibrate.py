@@ -8,12 +8,12 @@ import msgspec
 import pytest
 import torch
 
-from loraprof.capture import calibration_cache
-from loraprof.capture.calibrate import SQUARES_CPU, best_flops_per_s, calibrate, gemm_rates
-from loraprof.capture.calibration_cache import Cached, cache_directory, cached_calibration
-from loraprof.capture.environment import last_level_cache_bytes
-from loraprof.capture.profiler_cost import ROOT, event_cost_ns
-from loraprof.capture.stopwatch import LEAST, MOST, median_ns
+from loraprof.capture.device import calibration_cache
+from loraprof.capture.device.calibrate import SQUARES_CPU, best_flops_per_s, calibrate, gemm_rates
+from loraprof.capture.device.calibration_cache import Cached, cache_directory, cached_calibration
+from loraprof.capture.device.environment import last_level_cache_bytes
+from loraprof.capture.device.profiler_cost import ROOT, event_cost_ns
+from loraprof.capture.device.stopwatch import LEAST, MOST, median_ns
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.recording import Calibration
 
@@ -120,7 +120,7 @@ def test_event_cost_comes_from_another_process() -> None:
         "import torch\n"
         "def refuse(*a, **k): raise SystemExit('a session in this process')\n"
         "torch.profiler.profile.__enter__ = refuse\n"
-        "from loraprof.capture.profiler_cost import event_cost_ns\n"
+        "from loraprof.capture.device.profiler_cost import event_cost_ns\n"
         "print(event_cost_ns(torch.device('cpu')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -148,7 +148,7 @@ def test_a_hit_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("measured again")
 
     monkeypatch.setattr(calibration_cache, "calibrate", refuse)
-    monkeypatch.setattr("loraprof.capture.calibrate._gemm_ns", refuse)
+    monkeypatch.setattr("loraprof.capture.device.calibrate._gemm_ns", refuse)
     again, notes = first_time(tmp_path)
     assert again == found
     assert notes == []

@@ -8,11 +8,11 @@ from builders import document_of, write
 from fleets import fleet, surveyed
 
 import loraprof
-from loraprof.analysis.arrivals import arrivals
-from loraprof.analysis.breakdown import Calls, Members, RankBreakdown, StepBreakdown
-from loraprof.analysis.clocks import LIMIT_NS, align
-from loraprof.analysis.matching import matched
-from loraprof.analysis.messages import KIND
+from loraprof.analysis.ranks.arrivals import arrivals
+from loraprof.analysis.ranks.breakdown import Calls, Members, RankBreakdown, StepBreakdown
+from loraprof.analysis.ranks.clocks import LIMIT_NS, align
+from loraprof.analysis.ranks.matching import matched
+from loraprof.analysis.ranks.messages import KIND
 from loraprof.model.trace import Int64
 from loraprof.report.registry import render
 

@@ -9,9 +9,9 @@ from reports import real, report_of
 
 import loraprof
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.analysis.collectives import UNKNOWN, collectives_of, exposed_ns
-from loraprof.analysis.messages import KINDS
-from loraprof.store.kineto import read_stream, read_trace
+from loraprof.analysis.ranks.collectives import UNKNOWN, collectives_of, exposed_ns
+from loraprof.analysis.ranks.messages import KINDS
+from loraprof.store.kineto.read import read_stream, read_trace
 
 MAIN, WORKER = 1, 9
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loraprof.store.columns import Growing, Interner, int32, int64, ranked, sort_rows
+from loraprof.store.kineto.columns import Growing, Interner, int32, int64, ranked, sort_rows
 
 
 def test_columns_grow_in_place() -> None:

@@ -10,8 +10,8 @@ from fleets import fleet, run
 from provoke import facts, found
 
 import loraprof
-from loraprof.diagnosis.comm_savings import BUCKET_BYTES, SPREAD, MoreCommunication, more_communication
-from loraprof.diagnosis.communication import ModelBytes, Wire, model_bytes, strategy_of
+from loraprof.analysis.prediction.comm_savings import BUCKET_BYTES, SPREAD, MoreCommunication, more_communication
+from loraprof.analysis.ranks.communication import ModelBytes, Wire, model_bytes, strategy_of
 from loraprof.model.ranks import Communication
 from loraprof.model.recording import ModuleInfo, ParameterInfo, Recording, TrainingCost
 from loraprof.model.report import Report

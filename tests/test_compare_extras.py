@@ -7,11 +7,11 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from loraprof.capture.job import Job, Outcome
-from loraprof.cli import compare_extras
-from loraprof.cli.compare_extras import with_iso_memory, with_quality
 from loraprof.model.compare import ArmResult, Comparison, Ratio
 from loraprof.model.workload import WorkloadSpec
+from loraprof.runs.compare import extras as compare_extras
+from loraprof.runs.compare.extras import with_iso_memory, with_quality
+from loraprof.runs.compare.job import Job, Outcome
 from loraprof.store.specs import load_workload
 from loraprof.workloads.build import shrink
 

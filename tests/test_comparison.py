@@ -14,11 +14,11 @@ import pytest
 from msgspec.structs import replace
 from recorded import recorded
 
-from loraprof.analysis.comparison import Series, Timed, failures
 from loraprof.cli.app import run
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
-from loraprof.diagnosis.comparison import measured
-from loraprof.diagnosis.recorded import compare
+from loraprof.comparison.arms import measured
+from loraprof.comparison.ratios import Series, Timed, failures
+from loraprof.comparison.recordings import compare
 from loraprof.errors import InputError, UsageError
 from loraprof.model.compare import ArmResult
 from loraprof.model.compilation import Compilation, CompilePass

@@ -5,9 +5,9 @@ import numpy as np
 from builders import trace_of
 from test_graph_launches import recording
 
-from loraprof.analysis.behaviour import behaviour_of
-from loraprof.analysis.compiled_graphs import Graphs, Placed, Scope, aligned, spelled
-from loraprof.analysis.roles import roles_of
+from loraprof.analysis.attribution.behaviour import behaviour_of
+from loraprof.analysis.attribution.compiled_graphs import Graphs, Placed, Scope, aligned, spelled
+from loraprof.analysis.attribution.roles import roles_of
 from loraprof.model.compilation import Compilation, CompiledCall, CompiledGraph, FusedOp
 from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.vocabulary import LOSS, ROLE, ROLES

@@ -17,10 +17,10 @@ from relations import ABSENT, TRACES, input_of
 from synthetic import faults
 
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.analysis.ledger import Ledger
+from loraprof.analysis.partition.ledger import Ledger
 from loraprof.model.recording import Recording
 from loraprof.model.vocabulary import ROLE
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 
 Spans = list[tuple[int, int]]
 

@@ -12,7 +12,7 @@ from synthetic.program import Module, Op, Program
 from synthetic.simulate import Synthetic, simulate
 
 import loraprof
-from loraprof.diagnosis.gradients import factor, missing_inputs
+from loraprof.analysis.prediction.gradients import factor, missing_inputs
 from loraprof.model.recording import GradientCost, ModuleCall, ParameterInfo, TrainingCost
 
 SMALL = Shape(layers=2, hidden=512, ffn=1376, tokens=256)

@@ -9,8 +9,8 @@ import fakenvml
 import pytest
 import torch
 
-from loraprof.capture import checks as module
-from loraprof.capture.checks import Check, checks, counters_restricted
+from loraprof.capture.device import checks as module
+from loraprof.capture.device.checks import Check, checks, counters_restricted
 from loraprof.cli.app import run
 from loraprof.cli.doctor import doctor
 from loraprof.errors import MeasurementError, UsageError
@@ -157,7 +157,7 @@ def test_terminal_shows_every_check_and_remedy(capsys: pytest.CaptureFixture[str
 def test_json_stands_alone_and_holds_the_calibration(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from loraprof.capture import calibration_cache
+    from loraprof.capture.device import calibration_cache
     from loraprof.model.recording import Calibration, CopyRate, GemmRate
 
     played = Calibration(
@@ -195,7 +195,7 @@ def test_json_stands_alone_and_holds_the_calibration(
 def test_what_says_how_to_calibrate_calibrates(
     words: list[str], asked: tuple[str, str, bool] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loraprof.capture import calibration_cache
+    from loraprof.capture.device import calibration_cache
     from loraprof.model.recording import Calibration
 
     calls: list[tuple[str, str, bool]] = []

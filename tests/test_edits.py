@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from loraprof.analysis.edits import Launch, stretched, with_launches, without
-from loraprof.analysis.replay import Call, Calls, replay
+from loraprof.analysis.prediction.edits import Launch, stretched, with_launches, without
+from loraprof.analysis.prediction.replay import Call, Calls, replay
 
 # A launch of two records, a wait, a launch of one.
 CALLS = Calls(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import torch
 
-from loraprof.capture.environment import (
+from loraprof.capture.device.environment import (
     VARIABLES,
     cpu_name,
     device_info,

@@ -6,8 +6,8 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from loraprof.capture.facts import memory_of  # noqa: E402
-from loraprof.capture.markers import Markers  # noqa: E402
+from loraprof.capture.modules.facts import memory_of  # noqa: E402
+from loraprof.capture.modules.markers import Markers  # noqa: E402
 
 K, N = 24, 40
 WEIGHTS = 4 * K * N

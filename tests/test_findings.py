@@ -12,7 +12,7 @@ from recorded import recorded
 import loraprof
 from loraprof import units
 from loraprof.diagnosis.catalogue import entries, entry
-from loraprof.diagnosis.findings import RULES
+from loraprof.diagnosis.judge import RULES
 
 PACKAGE = Path(loraprof.__file__).parent / "diagnosis"
 

@@ -23,13 +23,13 @@ from benchmarks.gpu.shell import CommandError, loraprof
 from benchmarks.gpu.workload import spec_of, words_of
 from loraprof import diagnose
 from loraprof.analysis.analyse import analyse
-from loraprof.analysis.comparison import Failure, Timed
-from loraprof.capture.job import Job, Outcome
 from loraprof.cli.workload_options import OPTIONS
+from loraprof.comparison.ratios import Failure, Timed
 from loraprof.errors import MeasurementError
 from loraprof.model.recording import DeviceInfo
 from loraprof.model.report import NvmlReport
-from loraprof.store.kineto import read_trace
+from loraprof.runs.compare.job import Job, Outcome
+from loraprof.store.kineto.read import read_trace
 from loraprof.store.specs import load_workload
 
 

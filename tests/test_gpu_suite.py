@@ -19,7 +19,7 @@ from benchmarks.gpu.models import CASES
 from benchmarks.gpu.parts import PARTS, Part
 from benchmarks.gpu.results import NotHere, Options, PartResult, Roofs, load_results, save_result
 from benchmarks.gpu.runner import run_part, run_parts, work
-from loraprof.capture.interleave import is_out_of_memory
+from loraprof.runs.compare.interleave import is_out_of_memory
 from loraprof.store.specs import load_workload
 from loraprof.workloads.arms import resolve_arm
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from loraprof.capture import gradient_cost
-from loraprof.capture.gradient_cost import frozen_of, gradient_costs
-from loraprof.capture.markers import COUNTED, Markers
-from loraprof.capture.training_cost import frozen_parameters, training_cost
+from loraprof.capture.device import gradient_cost
+from loraprof.capture.device.gradient_cost import frozen_of, gradient_costs
+from loraprof.capture.device.training_cost import frozen_parameters, training_cost
+from loraprof.capture.modules.markers import COUNTED, Markers
 from loraprof.model.recording import GradientCost
 
 CPU = torch.device("cpu")

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from recordings import trace_bytes, write_recording
 from typer.main import get_command
 
-from loraprof.analysis.comparison import parse_threshold
-from loraprof.analysis.sweep import parse_axes
 from loraprof.cli.app import app, run
 from loraprof.cli.examples import EXAMPLES
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
+from loraprof.comparison.grid import parse_axes
+from loraprof.comparison.ratios import parse_threshold
 from loraprof.model.recording import Recording, Timing
 from loraprof.store.specs import workload_names
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from builders import call, kernel, trace_of
 
-from loraprof.analysis.hoststate import PYTHON, STATES, Timeline, classify, measure, stand_in, timeline
-from loraprof.analysis.link import link
+from loraprof.analysis.partition.host_state import PYTHON, STATES, Timeline, classify, measure, stand_in, timeline
+from loraprof.analysis.trace.launch_links import link
 
 END = 40
 

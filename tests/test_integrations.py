@@ -18,7 +18,7 @@ import loraprof
 from loraprof.integrations import notebook
 from loraprof.integrations.transformers import ProfileCallback
 from loraprof.report.html import to_html
-from loraprof.report.terminal import to_text
+from loraprof.report.terminal.render import to_text
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from loraprof.analysis.comparison import ratios_of
-from loraprof.capture.interleave import DeviceState, HostTimer, interleave
-from loraprof.capture.memory import is_out_of_memory
+from loraprof.capture.device.memory import is_out_of_memory
+from loraprof.comparison.ratios import ratios_of
 from loraprof.errors import MeasurementError
+from loraprof.runs.compare.interleave import DeviceState, HostTimer, interleave
 
 MS = 1_000_000
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from loraprof.analysis.intervals import cover_of_disjoint, gaps, innermost, nesting, owned, union
+from loraprof.analysis.trace.intervals import cover_of_disjoint, gaps, innermost, nesting, owned, union
 from loraprof.model.trace import distinct
 
 

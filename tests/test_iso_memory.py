@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loraprof.capture.iso_memory import PROBES, largest_batch
-from loraprof.capture.job import Outcome
+from loraprof.runs.compare.iso_memory import PROBES, largest_batch
+from loraprof.runs.compare.job import Outcome
 
 
 def machine(peak: Callable[[int], int], log: list[int]) -> Callable[[int], Outcome]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loraprof.analysis.kernel_names import role_of_kernel, role_of_product
+from loraprof.analysis.attribution.kernel_names import role_of_kernel, role_of_product
 from loraprof.model.recording import AdapterSite
 from loraprof.model.trace import Shapes
 

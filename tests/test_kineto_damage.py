@@ -12,7 +12,7 @@ from kineto_events import MINIMAL, event, host_rows, read, read_events
 
 from loraprof.errors import InputError
 from loraprof.model.trace import Faults, Shapes
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 
 
 def test_metadata_of_the_wrong_type_is_unknown() -> None:

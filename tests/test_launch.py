@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from loraprof.capture.launch import launch, machine_key
+from loraprof.capture.ranks.launch import launch, machine_key
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR",
         "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")  # fmt: skip
@@ -39,7 +39,7 @@ def test_ranks_of_one_machine_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_parent_is_another_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, RANK=0, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2)
-    code = "from loraprof.capture.launch import launch; print(launch().key)"
+    code = "from loraprof.capture.ranks.launch import launch; print(launch().key)"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert child != launch().key
 
@@ -56,7 +56,7 @@ def test_over_several_machines_the_rendezvous_tells(monkeypatch: pytest.MonkeyPa
     told(monkeypatch, RANK=0, WORLD_SIZE=4, LOCAL_WORLD_SIZE=2, TORCHELASTIC_RUN_ID="job", MASTER_ADDR="a")
     own = launch()
     assert not own.one_machine
-    code = "from loraprof.capture.launch import launch; print(launch().key)"
+    code = "from loraprof.capture.ranks.launch import launch; print(launch().key)"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert child == own.key
     told(monkeypatch, TORCHELASTIC_RUN_ID="other")
@@ -64,6 +64,6 @@ def test_over_several_machines_the_rendezvous_tells(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_machine_has_one_key() -> None:
-    code = "from loraprof.capture.launch import machine_key; print(machine_key())"
+    code = "from loraprof.capture.ranks.launch import machine_key; print(machine_key())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert child == machine_key()

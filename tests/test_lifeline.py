@@ -21,17 +21,17 @@ print("{OUTLIVED}", file=pipe)
 """
 STARTERS = {
     "a cell of a sweep": """
-from loraprof.capture.sweep import run_cells
+from loraprof.runs.sweep.cells import run_cells
 jobs = {"rank=4": ({"rank": "4"}, b"")}
 list(run_cells(jobs, folder, lambda job, answer: [sys.executable, worker], print))
 """,
     "an arm of a script": """
-from loraprof.capture.job import Job
-from loraprof.capture.workers import run_job
+from loraprof.runs.compare.job import Job
+from loraprof.runs.compare.workers import run_job
 run_job(Job(arm="lora", target=[worker], steps=1))
 """,
     "the profile pass of an arm": """
-from loraprof.capture.workers import profile_pass
+from loraprof.runs.compare.workers import profile_pass
 profile_pass([worker], folder / "a.loraprof")
 """,
 }
@@ -56,7 +56,7 @@ def test_a_terminated_command_clears_its_folder(tmp_path: Path) -> None:
     code = """
 import time
 from tempfile import TemporaryDirectory
-from loraprof.cli.output import terminable
+from loraprof.report.output import terminable
 with terminable(), TemporaryDirectory() as name:
     print(name, flush=True)
     time.sleep(30)

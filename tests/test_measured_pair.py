@@ -7,12 +7,12 @@ from msgspec.structs import replace
 from recorded import recorded
 from test_comparison import MS, timed, variant
 
-from loraprof.analysis.comparison import Series, Timed
-from loraprof.diagnosis.comparison import disturbed, measured
-from loraprof.diagnosis.differences import Profiled
-from loraprof.diagnosis.recorded import load_recorded
+from loraprof.comparison.arms import disturbed, measured
+from loraprof.comparison.differences import Profiled
+from loraprof.comparison.ratios import Series, Timed
+from loraprof.comparison.recordings import load_recorded
 from loraprof.model.compare import ArmResult, Comparison
-from loraprof.report.terminal import to_text
+from loraprof.report.terminal.render import to_text
 
 
 def profiled(place: Path, step_ns: int, *overrides: str) -> Profiled:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loraprof.analysis.messages import KINDS, bus_factor, kind_of, size_of, width_of
+from loraprof.analysis.ranks.messages import KINDS, bus_factor, kind_of, size_of, width_of
 from loraprof.model.trace import Collective
 
 

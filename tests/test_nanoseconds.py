@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraprof.store.nanoseconds import LIMIT_NS, MISSING, NOT_FINITE, OK, fast_ns, text_ns
+from loraprof.store.kineto.nanoseconds import LIMIT_NS, MISSING, NOT_FINITE, OK, fast_ns, text_ns
 
 NS = st.integers(-(10**6), 8 * 10**15)
 

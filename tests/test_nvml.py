@@ -11,8 +11,8 @@ from pathlib import Path
 import fakenvml
 import pytest
 
-from loraprof.capture.nvml import ROOT, NvmlSampler, probe
-from loraprof.capture.nvml_errors import REASONS, NvmlFailure, failure, load
+from loraprof.capture.nvml.client import ROOT, NvmlSampler, probe
+from loraprof.capture.nvml.errors import REASONS, NvmlFailure, failure, load
 from loraprof.model.recording import Nvml
 
 FAKE = str(Path(fakenvml.__file__).resolve())
@@ -214,7 +214,7 @@ def test_codes_that_end_a_figure_and_codes_that_end_the_device() -> None:
 PARENT = """
 import os, sys, time
 sys.path[:0] = [{root!r}]
-from loraprof.capture.nvml import NvmlSampler
+from loraprof.capture.nvml.client import NvmlSampler
 sampler = NvmlSampler({uuid!r}, period_s=0.01, library={library!r})
 sampler.start()
 if {fork}:  # a fork holds the pipe open, as a DataLoader worker would
@@ -289,7 +289,7 @@ def test_ctrl_c_reaches_the_group_but_the_parent_decides() -> None:
 def test_the_sampler_never_imports_torch() -> None:
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n"
-        "import loraprof.capture.nvml, loraprof.capture.nvml_process\n"
+        "import loraprof.capture.nvml.client, loraprof.capture.nvml.process\n"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

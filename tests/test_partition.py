@@ -6,11 +6,11 @@ import pytest
 from builders import call, comm, copy, kernel, note, op, step, trace_of
 
 from loraprof.analysis.analyse import analyse
-from loraprof.analysis.attribution import attribute
-from loraprof.analysis.hoststate import states_of
-from loraprof.analysis.link import link
-from loraprof.analysis.partition import device_work, split
-from loraprof.analysis.windows import Window
+from loraprof.analysis.attribution.attribute import attribute
+from loraprof.analysis.partition.gpu import device_work, split
+from loraprof.analysis.partition.host_state import states_of
+from loraprof.analysis.trace.launch_links import link
+from loraprof.analysis.trace.step_windows import Window
 
 
 def test_worked_example() -> None:

@@ -11,8 +11,8 @@ from fleets import fleet
 from recordings import write_recording
 
 import loraprof
+from loraprof.analysis.ranks.examine import processes
 from loraprof.cli.app import run
-from loraprof.diagnosis.examine import processes
 from loraprof.errors import InputError, UsageError
 from loraprof.report.registry import render
 from loraprof.store.places import RemotePath, entries, is_url, place_of
@@ -47,7 +47,7 @@ def test_a_recording_behind_a_url_gives_the_same_report(monkeypatch: pytest.Monk
     assert there.source.path == url
     same = msgspec.structs.replace(there, source=here.source)
     assert render(same, "json") == render(here, "json")
-    monkeypatch.setattr("loraprof.diagnosis.examine.WORTH_BYTES", 0)  # another process would see no memory://
+    monkeypatch.setattr("loraprof.analysis.ranks.examine.WORTH_BYTES", 0)  # another process would see no memory://
     assert render(loraprof.diagnose(url, processes), "json") == render(there, "json")
 
 
@@ -161,7 +161,7 @@ class FakeRay:
 
 
 def test_ranks_as_ray_tasks_give_the_same_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loraprof.cli.ray_ranks import on_ray
+    from loraprof.runs.ray_ranks import on_ray
 
     place = fleet(3)
     ray = FakeRay()
@@ -175,14 +175,14 @@ def test_ranks_as_ray_tasks_give_the_same_report(monkeypatch: pytest.MonkeyPatch
 
 def test_ranks_on_ray_itself() -> None:
     pytest.importorskip("ray", reason="pip install 'loraprof[ray]'")
-    from loraprof.cli.ray_ranks import on_ray
+    from loraprof.runs.ray_ranks import on_ray
 
     place = fleet(3)
     assert render(loraprof.diagnose(place, on_ray("local")), "json") == render(loraprof.diagnose(place), "json")
 
 
 def test_a_ray_task_that_dies_leaves_its_rank_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loraprof.cli.ray_ranks import on_ray
+    from loraprof.runs.ray_ranks import on_ray
 
     monkeypatch.setitem(sys.modules, "ray", FakeRay(dies=2))
     report = loraprof.diagnose(fleet(3), on_ray("local"))
@@ -191,7 +191,7 @@ def test_a_ray_task_that_dies_leaves_its_rank_out(monkeypatch: pytest.MonkeyPatc
 
 
 def test_ray_workers_see_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loraprof.cli.ray_ranks import on_ray
+    from loraprof.runs.ray_ranks import on_ray
 
     monkeypatch.setitem(sys.modules, "ray", FakeRay())
     with pytest.raises(UsageError, match="no other process sees it"):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from loraprof.capture import memory
-from loraprof.capture.memory import enough_memory, memory_plan
-from loraprof.capture.plan import COUNTED, PROFILED, Plan
-from loraprof.capture.session import Session
+from loraprof.capture.device import memory
+from loraprof.capture.device.memory import enough_memory, memory_plan
+from loraprof.capture.passes.plan import COUNTED, PROFILED, Plan
+from loraprof.capture.passes.session import Session
 from loraprof.cli.app import run
 from loraprof.cli.profile import profile
 from loraprof.errors import LoraprofError, MeasurementError, UsageError

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from loraprof.capture.compile_watch import CompileWatch
-from loraprof.capture.cuda_graphs import graph_nodes
-from loraprof.capture.dynamo import is_wrapper, named_modules
-from loraprof.capture.markers import Markers
-from loraprof.capture.provenance import FRAME, NOWHERE, Origin, Places, Provenance, parts_of
+from loraprof.capture.compiled.dynamo import is_wrapper, named_modules
+from loraprof.capture.compiled.graph_names import graph_nodes
+from loraprof.capture.compiled.provenance import FRAME, NOWHERE, Origin, Places, Provenance, parts_of
+from loraprof.capture.compiled.watch import CompileWatch
+from loraprof.capture.modules.markers import Markers
 from loraprof.model.recording import ModuleInfo
 
 

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 from recordings import recording, trace_bytes
 
-from loraprof.capture import ranks
-from loraprof.capture.launch import Launch
-from loraprof.capture.ranks import Patience, RankWriter, joined, stage_of
-from loraprof.capture.stage import Stage
+from loraprof.capture.ranks.launch import Launch
+from loraprof.capture.ranks.publish import Patience, RankWriter, joined, stage_of
+from loraprof.capture.ranks.publish import publish as ranks
+from loraprof.capture.ranks.stage import Stage
 from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording
 from loraprof.store.layout import RECORDING

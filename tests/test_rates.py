@@ -2,7 +2,7 @@
 
 import pytest
 
-from loraprof.analysis.rates import Rates, unsteady
+from loraprof.analysis.limits.rates import Rates, unsteady
 from loraprof.model.recording import Calibration, CopyRate, GemmRate
 
 

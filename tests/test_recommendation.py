@@ -2,7 +2,7 @@
 
 import pytest
 
-from loraprof.analysis.recommendation import at_equal_memory, learning, recommend
+from loraprof.comparison.recommendation import at_equal_memory, learning, recommend
 from loraprof.model.compare import ArmResult, Ratio
 
 GIB = 2**30

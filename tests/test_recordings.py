@@ -12,7 +12,7 @@ from recordings import NVML, recording, trace_bytes, write_recording
 
 from loraprof.errors import InputError, LoraprofError, MeasurementError, UsageError
 from loraprof.model.recording import SCHEMA
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 from loraprof.store.recordings import RecordingWriter, load_source
 
 

@@ -8,8 +8,8 @@ from builders import call, copy, kernel, trace_of
 from hypothesis import given
 from hypothesis import strategies as some
 
-from loraprof.analysis.link import link
-from loraprof.analysis.replay import Call, Calls, accepted, calls_of, gate_error, replay, solve_host_factor
+from loraprof.analysis.prediction.replay import Call, Calls, accepted, calls_of, gate_error, replay, solve_host_factor
+from loraprof.analysis.trace.launch_links import link
 
 US = 1000
 

@@ -6,11 +6,11 @@ from sample_report import bare_report, report
 
 from loraprof.model.compare import ArmResult, Bar, Waterfall
 from loraprof.model.report import Report
-from loraprof.report import view_compare
 from loraprof.report.document import Facts, Table
-from loraprof.report.terminal import to_text
-from loraprof.report.view import partition_bar, view
-from loraprof.report.view_tables import (
+from loraprof.report.terminal.render import to_text
+from loraprof.report.views import compare as view_compare
+from loraprof.report.views.report import partition_bar, view
+from loraprof.report.views.tables import (
     idle_causes,
     kernel_table,
     phase_roles,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraprof.analysis.reuse import SMALLEST, cached_bytes
+from loraprof.analysis.limits.reuse import SMALLEST, cached_bytes
 from loraprof.analysis.work.rule import Work
 
 MB = 1_000_000

@@ -10,8 +10,8 @@ import pytest
 from reports import REAL, real
 
 from loraprof.errors import InputError
-from loraprof.store import feed
-from loraprof.store.rewrite import Change, rewrite, runtime_category
+from loraprof.store.kineto.read import feed
+from loraprof.store.kineto.rewrite import Change, rewrite, runtime_category
 
 TRAPS = [
     '{"ph":"X","cat":"cuda_runtime","name":"cudaLaunchKernel","pid":1,"tid":1,"ts":4483781115872.905,"dur":1.000}',

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraprof.analysis.roofline import Ceiling, Roof, bound_of, calibrated, data_sheet, note, roof
+from loraprof.analysis.limits.roofline import Ceiling, Roof, bound_of, calibrated, data_sheet, note, roof
 from loraprof.analysis.work import work_of
 from loraprof.analysis.work.rule import Work
 from loraprof.model.recording import Calibration, CopyRate, GemmRate

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
-from loraprof.capture.saved import SavedForBackward  # noqa: E402
+from loraprof.capture.passes.saved import SavedForBackward  # noqa: E402
 
 T, K, N = 32, 24, 40
 

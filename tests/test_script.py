@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from loraprof.capture.script import run_script
 from loraprof.errors import UsageError
+from loraprof.runs.profile.run_script import run_script
 
 SEEN = """
 import os, sys
@@ -31,7 +31,7 @@ def both(folder: Path, *words: str, stdin: str = "") -> list[subprocess.Complete
     """The same words under python and under ``run_script``."""
     module = words[0] == "-m"
     call = f"run_script({list(words[module:])}, {module})"
-    code = f"import sys; from loraprof.capture.script import run_script; sys.exit({call})"
+    code = f"import sys; from loraprof.runs.profile.run_script import run_script; sys.exit({call})"
     roots = os.pathsep.join(p for p in sys.path if p)
     env = {**os.environ, "PYTHONPATH": roots}
     commands = [[sys.executable, *words], [sys.executable, "-c", code]]

@@ -11,8 +11,8 @@ from synthetic.randomised import random_run
 from synthetic.simulate import simulate_to
 
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.analysis.segments import segments
-from loraprof.store.kineto import read_trace
+from loraprof.analysis.step.segments import segments
+from loraprof.store.kineto.read import read_trace
 from loraprof.store.recordings import load_source
 
 REAL = (

@@ -23,7 +23,7 @@ from loraprof.selftest.measure import recording_of, rows_of
 from loraprof.selftest.plant import Plant
 from loraprof.selftest.registry import PLANTS
 from loraprof.selftest.run import REPEATS, Planted, plant_all
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 
 CPU = torch.device("cpu")
 Rows = dict[tuple[str, str], Row]

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from loraprof.capture.facts import missing_gradients, tensor_bytes
-from loraprof.capture.markers import Markers
-from loraprof.capture.saved import SavedForBackward
-from loraprof.capture.shards import is_sharded, local
+from loraprof.capture.modules.facts import missing_gradients, tensor_bytes
+from loraprof.capture.modules.markers import Markers
+from loraprof.capture.modules.shards import is_sharded, local
+from loraprof.capture.passes.saved import SavedForBackward
 
 
 class Shard:

@@ -9,8 +9,8 @@ from peft.config import PeftConfig
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from loraprof.capture.facts import tables_of
-from loraprof.capture.markers import Markers
+from loraprof.capture.modules.facts import tables_of
+from loraprof.capture.modules.markers import Markers
 from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo
 
 D, N, R = 16, 24, 2

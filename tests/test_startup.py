@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from recordings import write_recording
 
-HEAVY = ("torch", "numpy", "numpy.ma", "transformers", "tensorboard", "ray", "loraprof.diagnosis.ranks")
+HEAVY = ("torch", "numpy", "numpy.ma", "transformers", "tensorboard", "ray", "loraprof.analysis.ranks.survey")
 LOADED = f"""
 import sys
 from loraprof.cli.app import run

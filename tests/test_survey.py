@@ -10,9 +10,9 @@ import pytest
 from fleets import fleet, surveyed
 
 import loraprof
-from loraprof.analysis.breakdown import Calls, RankBreakdown, StepBreakdown
-from loraprof.diagnosis.examine import LeftOut, examine, processes, sequential
-from loraprof.diagnosis.ranks import survey
+from loraprof.analysis.ranks.breakdown import Calls, RankBreakdown, StepBreakdown
+from loraprof.analysis.ranks.examine import LeftOut, examine, processes, sequential
+from loraprof.analysis.ranks.survey import survey
 from loraprof.errors import InputError
 from loraprof.model.recording import Recording
 from loraprof.report.registry import render
@@ -232,8 +232,8 @@ def test_foreign_traces_of_many_ranks() -> None:
 
 def test_processes_give_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     place = fleet(5)
-    monkeypatch.setattr("loraprof.diagnosis.examine.WORTH_BYTES", 0)
-    monkeypatch.setattr("loraprof.diagnosis.examine.workers", lambda ranks, largest: 2)
+    monkeypatch.setattr("loraprof.analysis.ranks.examine.WORTH_BYTES", 0)
+    monkeypatch.setattr("loraprof.analysis.ranks.examine.workers", lambda ranks, largest: 2)
     apart = loraprof.diagnose(place, processes)
     assert render(apart, "json") == render(loraprof.diagnose(place, sequential), "json")
 

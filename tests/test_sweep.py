@@ -12,12 +12,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from loraprof.analysis.sweep import crossovers, grid, key_of, parse_axes, resized
-from loraprof.capture.sweep import ATTEMPTS, finished, keep, open_folder, run_cells
 from loraprof.cli.app import run
+from loraprof.comparison.grid import crossovers, grid, key_of, parse_axes, resized
 from loraprof.errors import UsageError
 from loraprof.model.sweep import Sweep, SweepCell
-from loraprof.report.terminal import to_text
+from loraprof.report.terminal.render import to_text
+from loraprof.runs.sweep.cells import ATTEMPTS, finished, keep, open_folder, run_cells
 from loraprof.store.specs import list_workloads, load_workload
 
 
@@ -253,7 +253,7 @@ def _worker(parent: int) -> int:
     children = Path(f"/proc/{parent}/task/{parent}/children")
     for _ in range(600):
         for child in children.read_text().split():
-            if b"sweep_cell" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"runs.sweep.cell" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return int(child)
         time.sleep(0.05)
     raise AssertionError("no worker was started")

@@ -21,7 +21,7 @@ from synthetic.simulate import Synthetic, simulate
 import loraprof
 from loraprof.analysis.analyse import analyse
 from loraprof.model.report import Report, Step
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 
 SEEDS = range(60)
 Rows = Counter[tuple[str, str, str]]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from loraprof.capture import timing_pass
-from loraprof.capture.timing_pass import LEAST_NS, MOST, TimingPass
+from loraprof.capture.passes import timing as timing_pass
+from loraprof.capture.passes.timing import LEAST_NS, MOST, TimingPass
 from loraprof.model.recording import Timing
 
 MS = 1_000_000

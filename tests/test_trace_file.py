@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loraprof.capture.trace_file import export_trace
+from loraprof.capture.ranks.trace_file import export_trace
 
 
 class Fake:

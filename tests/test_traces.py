@@ -8,7 +8,7 @@ import pytest
 
 import loraprof
 from loraprof.analysis.analyse import analyse
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 
 TRACES = Path(__file__).resolve().parents[1].parent / "shared" / "traces"
 ORACLE = [json.loads(line) for line in (TRACES / "oracle.jsonl").open()] if TRACES.is_dir() else []

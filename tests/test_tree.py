@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from builders import Host, call, note, op, overhead, trace_of
 
-from loraprof.analysis.tree import Tree, tree_of
+from loraprof.analysis.trace.call_tree import Tree, tree_of
 from loraprof.model.trace import Trace
 from loraprof.model.vocabulary import HostKind
 

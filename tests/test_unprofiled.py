@@ -9,9 +9,9 @@ from provoke import made, synthetic
 from recorded import recorded
 
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.diagnosis.unprofiled import LEAST, MOST, unprofiled_ns
+from loraprof.analysis.step.unprofiled import LEAST, MOST, unprofiled_ns
 from loraprof.model.recording import Calibration, CopyRate, GemmRate, Recording
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 from loraprof.store.recordings import load_source
 
 CALIBRATION = Calibration(

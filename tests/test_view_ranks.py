@@ -8,7 +8,7 @@ import loraprof
 from loraprof.model.report import Report
 from loraprof.report.document import Facts, Paragraph, Section, Table
 from loraprof.report.registry import RENDERERS, render
-from loraprof.report.view import view
+from loraprof.report.views.report import view
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from loraprof.analysis.waterfall import Side, joint_means, key_of, shapley, waterfall
+from loraprof.comparison.waterfall import Side, joint_means, key_of, shapley, waterfall
 from loraprof.model.compare import Waterfall
 from loraprof.model.report import Part, Step
 from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLES

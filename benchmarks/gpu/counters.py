@@ -22,12 +22,12 @@ import numpy as np
 from benchmarks.gpu.results import Counted, Counters, NotHere, Options
 from benchmarks.gpu.workload import spec_of, words_of
 from loraprof.analysis.analyse import analyse
-from loraprof.analysis.partition import device_work
-from loraprof.capture.workers import profile_pass
-from loraprof.diagnosis.busy import busy_of
+from loraprof.analysis.partition.gpu import device_work
+from loraprof.analysis.step.busy import busy_of
 from loraprof.model.vocabulary import ROLES, DeviceKind
 from loraprof.model.workload import WorkloadSpec
-from loraprof.store.kineto import read_trace
+from loraprof.runs.compare.workers import profile_pass
+from loraprof.store.kineto.read import read_trace
 from loraprof.store.recordings import load_source
 
 WORKLOAD: Final = "tinyllama-1.1b"

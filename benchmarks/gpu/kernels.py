@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.results import KernelTime, KernelTimes, Options
-from loraprof.capture.stopwatch import event_clock, host_clock
+from loraprof.capture.device.stopwatch import event_clock, host_clock
 from loraprof.model.trace import Trace
 from loraprof.model.vocabulary import HostKind
 from loraprof.selftest.device import LONG_CYCLES
 from loraprof.selftest.measure import step_alone
 from loraprof.selftest.rates import matmul_dtype
 from loraprof.selftest.run import Kineto
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 
 LAUNCHES: Final = 100
 BURSTS: Final = 5  # of them the median

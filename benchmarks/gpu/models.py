@@ -15,15 +15,15 @@ import loraprof
 from benchmarks.gpu.recorded import recorded
 from benchmarks.gpu.results import Arm, Model, Options
 from benchmarks.gpu.workload import spec_of, words_of
-from loraprof.analysis.comparison import Timed, arm_result, ratios_of
-from loraprof.capture.alternate import STEPS, WARM_UP, alternate
-from loraprof.capture.arm_process import timer_of
-from loraprof.capture.device_state import state_reader
-from loraprof.capture.interleave import interleave, is_out_of_memory
-from loraprof.capture.job import Job, Outcome
-from loraprof.capture.workers import profile_pass, run_job
+from loraprof.comparison.ratios import Timed, arm_result, ratios_of
 from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.workload import WorkloadSpec
+from loraprof.runs.compare.alternate import STEPS, WARM_UP, alternate
+from loraprof.runs.compare.arm_process import timer_of
+from loraprof.runs.compare.device_state import state_reader
+from loraprof.runs.compare.interleave import interleave, is_out_of_memory
+from loraprof.runs.compare.job import Job, Outcome
+from loraprof.runs.compare.workers import profile_pass, run_job
 from loraprof.workloads.batches import tokens_per_step
 from loraprof.workloads.build import build
 from loraprof.workloads.models import torch_device

@@ -4,10 +4,10 @@ from statistics import median
 
 from benchmarks.gpu.results import Noise, Options
 from benchmarks.gpu.workload import spec_of
-from loraprof.analysis.comparison import ratios_of
-from loraprof.capture.arm_process import timer_of
-from loraprof.capture.device_state import state_reader
-from loraprof.capture.interleave import interleave
+from loraprof.comparison.ratios import ratios_of
+from loraprof.runs.compare.arm_process import timer_of
+from loraprof.runs.compare.device_state import state_reader
+from loraprof.runs.compare.interleave import interleave
 from loraprof.workloads.build import build
 
 

@@ -8,10 +8,10 @@ from typing import Final
 import torch
 
 from benchmarks.gpu.results import Options, Roofs
-from loraprof.analysis.rates import Rates
-from loraprof.capture.calibrate import best_flops_per_s
-from loraprof.capture.calibration_cache import cached_calibration
-from loraprof.capture.stopwatch import clock_of
+from loraprof.analysis.limits.rates import Rates
+from loraprof.capture.device.calibrate import best_flops_per_s
+from loraprof.capture.device.calibration_cache import cached_calibration
+from loraprof.capture.device.stopwatch import clock_of
 from loraprof.selftest.rates import matmul_dtype
 
 TIMES: Final = 30

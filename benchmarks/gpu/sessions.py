@@ -16,7 +16,7 @@ from benchmarks.gpu.results import Options, Session, Sessions
 from loraprof.analysis.analyse import analyse
 from loraprof.model.vocabulary import HostKind
 from loraprof.selftest.run import Kineto, waiter
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 
 STEPS: Final = 3
 LAUNCHES: Final = 200

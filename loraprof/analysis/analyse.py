@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loraprof.analysis.attribution import Attribution, attribute
-from loraprof.analysis.closure import closure_of
-from loraprof.analysis.graph_launches import GraphWork, graph_work
-from loraprof.analysis.hoststate import states_of
-from loraprof.analysis.ledger import Ledger
-from loraprof.analysis.link import Links, link
-from loraprof.analysis.partition import DeviceWork, device_work, split, turnaround_floor
-from loraprof.analysis.partition_cpu import split_cpu
-from loraprof.analysis.windows import Marks, cpu_windows, finished, marks_of, windows
+from loraprof.analysis.attribution.attribute import Attribution, attribute
+from loraprof.analysis.attribution.graph_launches import GraphWork, graph_work
+from loraprof.analysis.partition.completeness import closure_of
+from loraprof.analysis.partition.cpu import split_cpu
+from loraprof.analysis.partition.gpu import DeviceWork, device_work, split, turnaround_floor
+from loraprof.analysis.partition.host_state import states_of
+from loraprof.analysis.partition.ledger import Ledger
+from loraprof.analysis.trace.launch_links import Links, link
+from loraprof.analysis.trace.step_windows import Marks, cpu_windows, finished, marks_of, windows
 from loraprof.model.recording import Recording
 from loraprof.model.report import Closure, Launches, Step
 from loraprof.model.trace import Int64, Trace, distinct

@@ -9,12 +9,12 @@ import typer
 from msgspec.structs import replace
 
 from loraprof.cli.light import light
-from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say, terminable
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
 from loraprof.cli.target import TRACES, is_recording
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import InputError, MeasurementError, ThresholdError, UsageError
 from loraprof.model.compare import Comparison
+from loraprof.report.output import Format, clean_stdout, emit, refuse_existing, say, terminable
 
 BUDGET: Final = "60s"
 
@@ -43,7 +43,7 @@ def compare(
     overrides: dict[str, Any],
 ) -> int:
     """Compare arms, or recordings."""
-    from loraprof.analysis.comparison import failures, parse_threshold
+    from loraprof.comparison.ratios import failures, parse_threshold
 
     limit = parse_threshold(fail_on) if fail_on else None
     refuse_existing(output, force)
@@ -84,7 +84,7 @@ def _recordings(words: list[str], flags: list[str], overrides: dict[str, Any], a
         what = f"only recordings are compared with a recording, and nothing is run: {foreign[0]} does not fit"
         raise UsageError(what, "loraprof compare BASE.loraprof NEW.loraprof")
     with light():
-        from loraprof.diagnosis.recorded import compare as compare_recordings
+        from loraprof.comparison.recordings import compare as compare_recordings
 
         return compare_recordings(*words, allow_different=allow_different)
 
@@ -115,8 +115,8 @@ def _arms(asked: _Asked, progress: Callable[[str], None]) -> Comparison:
         raise UsageError(f"{words[0]} is a built-in workload and takes no arguments: {words[1]}", None)
     import torch
 
-    from loraprof.cli.compare_arms import arm_names, compare_builtin, compare_script
-    from loraprof.cli.compare_extras import Extras
+    from loraprof.runs.compare.arms import arm_names, compare_builtin, compare_script
+    from loraprof.runs.compare.extras import Extras
     from loraprof.workloads.apply import SCRIPT_ARMS
 
     if script:

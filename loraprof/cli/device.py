@@ -12,7 +12,7 @@ def named_device(name: str | None) -> "torch.device":
     """Raises UsageError for a name that torch does not know, MeasurementError for what cannot be measured."""
     import torch
 
-    from loraprof.capture.environment import device_info
+    from loraprof.capture.device.environment import device_info
 
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

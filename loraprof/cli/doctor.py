@@ -13,7 +13,7 @@ from rich.text import Text
 from loraprof import units
 
 if TYPE_CHECKING:
-    from loraprof.capture.checks import Check
+    from loraprof.capture.device.checks import Check
     from loraprof.model.recording import Calibration
 
 SCHEMA = "loraprof.doctor/1"
@@ -29,7 +29,7 @@ def doctor(
     fresh: Annotated[bool | None, typer.Option(help="Calibrate whatever the cache holds; or what it lacks.")] = None,
 ) -> None:
     """Say what can be measured here and what cannot, with the remedy for each."""
-    from loraprof.capture.checks import checks  # imports torch
+    from loraprof.capture.device.checks import checks  # imports torch
 
     found = checks()
     wanted = calibrate or (device, dtype, fresh) != (None, None, None)  # each says how to calibrate
@@ -48,7 +48,7 @@ def doctor(
 
 
 def _calibrate(device: str | None, dtype: str, fresh: bool) -> tuple["Calibration", list[str]]:
-    from loraprof.capture.calibration_cache import cached_calibration
+    from loraprof.capture.device.calibration_cache import cached_calibration
     from loraprof.cli.device import named_device
 
     return cached_calibration(named_device(device), dtype=dtype, fresh=fresh)

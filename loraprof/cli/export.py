@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from loraprof.cli.light import light
-from loraprof.cli.output import say
+from loraprof.report.output import say
 
 
 class Form(StrEnum):

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from loraprof.cli.output import Format, clean_stdout, refuse_existing, show_recording
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import UsageError
+from loraprof.report.output import Format, clean_stdout, refuse_existing, show_recording
 from loraprof.store.layout import RECORDING
 from loraprof.store.places import RemotePath, place_of
 
@@ -47,21 +47,21 @@ def profile(
         raise UsageError(f"{output}: --output takes the printed report", "--record PATH says where the recording goes")
     refuse_existing(output, force)
 
-    from loraprof.capture.plan import Plan
-    from loraprof.cli.profile_order import Order
+    from loraprof.capture.passes.plan import Plan
+    from loraprof.runs.profile.order import Order
 
     order = Order(Plan(skip=skip, timed=timed, steps=steps, finish=finish), place, arm, force, quiet)
     with clean_stdout(format is not Format.terminal and output is None):
         if builtin:
-            from loraprof.cli.profile_workload import profile_workload
+            from loraprof.runs.profile.workload import profile_workload
 
             ended = profile_workload(target[0] if target else None, overrides, order)
         else:
-            from loraprof.cli.profile_script import profile_script
+            from loraprof.runs.profile.script import profile_script
 
             ended = profile_script(list(target or []), module, order)
     if ended.leaves is not None:
-        from loraprof.cli.last_words import LastWords, become
+        from loraprof.runs.profile.last_words import LastWords, become
 
         whole, page = (path.absolute() if isinstance(path, Path) else path for path in (place, output))
         to = str(page) if page else None
@@ -74,7 +74,7 @@ def profile(
 def _default_path(target: list[str] | None, module: bool) -> Path:
     name = target[0] if target else "default"
     stem = name.rsplit(".", 1)[-1] if module else Path(name).name.removesuffix(".py")
-    from loraprof.capture.launch import launch
+    from loraprof.capture.ranks.launch import launch
 
     now, own = datetime.datetime.now(), launch()
     if own.world > 1:  # a name all ranks agree on

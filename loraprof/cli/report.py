@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loraprof.cli.light import light
-from loraprof.cli.output import Format, emit, refuse_existing, say
 from loraprof.errors import UsageError
+from loraprof.report.output import Format, emit, refuse_existing, say
 
 if TYPE_CHECKING:
-    from loraprof.diagnosis.examine import Run
+    from loraprof.analysis.ranks.examine import Run
     from loraprof.store.recordings import Source
 
 
@@ -37,11 +37,11 @@ def report(
 def ranks_run(source: "Source", address: str | None) -> "Run":
     """How many ranks are analysed: on Ray where an address is given, else in processes of this machine."""
     if address is None:
-        from loraprof.diagnosis.examine import processes
+        from loraprof.analysis.ranks.examine import processes
 
         return processes
     if len(source.traces) < 2:
         raise UsageError(f"{source.path}: --address is for many ranks, this is one trace", "leave --address out")
-    from loraprof.cli.ray_ranks import on_ray
+    from loraprof.runs.ray_ranks import on_ray
 
     return on_ray(address)

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from loraprof import units
-from loraprof.cli.output import clean_stdout, say
 from loraprof.errors import MeasurementError, ThresholdError, UsageError
 from loraprof.model.selftest import Row, SelfTest
+from loraprof.report.output import clean_stdout, say
 
 if TYPE_CHECKING:
     import torch

@@ -11,13 +11,13 @@ import msgspec
 import typer
 
 from loraprof import units
-from loraprof.analysis.sweep import crossovers, grid, key_of, parse_axes, resized
-from loraprof.cli.output import Format, clean_stdout, emit, refuse_existing, say, terminable
 from loraprof.cli.quantities import parse_duration_ns
 from loraprof.cli.workload_options import workload_options
+from loraprof.comparison.grid import crossovers, grid, key_of, parse_axes, resized
 from loraprof.errors import UsageError
 from loraprof.model.sweep import Sweep, SweepCell
 from loraprof.model.workload import WorkloadSpec
+from loraprof.report.output import Format, clean_stdout, emit, refuse_existing, say, terminable
 from loraprof.store.specs import default_workload, load_workload
 
 Jobs = dict[str, tuple[dict[str, str], bytes]]
@@ -104,7 +104,7 @@ def _measure(
     quiet: bool,
 ) -> dict[str, SweepCell]:
     """Every cell, by key: those that are there, then those that are not."""
-    from loraprof.capture.sweep import finished, open_folder, run_cells
+    from loraprof.runs.sweep.cells import finished, open_folder, run_cells
 
     open_folder(folder, shared, force)
     there = {key: cell for key in cells if (cell := finished(folder, key)) is not None}
@@ -116,7 +116,7 @@ def _measure(
         if key not in there
     }
     if address is not None:
-        from loraprof.cli.sweep_ray import run_on_ray
+        from loraprof.runs.sweep.ray import run_on_ray
 
         running = run_on_ray(jobs, folder, address)
     else:
@@ -129,7 +129,7 @@ def _measure(
 
 
 def _command(job: Path, answer: Path) -> list[str]:
-    return [sys.executable, "-m", "loraprof.cli.sweep_cell", str(job), str(answer)]
+    return [sys.executable, "-m", "loraprof.runs.sweep.cell", str(job), str(answer)]
 
 
 @contextmanager

@@ -5,22 +5,22 @@ from dataclasses import dataclass
 import msgspec
 
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.analysis.collectives import collectives_of, exposed_ns
-from loraprof.analysis.roofline import Ceiling
+from loraprof.analysis.limits.best_times import limits_of
+from loraprof.analysis.limits.ceiling import ceiling_of, ceilings
+from loraprof.analysis.limits.roofline import Ceiling
+from loraprof.analysis.prediction.comm_savings import more_communication
+from loraprof.analysis.prediction.counterfactual import Counterfactual, counterfactual
+from loraprof.analysis.prediction.replayed import StepReplay, step_replay
+from loraprof.analysis.ranks.collectives import collectives_of, exposed_ns
+from loraprof.analysis.ranks.communication import communication, wire_of
 from loraprof.analysis.statistics import median_interval
-from loraprof.diagnosis import tables
-from loraprof.diagnosis.busy import busy_of
+from loraprof.analysis.step import tables
+from loraprof.analysis.step.busy import busy_of
+from loraprof.analysis.step.traffic import impossible, traffic, uncovered
 from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.ceiling import ceiling_of, ceilings
-from loraprof.diagnosis.comm_savings import more_communication
-from loraprof.diagnosis.communication import communication, wire_of
-from loraprof.diagnosis.compiled import compiled, compiled_notes
-from loraprof.diagnosis.counterfactual import Counterfactual, counterfactual
-from loraprof.diagnosis.findings import findings
-from loraprof.diagnosis.limits import limits_of
-from loraprof.diagnosis.replayed import StepReplay, step_replay
+from loraprof.diagnosis.findings.compiled import compiled, compiled_notes
+from loraprof.diagnosis.judge import findings
 from loraprof.diagnosis.separate import unclear
-from loraprof.diagnosis.traffic import impossible, traffic, uncovered
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.ranks import Communication
 from loraprof.model.recording import Nvml, Recording

@@ -6,17 +6,17 @@ from functools import cached_property
 import numpy as np
 
 from loraprof.analysis.analyse import Analysis
-from loraprof.analysis.collectives import Collectives
-from loraprof.analysis.ledger import Ledger
-from loraprof.analysis.rates import Rates
-from loraprof.analysis.roofline import Ceiling
-from loraprof.diagnosis.busy import Busy
+from loraprof.analysis.limits.precision import compute_dtype
+from loraprof.analysis.limits.rates import Rates
+from loraprof.analysis.limits.roofline import Ceiling
+from loraprof.analysis.partition.ledger import Ledger
+from loraprof.analysis.prediction.counterfactual import Counterfactual
+from loraprof.analysis.prediction.replayed import StepReplay
+from loraprof.analysis.ranks.collectives import Collectives
+from loraprof.analysis.step.busy import Busy
+from loraprof.analysis.step.records import Record, records_of
+from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
 from loraprof.diagnosis.catalogue import entry
-from loraprof.diagnosis.counterfactual import Counterfactual
-from loraprof.diagnosis.precision import compute_dtype
-from loraprof.diagnosis.records import Record, records_of
-from loraprof.diagnosis.replayed import StepReplay
-from loraprof.diagnosis.unprofiled import Floats, unprofiled_ns
 from loraprof.model.ranks import Communication
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
 from loraprof.model.report import Adapter, Evidence, Finding, Gain, Kernel, Severity, Step, TimingReport

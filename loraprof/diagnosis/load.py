@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from loraprof.analysis.ranks.examine import Run, sequential
 from loraprof.diagnosis.build import Among, build_report
-from loraprof.diagnosis.examine import Run, sequential
 from loraprof.errors import InputError
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
 from loraprof.store.directories import RankFile
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 from loraprof.store.places import RemotePath
 from loraprof.store.rank_files import recording_of
 from loraprof.store.recordings import Source, load_source
 
 if TYPE_CHECKING:
-    from loraprof.diagnosis.ranks import Survey
+    from loraprof.analysis.ranks.survey import Survey
 
 Clean = Callable[[Recording], Recording]
 
@@ -51,7 +51,7 @@ def report_of(source: Source, run: Run = sequential, clean: Clean = _as_it_is) -
 
 def surveyed(source: Source, run: Run) -> "Survey":
     """All ranks of a source together."""
-    from loraprof.diagnosis.ranks import survey  # a single trace needs none of it
+    from loraprof.analysis.ranks.survey import survey  # a single trace needs none of it
 
     world = source.recording.environment.world_size if source.recording else None
     try:

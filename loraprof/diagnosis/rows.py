@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from loraprof.analysis.step.records import Record, conversion_of
 from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.records import Record, conversion_of
 from loraprof.model.trace import Bool, distinct
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loraprof.analysis.ledger import Ledger, idle_kind
+from loraprof.analysis.partition.ledger import Ledger, idle_kind
 from loraprof.diagnosis.case import Case, TimedLedger, gain
 from loraprof.model.recording import ModuleInfo
 from loraprof.model.report import Gain

@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from loraprof import units
-from loraprof.diagnosis.counterfactual import Counterfactual
+from loraprof.analysis.prediction.counterfactual import Counterfactual
 from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES
 

@@ -38,6 +38,6 @@ def frame(shown: "Shown") -> str:
 
 
 def _print(shown: "Shown", printer: Any, cycle: bool) -> None:
-    from loraprof.report.terminal import to_text
+    from loraprof.report.terminal.render import to_text
 
     printer.text(to_text(shown).decode().rstrip())

@@ -7,8 +7,8 @@ from rich.text import Text
 
 from loraprof import units
 from loraprof.diagnosis.catalogue import FAMILIES, Entry
-from loraprof.report.terminal import fact_lines, page_width, print_lines, wrapped
-from loraprof.report.terminal_text import DIM
+from loraprof.report.terminal.render import fact_lines, page_width, print_lines, wrapped
+from loraprof.report.terminal.text import DIM
 
 _EVIDENCE = {
     "measured": "measured elsewhere, in a public source",

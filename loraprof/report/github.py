@@ -8,7 +8,7 @@ from loraprof.model.report import Finding
 from loraprof.model.sweep import Sweep
 from loraprof.report.document import printable
 from loraprof.report.shown import Shown, document_of
-from loraprof.report.view import remark
+from loraprof.report.views.report import remark
 
 _LEVELS = {"blocker": "error", "major": "warning", "minor": "notice", "info": "notice"}
 

@@ -8,7 +8,7 @@ from loraprof.errors import UsageError
 from loraprof.report.shown import Shown
 
 RENDERERS: Final[dict[str, str]] = {
-    "terminal": "loraprof.report.terminal:to_text",
+    "terminal": "loraprof.report.terminal.render:to_text",
     "json": "loraprof.report.json:to_json",
     "html": "loraprof.report.html:to_html",
     "markdown": "loraprof.report.markdown:to_markdown",

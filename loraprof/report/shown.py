@@ -4,9 +4,9 @@ from loraprof.model.compare import Comparison
 from loraprof.model.report import Report
 from loraprof.model.sweep import Sweep
 from loraprof.report.document import Document
-from loraprof.report.view import view
-from loraprof.report.view_compare import view_comparison
-from loraprof.report.view_sweep import view_sweep
+from loraprof.report.views.compare import view_comparison
+from loraprof.report.views.report import view
+from loraprof.report.views.sweep import view_sweep
 
 Shown = Report | Comparison | Sweep
 

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from loraprof.capture.stopwatch import timing_event
+from loraprof.capture.device.stopwatch import timing_event
 from loraprof.selftest.pause import host_pause
 from loraprof.selftest.plant import NotHere, Work
 

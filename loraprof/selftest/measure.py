@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import torch
 from msgspec.structs import replace
 
-from loraprof.capture.calibration_cache import cached_calibration
-from loraprof.capture.environment import device_info, environment
-from loraprof.capture.facts import tables_of
-from loraprof.capture.markers import Markers
+from loraprof.capture.device.calibration_cache import cached_calibration
+from loraprof.capture.device.environment import device_info, environment
+from loraprof.capture.modules.facts import tables_of
+from loraprof.capture.modules.markers import Markers
 from loraprof.errors import MeasurementError
 from loraprof.model.recording import Calibration, Recording, Workload
 from loraprof.model.report import Report
@@ -28,7 +28,7 @@ from loraprof.model.vocabulary import HostKind
 from loraprof.selftest.plant import TIMED, Plant, Quantity, Seen, judge, miss
 from loraprof.selftest.rates import matmul_dtype
 from loraprof.selftest.run import Kineto, plant_all, waiter
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
 
 T = TypeVar("T", HostTable, DeviceTable)
 Diagnose = Callable[[Trace, Path, Recording], Report]  # the analysis under test, handed in by who may import it

@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-from loraprof.capture.stopwatch import once_clock_of
+from loraprof.capture.device.stopwatch import once_clock_of
 from loraprof.selftest.plant import Work
 
 REPEAT: Final = 5

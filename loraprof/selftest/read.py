@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from loraprof.analysis.link import link
+from loraprof.analysis.trace.launch_links import link
 from loraprof.model.vocabulary import HostKind
 from loraprof.selftest.plant import Seen
 

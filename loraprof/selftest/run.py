@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
-from loraprof.capture.kineto import prepare, session
-from loraprof.capture.markers import Markers
+from loraprof.capture.modules.markers import Markers
+from loraprof.capture.passes.profiler import prepare, session
 from loraprof.errors import MeasurementError
 from loraprof.model.selftest import Skipped
 from loraprof.selftest.plant import NotHere, Plant, Work

@@ -17,8 +17,9 @@ from builders import Document, write
 from dispatch import recorded, tensors
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from loraprof.analysis.names import EVALUATE
-from loraprof.capture import markers, stopwatch
+from loraprof.analysis.attribution.names import EVALUATE
+from loraprof.capture.device import stopwatch
+from loraprof.capture.modules import markers
 from synthetic.kineto import document
 from synthetic.ledger import Work
 from synthetic.machine import MEMCPY, Hardware, Kernel, Machine

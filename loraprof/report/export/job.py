@@ -9,17 +9,17 @@ from typing import IO
 import msgspec
 
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.diagnosis.examine import Run, sequential
+from loraprof.analysis.ranks.examine import Run, sequential
+from loraprof.analysis.ranks.survey import Survey
 from loraprof.diagnosis.load import file_of, ranks_report, report_of, surveyed
-from loraprof.diagnosis.ranks import Survey
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
 from loraprof.store.directories import RankFile
-from loraprof.store.kineto import read_trace
+from loraprof.store.kineto.read import read_trace
+from loraprof.store.kineto.rewrite import Change, rewrite
 from loraprof.store.rank_files import recording_of
 from loraprof.store.recordings import Source
 from loraprof.store.redact import kept_value, redacted, redacted_recording, without_paths
-from loraprof.store.rewrite import Change, rewrite
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import msgspec
 
-from loraprof.analysis.segments import Segments, segments
+from loraprof.analysis.step.segments import Segments, segments
 from loraprof.model.trace import Trace
 from loraprof.report.export.files import replacing
 from loraprof.report.export.job import Job
-from loraprof.store.events import OWN_CATEGORY
+from loraprof.store.kineto.events import OWN_CATEGORY
 
 FIRST_PID: Final = 1 << 30  # no operating system gives one out
 

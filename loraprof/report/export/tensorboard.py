@@ -24,8 +24,8 @@ from loraprof.report.export.files import filling, packed
 from loraprof.report.export.job import Job
 from loraprof.report.export.scalars import scalars
 from loraprof.report.registry import render
+from loraprof.store.kineto.rewrite import runtime_category
 from loraprof.store.recordings import Source
-from loraprof.store.rewrite import runtime_category
 
 WORKER: Final = "loraprof_{rank}"  # NODE_PROCESS, which the plugin's distributed view takes apart
 OURS: Final = ("loraprof_*.pt.trace.json.gz", "events.out.tfevents.*.loraprof")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from loraprof.diagnosis.examine import Run
+from loraprof.analysis.ranks.examine import Run
 from loraprof.errors import UsageError
 from loraprof.report.export.job import Job
 from loraprof.report.export.registry import export

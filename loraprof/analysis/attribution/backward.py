@@ -1,0 +1,123 @@
+"""Module and role of work inside backward nodes: rule (a), rule (b), gradient markers, and sums of gradients."""
+
+import numpy as np
+
+from loraprof.analysis.attribution.names import Names
+from loraprof.analysis.attribution.roles import Roles
+from loraprof.analysis.attribution.sequence import forward_owner, interval_owner
+from loraprof.analysis.trace.call_tree import Tree
+from loraprof.model.recording import Recording
+from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
+from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE, HostKind
+
+_ADAPTER = [ROLE[r] for r in ADAPTER_ROLES]
+_ACTIVATION_SPACE = ("lora", "conv-lora", "embedding-lora", "handwritten")  # others add up matrices inside, too
+_PASSES_NOTHING = [ROLE[r] for r in ("activation", "position", "pooling", "dropout", "loss", "head")]
+
+
+class Backward:
+    """Fills module and role of rows inside backward nodes, in place."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        recording: Recording | None,
+        roles: Roles,
+        names: Names,
+        tree: Tree,
+        evaluate: Int32,
+        flag: Bool,
+    ) -> None:
+        self.trace, self.recording, self.roles, self.names = trace, recording, roles, names
+        self.tree, self.evaluate, self.flag = tree, evaluate, flag
+        self.unplaced_loss: Bool = np.zeros(len(flag), dtype=np.bool_)
+
+    def fill(self, module: Int32, role: Int8) -> int | None:
+        host = self.trace.host
+        nodes = np.flatnonzero(self.names.evaluate[host.name] & (host.kind == HostKind.OP))
+        numbered = nodes[host.sequence[nodes] >= 0]
+        ops = np.flatnonzero(
+            (host.kind == HostKind.OP) & (host.sequence >= 0) & (host.fwd_thread == 0) & ~self.names.backward[host.name]
+        )
+        source = forward_owner(self.trace, ops, numbered)
+        found = source >= 0
+        node_module = np.full(len(host), -1, dtype=np.int32)
+        node_role = np.full(len(host), ROLE["other"], dtype=np.int8)
+        node_module[numbered] = np.where(found, module[source], -1)
+        node_role[numbered] = np.where(found, role[source], ROLE["other"])
+        lossy = numbered[found & (module[np.maximum(source, 0)] < 0)]
+        disagreements = self._rule_b(numbered, source, module, node_module, node_role)
+        self._gradients(node_module, node_role)
+        rows = np.flatnonzero(self.flag)
+        module[rows] = node_module[self.evaluate[rows]]
+        role[rows] = node_role[self.evaluate[rows]]
+        self._sums(rows, module, role)
+        if (module[ops] >= 0).any():  # beside modules that are known, what ran outside them is the loss function's
+            outside = np.zeros(len(host), dtype=np.bool_)
+            outside[lossy] = True
+            self.unplaced_loss = self.flag & outside[np.maximum(self.evaluate, 0)] & (module < 0)
+            role[self.unplaced_loss] = ROLE["loss"]
+        return disagreements
+
+    def _rule_b(self, nodes: Int64, source: Int64, module: Int32, node_module: Int32, node_role: Int8) -> int | None:
+        """Overrides rule (a) where a recorded call holds the number; returns the disagreements, None without a case."""
+        if self.recording is None or not self.recording.calls:
+            return None
+        owner = interval_owner(self.trace, self.recording.calls, nodes)
+        known = owner >= 0
+        differs = known & (node_module[nodes] != owner)
+        for i in np.flatnonzero(differs).tolist():
+            row = int(source[i])
+            op = self.trace.names[self.trace.host.name[row]] if row >= 0 else ""
+            node_module[nodes[i]] = owner[i]
+            node_role[nodes[i]] = ROLE[self.roles.of(int(owner[i]), op)]
+        both = known & (source >= 0) & (module[np.maximum(source, 0)] >= 0)
+        return int((differs & both).sum()) if both.any() else None
+
+    def _gradients(self, node_module: Int32, node_role: Int8) -> None:
+        """AccumulateGrad has no number: the gradient marker inside it names the parameter."""
+        host, recording = self.trace.host, self.recording
+        if recording is None or not recording.parameters:
+            return
+        rows = np.flatnonzero((host.kind == HostKind.MARKER) & (self.names.gradient[host.name] >= 0))
+        for row in rows.tolist():
+            number = int(self.names.gradient[host.name[row]])
+            node = int(self.evaluate[row])
+            if node < 0 or number >= len(recording.parameters):
+                continue
+            parameter = recording.parameters[number]
+            node_module[node] = parameter.module
+            node_role[node] = ROLE[self.roles.of_parameter(parameter)]
+
+    def _sums(self, rows: Int64, module: Int32, role: Int8) -> None:
+        """Sums of gradients run inside a node but outside its own function.
+
+        An adapted layer's input has two readers more than an adapter-free one has: the sum at the reader that came
+        first in forward, and so runs last backward, is the adapter's. Inside a module that passes nothing by, a sum
+        is its own. Any other joins two branches of the model.
+        """
+        host, table = self.trace.host, self.roles.table
+        add = np.array([n in ("aten::add", "aten::add_") for n in self.trace.names] or [False])
+        sums = rows[add[host.name[rows]]]
+        sums = sums[(self.tree.parent[sums] == self.evaluate[sums]) & (module[sums] >= 0)]
+        active = {i for i, site in enumerate(self.roles.sites) if site.active}
+        site = np.array([m.site if m.site in active else -1 for m in table] or [-1], dtype=np.int64)
+        site = np.append(site, [-1, -1, -1])[module[sums]]
+        now = role[sums]
+        mine = np.isin(now, _ADAPTER)
+        dense = np.array([s.kind not in _ACTIVATION_SPACE for s in self.roles.sites] or [False])[site]
+        joins = (site >= 0) & ((mine != self._base_first(module, role)[site]) | (mine & dense))
+        own = np.isin(now, _PASSES_NOTHING)
+        role[sums] = np.where(joins, ROLE["adapter.elementwise"], np.where(own, now, ROLE["residual"]))
+
+    def _base_first(self, module: Int32, role: Int8) -> Bool:
+        """Per site: the base reads the input before A does."""
+        rows = np.flatnonzero((self.evaluate < 0) & (module >= 0) & (module < len(self.roles.table)))
+        site = np.array([-1 if m.site is None else m.site for m in self.roles.table] or [-1], dtype=np.int64)
+        rows = rows[site[module[rows]] >= 0]
+        mine = np.isin(role[rows], _ADAPTER)
+        first = np.full((2, max(len(self.roles.sites), 1)), np.iinfo(np.int64).max)
+        for side, chosen in enumerate((rows[~mine], rows[mine])):
+            np.minimum.at(first[side], site[module[chosen]], self.trace.host.start[chosen])
+        before: Bool = first[0] <= first[1]
+        return before

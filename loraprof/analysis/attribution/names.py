@@ -1,0 +1,65 @@
+"""What does a record's name say? Each distinct name is read once, however many records carry it."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.trace.call_tree import MODULE_FRAME
+from loraprof.model.recording import ModuleInfo, Recording
+from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
+
+EVALUATE = "autograd::engine::evaluate_function: "
+# What DDP and FSDP do around their collectives: filling and emptying buckets, shards into weights and back.
+_COMM_OP = re.compile(r"^(c10d::|torch::distributed::|torch\.distributed\.)")
+_COMM_RANGE = re.compile(r"^(FSDP::|FullyShardedDataParallel\._(pre|post)_)")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Names:
+    """Per interned name: what it says about a row."""
+
+    module: Int64  # module id of a marker, -1 otherwise
+    gradient: Int64  # parameter id of a gradient marker
+    evaluate: Bool
+    accumulate: Bool
+    optimizer: Bool
+    norm: Bool
+    backward: Bool
+    comm_op: Bool
+    comm_range: Bool
+
+
+def names_of(trace: Trace) -> Names:
+    def number(name: str, prefix: str) -> int:
+        rest = name.removeprefix(prefix)
+        return int(rest) if rest != name and rest.isdigit() else -1
+
+    names = trace.names or ("",)
+    return Names(
+        module=np.array([number(n, MODULE_MARKER) for n in names], dtype=np.int64),
+        gradient=np.array([number(n, GRADIENT_MARKER) for n in names], dtype=np.int64),
+        evaluate=np.array([n.startswith(EVALUATE) for n in names]),
+        accumulate=np.array([n.startswith(EVALUATE) and "AccumulateGrad" in n for n in names]),
+        optimizer=np.array([n.startswith("Optimizer.") for n in names]),
+        norm=np.array(["norm" in n and "layer_norm" not in n for n in names]),
+        comm_op=np.array([bool(_COMM_OP.search(n)) for n in names]),
+        comm_range=np.array([bool(_COMM_RANGE.search(n)) for n in names]),
+        backward=np.array([n.startswith("autograd::") or n.endswith(("Backward0", "Backward")) for n in names]),
+    )
+
+
+def modules_of(trace: Trace, recording: Recording | None) -> tuple[list[ModuleInfo], Int64]:
+    """The module table and, per interned name, the module a row of that name opens (-1 none)."""
+    opens = names_of(trace).module
+    if recording is not None and recording.modules:
+        return recording.modules, np.where(opens < len(recording.modules), opens, -1)
+    table: list[ModuleInfo] = []
+    out = np.full(len(opens), -1, dtype=np.int64)
+    for i, name in enumerate(trace.names):
+        if name.startswith(MODULE_FRAME):
+            path = name.removeprefix(MODULE_FRAME)
+            out[i] = len(table)
+            table.append(ModuleInfo(id=len(table), path=path, cls=path.rsplit("_", 1)[0]))
+    return table, out

@@ -1,0 +1,64 @@
+"""What bounds this device: its own calibration, else the data sheet of the GPU that the input names, else nothing."""
+
+from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.limits.precision import compute_dtype
+from loraprof.analysis.limits.rates import Rates
+from loraprof.analysis.limits.roofline import Ceiling, calibrated, data_sheet
+from loraprof.model.gpu import GpuSpec
+from loraprof.model.recording import Nvml, Recording
+from loraprof.model.report import Ceilings
+from loraprof.model.trace import DeviceFacts
+from loraprof.store.gpus import resolve_gpu
+
+
+def ceiling_of(
+    analysis: Analysis, recording: Recording | None, nvml: Nvml | None
+) -> tuple[Ceiling | None, str | None]:
+    """The ceiling, or ``None`` and why there is none."""
+    spec, reason = _spec(analysis, recording, nvml) if analysis.on_gpu else (None, "a CPU's roofs are calibrated ones")
+    if recording is not None and recording.calibration is not None:
+        device = recording.device
+        found = calibrated(recording.calibration, device.sms, device.l2_bytes, analysis.on_gpu, spec)
+        if found is not None:
+            return found, None
+    if spec is None:
+        return None, f"no roofs: {reason}"
+    clocks = [s.sm_clock_mhz for s in nvml.samples if s.sm_clock_mhz is not None] if nvml else []
+    cache = recording.device.l2_bytes if recording else None
+    return data_sheet(spec, sum(clocks) / len(clocks) if clocks else None, cache), None
+
+
+def _spec(analysis: Analysis, recording: Recording | None, nvml: Nvml | None) -> tuple[GpuSpec | None, str | None]:
+    limit = nvml.power_limit_mw / 1000 if nvml and nvml.power_limit_mw else None
+    if recording is not None:
+        device = recording.device
+        return resolve_gpu(device.name, device.memory_bytes, device.sms, limit)
+    facts = _main_gpu(analysis)
+    if facts is None or not facts.name:
+        return None, "the trace does not name its GPU"
+    return resolve_gpu(facts.name, facts.memory_bytes, facts.sms, limit)
+
+
+def _main_gpu(analysis: Analysis) -> DeviceFacts | None:
+    """The device whose steps are reported."""
+    if analysis.work is None or not len(analysis.work.rows):
+        return None
+    index = int(analysis.trace.device.device[analysis.work.rows[0]])
+    return next((g for g in analysis.trace.gpus if g.index == index), None)
+
+
+def ceilings(analysis: Analysis, recording: Recording | None, ceiling: Ceiling | None) -> Ceilings | None:
+    """The ceilings as reported; launch costs only where they were calibrated."""
+    if ceiling is None:
+        return None
+    calibration = recording.calibration if recording else None
+    launch = calibration if analysis.on_gpu else None
+    rate = Rates(calibration).gemm_flops_per_s(compute_dtype(recording)) if recording and calibration else None
+    peaks = ceiling.flops_per_s
+    return Ceilings(
+        gemm_flops_per_s=rate or peaks.get("bfloat16") or peaks.get("float16") or peaks.get("float32"),
+        copy_bytes_per_s=ceiling.bytes_per_s,
+        launch_floor_ns=launch.launch_floor_ns if launch else None,
+        turnaround_ns=launch.turnaround_ns if launch else None,
+        basis=ceiling.basis,
+    )

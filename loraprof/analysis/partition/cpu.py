@@ -1,0 +1,157 @@
+"""The exact split of a CPU step: busy is time inside ops of the step's main thread, by the innermost op.
+
+Markers and annotations are not work, nor is what ``torch.compile`` runs while it compiles: that is Python, whatever ops
+it tries and whatever op needed it (a backward pass, the first time). Time inside a data loader is idle cause ``data``,
+its ops included. A gap in which a collective on another thread ends was a wait for it: cause ``sync``, role ``comm``.
+The rest is python.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.attribution.attribute import Attribution
+from loraprof.analysis.partition.host_state import COLLECTIVE, DATA
+from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
+from loraprof.analysis.trace.intervals import Cover, innermost, union
+from loraprof.analysis.trace.step_windows import Window
+from loraprof.model.report import Overlap
+from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.vocabulary import ROLE, DeviceClass, HostKind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slices:
+    """What the main thread of a window was in: disjoint, sorted pieces; nothing covers what they leave free."""
+
+    begin: Int64
+    stop: Int64
+    owner: Int64  # -> Trace.host, the innermost op or loader
+    data: Bool  # inside a data loader
+
+    def next_op(self, t: Int64) -> Int64:
+        """The op (not a loader's) that comes at or after each instant; -1 none."""
+        begin, owner = self.begin[~self.data], self.owner[~self.data]
+        at = np.searchsorted(begin, t, side="left")
+        return np.append(owner, -1)[at]
+
+
+def slices_of(trace: Trace, who: Attribution, window: Window) -> Slices:
+    """The window's main thread, cut by the innermost op."""
+    host = trace.host
+    loader = np.array([bool(DATA.search(n)) for n in trace.names] or [False])
+
+    def loads(rows: Int64) -> Bool:
+        flag: Bool = loader[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)
+        return flag
+
+    mine = who.tree.overlapping(host, window.thread, window.start, window.end)
+    compiles = np.zeros(len(host), np.bool_) if who.compiling is None else who.compiling
+    noted = host.kind[mine] == HostKind.ANNOTATION
+    work = (host.kind[mine] == HostKind.OP) & ~compiles[mine]
+    mine = mine[work | loads(mine) | (noted & compiles[mine])]
+    start, end = np.maximum(host.start[mine], window.start), np.minimum(host.end[mine], window.end)
+    order = np.lexsort((mine, -end, start))
+    mine, start, end = mine[order], start[order], end[order]
+    begin, stop, at = innermost(start, end)
+    owned = ~compiles[mine[at]]
+    begin, stop, owner = begin[owned], stop[owned], mine[at][owned]
+    data = np.zeros(len(owner), np.bool_)
+    if loads(mine).any():
+        for rows in who.tree.around(owner):
+            data |= loads(rows)
+    return Slices(begin, stop, owner, data)
+
+
+def elsewhere(trace: Trace, who: Attribution, window: Window) -> Int64:
+    """Rows of other threads that share time with the window."""
+    threads = [t for t in range(len(trace.threads)) if t != window.thread]
+    parts = [who.tree.overlapping(trace.host, t, window.start, window.end) for t in threads]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
+    """One window's ledger; entries of ops carry their own time, without that of the ops they call."""
+    slices = slices_of(trace, who, window)
+    begin, stop, owner, data = slices.begin, slices.stop, slices.owner, slices.data
+    busy = _busy(trace, who, window, owner[~data], (stop - begin)[~data])
+    idle = _idle(trace, who, window, slices)
+    columns = [np.concatenate((b, i)).astype(np.int64) for b, i in zip(busy, idle, strict=True)]
+    kind, phase, role, module, name, op, ns, full, events = columns
+    overlap = _overlap(trace, who, window, begin[~data], stop[~data])
+    blocks = np.full(len(ns), -1, dtype=np.int64)
+    return Ledger(window, kind, phase, role, module, name, op, blocks, ns, full, events, overlap)
+
+
+def _busy(trace: Trace, who: Attribution, window: Window, owner: Int64, length: Int64) -> tuple[Int64, ...]:
+    host = trace.host
+    rows, inverse = np.unique(owner, return_inverse=True)
+    ns = np.zeros(len(rows), dtype=np.int64)
+    np.add.at(ns, inverse, length)
+    full = np.minimum(host.end[rows], window.end) - np.maximum(host.start[rows], window.start)
+    events = (host.start[rows] >= window.start).astype(np.int64)
+    kind = np.full(len(rows), int(DeviceClass.COMPUTE), dtype=np.int64)
+    columns = (kind, who.phase[rows], who.role[rows], who.module[rows], host.name[rows], rows, ns, full, events)
+    return tuple(c.astype(np.int64) for c in columns)
+
+
+def _idle(trace: Trace, who: Attribution, window: Window, slices: Slices) -> tuple[Int64, ...]:
+    """Gaps between slices, and the slices of the data loader; charged to the op that comes next."""
+    begin, stop, data = slices.begin, slices.stop, slices.data
+    low, high = free_of(slices, window)
+    ender, loaded = slices.next_op(high), slices.next_op(begin[data])
+    waited = waits_of(trace, who, window, low, high).measure(low, high)
+    causes = (("python", len(low)), ("sync", len(low)), ("data", int(data.sum())))
+    cause = np.concatenate([np.full(n, idle_kind(name)) for name, n in causes])
+    ns = np.concatenate((high - low - waited, waited, (stop - begin)[data]))
+    row = np.concatenate((ender, ender, loaded))
+    some = ns > 0
+    cause, ns, row = cause[some], ns[some], row[some]
+    comm = cause == idle_kind("sync")
+    safe = np.maximum(row, 0)
+    phase = np.where(row >= 0, who.phase[safe] if len(who.phase) else -1, OTHER_PHASE)
+    role = np.where(row >= 0, who.role[safe] if len(who.role) else -1, OTHER_ROLE)
+    module = np.where(row >= 0, who.module[safe] if len(who.module) else -1, -1)
+    blank = np.full(len(ns), -1, dtype=np.int64)
+    return cause, phase, np.where(comm, ROLE["comm"], role), module, blank, blank, ns, ns, np.ones(len(ns), np.int64)
+
+
+def free_of(slices: Slices, window: Window) -> tuple[Int64, Int64]:
+    """The parts of the window that no slice covers, sorted."""
+    low = np.concatenate(([window.start], slices.stop))
+    high = np.concatenate((slices.begin, [window.end]))
+    keep = high > low
+    return low[keep], high[keep]
+
+
+def waits_of(trace: Trace, who: Attribution, window: Window, low: Int64, high: Int64) -> Cover:
+    """Time the gaps ``[low, high)`` spent waiting for collectives of other threads.
+
+    A gap waits for a collective that ends inside it, or that lies in it by more than half: the thread that carries
+    a collective closes its record a little after the main thread has gone on.
+    """
+    host = trace.host
+    named = np.array([bool(COLLECTIVE.search(n)) for n in trace.names] or [False])
+    rows = elsewhere(trace, who, window) if len(low) else np.zeros(0, dtype=np.int64)
+    rows = rows[named[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)]
+    start, end = host.start[rows], host.end[rows]
+    last = np.searchsorted(low, end, side="left") - 1
+    middle = np.searchsorted(low, (start + end) // 2, side="right") - 1
+    begin, stop = [], []
+    for gap, by_half in ((last, False), (middle, True)):
+        known = gap >= 0
+        s, e, at = start[known], end[known], gap[known]
+        from_, to = np.maximum(s, low[at]), np.minimum(e, high[at])
+        hit = 2 * (to - from_) > e - s if by_half else e <= high[at]
+        begin.append(from_[hit])
+        stop.append(to[hit])
+    return union(np.concatenate(begin), np.concatenate(stop))
+
+
+def _overlap(trace: Trace, who: Attribution, window: Window, begin: Int64, stop: Int64) -> tuple[Overlap, ...]:
+    """Ops of other threads that ran while the main thread was busy."""
+    host = trace.host
+    rows = elsewhere(trace, who, window)
+    rows = rows[host.kind[rows] == HostKind.OP]
+    ns = int(union(host.start[rows], host.end[rows]).measure(begin, stop).sum())
+    return (Overlap(over="compute", under="compute", ns=ns),) if ns else ()

@@ -1,0 +1,70 @@
+"""The rows of a partition while they are summed: integer keys in, exact sums out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.trace.step_windows import Window
+from loraprof.model.report import Overlap, Part
+from loraprof.model.trace import Int64
+from loraprof.model.vocabulary import CAUSE, CAUSES, CLASSES, PHASE, PHASES, ROLE, ROLES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ledger:
+    """Entries of one step. ``kind``: class id for busy time, ``len(CLASSES)`` + cause id for idle time.
+
+    ``module`` -> attribution paths (-1 none); ``ns`` int64; ``events`` how many records or gaps an entry counts.
+    """
+
+    window: Window
+    kind: Int64
+    phase: Int64
+    role: Int64
+    module: Int64
+    name: Int64  # -> Trace.names of the busy record; -1 idle
+    op: Int64  # -> Trace.host, the innermost op that launched it (CPU: the op itself); -1 unknown
+    blocks: Int64  # grid size; -1 unknown
+    ns: Int64  # time owned exclusively
+    full_ns: Int64  # the record's whole duration
+    events: Int64
+    overlap: tuple[Overlap, ...]
+
+    def parts(self) -> list[Part]:
+        """Summed by (class or cause, phase, role), in the order of the vocabulary."""
+        key = (self.kind * len(PHASES) + self.phase) * len(ROLES) + self.role
+        unique, inverse = np.unique(key, return_inverse=True)
+        ns = np.zeros(len(unique), dtype=np.int64)
+        events = np.zeros(len(unique), dtype=np.int64)
+        np.add.at(ns, inverse, self.ns)
+        np.add.at(events, inverse, self.events)
+        out = []
+        for k, total, count in zip(unique.tolist(), ns.tolist(), events.tolist(), strict=True):
+            if not total and not count:
+                continue
+            kind, rest = divmod(k, len(PHASES) * len(ROLES))
+            phase, role = divmod(rest, len(ROLES))
+            busy = kind < len(CLASSES)
+            out.append(
+                Part(
+                    kind="busy" if busy else "idle",
+                    class_=CLASSES[kind] if busy else None,
+                    cause=None if busy else CAUSES[kind - len(CLASSES)],
+                    phase=PHASES[phase],
+                    role=ROLES[role],
+                    ns=total,
+                    events=count,
+                )
+            )
+        return out
+
+    @property
+    def busy(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        return self.kind < len(CLASSES)
+
+
+def idle_kind(cause: str) -> int:
+    return len(CLASSES) + CAUSE[cause]
+
+
+OTHER_PHASE, OTHER_ROLE = PHASE["other"], ROLE["other"]

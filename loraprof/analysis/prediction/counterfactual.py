@@ -1,0 +1,178 @@
+"""What would this step take fully fine-tuned, or without adapters? Predicted from the LoRA recording alone.
+
+frozen = T - adapter path - optimizer and clipping (+ the input gradients LoRA's first layers did not need)
+full   = frozen + weight gradients of the frozen layers + optimizer and clipping of all parameters + accumulation
+         + communication of the gradients that LoRA does not have
+
+T is the unprofiled median. On a CPU the parts are sums over the recorded steps' entries, freed of the profiler's cost
+(the median step counts). On a GPU both steps are replayed with the calls they would make, at the host speed at which
+the replay of the recorded step meets T; where the gate refuses the replay and the device waits (for its host, for other
+ranks), nothing is predicted. What is added was measured alone, on this device, after the step (capture/device/gradient_cost).
+
+The interval has parts that vary by themselves and add in squares: the unprofiled median's own, the spread of the
+adapter path over the recorded steps, and MODEL of the weight gradients and of the optimizer, clipping and accumulation:
+what benchmarks/predictions.py finds between work measured alone and the same work within a step; where gradients are
+reduced over ranks, the bounds of what more communication adds (comm_savings).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.limits.rates import Rates
+from loraprof.analysis.partition.ledger import Ledger
+from loraprof.analysis.prediction.comm_savings import MoreCommunication
+from loraprof.analysis.prediction.gradients import factor, gradients, missing_inputs, module_ns, tied_ns
+from loraprof.analysis.prediction.replayed import Added, StepReplay
+from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
+from loraprof.model.recording import GradientCost, Recording, TrainingCost
+from loraprof.model.report import Interval, Savings, Unprofiled
+from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE, DeviceClass
+
+MODEL = 0.15
+WAIT_SHARE = 0.05  # of a GPU step, for the host or for other ranks: below it, order hardly matters
+
+
+@dataclass(frozen=True, slots=True)
+class Counterfactual:
+    """Predicted step times, ns, and what they are made of."""
+
+    full_ns: int
+    full: Interval
+    frozen_ns: int
+    frozen: Interval
+    savings: Savings
+    adapter_ns: int  # unprofiled time of the adapter path, idle included
+    trained_ns: int  # optimizer and clipping of the adapter's parameters
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Unprofiled ns of one recorded step."""
+
+    adapter: float
+    optimizer: float
+    clip: float
+    factor: float  # of work within the step against the same work alone
+    missing: float  # input gradients that the frozen and the full step need and this one did not
+
+
+def counterfactual(
+    analysis: Analysis,
+    ledger: Ledger,
+    recording: Recording | None,
+    unprofiled: Unprofiled | None,
+    step: StepReplay | None,
+    extra: MoreCommunication | None = None,
+) -> Counterfactual | None:
+    """None where an input is missing (unprofiled timing, calibration, training cost, adapters), or a GPU step that
+    waits for its host could not be replayed. ``step`` is that of ``ledger``, None on a CPU."""
+    if recording is None or unprofiled is None or recording.calibration is None or not recording.sites:
+        return None
+    cost, rates = recording.training_cost, Rates(recording.calibration)
+    known = gradients(recording, rates)
+    if cost is None or known is None:
+        return None
+    ledgers = [one for one in analysis.ledgers if one.ns.sum()]
+    now = unprofiled.median_ns
+    each = [_parts(one, unprofiled_ns(analysis, one, recording, now), recording, known) for one in ledgers]
+    parts = _median(each)
+    wgrad = parts.factor * sum(g.calls * g.weight_ns for g in known) + tied_ns(recording, rates)
+    micro = recording.workload.micro_batches or 1
+    clip, accumulate = float(cost.clip_ns) if parts.clip else 0.0, float(cost.accumulate_ns) * (micro - 1)
+    end = cost.optimizer_ns + clip + accumulate
+    times = _times(ledger, parts, recording, known, (wgrad, end + cost.reread_ns), now, step)
+    if times is None:
+        return None
+    time = unprofiled_ns(analysis, ledger, recording, now)
+    comm, comm_low, comm_high = _communication(extra, ledger, time, wgrad)
+    frozen, full = times[0], times[1] + comm
+    spread = _half([p.adapter for p in each])
+    timing = (unprofiled.high_ns - unprofiled.low_ns) / 2
+    halves = (timing, spread, MODEL * wgrad, MODEL * end)
+    return Counterfactual(
+        full_ns=round(full),
+        full=Interval(
+            low=_interval(full, *halves, comm - comm_low).low,
+            high=_interval(full, *halves, comm_high - comm).high,
+        ),
+        frozen_ns=round(frozen),
+        frozen=_interval(frozen, timing, spread, MODEL * parts.adapter),
+        savings=_savings(cost, parts, wgrad + accumulate, clip, round(comm) if extra else None),
+        adapter_ns=round(parts.adapter),
+        trained_ns=round(parts.optimizer + parts.clip),
+    )
+
+
+def _times(
+    ledger: Ledger,
+    parts: _Parts,
+    recording: Recording,
+    known: list[GradientCost],
+    more: tuple[float, float],
+    now: int,
+    step: StepReplay | None,
+) -> tuple[float, float] | None:
+    """(frozen, full) step time, ns; ``more``: weight gradients, and the end of the step, that full adds."""
+    if step is not None and step.sigma is not None:
+        present = module_ns(ledger, ledger.ns.astype(np.float64), "backward")
+        without = missing_inputs(recording, known, present)
+        absent = [Added(g.module, parts.factor * g.calls * (g.input_ns or 0)) for g in without]
+        wgrad = [Added(g.module, parts.factor * g.calls * g.weight_ns) for g in known]
+        less = step.delta_ns(absent, None)
+        change = step.delta_ns(absent + wgrad, more[1])
+        return now + less, now + change
+    if step is not None:
+        computing = ledger.busy & (ledger.kind != DeviceClass.COMM)
+        if ledger.ns[~computing].sum() > WAIT_SHARE * ledger.ns.sum():
+            return None
+    frozen = now - parts.adapter - parts.optimizer - parts.clip + parts.missing
+    return frozen, frozen + sum(more)
+
+
+def _communication(
+    extra: MoreCommunication | None, ledger: Ledger, time: Floats, wgrad: float
+) -> tuple[float, float, float]:
+    """Estimate, low and high of what the full step communicates longer, ns; 0 where that is not known."""
+    if extra is None:
+        return 0.0, 0.0, 0.0
+    backward = ledger.busy & (ledger.phase == PHASE["backward"])
+    return extra.exposed_ns(float(time[backward].sum()) + wgrad)
+
+
+def _parts(ledger: Ledger, time: Floats, recording: Recording, known: list[GradientCost]) -> _Parts:
+    def of(*roles: str) -> float:
+        return float(time[np.isin(ledger.role, [ROLE[r] for r in roles])].sum())
+
+    backward = module_ns(ledger, time, "backward")
+    slower = factor(known, backward)
+    missing = slower * sum(g.calls * (g.input_ns or 0) for g in missing_inputs(recording, known, backward))
+    return _Parts(of(*ADAPTER_ROLES), of("optimizer"), of("grad_clip"), slower, missing)
+
+
+def _median(each: Sequence[_Parts]) -> _Parts:
+    fields = _Parts.__slots__
+    return _Parts(**{f: median(getattr(p, f) for p in each) for f in fields})
+
+
+def _savings(cost: TrainingCost, parts: _Parts, wgrad: float, clip: float, comm_ns: int | None) -> Savings:
+    return Savings(
+        wgrad_ns=round(wgrad),
+        optimizer_ns=round(cost.optimizer_ns - parts.optimizer),
+        grad_clip_ns=round(clip - parts.clip),
+        comm_ns=comm_ns,
+    )
+
+
+def _interval(value: float, *halves: float) -> Interval:
+    """No step takes less than no time, however much the steps vary."""
+    half = math.sqrt(sum(h * h for h in halves))
+    return Interval(low=max(0, round(value - half)), high=round(value + half))
+
+
+def _half(values: Sequence[float]) -> float:
+    return (max(values) - min(values)) / 2

@@ -1,0 +1,69 @@
+"""Which calls would another step make? Changes to the calls of a replay: some go, others are added.
+
+A call that goes takes its host time with it, and the time before it; of a launch with several records only some may
+go, and the call stays while it has any left.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loraprof.analysis.prediction.replay import Call, Calls
+from loraprof.model.trace import Bool, Int64
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A launch to add ``after`` the call of that index (-1: before all): one record of ``record_ns``."""
+
+    after: int
+    gap_ns: int
+    duration_ns: int
+    record_ns: int
+    stream: int
+
+
+def without(calls: Calls, call: Bool, record: Bool) -> Calls:
+    """``calls`` without the flagged records, and without the flagged calls that have no record left."""
+    counts = np.diff(calls.first)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    left = np.bincount(owner[~record], minlength=len(counts))
+    launched = counts > 0
+    keep = np.where(launched, left > 0, ~call)
+    return Calls(
+        gap_ns=calls.gap_ns[keep],
+        duration_ns=calls.duration_ns[keep],
+        kind=calls.kind[keep],
+        first=np.concatenate(([0], np.cumsum(left[keep]))),
+        record_ns=calls.record_ns[~record],
+        stream=calls.stream[~record],
+    )
+
+
+def stretched(calls: Calls, record: Bool, factor: float) -> Calls:
+    """``calls`` whose flagged records take ``factor`` times as long; the host's time is as it was."""
+    longer = np.where(record, np.rint(factor * calls.record_ns), calls.record_ns).astype(np.int64)
+    return replace(calls, record_ns=longer, span_ns=None)
+
+
+def with_launches(calls: Calls, launches: list[Launch]) -> Calls:
+    """``calls`` and the added launches, in the order given where several follow the same call."""
+    if not launches:
+        return calls
+    counts = np.diff(calls.first)
+    at = np.array([launch.after + 1 for launch in launches])
+    records_at = calls.first[at]
+
+    def added(column: Int64, where: Int64, values: list[int]) -> Int64:
+        return np.insert(column, where, np.array(values, dtype=np.int64))
+
+    return replace(
+        calls,
+        gap_ns=added(calls.gap_ns, at, [x.gap_ns for x in launches]),
+        duration_ns=added(calls.duration_ns, at, [x.duration_ns for x in launches]),
+        kind=np.insert(calls.kind, at, np.full(len(launches), Call.LAUNCH, dtype=np.int8)),
+        first=np.concatenate(([0], np.cumsum(added(counts, at, [1] * len(launches))))),
+        record_ns=added(calls.record_ns, records_at, [x.record_ns for x in launches]),
+        stream=added(calls.stream, records_at, [x.stream for x in launches]),
+        span_ns=None,
+    )

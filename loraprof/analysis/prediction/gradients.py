@@ -1,0 +1,107 @@
+"""What would the backward pass add if the frozen weights were trained? From modules measured alone, and the step.
+
+wgrad = factor * sum(calls * weight_ns) + the sum of both gradients of a shared weight
+
+A frozen linear layer that could not be measured takes the rates of the device's calibration; a convolution has none.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.limits.precision import compute_dtype
+from loraprof.analysis.limits.rates import Rates
+from loraprof.analysis.partition.ledger import Ledger
+from loraprof.analysis.step.unprofiled import Floats
+from loraprof.model.recording import GradientCost, ModuleInfo, ParameterInfo, Recording
+from loraprof.model.vocabulary import PHASE
+
+WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+LINEAR = re.compile(r"Linear|Conv1D")
+CONVOLUTION = re.compile(r"Conv(Transpose)?\dd$")
+
+
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """A linear layer full fine-tuning would train: its module, (out, in) and dtype."""
+
+    module: ModuleInfo
+    n: int
+    k: int
+    dtype: str
+
+
+def gradients(recording: Recording, rates: Rates) -> list[GradientCost] | None:
+    """The measured modules, and linear layers that could not be. None: a time is unknown."""
+    measured = list(recording.training_cost.gradients) if recording.training_cost else []
+    known = {g.module for g in measured}
+    micro = recording.workload.micro_batches or 1
+    tokens = (recording.workload.tokens_per_step or 0) // micro
+    if any(CONVOLUTION.search(recording.modules[p.module].cls) for p in recording.parameters
+           if not p.trainable and p.module not in known):  # fmt: skip
+        return None
+    for x in _linears(recording):
+        if x.module.id in known:
+            continue
+        if not tokens:
+            return None
+        weight, upstream = rates.gemm_ns(x.n, x.k, tokens, x.dtype), rates.gemm_ns(tokens, x.k, x.n, x.dtype)
+        if weight is None or upstream is None:
+            return None
+        measured.append(
+            GradientCost(module=x.module.id, calls=micro, weight_ns=round(weight), input_ns=round(upstream))
+        )
+    return measured
+
+
+def module_ns(ledger: Ledger, time: Floats, phase: str) -> dict[int, float]:
+    """Unprofiled busy ns in ``phase`` of each module that has any."""
+    rows = ledger.busy & (ledger.phase == PHASE[phase]) & (ledger.module >= 0)
+    total = np.bincount(ledger.module[rows], time[rows])
+    return {int(m): float(total[m]) for m in np.flatnonzero(total)}
+
+
+def missing_inputs(recording: Recording, known: list[GradientCost], backward: dict[int, float]) -> list[GradientCost]:
+    """Modules whose input gradient this step did without and full fine-tuning would need: those that it trains
+    something in front of, so all but the first to own weights, whose input is data."""
+    owners = {p.module for p in recording.parameters if not p.trainable}
+    first = next((c.module for c in recording.calls if c.module in owners), None)
+    return [g for g in known if g.input_ns and g.module not in backward and g.module != first]
+
+
+def factor(known: list[GradientCost], backward: dict[int, float]) -> float:
+    """How much slower the step runs than the measurement, by the input gradients that both have; at least 1.
+
+    Faster only says that caches hold weights which nothing writes: that helps no weight gradient.
+    """
+    both = [(backward[g.module], g.calls * g.input_ns) for g in known if g.input_ns and g.module in backward]
+    inside, alone = sum(ns for ns, _ in both), sum(ns for _, ns in both)
+    return min(max(inside / alone, 1.0), 2.0) if alone else 1.0
+
+
+def tied_ns(recording: Recording, rates: Rates) -> float:
+    """A weight with two owners gets two gradients, which are added: read both, write one."""
+    owners = {p.module for p in recording.parameters}
+    tables = [p for p in recording.parameters if not p.trainable and "Embedding" in recording.modules[p.module].cls]
+    for x in _linears(recording):
+        shared = [p for p in tables if tuple(p.shape) == (x.n, x.k)] if x.module.id not in owners else []
+        if shared:
+            return rates.copy_ns(3 * x.n * x.k * WIDTH.get(shared[0].dtype, 4)) or 0.0
+    return 0.0
+
+
+def _linears(recording: Recording) -> list[_Linear]:
+    """Frozen linear-like layers, tied heads included (their weight is listed with the embedding)."""
+    weights: dict[int, list[ParameterInfo]] = {}
+    for p in recording.parameters:
+        weights.setdefault(p.module, []).append(p)
+    out = []
+    for m in recording.modules:
+        own = [p for p in weights.get(m.id, []) if len(p.shape) == 2]
+        layer = m.in_features and m.out_features and LINEAR.search(m.cls) and m.part in (None, "base", "fused")
+        if layer and not any(p.trainable for p in own if m.part is None):
+            dtype = compute_dtype(recording, own[0].dtype if own else None)
+            out.append(_Linear(m, int(m.out_features or 0), int(m.in_features or 0), dtype))
+    return out
+

@@ -1,0 +1,86 @@
+"""Which host record encloses which: the call tree of every thread, rebuilt from time alone.
+
+Rows are those of the host table that take part (ops, markers, annotations, runtime calls, module frames);
+``nearest`` answers "the innermost enclosing row with property P" for all rows at once, one level at a time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from loraprof.analysis.trace.intervals import nesting
+from loraprof.model.trace import Bool, HostTable, Int32, Int64, Trace
+from loraprof.model.vocabulary import HostKind
+
+MODULE_FRAME = "nn.Module: "  # with_stack frames of module calls, in traces loraprof did not record
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """Parent (-1 root or not in the tree) and depth (-1 not in the tree) per host row."""
+
+    parent: Int32
+    depth: Int32
+    levels: tuple[Int32, ...]  # rows by depth
+    crossing: int  # threads whose records do not nest
+
+    def nearest(self, flag: Bool) -> Int32:
+        """Per row: itself or the innermost enclosing row where ``flag`` holds; -1 none."""
+        found = np.where(flag & (self.depth >= 0), np.arange(len(flag), dtype=np.int32), np.int32(-1))
+        for rows in self.levels[1:]:
+            up = rows[found[rows] < 0]
+            found[up] = found[self.parent[up]]
+        return found
+
+    def around(self, rows: Int64) -> Iterator[Int64]:
+        """``rows``, then what encloses each, level by level; a root stays where it is."""
+        while True:
+            yield rows
+            above = self.parent[rows]
+            if not (above >= 0).any():
+                return
+            rows = np.where(above >= 0, above, rows)
+
+    def overlapping(self, host: HostTable, thread: int, low: int, high: int) -> Int64:
+        """Rows of a thread that share time with ``[low, high)``, in the table's order; no look at any other row.
+
+        What was open at ``low`` encloses the last row of the tree before it, whether or not the ranges nest.
+        """
+        begin, end = np.searchsorted(host.thread, (thread, thread + 1)).tolist()
+        first, last = (begin + np.searchsorted(host.start[begin:end], (low, high))).tolist()
+        row, opened = first - 1, []
+        while row >= begin and self.depth[row] < 0:
+            row -= 1
+        while row >= begin:
+            opened.append(row)
+            row = int(self.parent[row])
+        rows = np.concatenate((np.array(opened[::-1], np.int64), np.arange(first, last)))
+        found: Int64 = rows[host.end[rows] > low]
+        return found
+
+
+def tree_of(trace: Trace) -> Tree:
+    host = trace.host
+    frame = np.array([n.startswith(MODULE_FRAME) for n in trace.names] or [False], dtype=np.bool_)
+    step = np.array([n.startswith("ProfilerStep") for n in trace.names] or [False], dtype=np.bool_)
+    taking = (host.kind != HostKind.OVERHEAD) & ((host.kind != HostKind.PYTHON) | frame[host.name])
+    taking &= ~((host.kind == HostKind.ANNOTATION) & step[host.name])  # Optimizer.step ranges may cross step edges
+    parent = np.full(len(host), -1, dtype=np.int32)
+    depth = np.full(len(host), -1, dtype=np.int32)
+    crossing = 0
+    threads = np.searchsorted(host.thread, np.arange(len(trace.threads) + 1)).tolist()
+    for begin, end in pairwise(threads):
+        rows = begin + np.flatnonzero(taking[begin:end])
+        if not len(rows):
+            continue
+        above, level, nested = nesting(host.start[rows], host.end[rows])
+        crossing += not nested
+        parent[rows] = np.where(above >= 0, rows[np.maximum(above, 0)], -1)
+        depth[rows] = level
+    deepest = int(depth.max()) if len(depth) else -1
+    order = np.argsort(depth, kind="stable").astype(np.int32)
+    bounds = np.searchsorted(depth[order], np.arange(deepest + 2))
+    levels = tuple(order[bounds[d] : bounds[d + 1]] for d in range(deepest + 1))
+    return Tree(parent, depth, levels, crossing)

@@ -1,0 +1,149 @@
+"""Is this device's calibration known already? One JSON per device under the user's cache directory.
+
+A file counts only for the same device (GPU UUID; on CPU the model name and the number of threads), driver, power
+limit and torch version. A file that does not match, or cannot be read, is measured anew and replaced; shapes it
+lacks are measured and added. A calibration that contradicts itself is not kept. Files are written to a temporary name
+and renamed, so a reader never sees half a one. No trouble with the cache ends a capture: it becomes a note.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+
+from loraprof.analysis.limits.rates import unsteady
+from loraprof.capture.device.calibrate import Shape, best_flops_per_s, calibrate, gemm_rates, measuring
+from loraprof.capture.device.environment import device_info
+from loraprof.capture.device.profiler_cost import event_cost_ns
+from loraprof.capture.nvml.client import probe
+from loraprof.model.recording import Calibration, DeviceInfo
+
+
+class CalibrationKey(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a calibration depends on. ``power_limit_mw`` is ``None`` where NVML does not tell."""
+
+    device: str
+    driver: str | None
+    power_limit_mw: int | None
+    torch: str
+    format: int = 1
+
+
+class Cached(msgspec.Struct, frozen=True, kw_only=True):
+    """The cache file."""
+
+    key: CalibrationKey
+    calibration: Calibration
+
+
+def cached_calibration(
+    device: torch.device,
+    shapes: Sequence[Shape] = (),
+    dtype: str = "float32",
+    budget_s: float = 5.0,
+    *,
+    fresh: bool = False,
+    event_cost: bool = True,
+    directory: Path | None = None,
+) -> tuple[Calibration, list[str]]:
+    """The calibration of ``device`` with GEMMs of ``shapes`` in ``dtype``, and notes about what went otherwise.
+
+    ``fresh`` measures whatever the cache says. ``directory`` replaces the user's cache directory. Raises
+    MeasurementError for a device that cannot be measured, UsageError for an unknown dtype.
+    """
+    key = calibration_key(device_info(device))
+    path = (directory or cache_directory()) / f"calibration-{_digest(key.device)}.json"
+    notes: list[str] = []
+    known = None if fresh else _read(path, key, notes)
+    if known is None or not any(one.dtype == dtype for one in known.gemm):
+        found = calibrate(device, shapes, dtype, budget_s, event_cost=event_cost and known is None)
+        found = found if known is None else _merged(known, found)
+    else:
+        found = _merged(known, _missing_gemms(known, device, shapes, dtype, budget_s))
+    if event_cost and found.event_ns is None:
+        found = msgspec.structs.replace(found, event_ns=event_cost_ns(device))
+    doubt = unsteady(found)
+    if doubt is not None:
+        notes.append(f"the calibration contradicts itself, the machine was busy: {doubt}; it is not cached")
+    elif found != known:
+        _write(path, Cached(key=key, calibration=found), notes)
+    absent = _absent(found, shapes, dtype)
+    if absent:
+        listed = ", ".join("x".join(map(str, shape)) for shape in absent)
+        notes.append(f"GEMM shapes (m x n x k) too large for the calibration's {budget_s:g} s: {listed}")
+    return found, notes
+
+
+def calibration_key(info: DeviceInfo) -> CalibrationKey:
+    """The key of a device; on CUDA NVML is asked for the power limit, in another process."""
+    limit = None
+    if info.uuid is not None:
+        nvml, _ = probe(info.uuid)
+        limit = nvml.power_limit_mw if nvml is not None else None
+    name = info.uuid or f"{info.name}, {info.cpu_threads or info.index} {'threads' if info.cpu_threads else ''}"
+    return CalibrationKey(device=name.strip(), driver=info.driver, power_limit_mw=limit, torch=str(torch.__version__))
+
+
+def cache_directory() -> Path:
+    """``$XDG_CACHE_HOME/loraprof``, else ``~/.cache/loraprof``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "loraprof"
+
+
+def _missing_gemms(
+    known: Calibration, device: torch.device, shapes: Sequence[Shape], dtype: str, budget_s: float
+) -> Calibration:
+    wanted = _absent(known, shapes, dtype)
+    rate = best_flops_per_s([one for one in known.gemm if one.dtype == dtype])
+    with measuring(device):
+        gemm = gemm_rates(device, wanted, dtype, budget_s * 1e9, rate)
+    return msgspec.structs.replace(known, gemm=gemm)
+
+
+def _absent(known: Calibration, shapes: Sequence[Shape], dtype: str) -> list[Shape]:
+    have = {(one.m, one.n, one.k) for one in known.gemm if one.dtype == dtype}
+    return [shape for shape in dict.fromkeys(shapes) if shape not in have]
+
+
+def _merged(known: Calibration, new: Calibration) -> Calibration:
+    """``known`` with the GEMMs of ``new`` behind its own; everything else is known already."""
+    return msgspec.structs.replace(known, gemm=[*known.gemm, *(one for one in new.gemm if one not in known.gemm)])
+
+
+def _read(path: Path, key: CalibrationKey, notes: list[str]) -> Calibration | None:
+    try:
+        cached = msgspec.json.decode(path.read_bytes(), type=Cached)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        notes.append(f"the calibration cache {path} cannot be read ({error}): measured anew")
+        return None
+    for name in key.__struct_fields__:
+        old, new = getattr(cached.key, name), getattr(key, name)
+        if old != new:
+            notes.append(f"the cached calibration was measured with {name} {old}, now {new}: measured anew")
+            return None
+    return cached.calibration
+
+
+def _write(path: Path, cached: Cached, notes: list[str]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".calibration-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(cached), indent=1))
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        notes.append(f"the calibration was not cached: {error}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,185 @@
+"""What the trace cannot say about a model and its optimizer: sizes, dtypes, flags, missing gradients."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from loraprof.capture.adapters.find import find_sites
+from loraprof.capture.adapters.sites import dtype_name, features
+from loraprof.capture.compiled.dynamo import never_compiled
+from loraprof.capture.modules.markers import Markers
+from loraprof.capture.modules.shards import is_sharded, local
+from loraprof.model.recording import AdapterSite, Memory, ModuleInfo, ParameterInfo
+
+Tables = tuple[list[ModuleInfo], list[AdapterSite], list[ParameterInfo]]
+
+
+def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of distinct storages on this rank."""
+    held = [local(t) for t in tensors]
+    return sum({(t.data_ptr(), t.numel()): t.numel() * t.element_size() for t in held}.values())
+
+
+def memory_of(markers: Markers, optimizer: Optimizer, device: torch.device, saved_bytes: int | None = None) -> Memory:
+    """Sizes by kind; peak and reserved only where the allocator keeps statistics (CUDA).
+
+    Activations are what is left of the peak, on a CPU the ``saved_bytes`` that the forward pass kept.
+    """
+    parameters = [p for _, _, p in markers.parameters]
+    weights = tensor_bytes([*parameters, *(b for m in markers.ids for b in m.buffers(recurse=False))])
+    gradients = tensor_bytes(p.grad for p in parameters if p.grad is not None)
+    state = tensor_bytes(v for s in optimizer.state.values() for v in _tensors(list(s.values())) if v.dim())
+    if device.type != "cuda":
+        return Memory(
+            weights_bytes=weights, gradients_bytes=gradients, optimizer_bytes=state, activations_bytes=saved_bytes
+        )
+    stats: dict[str, Any] = torch.cuda.memory_stats(device)
+    peak = torch.cuda.max_memory_allocated(device)
+    return Memory(
+        peak_bytes=peak,
+        reserved_bytes=torch.cuda.memory_reserved(device),
+        allocator_retries=int(stats.get("num_alloc_retries", 0)),
+        total_bytes=torch.cuda.get_device_properties(device).total_memory,
+        weights_bytes=weights,
+        gradients_bytes=gradients,
+        optimizer_bytes=state,
+        activations_bytes=max(peak - weights - gradients - state, 0),
+    )
+
+
+def _tensors(held: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Those in lists too: L-BFGS keeps its history in them."""
+    for value in held:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def missing_gradients(markers: Markers) -> list[str]:
+    """Names of trainable parameters that got no gradient in this step. FSDP's first version leaves empty ones."""
+    paths = {module: path for path, module in markers.paths().items()}
+    return [
+        f"{paths.get(module, '')}.{name}".strip(".")
+        for module, name, p in markers.parameters
+        if p.requires_grad and p.grad is None and p.numel()
+    ]
+
+
+def optimizer_name(optimizer: Optimizer) -> str:
+    """Class and implementation, e.g. ``AdamW(fused)``."""
+    group = optimizer.param_groups[0]
+    flags = [k for k in ("fused", "foreach", "capturable") if group.get(k)]
+    return type(optimizer).__name__ + (f"({', '.join(flags)})" if flags else "")
+
+
+def autocast_of(markers: Markers) -> str | None:
+    """Autocast's dtype in the counted step, "none" where it was off, None where no module was counted."""
+    kinds = {str(one.autocast).removeprefix("torch.") for one in markers.called.values() if one.autocast is not None}
+    return min(kinds) if kinds else "none" if markers.called else None
+
+
+def tokens_of(markers: Markers) -> int | None:
+    """Tokens of one step: the most elements that were looked up in one of the widest tables.
+
+    Positions are looked up once for a batch, biases of relative positions in narrow tables. None: no embedding ran.
+    """
+    return max(((width, n) for (width, _), n in markers.embedded.items()), default=(0, None))[1]
+
+
+class Padding:
+    """Counts real and padded tokens by the ``attention_mask`` that root modules are given while it is installed."""
+
+    def __init__(self, roots: list[nn.Module]) -> None:
+        self.real, self.all = 0, 0
+        self._roots = roots
+        self._handles: list[RemovableHandle] = []
+        never_compiled(Padding._see)
+        self.resume()
+
+    def resume(self) -> None:
+        """Puts the hooks back that ``pause`` took off; none after ``remove``."""
+        if not self._handles:
+            self._handles = [r.register_forward_pre_hook(self._see, with_kwargs=True) for r in self._roots]
+
+    def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.dim() == 2 and torch._C._current_graph_task_id() < 0:
+            self.real += int((mask != 0).sum())
+            self.all += mask.numel()
+
+    def pause(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def remove(self) -> None:
+        self.pause()
+        self._roots = []
+
+    def share(self) -> float | None:
+        """Real tokens of all; None where no mask was passed."""
+        return self.real / self.all if self.all else None
+
+
+def tables_of(markers: Markers) -> Tables:
+    """Every numbered module with its path, the adapted layers, and every parameter by its marker's number.
+
+    Modules and parameters carry the part they play in an adapted layer.
+    """
+    named = markers.paths()
+    found = find_sites(named)
+    paths = {module: path for path, module in named.items()}
+    where = {m: (i, part) for i, f in enumerate(found) for m, part in f.parts.items()}
+    for module, caller in markers.hung:  # put into an adapted layer's base while it runs
+        if module not in where and caller in where:
+            where |= dict.fromkeys(module.modules(), (where[caller][0], "elementwise"))
+    root = {m: i for i, top in reversed([*enumerate(markers.roots)]) for m in top.modules()}
+    for module, caller in markers.hung:
+        root |= dict.fromkeys(module.modules(), root.get(caller, 0))
+    modules = [
+        _module_info(number, paths.get(m, type(m).__name__), m, root.get(m, 0), *where.get(m, (None, None)))
+        for m, number in sorted(markers.ids.items(), key=lambda item: item[1])
+    ]
+    weights = {number: part for f in found for number, part in f.weights.items()}
+    parameters = [
+        ParameterInfo(
+            id=i,
+            name=name,
+            module=markers.ids[module],
+            shape=tuple(p.shape),
+            dtype=dtype_name(p),
+            trainable=p.requires_grad,
+            device=str(p.device),
+            part=weights.get(id(p)) or _part_of_parameter(where.get(module, (None, None))[1]),
+            local_shape=tuple(local(p).shape) if is_sharded(p) else None,
+        )
+        for i, (module, name, p) in enumerate(markers.parameters)
+    ]
+    return modules, [f.site for f in found], parameters
+
+
+def _module_info(
+    number: int, path: str, module: nn.Module, root: int, site: int | None, part: str | None
+) -> ModuleInfo:
+    shape = features(module)
+    return ModuleInfo(
+        id=number,
+        path=path,
+        cls=type(module).__name__,
+        origin=type(module).__module__,
+        site=site,
+        part=part,
+        in_features=shape[0] if shape else None,
+        out_features=shape[1] if shape else None,
+        root=root,
+    )
+
+
+def _part_of_parameter(part: str | None) -> str | None:
+    """Of a parameter whose module plays ``part``: what a fused layer holds beside A and B is the base's."""
+    return {"fused": "base", "wrapper": "elementwise"}.get(part, part) if part else None

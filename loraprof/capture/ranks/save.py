@@ -1,0 +1,159 @@
+"""From a finished session to a recording directory."""
+
+import datetime
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from loraprof.capture.compiled.graph_names import graph_nodes
+from loraprof.capture.device.calibrate import DTYPES
+from loraprof.capture.device.calibration_cache import cached_calibration
+from loraprof.capture.device.environment import device_info, environment
+from loraprof.capture.device.gradient_cost import gradient_costs
+from loraprof.capture.device.training_cost import frozen_parameters, training_cost
+from loraprof.capture.modules.facts import autocast_of, tables_of
+from loraprof.capture.modules.markers import Markers
+from loraprof.capture.passes.session import Session
+from loraprof.capture.ranks.trace_file import export_trace
+from loraprof.model.compilation import Compilation
+from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, TrainingCost, Workload
+from loraprof.store.recordings import RecordingWriter
+
+
+def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int) -> list[tuple[int, int, int]]:
+    """(m, n, k) a prediction will ask for: the forward product of every linear layer, and the A products."""
+    layers = {(int(m.out_features), int(m.in_features)) for m in modules if m.out_features and m.in_features}
+    ranks = {(s.rank, s.in_features) for s in sites if s.rank and not s.kernel}
+    wide = {(n, k) for n, k in layers if min(n, k) > max((r for r, _ in ranks), default=1)}
+    return sorted({(tokens, n, k) for n, k in wide} | {(tokens, r, k) for r, k in ranks})
+
+
+def hook_cost_ns(markers: Markers) -> float:
+    """Median cost of the markers around one module call, ns: an empty module with and without them."""
+    module, x = nn.Identity(), torch.zeros(1)
+
+    def per_call(n: int = 2000) -> float:
+        begin = time.perf_counter_ns()
+        for _ in range(n):
+            module(x)
+        return (time.perf_counter_ns() - begin) / n
+
+    bare = sorted(per_call() for _ in range(5))[2]
+    probe = Markers()
+    probe.adopt([module])
+    probe.install()
+    try:
+        marked = sorted(per_call() for _ in range(5))[2]
+    finally:
+        probe.remove()
+    return max(marked - bare, 0.0)
+
+
+def recording_of(session: Session, workload: Workload, calibrate: bool = True) -> Recording:
+    """Everything but the trace. ``workload`` fields left null are filled from what the session saw."""
+    modules, sites, parameters = session.tables or tables_of(session.markers)
+    compilation = _compilation(session, modules)
+    seen: dict[str, Any] = {
+        "tokens_per_step": session.tokens,
+        "micro_batches": session.micro_batches,
+        "optimizer": session.optimizer,
+        "missing_gradients": session.missing,
+        "autocast": autocast_of(session.markers),
+        **_compile_facts(compilation),
+    }
+    tokens = workload.tokens_per_step or session.tokens
+    if session.real_share is not None and tokens:
+        seen["real_tokens_per_step"] = round(session.real_share * tokens)
+    facts = {k: v for k, v in seen.items() if getattr(workload, k) in (None, [])}
+    recording = Recording(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        environment=environment(),
+        device=device_info(session.device),
+        workload=msgspec.structs.replace(workload, **facts),
+        modules=modules,
+        parameters=parameters,
+        sites=sites,
+        calls=session.markers.calls,
+        timing=session.timing,
+        counted=session.counted,
+        memory=session.memory,
+        overhead_ns={
+            "boundary_hook": session.boundary.cost_ns / max(session.boundary.calls, 1),
+            "module_marker": hook_cost_ns(session.markers),
+        },
+        compilation=compilation,
+        graph_nodes=graph_nodes(),
+        first_step=session.first_step,
+        whole_steps=None if session.done else session.whole_steps,
+        notes=session.notes,
+    )
+    return calibrated(session, recording) if calibrate else recording
+
+
+def calibrated(session: Session, recording: Recording) -> Recording:
+    """With what this device reaches, and what training the frozen parameters would cost."""
+    sites = recording.sites
+    dtype = _matrix_dtype(recording.workload.autocast, sites)
+    per = (recording.workload.tokens_per_step or 0) // (recording.workload.micro_batches or 1)
+    shapes = gemm_shapes(recording.modules, sites, per) if per and sites else []
+    calibration, notes = cached_calibration(session.device, shapes, dtype)
+    cost = _training_cost(session) if sites else None
+    notes = [*recording.notes, *notes]
+    return msgspec.structs.replace(recording, calibration=calibration, training_cost=cost, notes=notes)
+
+
+def _compilation(session: Session, modules: list[ModuleInfo]) -> Compilation | None:
+    found = session.watch.compilation()
+    if found is None:
+        return None
+    graphs = session.watch.provenance.graphs(session.markers.ids, modules)
+    steady = len(session.timing.samples_ns) if session.timing else 0  # the first timed steps may have been dropped
+    return msgspec.structs.replace(found, graphs=graphs, timed_ns=found.timed_ns[-steady:])
+
+
+def _compile_facts(compilation: Compilation | None) -> dict[str, bool | int]:
+    """Recompilations count from the end of the warm-up steps."""
+    if compilation is None:
+        return {"compiled": False}
+    return {
+        "compiled": True,
+        "graph_breaks": sum(p.graph_breaks for p in compilation.passes),
+        "recompiles": sum(p.recompilations for p in compilation.passes if p.name != "skip"),
+    }
+
+
+def _matrix_dtype(autocast: str | None, sites: list[AdapterSite]) -> str:
+    """Whose GEMMs to calibrate: what the base computes in; a quantized base computes in its adapters' dtype."""
+    first = sites[:1]
+    wanted = [autocast, *(s.base_dtype for s in first), *(s.dtype for s in first)]
+    return next((d for d in wanted if d in DTYPES), "float32")
+
+
+def _training_cost(session: Session) -> TrainingCost | None:
+    """What training the frozen weights would add; None where the optimizer cannot be run on them."""
+    markers = session.markers
+    cost = training_cost(frozen_parameters(markers), session.twin) if session.twin is not None else None
+    if cost is None:
+        return None
+    gradients = gradient_costs(markers.called, markers.ids.__getitem__, session.device)
+    return msgspec.structs.replace(cost, gradients=gradients)
+
+
+def save(
+    session: Session, workload: Workload, target: Path, force: bool, progress: Callable[[str], None]
+) -> Path:
+    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename. Raises MeasurementError when it cannot."""
+    session.stop_profiler()
+    with RecordingWriter(target, force=force) as alone:
+        progress("writing the trace")
+        export_trace(session.profiler, alone.trace(0))
+        progress("calibrating the device")
+        alone.recording(recording_of(session, workload))
+        if session.nvml is not None:
+            alone.nvml(session.nvml)
+        return alone.commit()

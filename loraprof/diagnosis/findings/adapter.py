@@ -1,0 +1,258 @@
+"""L1 to L6: what does the adapter path cost, in time of the device or in launches?
+
+Gains are the unprofiled time of the work that would vanish (``select.worth``), times the range that the remedy has
+in the cost model or elsewhere. Every threshold is a default of the catalogue.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraprof.analysis.limits.roofline import TF32, unit_of
+from loraprof.analysis.step.records import HALF, HALF_INPUTS, Record
+from loraprof.diagnosis.case import Case, check, compiling, evidence, finding, without_dropout
+from loraprof.diagnosis.rows import conversions
+from loraprof.diagnosis.select import (
+    Worth,
+    both,
+    busy_ns,
+    either,
+    gain_of,
+    modules,
+    of_rows,
+    roles,
+    scaled,
+    total_ns,
+    within,
+    worth,
+)
+from loraprof.model.report import Finding
+from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE
+
+ELEMENTWISE_SHARE = 0.30  # L1: of the adapter's busy time
+FUSED_DROPOUT = r"fused_\w*dropout"  # inductor names a kernel after the ops in it
+STREAMING = 0.5  # L1: of the calibrated bandwidth
+GEMM_SHARE = 0.30  # L5: of the adapter's busy time
+RIDGE_SHARE = 0.5  # L5: arithmetic intensity over the ridge
+RANK = 64  # L5: up to which r is nearly free, where the ridge allows it
+LAUNCH_SHARE = 0.30  # L6: of all launches
+SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gate_proj", "up_proj"))
+ATTENTION_PAIRS = (("q_proj", "v_proj"), ("query", "value"), ("q", "v"), ("c_attn",), ("qkv",), ("query_key_value",))
+
+
+def elementwise(case: Case) -> Finding | None:
+    """L1: full-size tensors stream through scale, add, dropout, casts and gradient sums."""
+    spent = case.step.ns(kind="busy", role="adapter.elementwise")
+    if not case.adapter_ns or spent < ELEMENTWISE_SHARE * case.adapter_ns or case.rates is None:
+        return None
+    rows = [k for k in case.kernels if k.role == "adapter.elementwise" and k.min_bytes]
+    moved, time = sum(k.min_bytes or 0 for k in rows), sum(k.total_ns for k in rows)
+    ceiling = case.rates.stream_bytes_per_s
+    if not time or not ceiling or moved / time * 1e9 < STREAMING * ceiling:
+        return None
+    return finding(
+        case,
+        "L1",
+        [
+            evidence("share of the adapter's busy time", spent / case.adapter_ns, "share"),
+            evidence("bytes moved by its elementwise ops, at least", moved, "B"),
+            evidence("achieved bandwidth, caches included", moved / time * 1e9, "B/s"),
+            evidence("bandwidth of this device's memory", ceiling, "B/s"),
+        ],
+        f"fuse the adapter: {compiling(case, after=', or ')}Unsloth, axolotl (lora_mlp_kernel: true, "
+        f"lora_qkv_kernel: true, lora_o_kernel: true){without_dropout(case, '; ')}",
+        gain_of(case, scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
+    )
+
+
+def fp32_adapters(case: Case) -> Finding | None:
+    """L2: fp32 adapters on a half-precision base, without autocast."""
+    sites = {i for i, s in case.numbered_sites if s.dtype == "float32" and s.base_dtype in HALF}
+    if not sites:
+        return None
+    gemms = [r for r in case.records if r.site in sites and r.gemm_type and r.role in ADAPTER_ROLES]
+    wide = [r for r in gemms if r.gemm_type == "float"]
+    if not wide or len(wide) < len(gemms) / 2:
+        return None
+    casts = both(of_rows(case, conversions(case)), roles(*ADAPTER_ROLES))
+    saved, path = worth(case, casts), worth(case, roles(*ADAPTER_ROLES))
+    if saved is not None and path is not None:  # at least the casts vanish; at most, the rest moves half the bytes too
+        half = 0.5 * max(path.high - saved.high, 0.0)
+        saved = Worth(saved.ns + half / 2, saved.low, saved.high + half)
+    base = next(s.base_dtype for i, s in case.numbered_sites if i in sites)
+    plain = case.analysis.on_gpu and not any(TF32.search(r.name) for r in wide)
+    tensor_cores = '; or allow TF32: torch.set_float32_matmul_precision("high")' if plain else ""
+    return finding(
+        case,
+        "L2",
+        [
+            evidence(f"adapted layers with float32 adapters on a {base} base", len(sites), "layers"),
+            evidence("their matrix products in float32", len(wide), "ops"),
+            evidence("time of those products", sum(r.ns for r in wide), "ns"),
+            evidence("time of the dtype conversions around them", busy_ns(case, casts), "ns"),
+        ],
+        "get_peft_model(model, config, autocast_adapter_dtype=False); or run the step under "
+        f'torch.autocast("{_device(case)}", torch.{base})' + tensor_cores + check(case, "lora-bf16"),
+        gain_of(case, saved),
+    )
+
+
+def undone_casts(case: Case) -> Finding | None:
+    """L3: PEFT casts the input to fp32 and autocast casts the same tensor back for the product."""
+    sites = {i for i, s in case.numbered_sites if s.dtype == "float32" and s.base_dtype in HALF}
+    rows = [r for r in case.records if r.site in sites and r.phase == "forward" and r.conversion]
+    up = {(r.site, r.dims[0]) for r in rows if r.role == "adapter.elementwise" and _widens(r)}
+    undone = [r for r in rows if r.role == "adapter.down" and not _widens(r) and (r.site, r.dims[0]) in up]
+    if not undone:
+        return None
+    casts = both(of_rows(case, conversions(case, weights=False)), roles(*ADAPTER_ROLES))
+    elements = sum(int(np.prod(np.array(r.dims[0], dtype=np.int64))) for r in undone)
+    return finding(
+        case,
+        "L3",
+        [
+            evidence("inputs cast to float32 and back before A", len(undone), "tensors"),
+            evidence("bytes of these casts, forward and backward", 24 * elements, "B"),
+            evidence("their busy time", busy_ns(case, casts), "ns"),
+        ],
+        "from peft.helpers import disable_input_dtype_casting; "
+        "run the step inside `with disable_input_dtype_casting(model):`",
+        gain_of(case, worth(case, casts)),
+    )
+
+
+def dropout(case: Case) -> Finding | None:
+    """L4: dropout inside the adapter streams a mask and a copy of the full input, both ways.
+
+    In compiled code a kernel of another role may draw the mask besides: how much of its time that is, is not known.
+    """
+    probability = max((s.dropout for s in case.sites), default=0.0)
+    own = modules(case, lambda m: m.site is not None and "Dropout" in m.cls)
+    called = within(case, rf"^aten::(native_|alpha_|feature_)?dropout|DropoutBackward|{FUSED_DROPOUT}")
+    select = both(either(own, called), roles(*ADAPTER_ROLES))
+    spent, compiled = busy_ns(case, select), case.analysis.who.compiled
+    fused = both(within(case, FUSED_DROPOUT), of_rows(case, compiled.mixed)) if compiled else None
+    fused_ns = busy_ns(case, fused) if fused else 0
+    if probability <= 0 or not (spent or fused_ns):
+        return None
+    masked = [k for k in case.kernels if k.role in ADAPTER_ROLES and k.op and re.search("bernoulli|native_dro", k.op)]
+    return finding(
+        case,
+        "L4",
+        [
+            evidence("dropout probability", probability, "share"),
+            evidence("masks drawn in the adapter", sum(k.count for k in masked if k.phase != "backward"), "ops"),
+            evidence("busy time of dropout, forward and backward", spent, "ns"),
+            *[evidence("kernels of other roles that draw masks too", fused_ns, "ns")] * bool(fused_ns),
+        ],
+        "LoraConfig(lora_dropout=0.0)" + check(case, "lora-nodropout"),
+        gain_of(case, worth(case, select)) if spent else None,
+    )
+
+
+def bandwidth_bound(case: Case) -> Finding | None:
+    """L5: A and B read the layer's whole input and output for a handful of operations per byte."""
+    products = _products(case)
+    stream = case.rates.stream_bytes_per_s if case.rates else None
+    if products is None or not stream or products.ns < GEMM_SHARE * case.adapter_ns:
+        return None
+    intensity, ridge = products.flops / products.nbytes, products.flops_per_s / stream
+    if intensity >= RIDGE_SHARE * ridge:
+        return None
+    if products.nbytes / products.ns * 1e9 < STREAMING * stream:  # too small for the memory system: launches decide
+        return None
+    spare, groups = _sharable(case)
+    saved = scaled(worth(case, roles("adapter.down")), spare, 0.3 * spare, spare) if spare else None
+    free = intensity * RANK < ridge * max((s.rank or 0 for s in case.sites), default=0)  # intensity grows with r
+    return finding(
+        case,
+        "L5",
+        [
+            evidence("share of the adapter's busy time in A and B", products.ns / case.adapter_ns, "share"),
+            evidence("arithmetic intensity of A and B", intensity, "FLOP/B"),
+            evidence("ridge of this device in their dtype", ridge, "FLOP/B"),
+            evidence("A products that read an input another A reads too", spare, "share"),
+        ],
+        f"fuse {' and '.join('+'.join(g) for g in groups)} into one linear with one adapter, so that A reads the input "
+        f"once{f'; raising r to {RANK} costs almost no time' if free else ''}"
+        if groups
+        else f"do not lower r for speed{f': LoraConfig(r={RANK}) costs almost the same time' if free else ''}",
+        gain_of(case, saved),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Products:
+    """A's and B's in the step; ``flops_per_s``: the device's rate for them, in the dtypes they have."""
+
+    flops: int
+    nbytes: int
+    ns: int
+    flops_per_s: float
+
+
+def _products(case: Case) -> _Products | None:
+    """None where there is none whose work is known, or the device's rate in their dtype is not."""
+    flops = nbytes = spent_ns = 0
+    compute_s = 0.0
+    names, busy = case.analysis.trace.names, case.busy
+    mine = np.isin(case.ledger.role[busy.rows], [ROLE["adapter.down"], ROLE["adapter.up"]])
+    for i in np.flatnonzero(mine).tolist():
+        work = busy.work[i]
+        if work is None or not work.flops or not work.min_bytes or case.ceiling is None:
+            continue
+        rate = case.ceiling.flops_per_s.get(unit_of(work, names[int(case.ledger.name[busy.rows[i]])]))
+        if not rate:
+            return None
+        flops, nbytes, spent_ns = flops + work.flops, nbytes + work.min_bytes, spent_ns + int(busy.ns[i])
+        compute_s += work.flops / rate
+    return _Products(flops, nbytes, spent_ns, flops / compute_s) if compute_s else None
+
+
+def too_many_targets(case: Case) -> Finding | None:
+    """L6: every linear is adapted, and launches follow the number of adapted layers."""
+    launches = len(case.busy.rows)
+    suffixes = sorted({s.path.rsplit(".", 1)[-1] for s in case.sites})
+    if case.adapter is None or not launches or case.adapter.launches < LAUNCH_SHARE * launches:
+        return None
+    keep = next((p for p in ATTENTION_PAIRS if set(p) <= set(suffixes)), ())
+    if not keep or len(suffixes) <= max(len(keep), 2):
+        return None
+    spared = {i for i, s in case.numbered_sites if s.path.rsplit(".", 1)[-1] not in keep}
+    select = both(modules(case, lambda m: m.site in spared), roles(*ADAPTER_ROLES))
+    return finding(
+        case,
+        "L6",
+        [
+            evidence("adapted layers", len(case.sites), "layers"),
+            evidence("layers that stay adapted", len(case.sites) - len(spared), "layers"),
+            evidence("share of all launches that the adapters issue", case.adapter.launches / launches, "share"),
+            evidence("time of the adapters that would go", total_ns(case, select), "ns"),
+        ],
+        f"LoraConfig(target_modules={list(keep)!r}), or only the upper layers (layers_to_transform=[...]); "
+        "check the quality afterwards" + (check(case, "lora-qv") if len(keep) == 2 else ""),
+        gain_of(case, worth(case, select)),
+    )
+
+
+def _device(case: Case) -> str:
+    return "cuda" if case.analysis.on_gpu else "cpu"
+
+
+def _widens(record: Record) -> bool:
+    return record.conversion is not None and record.conversion[0] in HALF_INPUTS
+
+
+def _sharable(case: Case) -> tuple[float, list[tuple[str, ...]]]:
+    """Share of A products that repeat the read of a shared input, and the groups of layers that share one."""
+    parents: dict[str, set[str]] = {}
+    for s in case.sites:
+        parent, _, name = s.path.rpartition(".")
+        parents.setdefault(parent, set()).add(name)
+    found = [(g, sum(set(g) <= names for names in parents.values())) for g in SHARED_INPUT]
+    spare = sum((len(g) - 1) * count for g, count in found)
+    return spare / max(len(case.sites), 1), [g for g, count in found if count]
+
+
+COSTS = (elementwise, fp32_adapters, undone_casts, dropout, bandwidth_bound, too_many_targets)

@@ -1,0 +1,52 @@
+"""W findings: is LoRA the right lever for speed here?"""
+
+from loraprof.analysis.prediction.costmodel.speedup import crossover_hidden
+from loraprof.analysis.prediction.costmodel.variants import detect_variant
+from loraprof.diagnosis.case import Case, check, evidence, finding
+from loraprof.diagnosis.select import Worth, gain_of
+from loraprof.model.report import Finding
+
+
+def wrong_lever(case: Case) -> Finding | None:
+    """W1: full fine-tuning is predicted faster, with its whole interval: the adapters cost more than they save.
+
+    Not where a part of full fine-tuning is left out of the prediction: the time of gradients that only it reduces.
+    """
+    other, now = case.counterfactual, case.timing.unprofiled
+    sent = case.communication
+    uncounted = sent is not None and sent.saved_bytes != 0 and other is not None and other.savings.comm_ns is None
+    if other is None or now is None or other.full.high >= now.median_ns or uncounted:
+        return None
+    saved = Worth(now.median_ns - other.full_ns, now.median_ns - other.full.high, now.median_ns - other.full.low)
+    widths = sorted(min(s.in_features, s.out_features) for s in case.sites)
+    return finding(
+        case,
+        "W1",
+        [
+            evidence("this step", now.median_ns, "ns"),
+            evidence("full fine-tuning, predicted", other.full_ns, "ns"),
+            evidence("at most", other.full.high, "ns"),
+            evidence("the adapters' own time", other.adapter_ns, "ns"),
+            evidence("median width of the adapted layers", widths[len(widths) // 2] if widths else None, "features"),
+            evidence("width from which adapters pay in forward and backward", _crossover(case), "features"),
+        ],
+        "for speed: full fine-tuning if its optimizer fits; or LoRA on the upper layers only "
+        "(layers_to_transform=[...]); or a larger batch" + check(case, "full"),
+        gain_of(case, saved),
+        severity="major",
+    )
+
+
+def _crossover(case: Case) -> float | None:
+    """d* of the variant that runs, from this device's own rates."""
+    rates, site = case.rates, next(iter(case.sites), None)
+    if rates is None or site is None or not case.gemm_flops_per_s or not rates.stream_bytes_per_s:
+        return None
+    autocast = case.workload.autocast if case.workload else None
+    variant = detect_variant(site.dtype, site.base_dtype, autocast, site.dropout)
+    width = 2 if site.base_dtype == "float32" else 1  # V1's bytes are those of a two-byte base
+    rho = case.gemm_flops_per_s / rates.stream_bytes_per_s
+    return width * crossover_hidden(variant, rho) if variant else None
+
+
+ADVICE = (wrong_lever,)

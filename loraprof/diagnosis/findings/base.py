@@ -1,0 +1,334 @@
+"""B findings: what the frozen model, its formats and its head cost, and what LoRA cannot change about it."""
+
+import re
+
+import numpy as np
+
+from loraprof.analysis.attribution.containers import CORE
+from loraprof.analysis.attribution.roles import HEAD
+from loraprof.analysis.step.records import GEMMS, Record
+from loraprof.diagnosis.case import LARGER_BATCH, Case, compiling, evidence, finding
+from loraprof.diagnosis.select import both, gain_of, modules, phase, roles, scaled, total_ns, worth
+from loraprof.model.recording import ParameterInfo
+from loraprof.model.report import Finding
+
+NEEDLESS = 0.70  # B2: peak memory over the device's
+OTHER_SHARE = 0.30  # B3: of busy time
+DEQUANT_SHARE = 0.10  # B4: of busy time
+HEAD_SHARE = 0.10  # B6: of busy time
+TRAINED_SHARE = 0.02  # B7: of all parameters
+EXPERTS = 4  # B9: expert modules under one parent
+EXPERT_SHARE = 0.30  # B9: of the forward products
+GEMM_EFFICIENCY = 0.40  # B10: of the calibrated rate
+BUSY_SHARE = 0.80  # B10: of the step
+OPTIMIZER_SHARE = 0.05  # B1: of the full step
+QUANTISED = re.compile(r"4bit|8bit|Quant|GPTQ|AWQ|HQQ")
+
+
+def no_optimizer_saving(case: Case) -> Finding | None:
+    """B1: the optimizer is a small part of full fine-tuning here, and LoRA's largest saving with it."""
+    other = case.counterfactual
+    if other is None or not other.full_ns:
+        return None
+    optimizer = (other.savings.optimizer_ns or 0) + (other.savings.grad_clip_ns or 0) + other.trained_ns
+    if optimizer >= OPTIMIZER_SHARE * other.full_ns:
+        return None
+    bound = "1.33x" if case.workload and case.workload.checkpointing not in (None, "none") else "1.5x"
+    return finding(
+        case,
+        "B1",
+        [
+            evidence("optimizer and clipping of full fine-tuning, predicted", optimizer, "ns"),
+            evidence("of its step", optimizer / other.full_ns, "share"),
+            evidence("tokens per optimizer step", case.timing.tokens_per_step, "tokens"),
+        ],
+        f"expect at most {bound}; more needs fewer trained layers: LoraConfig(layers_to_transform=[...])",
+        severity="info",
+    )
+
+
+def checkpointing(case: Case) -> Finding | None:
+    """B2: the forward runs again in backward."""
+    spent = total_ns(case, phase("recompute"))
+    if not spent:
+        return None
+    memory = case.recording.memory if case.recording else None
+    peak, total = (memory.peak_bytes, memory.total_bytes) if memory else (None, None)
+    reentrant = any("CheckpointFunction" in n for n in case.op_names)
+    needless = peak / total < NEEDLESS if peak and total else None
+    return finding(
+        case,
+        "B2",
+        [
+            evidence("time of recomputed work", spent, "ns"),
+            evidence("of the step", spent / case.wall_ns, "share"),
+            evidence("mode", "reentrant" if reentrant else "non-reentrant"),
+            evidence("peak memory, of the device's", peak / total if peak and total else None, "share"),
+        ],
+        "gradient_checkpointing=False" + ("" if needless else " if memory allows")
+        + ('; else gradient_checkpointing_kwargs={"use_reentrant": False}' if reentrant else ""),
+        gain_of(case, scaled(worth(case, phase("recompute")), 1.0, 0.9, 1.0)),
+        spent_ns=spent,
+    )  # fmt: skip
+
+
+def other_parts(case: Case) -> Finding | None:
+    """B3: attention, norms, head and loss take the time, and LoRA leaves them as they are."""
+    parts = {r: case.step.ns(kind="busy", role=r) for r in ("attention", "norm", "head", "loss")}
+    share = sum(parts.values()) / case.busy_ns if case.busy_ns else 0.0
+    rows = [k for k in case.kernels if k.role == "attention" and k.phase == "forward" and k.op]
+    rows = [k for k in rows if re.search("(?i)att", k.module or "")]  # not a router's softmax
+    products = sum(k.count for k in rows if k.op in ("aten::bmm", "aten::baddbmm", "aten::mm"))
+    softmax = sum(k.count for k in rows if "softmax" in (k.op or ""))
+    fused = any(CORE.search(k.op or "") for k in rows)
+    unfused = products > 0 and softmax > 0 and not fused
+    math = any("scaled_dot_product_attention_math" in n for n in case.op_names)  # what SDPA falls back to
+    if case.adapter is None or (share < OTHER_SHARE and not unfused):
+        return None
+    saved = scaled(worth(case, roles("attention")), 0.5, 0.2, 0.8) if unfused else None
+    return finding(
+        case,
+        "B3",
+        [
+            evidence("attention, norms, head and loss, of busy time", share, "share"),
+            *(evidence(f"time of {role}", ns, "ns") for role, ns in parts.items()),
+            evidence("attention runs as", "products and a softmax" if unfused else "one kernel" if fused else None),
+        ],
+        "attention dropout 0 and no custom mask, so that SDPA can use its fused kernel"
+        if unfused and math
+        else 'from_pretrained(..., attn_implementation="sdpa")'
+        if unfused
+        else "fused norms and cross-entropy: Liger-Kernel (TrainingArguments(use_liger_kernel=True))",
+        gain_of(case, saved),
+        severity="info" if not unfused else None,
+    )
+
+
+def dequantization(case: Case) -> Finding | None:
+    """B4: quantised weights are expanded before every product."""
+    spent = case.step.ns(kind="busy", role="dequant")
+    if not case.busy_ns or spent < DEQUANT_SHARE * case.busy_ns:
+        return None
+    rows = [k for k in case.kernels if k.role == "dequant"]
+    return finding(
+        case,
+        "B4",
+        [
+            evidence("time of dequantisation", spent, "ns"),
+            evidence("of busy time", spent / case.busy_ns, "share"),
+            evidence("weights expanded", sum(k.count for k in rows), "kernels"),
+        ],
+        "load the base in bf16 if it fits: from_pretrained(..., dtype=torch.bfloat16) without a "
+        "quantization_config; else more tokens per micro-batch",
+        gain_of(case, scaled(worth(case, roles("dequant")), 1.0, 0.8, 1.0)),
+        spent_ns=spent,
+    )
+
+
+def promoted_parts(case: Case) -> Finding | None:
+    """B5: the parts of a quantised base that are not quantised were cast to fp32."""
+    if case.recording is None or not _quantised(case):
+        return None
+    table = case.recording.modules
+    wide = [p for p in case.recording.parameters if p.dtype == "float32" and p.part not in ("down", "up")]
+    if not wide:
+        return None
+    owners = {p.module for p in wide}
+    select = modules(case, lambda m: m.id in owners)
+    return finding(
+        case,
+        "B5",
+        [
+            evidence("float32 parameters outside the adapters", len(wide), "tensors"),
+            evidence("first of them", f"{table[wide[0].module].path}.{wide[0].name}", ""),
+            evidence("time of their modules", total_ns(case, select), "ns"),
+        ],
+        "after prepare_model_for_kbit_training: for norms, embedding and head, module.to(torch.bfloat16)",
+        gain_of(case, scaled(worth(case, select), 0.4, 0.1, 0.5)),
+    )
+
+
+def head_and_loss(case: Case) -> Finding | None:
+    """B6: logits of tokens times vocabulary."""
+    spent = case.step.ns(kind="busy", role="head") + case.step.ns(kind="busy", role="loss")
+    if not case.busy_ns or spent < HEAD_SHARE * case.busy_ns or not case.sites:
+        return None
+    vocabulary = _vocabulary(case)
+    wide = [
+        r
+        for r in case.records
+        if r.role in ("head", "loss")
+        and "float" in r.types
+        and any(isinstance(d, tuple) and vocabulary in d for d in r.dims)
+    ]
+    return finding(
+        case,
+        "B6",
+        [
+            evidence("time of head and loss", spent, "ns"),
+            evidence("of busy time", spent / case.busy_ns, "share"),
+            evidence("vocabulary", vocabulary, "tokens"),
+            evidence("float32 ops on logits", len(wide) if vocabulary else None, "ops"),
+        ],
+        "TrainingArguments(use_liger_kernel=True), or compute logits of the trained positions only",
+        gain_of(case, scaled(worth(case, roles("loss")), 0.5, 0.2, 0.9)),
+    )
+
+
+def trained_in_full(case: Case) -> Finding | None:
+    """B7: embedding, head or other full-size weights train beside the adapters."""
+    if case.recording is None or not case.sites:
+        return None
+    table, parameters = case.recording.modules, case.recording.parameters
+    total = sum(int(np.prod(p.shape)) for p in parameters)
+    full = [p for p in parameters if p.trainable and len(p.shape) == 2 and _outside(case, p)]
+    full = [p for p in full if table[p.module].cls == "Embedding" or HEAD.search(table[p.module].path)]
+    numel = sum(int(np.prod(p.shape)) for p in full)
+    whole = _vocabulary(case) in {p.shape[0] for p in full}
+    if not full or not (whole or numel >= TRAINED_SHARE * total):
+        return None
+    owners = {p.module for p in full}
+    trained = sum(int(np.prod(p.shape)) for p in parameters if p.trainable)
+    step = worth(case, roles("optimizer", "grad_clip"))
+    wgrad = worth(case, both(modules(case, lambda m: m.id in owners), phase("backward")))
+    share = numel / trained
+    saved = step.times(share, 0.5 * share).plus(wgrad.times(0.5, 0.3, 0.7)) if step and wgrad else None
+    return finding(
+        case,
+        "B7",
+        [
+            evidence("parameters trained in full", numel, "parameters"),
+            evidence("of all parameters", numel / total, "share"),
+            evidence("of the trained parameters", numel / trained, "share"),
+            evidence("first of them", f"{table[full[0].module].path}.{full[0].name}", ""),
+        ],
+        "LoraConfig(trainable_token_indices=[...]) for new tokens only, or drop modules_to_save",
+        gain_of(case, saved),
+    )
+
+
+def no_bf16_units(case: Case) -> Finding | None:
+    """B8: bf16 products on a GPU older than capability 8.0."""
+    device = case.recording.device if case.recording else None
+    gpus = case.analysis.trace.gpus
+    capability = device.capability if device and device.capability else gpus[0].capability if gpus else None
+    if not case.analysis.on_gpu or capability is None or capability >= (8, 0):
+        return None
+    products = [r for r in case.records if r.gemm_type == "c10::BFloat16"]
+    if not products:
+        return None
+    return finding(
+        case,
+        "B8",
+        [
+            evidence("compute capability", ".".join(map(str, capability)), ""),
+            evidence("products in bfloat16", len(products), "kernels"),
+            evidence("their time", sum(r.ns for r in products), "ns"),
+        ],
+        "from_pretrained(..., dtype=torch.float16) and TrainingArguments(fp16=True)",
+        severity="major",
+    )
+
+
+def expert_loop(case: Case) -> Finding | None:
+    """B9: a Python loop launches every expert on its own."""
+    rows = [r for r in case.records if r.phase == "forward"]
+    products = [r for r in rows if r.op in GEMMS]
+    mine = [r for r in products if r.module and _expert(r.module.path)]
+    experts = {_expert(r.module.path) for r in mine if r.module}
+    parents = {e.rpartition(".")[0] for e in experts if e}
+    picks = [r for r in rows if re.search(r"nonzero|index|where|masked_select", r.op)]
+    if not parents or len(experts) < EXPERTS * len(parents) or len(picks) < len(parents):
+        return None
+    if len(mine) < EXPERT_SHARE * len(products):
+        return None
+    sizes = sorted(_rows(r) for r in mine)
+    return finding(
+        case,
+        "B9",
+        [
+            evidence("experts that ran one by one", len(experts), "modules"),
+            evidence("their products in forward", len(mine), "ops"),
+            evidence("of all products in forward", len(mine) / len(products), "share"),
+            evidence("median rows per product", sizes[(len(sizes) - 1) // 2], "tokens"),
+        ],
+        "grouped experts (from_pretrained(..., experts_implementation=\"grouped_mm\"), ScatterMoE); "
+        "leave experts out of target_modules",
+        severity="major",
+    )
+
+
+def slow_products(case: Case) -> Finding | None:
+    """B10: the base's own products run far below what this device reached in calibration."""
+    rows = [k for k in case.kernels if k.role == "base.linear" and k.flops]
+    flops, spent = sum(k.flops or 0 for k in rows), sum(k.total_ns for k in rows)
+    peak = case.gemm_flops_per_s
+    if not peak or not spent or case.busy_ns < BUSY_SHARE * case.wall_ns:
+        return None
+    reached = flops / spent * 1e9 / peak
+    if reached >= GEMM_EFFICIENCY:
+        return None
+    convolved = any("conv" in (k.op or "") for k in rows)
+    odd = [s for s in case.sites if s.in_features % 8 or s.out_features % 8]
+    better = 1 - reached / (1.5 * GEMM_EFFICIENCY)
+    return finding(
+        case,
+        "B10",
+        [
+            evidence("rate of the base's products", flops / spent * 1e9, "FLOP/s"),
+            evidence("best rate of this device", peak, "FLOP/s"),
+            evidence("layers with a width that 8 does not divide", len(odd) if case.sites else None, "layers"),
+        ],
+        f"{LARGER_BATCH} at equal samples per step"
+        + ("" if convolved else "; pad_to_multiple_of=8")
+        + compiling(case, "; "),
+        gain_of(case, scaled(worth(case, roles("base.linear")), better, 0.0, 1 - reached)),
+        title=None if case.adapter else "The linear layers' products are slow",
+    )
+
+
+_EXPERT = re.compile(r"^(.*\bexperts?\.\d+)\b")
+
+
+def _expert(path: str) -> str | None:
+    found = _EXPERT.match(path)
+    return found[1] if found else None
+
+
+def _rows(record: Record) -> int:
+    left = record.dims[0 if record.op in ("aten::mm", "aten::bmm") else 1] if len(record.dims) > 1 else ()
+    return int(left[-2]) if isinstance(left, tuple) and len(left) > 1 else 0
+
+
+def _outside(case: Case, parameter: ParameterInfo) -> bool:
+    assert case.recording is not None
+    return parameter.part not in ("down", "up", "elementwise")
+
+
+def _quantised(case: Case) -> bool:
+    table = case.recording.modules if case.recording else []
+    return bool(case.step.ns(role="dequant")) or any(QUANTISED.search(m.cls) for m in table if m.part == "base")
+
+
+def _vocabulary(case: Case) -> int | None:
+    """Rows of the largest embedding or language-model head."""
+    if case.recording is None:
+        return None
+    table = case.recording.modules
+    owners = {m.id for m in table if m.cls == "Embedding" or re.search(r"(^|\.)(lm_head|embed_out)(\.|$)", m.path)}
+    rows = [p.shape[0] for p in case.recording.parameters if len(p.shape) == 2 and p.module in owners]
+    return max(rows, default=None)
+
+
+BASE = (
+    no_optimizer_saving,
+    checkpointing,
+    other_parts,
+    dequantization,
+    promoted_parts,
+    head_and_loss,
+    trained_in_full,
+    no_bf16_units,
+    expert_loop,
+    slow_products,
+)

@@ -1,0 +1,196 @@
+"""G findings: do these numbers mean what they seem to mean?"""
+
+from loraprof import units
+from loraprof.analysis.attribution.compiled import mixed_ns
+from loraprof.analysis.attribution.roles import HEAD
+from loraprof.diagnosis.case import LONG_NS, Case, evidence, finding
+from loraprof.diagnosis.select import Worth, gain_of, idle, total_ns
+from loraprof.model.report import Finding
+
+COLD = 1.5  # G3: first step over the median
+LOADING = 0.05  # G3: loading code, of the step
+NOISE = 0.50  # G3: interval of the median over the median
+PADDING = 0.80  # G4: real tokens of all tokens
+FREE_BACKWARD = 0.5  # G5: backward over forward
+OPTIMIZER_SHARE = 0.25  # G2: of the full step
+BOUND = 0.90  # G6: speed-up over the ideal one
+
+
+def optimizer_decides(case: Case) -> Finding | None:
+    """G2: most of what LoRA saves here is the optimizer's work."""
+    other = case.counterfactual
+    if other is None or not other.full_ns:
+        return None
+    optimizer = (other.savings.optimizer_ns or 0) + (other.savings.grad_clip_ns or 0) + other.trained_ns
+    if optimizer <= OPTIMIZER_SHARE * other.full_ns:
+        return None
+    now = case.timing.unprofiled.median_ns if case.timing.unprofiled else None
+    without = (other.full_ns - optimizer) / (now - other.trained_ns) if now and now > other.trained_ns else None
+    return finding(
+        case,
+        "G2",
+        [
+            evidence("optimizer and clipping of full fine-tuning, predicted", optimizer, "ns"),
+            evidence("of its step", optimizer / other.full_ns, "share"),
+            evidence("speed-up over full fine-tuning, whole step", other.full_ns / now if now else None, "ratio"),
+            evidence("the same without optimizer and clipping", without, "ratio"),
+            evidence("tokens per optimizer step", case.timing.tokens_per_step, "tokens"),
+        ],
+        "state tokens per optimizer step with every speed-up; gradient_accumulation_steps moves it",
+        severity="info",
+    )
+
+
+def cold_timing(case: Case) -> Finding | None:
+    """G3: the first steps were slower than the rest, so a mean over all of them is not the speed of training.
+
+    The first window of a trace that begins in the midst of training also holds work that was queued before: it is
+    left out.
+    """
+    timing = case.recording.timing if case.recording else None
+    queued = bool(case.analysis.links.orphans)
+    samples = list(timing.samples_ns) if timing else [s.wall_ns for s in case.analysis.steps][queued:]
+    median = sorted(samples)[(len(samples) - 1) // 2] if len(samples) > 2 else 0
+    if not median or samples[0] <= COLD * median or samples[0] <= max(samples[1:]):
+        return _noisy(case) or _loading(case)
+    remedy = f"loraprof profile --skip {2 * timing.dropped + 3}" if timing else "record after a few warm-up steps"
+    return finding(
+        case,
+        "G3",
+        [
+            evidence("first step that was timed" if timing else "first step of the trace", samples[0], "ns"),
+            evidence("median step", median, "ns"),
+            evidence("steps dropped before", timing.dropped if timing else None, "steps"),
+        ],
+        f"{remedy}: the first steps still allocate, compile or fill caches",
+    )
+
+
+def _noisy(case: Case) -> Finding | None:
+    """Steps that repeat so badly that no difference between arms can be told from them."""
+    u = case.timing.unprofiled
+    if u is None or u.high_ns - u.low_ns <= NOISE * u.median_ns:
+        return None
+    return finding(
+        case,
+        "G3",
+        [
+            evidence("median step, unprofiled", u.median_ns, "ns"),
+            evidence("its interval from", u.low_ns, "ns"),
+            evidence("to", u.high_ns, "ns"),
+            evidence("steps timed", u.steps, "steps"),
+        ],
+        f"stop what else runs on this machine; loraprof profile --timed {5 * u.steps}",
+        title="The steps repeat too badly for a comparison",
+    )
+
+
+def _loading(case: Case) -> Finding | None:
+    """Launch calls that take so long while the device is idle load code: its kernels are used for the first time."""
+    first_uses = idle("launch_api", above_ns=LONG_NS)
+    spent, calls = total_ns(case, first_uses), int(first_uses(case.ledger).sum())
+    if spent < LOADING * case.wall_ns:
+        return None
+    return finding(
+        case,
+        "G3",
+        [
+            evidence(f"launch calls above {units.ns(LONG_NS)} on an idle device", calls, "count"),
+            evidence("their time", spent, "ns"),
+            evidence("of the step", spent / case.wall_ns, "share"),
+        ],
+        "record after a few warm-up steps: this one loads the code of its kernels",
+        title="The step is cold: its kernels are used for the first time",
+        spent_ns=spent,
+    )
+
+
+def padding(case: Case) -> Finding | None:
+    """G4: padded tokens take time and count for nothing."""
+    w = case.workload
+    if w is None or not w.tokens_per_step or w.real_tokens_per_step is None:
+        return None
+    share = w.real_tokens_per_step / w.tokens_per_step
+    if share >= PADDING:
+        return None
+    now = case.timing.unprofiled.median_ns if case.timing.unprofiled else None
+    saved = Worth(*((1 - share) * f * now for f in (0.8, 0.5, 1.0))) if now else None
+    return finding(
+        case,
+        "G4",
+        [
+            evidence("tokens per step", w.tokens_per_step, "tokens"),
+            evidence("of them real", w.real_tokens_per_step, "tokens"),
+            evidence("real tokens, of all", share, "share"),
+        ],
+        'SFTConfig(packing=True), or TrainingArguments(train_sampling_strategy="group_by_length")',
+        gain_of(case, saved),
+    )
+
+
+def not_training(case: Case) -> Finding | None:
+    """G5: no gradient reaches the adapters, or base weights train with them."""
+    if case.recording is None or not case.sites:
+        return None
+    table, parameters = case.recording.modules, case.recording.parameters
+    names = {p.id: f"{table[p.module].path}.{p.name}" for p in parameters}
+    own = [p for p in parameters if p.trainable and p.part in ("down", "up")]
+    adapted = {m.root for m in table if m.site is not None}  # a model beside the adapted one may train as a whole
+    missing = set(case.workload.missing_gradients) if case.workload else set()
+    starved = [p for p in own if names[p.id] in missing]
+    frozen_late = [
+        p
+        for p in parameters
+        if p.trainable
+        and len(p.shape) >= 2
+        and (p.part == "base" or (p.part is None and table[p.module].in_features))
+        and table[p.module].root in adapted
+        and not HEAD.search(table[p.module].path)
+        and "modules_to_save" not in table[p.module].path
+    ]
+    if not starved and not frozen_late:
+        return None
+    forward, backward = (sum(case.step.ns(phase=p) for p in ps) for ps in (("forward",), ("backward", "recompute")))
+    first = names[(starved or frozen_late)[0].id]
+    remedy = (
+        'model.enable_input_require_grads(), or gradient_checkpointing_kwargs={"use_reentrant": False}'
+        if starved
+        else "freeze before the optimizer is built: get_peft_model(model, config) does; else "
+        "base.requires_grad_(False)"
+    )
+    return finding(
+        case,
+        "G5",
+        [
+            evidence("adapter parameters", len(own), "tensors"),
+            evidence("of them without a gradient after backward", len(starved), "tensors"),
+            evidence("base weights that train", len(frozen_late), "tensors"),
+            evidence("first of them", first, ""),
+            evidence("backward over forward", backward / forward if forward else None, "ratio"),
+        ],
+        remedy,
+        severity="blocker",
+        title="The adapters are not training" if starved else "Base weights train with the adapters",
+    )
+
+
+def at_the_bound(case: Case) -> Finding | None:
+    """G6: removing the adapters altogether would gain less than a tenth, whatever of fused kernels is theirs."""
+    other, now = case.counterfactual, case.timing.unprofiled
+    mixed = mixed_ns(case.analysis.who.compiled, case.ledger) * case.scale
+    if other is None or now is None or other.frozen_ns - mixed < BOUND * now.median_ns:
+        return None
+    return finding(
+        case,
+        "G6",
+        [
+            evidence("speed-up over full fine-tuning, predicted", other.full_ns / now.median_ns, "ratio"),
+            evidence("ideal speed-up, adapters for free", other.full_ns / max(other.frozen_ns, 1), "ratio"),
+            evidence("this step without adapters, predicted", other.frozen_ns, "ns"),
+        ],
+        "nothing to fix in the adapters; more needs fewer trained layers, a smaller base or more tokens per step",
+        severity="info",
+    )
+
+
+COMPARABILITY = (optimizer_decides, cold_timing, padding, not_training, at_the_bound)

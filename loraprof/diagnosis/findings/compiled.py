@@ -1,0 +1,136 @@
+"""What did ``torch.compile`` make of the step, and does it compile while it should train (H3)?"""
+
+import numpy as np
+from msgspec.structs import replace
+
+from loraprof import units
+from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.attribution.compiled import compilations, mixed_ns
+from loraprof.analysis.partition.ledger import Ledger
+from loraprof.analysis.step.busy import Busy
+from loraprof.diagnosis.case import MAJOR, Case, compile_call, evidence, finding, without_dropout
+from loraprof.diagnosis.select import Worth, gain_of
+from loraprof.model.compilation import Compilation
+from loraprof.model.report import CompiledReport, Evidence, Finding
+from loraprof.model.vocabulary import ROLE
+
+
+def compiled(analysis: Analysis, ledger: Ledger, busy: Busy) -> CompiledReport | None:
+    """The reported step's compiled part."""
+    rows, recording = analysis.who.compiled, analysis.recording
+    if rows is None:
+        return None
+    entries = np.flatnonzero(ledger.busy & (ledger.op >= 0))
+    op, ns = ledger.op[entries], ledger.ns[entries]
+    inside = rows.inside[op]
+    busy_ns = int(ns[inside].sum())
+    calls = busy.rows[ledger.op[busy.rows] >= 0]
+    wall_ns = ledger.window.end - ledger.window.start
+    found = recording.compilation if recording else None
+    return CompiledReport(
+        regions=_regions(analysis, ledger),
+        busy_ns=busy_ns,
+        share=busy_ns / wall_ns if wall_ns else 0.0,
+        kernels=int(rows.call[ledger.op[calls]].sum()),
+        known_ns=int(ns[rows.known[op]].sum()),
+        host_ns=int(ns[inside & ~rows.call[op]].sum()),
+        other_ns=int(ns[inside & (ledger.role[entries] == ROLE["other"])].sum()),
+        mixed_ns=mixed_ns(rows, ledger),
+        recompilations=recording.workload.recompiles if recording and found else None,
+        graph_breaks=recording.workload.graph_breaks if recording and found else None,
+        compile_ns=sum(p.compile_ns for p in found.passes) if found else None,
+    )
+
+
+def compiled_notes(made: CompiledReport | None, found: Compilation | None) -> list[str]:
+    """What the attribution of compiled code leaves open, in words."""
+    if made is None or not made.busy_ns:
+        return list(found.notes) if found else []
+    notes = [*(found.notes if found else ())]
+    if not made.known_ns and not (found and found.graphs):
+        notes.append("compiled regions carry no modules: roles inside them come from kernel names and shapes alone")
+    if made.other_ns:
+        share, own = (units.percent(ns / made.busy_ns) for ns in (made.other_ns, made.host_ns))
+        python = f", {own} is their own Python between kernels" if made.host_ns else ""
+        notes.append(f"{share} of the time in compiled regions has no role{python}")
+    if made.mixed_ns:
+        notes.append(
+            f"adapter ops are fused into kernels of other roles ({units.ns(made.mixed_ns)}): "
+            "their part of that time is not counted as the adapter's"
+        )
+    return notes
+
+
+def compiles_in_steps(case: Case) -> Finding | None:
+    """H3: code is compiled again within the run, or the graph is cut."""
+    w, found = case.workload, case.recording.compilation if case.recording else None
+    recompiles, breaks = (w.recompiles, w.graph_breaks) if w and w.compiled else (None, None)
+    count, in_steps_ns, steps_ns = _inside(case)
+    if not (recompiles or breaks or count):
+        return None
+    timing = case.recording.timing if case.recording else None
+    timed_ns = sorted(found.timed_ns) if found else []
+    timed = sum(timed_ns) / sum(timing.samples_ns) if timed_ns and timing and timing.samples_ns else 0.0
+    often = gain_of(case, Worth(*(float(timed_ns[i]) for i in ((len(timed_ns) - 1) // 2, 0, -1))) if timed_ns else None)
+    share = in_steps_ns / steps_ns if steps_ns else 0.0
+    rows = [
+        evidence("recompilations", recompiles, "count"),
+        evidence("places at which a graph is cut", breaks, "count"),
+        evidence("graphs compiled inside the profiled steps", count, "count"),
+    ]
+    rows += [evidence("their time", in_steps_ns, "ns"), evidence("of the profiled steps", share, "share")] * bool(count)
+    rows += _told(case, found, timed)
+    return finding(
+        case,
+        "H3",
+        rows,
+        f"{compile_call(case, ', dynamic=True')}{without_dropout(case, ' with ')}; "
+        "TORCH_LOGS=graph_breaks,recompiles names the lines",
+        replace(often, basis="measured") if often else None,
+        severity="major" if max(timed, share) >= MAJOR else None,
+    )
+
+
+def _told(case: Case, found: Compilation | None, timed: float) -> list[Evidence]:
+    """What only a recording knows."""
+    if found is None:
+        return []
+    rows = [evidence("compiling in all", sum(p.compile_ns for p in found.passes), "ns")]
+    if timed:
+        rows.insert(0, evidence("compiling, of the timed steps", timed, "share"))
+    if case.analysis.who.compiled is not None:
+        rows.append(evidence("compiled regions in the step", _regions(case.analysis, case.ledger), "regions"))
+    if case.workload and case.workload.recompiles:
+        rows += [evidence("compiled again because", reason) for reason in found.recompile_reasons[:2]]
+    return [*rows, *(evidence(_cut(reason), reason) for reason in found.break_reasons[:2])]
+
+
+def _cut(reason: str) -> str:
+    """Dynamo tells some places by their line, of the others only why."""
+    return "a graph is cut" if reason.startswith("in ") else "a graph is cut because"
+
+
+def _regions(analysis: Analysis, ledger: Ledger) -> int:
+    """Runs of generated code in the forward pass of a step."""
+    rows, host, window = analysis.who.compiled, analysis.trace.host, ledger.window
+    scopes = [row for row, scope in rows.scopes.items() if not scope.backward] if rows else []
+    starts = host.start[np.array(scopes, dtype=np.int64)]
+    return int(((starts >= window.noted_start) & (starts < window.noted_end)).sum())
+
+
+def _inside(case: Case) -> tuple[int, int, int]:
+    """Compilations that began inside annotated steps, their time there, and the time of all steps."""
+    analysis = case.analysis
+    host = analysis.trace.host
+    rows = compilations(analysis.trace, analysis.who.tree, analysis.who.compiling)
+    if analysis.marks.names == ("trace",):  # the first compilation is in any trace that begins early enough
+        return 0, 0, 0
+    count = ns = 0
+    for start, end in zip(analysis.marks.start, analysis.marks.end, strict=True):
+        mine = rows[(host.start[rows] >= start) & (host.start[rows] < end)]
+        count += len(mine)
+        ns += int((np.minimum(host.end[mine], end) - host.start[mine]).sum())
+    return count, ns, sum(b - a for a, b in zip(analysis.marks.start, analysis.marks.end, strict=True))
+
+
+COMPILED = (compiles_in_steps,)

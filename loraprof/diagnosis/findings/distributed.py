@@ -1,0 +1,261 @@
+"""D findings: what the devices say to each other, and for whom they wait.
+
+Payloads are the elements Kineto copies to collective kernels (``In msg nelems``, ``Out msg nelems``), on a CPU the
+inputs of the ``c10d`` ops, times the width of their dtype. Exposed communication is the time of the step in which
+nothing but communication ran; on a CPU, in which it was waited for.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from loraprof import units
+from loraprof.analysis.ranks.collectives import exposed_ns
+from loraprof.analysis.ranks.communication import model_bytes, ranks_of
+from loraprof.analysis.ranks.messages import KINDS
+from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.select import Worth, gain_of
+from loraprof.model.report import Evidence, Finding, Gain
+from loraprof.model.trace import Int64
+
+EXPOSED_SHARE = 0.10  # D1, D6: of the step
+GATHERED = 1.5  # D1: gathered bytes over the frozen weights' bytes; two gathers per step, less what is kept
+SMALL_BYTES = 1_000_000  # D2: median message
+PER_LAYER = 2  # D2: messages per adapted layer
+FLAT = 10  # D3: trained flat parameters over the adapters' own
+NEEDLESS = 10  # D4: reduced bytes over the adapters'
+
+
+def gathers(case: Case) -> Finding | None:
+    """D1: the frozen weights travel in every step."""
+    mine = _messages(case, "all_gather")
+    moved, exposed = mine.bytes, mine.exposed_ns
+    weights = _frozen_bytes(case)  # 0 too where no recording says what is frozen: then nothing is claimed
+    if not weights or moved < GATHERED * weights or exposed < EXPOSED_SHARE * case.wall_ns:
+        return None
+    return finding(
+        case,
+        "D1",
+        [
+            evidence("bytes gathered per step", moved, "B"),
+            evidence("bytes of the frozen weights", weights, "B"),
+            evidence("time of the gathers", mine.ns, "ns"),
+            evidence("of it nothing hides", exposed, "ns"),
+            evidence("of the step", exposed / case.wall_ns, "share"),
+            *_saved(case),
+        ],
+        'DeepSpeed "zero_optimization": {"stage": 2}, or DDP, if the frozen model fits on one device; else '
+        "fully_shard(block, reshard_after_forward=False) or backward_prefetch=BackwardPrefetch.BACKWARD_PRE, "
+        "and more tokens per step",
+        _gain(case, exposed, 0.8, 0.4),
+        severity="major",
+    )
+
+
+def small_messages(case: Case) -> Finding | None:
+    """D2: every adapter tensor is a message of its own."""
+    sent = _messages(case)
+    count = len(sent.sizes)
+    median = int(np.sort(sent.sizes)[(count - 1) // 2]) if count else 0
+    if not case.sites or not count or median >= SMALL_BYTES or count <= PER_LAYER * len(case.sites):
+        return None
+    small = sent.sizes < SMALL_BYTES
+    return finding(
+        case,
+        "D2",
+        [
+            evidence("messages per step", count, "messages"),
+            evidence("adapted layers", len(case.sites), "layers"),
+            evidence("median message", median, "B"),
+            evidence("time of the small ones", int(sent.times[small].sum()), "ns"),
+            evidence("bytes sent in all", sent.bytes, "B"),
+        ],
+        "wrap whole blocks as one FSDP unit (transformer_auto_wrap_policy), or replicate the adapters: "
+        "FullyShardedDataParallel(ignored_states=lora_parameters) with DDP for them",
+        _gain(case, int(sent.exposed[small].sum()), 0.7, 0.2),
+    )
+
+
+def mixed_units(case: Case) -> Finding | None:
+    """D3: one flat parameter holds frozen and trained weights, and gradients of its whole size.
+
+    With ``use_orig_params`` the flat parameter does not show, but all of its gradient is scattered.
+    """
+    if case.recording is None:
+        return None
+    flat = [p for p in case.recording.parameters if p.trainable and "flat_param" in p.name]
+    size, own = sum(prod(p.shape) for p in flat), _adapter_elements(case)
+    hidden = _messages(case, "reduce_scatter").bytes > FLAT * 4 * own * _micro_batches(case)
+    if not own or not (hidden or size > FLAT * own):
+        return None
+    return finding(
+        case,
+        "D3",
+        [
+            *[evidence("trained elements in flat parameters", size, "parameters")] * bool(flat),
+            evidence("elements of the adapters", own, "parameters"),
+            evidence("bytes of gradients on this rank", _gradients(case), "B"),
+            evidence("bytes reduced per step", _messages(case, "all_reduce", "reduce_scatter").bytes, "B"),
+        ],
+        "FullyShardedDataParallel(model, use_orig_params=True), or wrap the adapters apart from the base"
+        if flat
+        else "fully_shard(block): FSDP2 reduces what is trained alone; or wrap the adapters apart from the base",
+        severity="major",
+    )
+
+
+def needless_reduction(case: Case) -> Finding | None:
+    """D4: gradients are reduced that the adapters do not have."""
+    mine = _messages(case, "all_reduce")
+    moved, own = mine.bytes, 4 * _adapter_elements(case) * _micro_batches(case)
+    if not own or moved <= NEEDLESS * own:
+        return None
+    return finding(
+        case,
+        "D4",
+        [
+            evidence("bytes reduced per step", moved, "B"),
+            evidence("bytes of the adapters' gradients, at most", own, "B"),
+            evidence("time of the reductions", mine.ns, "ns"),
+            evidence("of it nothing hides", mine.exposed_ns, "ns"),
+            *_saved(case),
+        ],
+        "freeze first, wrap afterwards: DistributedDataParallel(get_peft_model(model, config), "
+        "find_unused_parameters=False)",
+        _gain(case, mine.exposed_ns * (1 - own / moved), 0.9, 0.5),
+        severity="major",
+    )
+
+
+def pipeline_bubble(case: Case) -> Finding | None:
+    """D5: stages of a pipeline wait for each other."""
+    mine = _messages(case, "send_recv")
+    micro = case.workload.micro_batches if case.workload else None
+    stages = mine.ranks
+    if not micro or stages < 2:
+        return None
+    bubble = (stages - 1) / (stages - 1 + micro)
+    waited = _exposed(case) + case.step.ns(cause="queued") + case.step.ns(cause="sync")
+    if not case.analysis.on_gpu:  # there the exposed communication is a part of the synchronisation
+        waited -= _exposed(case)
+    if waited < bubble * case.wall_ns:
+        return None
+    return finding(
+        case,
+        "D5",
+        [
+            evidence("stages", stages, "devices"),
+            evidence("micro-batches per step", micro, "count"),
+            evidence("bubble that they imply", bubble, "share"),
+            evidence("time this rank waited", waited, "ns"),
+            evidence("of the step", waited / case.wall_ns, "share"),
+        ],
+        "more micro-batches per step (gradient_accumulation_steps), or several adapters trained in one batch",
+        _gain(case, waited, 0.5, 0.2),
+        severity="major",
+    )
+
+
+def exposed_communication(case: Case) -> Finding | None:
+    """D6: time goes to communication alone. Where D1, D2, D4 or D5 says why, this goes (``findings``)."""
+    exposed, sent = _exposed(case), case.communication
+    if sent is None or exposed < EXPOSED_SHARE * case.wall_ns:
+        return None
+    rows = [row for row in sent.collectives if row.exposed_ns]
+    apart = all(row.basis == "fastest rank" for row in rows)
+    first = "" if apart else "loraprof report on all ranks' directory, which tells waiting from transfer; "
+    gradients = bool(rows) and rows[0].name in ("all_reduce", "reduce_scatter")
+    then = "gradient_accumulation_steps x 2, or DistributedDataParallel(model, bucket_cap_mb=100)"
+    return finding(
+        case,
+        "D6",
+        [
+            evidence("communication that nothing hides", exposed, "ns"),
+            evidence("of the step", exposed / case.wall_ns, "share"),
+            evidence("most of it in", f"{rows[0].name}, {units.count(rows[0].count)} per step" if rows else None),
+            evidence("communication that computation hides", sent.overlapped_ns, "ns"),
+        ],
+        f"{first}{then if gradients else 'more tokens per micro-batch, so that there is more work per message'}",
+        _gain(case, exposed, 0.5, 0.1),
+        spent_ns=exposed,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Messages:
+    """Collectives of some kinds in the reported step, those of unknown size left out of ``sizes`` and ``times``."""
+
+    sizes: Int64
+    times: Int64  # within the step
+    exposed: Int64  # of these
+    ranks: int  # of the largest group
+
+    @property
+    def bytes(self) -> int:
+        return int(self.sizes.sum())
+
+    @property
+    def ns(self) -> int:
+        return int(self.times.sum())
+
+    @property
+    def exposed_ns(self) -> int:
+        return int(self.exposed.sum())
+
+
+def _messages(case: Case, *kinds: str) -> Messages:
+    """All kinds where none is named."""
+    found = case.collectives
+    if found is None:
+        none = np.zeros(0, np.int64)
+        return Messages(none, none, none, 0)
+    rows = found.of(*(kinds or KINDS))
+    groups = {found.groups[g].size or 0 for g in found.group[rows].tolist() if g >= 0}
+    rows = rows[found.nbytes[rows] > 0]
+    exposed, hidden = found.exposed[rows], found.hidden[rows]
+    return Messages(found.nbytes[rows], exposed + hidden, exposed, max(groups, default=0))
+
+
+def _exposed(case: Case) -> int:
+    return exposed_ns(case.step, case.analysis.on_gpu)
+
+
+def _saved(case: Case) -> list[Evidence]:
+    """What of the traffic LoRA saves, where the recording says what full fine-tuning would reduce."""
+    sent = case.communication
+    if sent is None or sent.saved_bytes is None:
+        return []
+    return [
+        evidence("gradient bytes that full fine-tuning would reduce", sent.full_reduced_bytes, "B"),
+        evidence("of these LoRA saves", sent.saved_bytes, "B"),
+    ]
+
+
+def _gain(case: Case, ns: float, factor: float, low: float) -> Gain | None:
+    saved = ns * case.scale
+    return gain_of(case, Worth(factor * saved, low * saved, saved)) if case.timing.unprofiled else None
+
+
+def _frozen_bytes(case: Case) -> int:
+    """Of the whole model, whatever part of it is on this rank."""
+    if case.recording is None or case.collectives is None:
+        return 0
+    return model_bytes(case.recording, ranks_of(case.collectives)).frozen
+
+
+def _adapter_elements(case: Case) -> int:
+    return sum((s.rank or 0) * (s.in_features + s.out_features) for s in case.sites)
+
+
+def _micro_batches(case: Case) -> int:
+    """How often per step gradients are reduced, at most."""
+    return (case.workload.micro_batches if case.workload else None) or 1
+
+
+def _gradients(case: Case) -> int | None:
+    memory = case.recording.memory if case.recording else None
+    return memory.gradients_bytes if memory else None
+
+
+DISTRIBUTED = (gathers, small_messages, mixed_units, needless_reduction, pipeline_bubble, exposed_communication)

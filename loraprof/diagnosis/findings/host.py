@@ -1,0 +1,210 @@
+"""H findings: does the device wait for the host, and for what?"""
+
+import numpy as np
+from msgspec.structs import replace
+
+from loraprof import units
+from loraprof.analysis.prediction.replay import accepted, replay
+from loraprof.analysis.trace.intervals import union
+from loraprof.diagnosis.case import LARGER_BATCH, LONG_NS, Case, compiling, evidence, finding, without_dropout
+from loraprof.diagnosis.select import Select, Worth, either, gain_of, idle, scaled, total_ns, worth
+from loraprof.model.report import Finding
+from loraprof.model.trace import Int64, distinct
+
+HALF_HOST = 0.15  # H1: what a host twice as fast would save, of the step
+LAUNCH_SHARE = 0.30  # H1: idle for the host, of the step
+EMPTY_SHARE = 0.50  # H1: kernels that were not yet launched when the device fell idle
+FEW = 20  # H1: launches that are no training step
+DATA_SHARE = 0.05  # H4
+HOST_SHARE = 0.20  # H2: idle in Python or inside ops, of the step
+LONG_SHARE = 0.10  # H2: such ranges, of the step
+OVERLAP = 0.10  # H5: time two devices work at once, of the busier one's
+
+
+def launch_bound(case: Case) -> Finding | None:
+    """H1: the device waits for work to be submitted. On a CPU: issuing the ops costs more than doing them."""
+    return _launch_bound_gpu(case) if case.analysis.on_gpu else _overhead_bound_cpu(case)
+
+
+def _launch_bound_gpu(case: Case) -> Finding | None:
+    saved, waited_ns = worth(case, _submitting(case)), total_ns(case, _submitting(case))
+    unprofiled = case.timing.unprofiled
+    share = saved.ns / unprofiled.median_ns if saved and unprofiled else waited_ns / case.wall_ns
+    launches = len(case.busy.rows)
+    late = max(_events(case, "launch_api"), _events(case, "launch_latency"))
+    if share < LAUNCH_SHARE or launches < FEW:
+        return None
+    faster = _faster_host(case, waited_ns)
+    shorter = faster is not None and faster.ns >= HALF_HOST * case.wall_ns * case.scale
+    if late < EMPTY_SHARE * launches and not shorter:
+        return None
+    rows = [
+        evidence("share of the step in which the device waits for launches", share, "share"),
+        evidence("kernels launched after the device had fallen idle", late, "kernels"),
+        evidence("of all", launches, "kernels"),
+        evidence("saved by a host twice as fast, replayed", round(faster.ns) if faster else None, "ns"),
+    ]
+    saved = faster if faster and saved else saved.times(0.5, 0.15, 0.9) if saved else None
+    value = gain_of(case, saved)
+    return finding(
+        case,
+        "H1",
+        rows,
+        _fewer_launches(case),
+        replace(value, basis="replay") if value and faster else value,
+        spent_ns=waited_ns,
+    )
+
+
+def _submitting(case: Case) -> Select:
+    """Idle time in which the device waited for work to be submitted: not for code that a launch call loads at its first
+    use, nor, beyond the floor, for what holds a kernel back after its launch."""
+    latency = idle("launch_latency", upto_ns=case.analysis.floor_ns or 0)
+    return either(either(idle("python", "framework"), idle("launch_api", upto_ns=LONG_NS)), latency)
+
+
+def _fewer_launches(case: Case) -> str:
+    """More work per launch, or fewer of them; what is said of adapters fits those that are there."""
+    fewer = ("fewer target_modules" if case.peft else "adapt fewer layers") if case.sites else ""
+    return "; ".join(filter(None, (f"{LARGER_BATCH}, or packing", compiling(case), fewer, without_dropout(case))))
+
+
+def _faster_host(case: Case, waited_ns: int) -> Worth | None:
+    """What half the host's time would save, replayed (a quarter and three quarters for the ends), unprofiled ns.
+
+    None where the replay does not reproduce the profiled step, or saves more than the device waits for the host:
+    then streams wait for each other, which no trace records.
+    """
+    again = case.replay
+    if again is None or not accepted(again.gate_error):
+        return None
+    calls, floor, tau = again.step.calls, again.latency_ns, again.turnaround_ns
+    sigma = again.solved if case.timing.unprofiled else 1.0
+    if sigma is None:
+        return None
+    now = replay(calls, sigma, floor, tau)
+    less = [float(now - replay(calls, sigma * share, floor, tau)) for share in (0.5, 0.75, 0.25)]
+    return Worth(less[0], less[1], less[2]) if less[0] <= waited_ns else None
+
+
+def _events(case: Case, cause: str) -> int:
+    """Gaps with time of this cause."""
+    return sum(p.events for p in case.step.partition if p.cause == cause)
+
+
+def _overhead_bound_cpu(case: Case) -> Finding | None:
+    """Python between the ops, and per op what the smallest op costs in the calibration."""
+    calibration = case.recording.calibration if case.recording else None
+    unprofiled = case.timing.unprofiled
+    if calibration is None or not calibration.op_ns or unprofiled is None or not case.workload:
+        return None
+    python = worth(case, idle("python", upto_ns=LONG_NS))  # longer ones are H2's
+    top = _top_ops(case)
+    spent = (python.ns if python else 0.0) + min(top * calibration.op_ns, unprofiled.median_ns)
+    if spent < LAUNCH_SHARE * unprofiled.median_ns:
+        return None
+    return finding(
+        case,
+        "H1",
+        [
+            evidence("ops issued per step", top, "ops"),
+            evidence("cost of the smallest op here", calibration.op_ns, "ns"),
+            evidence("Python between ops", python.ns if python else None, "ns"),
+            evidence("issuing, of the step", min(spent / unprofiled.median_ns, 1.0), "share"),
+        ],
+        _fewer_launches(case),
+        gain_of(case, Worth(0.5 * spent, 0.15 * spent, 0.9 * spent)),
+        title="Overhead-bound: issuing the ops costs more than their arithmetic",
+    )
+
+
+def _top_ops(case: Case) -> int:
+    """Leaf ops that did work in the reported step: views and wrappers have no bytes."""
+    return sum(1 for w in case.busy.work if w is not None and w.min_bytes)
+
+
+def python_overhead(case: Case) -> Finding | None:
+    """H2: long stretches of host work in which nothing is launched."""
+    share = (case.step.ns(cause="python") + case.step.ns(cause="framework")) / case.wall_ns
+    long = idle("python", "framework", above_ns=LONG_NS)
+    rows = long(case.ledger)
+    spent = int(case.ledger.ns[rows].sum())
+    if share < HOST_SHARE or spent < LONG_SHARE * case.wall_ns:
+        return None
+    where = _places(case, case.ledger.module[rows], case.ledger.ns[rows])
+    return finding(
+        case,
+        "H2",
+        [
+            evidence("share of the step idle in Python or inside ops", share, "share"),
+            evidence(f"host ranges above {units.ns(LONG_NS)} without a launch", int(rows.sum()), "ranges"),
+            evidence("their time", spent, "ns"),
+            evidence("most of it before", where, ""),
+        ],
+        f"look at what runs before {where}: callbacks, hooks, logging, .item(); "
+        "py-spy record -o profile.svg -- python train.py names the lines",
+        gain_of(case, scaled(worth(case, long), 0.75, 0.5, 1.0)),
+        spent_ns=spent,
+    )
+
+
+def _places(case: Case, module: Int64, ns: Int64) -> str:
+    """Path of the module before which most of the time was spent."""
+    paths = case.analysis.who.paths
+    totals = np.bincount(np.where(module >= 0, module, len(paths)), ns, minlength=len(paths) + 1)
+    best = int(totals.argmax())
+    return paths[best] if best < len(paths) else "work outside every module"
+
+
+def data_loading(case: Case) -> Finding | None:
+    """H4: the step waits for its batch."""
+    spent = case.step.ns(cause="data")
+    if spent < DATA_SHARE * case.wall_ns:
+        return None
+    return finding(
+        case,
+        "H4",
+        [
+            evidence("time the step waits for data", spent, "ns"),
+            evidence("of the step", spent / case.wall_ns, "share"),
+        ],
+        "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True); tokenise once beforehand (dataset.map)",
+        gain_of(case, scaled(worth(case, idle("data")), 0.9, 0.7, 1.0)),
+        spent_ns=spent,
+    )
+
+
+def naive_pipeline(case: Case) -> Finding | None:
+    """H5: layers on several devices of one process run one after another."""
+    device, others = case.analysis.trace.device, case.analysis.others
+    if not others or not len(device):
+        return None
+    window = case.ledger.window
+    inside = (device.start >= window.start) & (device.start < window.end)
+    each = (inside & (device.device == index) for index in distinct(device.device).tolist())
+    busy = [union(device.start[mine], device.end[mine]) for mine in each]
+    active = [one for one in busy if one.length > 0.05 * case.wall_ns]
+    if len(active) < 2:
+        return None
+    longest = max(one.length for one in active)
+    together = union(*(np.concatenate([getattr(one, edge) for one in active]) for edge in ("start", "end")))
+    overlap = sum(one.length for one in active) - together.length
+    if overlap > OVERLAP * longest:
+        return None
+    saved = (together.length - longest) * case.scale
+    return finding(
+        case,
+        "H5",
+        [
+            evidence("devices that work in this process", len(active), "devices"),
+            evidence("time at least two of them work at once", overlap, "ns"),
+            evidence("busy time of the busiest", longest, "ns"),
+            evidence("step", case.wall_ns, "ns"),
+        ],
+        'load the model on one device (device_map={"": local_rank}) and start with accelerate launch --multi_gpu',
+        gain_of(case, Worth(saved, 0.5 * saved, saved) if case.timing.unprofiled else None),
+        severity="major",
+    )
+
+
+HOST = (launch_bound, python_overhead, data_loading, naive_pipeline)

@@ -1,0 +1,117 @@
+"""Where a report goes: stdout or a file, never over an existing one without ``--force``."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loraprof.errors import UsageError
+
+if TYPE_CHECKING:
+    from loraprof.report.shown import Shown
+    from loraprof.store.places import Place
+
+
+class Format(StrEnum):
+    """``--format``."""
+
+    terminal = "terminal"
+    json = "json"
+    html = "html"
+    markdown = "markdown"
+    github = "github"
+
+
+def refuse_existing(path: "Place | None", force: bool) -> None:
+    """Raises UsageError before any work is done."""
+    if path is None:
+        return
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be reached, {error.strerror or error}", None) from None
+    if there and not force:
+        raise UsageError(f"{path}: exists already", "--force overwrites it")
+    if isinstance(path, Path) and not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: its folder does not exist", None)
+
+
+@contextmanager
+def clean_stdout(wanted: bool) -> Iterator[None]:
+    """A machine format is alone on stdout: what a script prints meanwhile goes to stderr, at descriptor level."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM inside ends the process as an exception does: workers end, temporary folders go. Exit code 143."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def same_folder() -> Iterator[None]:
+    """A script may change its working directory; paths that the user gave mean the one they were given in."""
+    folder = os.open(".", os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
+
+
+def emit(result: "Shown", form: Format, output: Path | None, force: bool) -> None:
+    """Writes ``result`` in ``form`` to ``output`` or stdout. Raises UsageError for an existing file."""
+    refuse_existing(output, force)
+    if form is Format.terminal and output is None:
+        _terminal(result)
+        return
+    from loraprof.report.registry import render
+
+    content = render(result, form.value)
+    if output is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+    else:
+        output.write_bytes(content)
+
+
+def _terminal(result: "Shown") -> None:
+    from rich.console import Console
+
+    from loraprof.report.terminal.render import render
+
+    render(result, Console())
+
+
+def show_recording(place: "Place", form: Format, output: Path | None, force: bool, quiet: bool) -> None:
+    """The report of what was just recorded, and where that is."""
+    from loraprof.analysis.ranks.examine import processes
+    from loraprof.diagnosis.load import diagnose
+
+    emit(diagnose(place, processes), form, output, force)
+    say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
+
+
+def say(message: str, quiet: bool = False) -> None:
+    """Progress and pointers, on stderr."""
+    if not quiet:
+        print(f"loraprof: {message}", file=sys.stderr, flush=True)

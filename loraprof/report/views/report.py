@@ -1,0 +1,263 @@
+"""What does a report show, and in which order? Report to ``Document``; pure.
+
+First the sentence that answers the question, then where the step goes, then what the adapter costs and saves,
+what to change, and last how far the figures can be trusted.
+"""
+
+from loraprof import units
+from loraprof.model.report import (
+    CompiledReport,
+    Finding,
+    MemoryReport,
+    NvmlReport,
+    Report,
+    Step,
+    Traffic,
+)
+from loraprof.report.document import (
+    Bar,
+    Block,
+    Document,
+    Facts,
+    Paragraph,
+    Remark,
+    Remarks,
+    Section,
+    Segment,
+)
+from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, ROLE_TONES, TONES
+from loraprof.report.views import tables
+from loraprof.report.views.adapter import adapter_section
+from loraprof.report.views.ranks import communication_section, ranks_section
+
+PROFILER_SHARE = 0.05  # of the step: what the profiler adds beyond it is said where the step is shown
+
+
+def view(report: Report) -> Document:
+    """Everything a renderer prints about a report."""
+    source = report.source
+    words = [source.workload, source.device_name or source.device, source.torch and f"torch {source.torch}"]
+    if source.ranks > 1:
+        words.append(f"{units.count(source.ranks)} ranks, the slowest shown")
+    facts = [("input", " · ".join([source.path, *(w for w in words if w)]))]
+    speedup, cause = _speedup(report), report.verdict.limiting_cause
+    if speedup:
+        facts.append(("speed-up", " · ".join([*speedup, *([f"limited by {cause}"] if cause else [])])))
+    elif cause:
+        facts.append(("limited by", cause))
+    if report.verdict.unclear:
+        facts.append(("unclear", report.verdict.unclear))
+    title = f"loraprof: {source.workload or source.path}"
+    return Document(title, report.verdict.sentence, tuple(facts), tuple(_sections(report)))
+
+
+def _speedup(report: Report) -> list[str]:
+    v = report.verdict
+    words = []
+    if v.speedup_vs_full is not None:
+        value = units.ratio_interval(v.speedup_vs_full, v.speedup_low, v.speedup_high)
+        words.append(f"{value} over full fine-tuning, {v.basis or 'basis unknown'}")
+    if v.ideal_speedup is not None:
+        words.append(f"at most {units.ratio(v.ideal_speedup)} here")
+    return words
+
+
+def _sections(report: Report) -> list[Section]:
+    step, cpu = report.step(), report.source.device == "cpu"
+    sections = []
+    if step is None:
+        text = "The input holds no step: nothing can be partitioned."
+        sections.append(Section("time", "Where the step goes", (Paragraph(text),)))
+    else:
+        aside = f"{step.name}, {units.ns(step.wall_ns, 4)}"
+        bar = Bar(partition_bar(step, cpu=cpu))
+        sections += [
+            Section("time", "Where the step goes", (bar, *_profiled(report, step)), aside),
+            Section("phases", "Time by phase and role", (tables.phase_roles(step),)),
+        ]
+        if step.ns(kind="idle"):
+            title = "Time outside ops, by cause" if cpu else "Idle time by cause"
+            sections.append(Section("idle", title, (tables.idle_causes(step, cpu=cpu),), _launches(step)))
+    if report.kernels:
+        title = "Top ops" if cpu else "Top kernels"
+        sections.append(Section("kernels", title, (tables.kernel_table(report),), _ceilings(report)))
+    if report.compiled:
+        sections.append(Section("compiled", "Compiled code", (_compiled(report.compiled),)))
+    sections.append(adapter_section(report, step))
+    if report.traffic:
+        sections.append(_traffic(report.traffic, step))
+    if report.communication:
+        sections.append(communication_section(report.communication, report.adapter is not None))
+    if report.rank_summary and report.ranks:
+        sections.append(ranks_section(report.rank_summary, report.ranks))
+    sections.append(findings_section(report.findings))
+    if report.modules:
+        sections.append(Section("modules", "Modules", (tables.module_table(report.modules),), detail=True))
+    if len(report.steps) > 1:
+        sections.append(Section("steps", "Profiled steps", (tables.step_table(report.steps),), detail=True))
+    sections.append(Section("trust", "How far to trust this", tuple(_trust(report, step))))
+    return sections
+
+
+def _profiled(report: Report, step: Step) -> tuple[Paragraph, ...]:
+    """Idle time is what a profiler adds to, on a GPU: what is left without it."""
+    idle, plain, waited = report.timing.idle_unprofiled_ns, report.timing.unprofiled, step.ns(kind="idle")
+    if idle is None or plain is None or not waited or waited - idle < PROFILER_SHARE * step.wall_ns:
+        return ()
+    took, share = units.ns(plain.median_ns), units.percent(idle / plain.median_ns)
+    text = f"The profiler slows the host. Without it the step takes {took}, {units.ns(idle)} of it idle: {share}."
+    return (Paragraph(text),)
+
+
+def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
+    """Busy groups, then idle groups, in the palette's order; their shares add up to 100 %."""
+    totals = dict.fromkeys(TONES, 0)
+    for p in step.partition:
+        tone = ROLE_TONES[p.role] if p.kind == "busy" else CAUSE_TONES[p.cause or "unknown"]
+        totals[tone] += p.ns
+    totals[CAUSE_TONES["launch_latency"]] -= step.held_ns
+    totals[CAUSE_TONES["queued"]] += step.held_ns
+    present = [(tone, total_ns) for tone, total_ns in totals.items() if total_ns]
+    shares = units.shares([total_ns for _, total_ns in present])
+    scale = units.ns_scale([step.wall_ns])
+    labels = {tone: CPU_LABELS.get(tone, t.label) if cpu else t.label for tone, t in TONES.items()}
+    return tuple(
+        Segment(labels[tone], total_ns, f"{scale(total_ns)} {scale.unit}", share, tone)
+        for (tone, total_ns), share in zip(present, shares, strict=True)
+    )
+
+
+def _launches(step: Step) -> str:
+    launches = step.launches
+    if launches is None:
+        return ""
+    return (
+        f"{units.count(launches.count)} launches, {units.ns(launches.api_median_ns)} per call, "
+        f"{units.ns(launches.latency_floor_ns)} to start"
+    )
+
+
+def _ceilings(report: Report) -> str:
+    c = report.ceilings
+    if c is None:
+        return ""
+    return f"roofs {units.flops_per_s(c.gemm_flops_per_s)}, {units.bytes_per_s(c.copy_bytes_per_s)} ({c.basis})"
+
+
+def _compiled(c: CompiledReport) -> Facts:
+    part = f"{units.ns(c.busy_ns)}, {units.percent(c.share)} of the step"
+    known = units.percent(c.known_ns / c.busy_ns if c.busy_ns else None)
+    calls = f"{units.count(c.kernels)}; regions in the forward pass: {units.count(c.regions)}"
+    lines = [("in compiled regions", part), ("kernel calls", calls), ("modules known for", f"{known} of that time")]
+    if c.host_ns:
+        lines.append(("own Python", f"{units.ns(c.host_ns)} between the kernels"))
+    if c.mixed_ns:
+        lines.append(("adapter ops among others", f"in kernels that take {units.ns(c.mixed_ns)}"))
+    if c.compile_ns is not None:
+        again = f"recompilations since the warm-up: {units.count(c.recompilations)}"
+        lines.append(("compiling", f"{units.ns(c.compile_ns)}; {again}; graph breaks: {units.count(c.graph_breaks)}"))
+    return Facts(tuple(lines))
+
+
+def _traffic(traffic: list[Traffic], step: Step | None) -> Section:
+    said = tables.traffic_sentence(traffic, step) if step else None
+    blocks: list[Block] = [Paragraph(said)] if said else []
+    aside = "every input read once, every output written once"
+    return Section("traffic", "Memory traffic", (*blocks, tables.traffic_table(traffic)), aside)
+
+
+def remark(finding: Finding) -> Remark:
+    """One finding as text: evidence with units, and its gain with interval and basis."""
+    gain = ""
+    if finding.gain:
+        g = finding.gain
+        gain = f"{units.ns(g.ns)} per step, {units.ratio_interval(g.speedup, g.low, g.high)} ({g.basis})"
+    evidence = tuple(f"{e.what}: {units.quantity(e.value, e.unit)}" for e in finding.evidence)
+    return Remark(finding.id, finding.severity, finding.title, evidence, finding.remedy, gain, tuple(finding.see))
+
+
+def findings_section(findings: list[Finding]) -> Section:
+    """Findings in the order the report gives them: gates first, then by gain."""
+    if not findings:
+        return Section("findings", "Findings", (Paragraph("None of the checks that this input allows has fired."),))
+    aside = f"{units.count(len(findings))}; gains overlap and do not add up"
+    return Section("findings", "Findings", (Remarks(tuple(map(remark, findings))),), aside)
+
+
+def _trust(report: Report, step: Step | None) -> list[Block]:
+    lines = [
+        ("timing", _timing(report)),
+        ("memory", _memory(report.memory)),
+        ("device", _nvml(report.nvml, report.closure.notes)),
+    ]
+    if report.replay:
+        r = report.replay
+        verdict = "accepted" if r.accepted else "withheld"
+        host = f", host speed {units.ratio(r.host_factor)}" if r.host_factor is not None else ""
+        lines.append(("replay", f"misses the profiled step by {units.percent(abs(r.gate_error))}{host}: {verdict}"))
+    lines.append(("closure", _closure(report, step)))
+    lines += [("note", note) for note in report.closure.notes]
+    return [Facts(tuple(lines))]
+
+
+def _timing(report: Report) -> str:
+    t = report.timing
+    if t.unprofiled is None:
+        return f"{units.ns(t.profiled_ns)} profiled; no unprofiled time is known"
+    u = t.unprofiled
+    words = [f"{units.ns_interval(u.median_ns, u.low_ns, u.high_ns)} unprofiled, {units.count(u.steps)} steps"]
+    words.append(f"{units.ns(t.profiled_ns, 4)} profiled ({units.ratio(t.inflation)})")
+    if t.tokens_per_step:
+        words.append(f"{units.count(round(t.tokens_per_step / u.median_ns * 1e9))} tokens/s")
+    return " · ".join(words)
+
+
+def _memory(m: MemoryReport | None) -> str:
+    if m is None:
+        return "n/a"
+    kinds = (
+        ("weights", m.weights_bytes),
+        ("gradients", m.gradients_bytes),
+        ("optimizer", m.optimizer_bytes),
+        ("activations", m.activations_bytes),
+    )
+    words = [f"peak {units.nbytes(m.peak_bytes)}", f"reserved {units.nbytes(m.reserved_bytes)}"]
+    words += [f"{name} {units.nbytes(value)}" for name, value in kinds]
+    if m.allocator_retries:
+        words.append(f"{units.count(m.allocator_retries)} allocator retries")
+    return " · ".join(words)
+
+
+def _nvml(n: NvmlReport | None, notes: list[str]) -> str:
+    if n is None:
+        reasons = [note.removeprefix("NVML: ") for note in notes if "nvml" in note.lower()]
+        return f"NVML absent: {'; '.join(reasons) or 'the input carries no samples'}"
+    clock = f"SM clock {units.quantity(n.sm_clock_mhz, 'MHz')} of {units.quantity(n.sm_clock_max_mhz, 'MHz')}"
+    words = [f"{units.quantity(n.power_w, 'W')} of {units.quantity(n.power_limit_w, 'W')}", clock]
+    words.append(f"utilisation {units.percent(n.utilization, 0)}")
+    if n.tensor_active is not None:
+        words.append(f"tensor pipe {units.percent(n.tensor_active, 0)}")
+    if n.dram_active is not None:
+        words.append(f"DRAM {units.percent(n.dram_active, 0)}")
+    words.append(f"{units.quantity(n.energy_j_per_step, 'J')} per step")
+    if n.throttle is not None:
+        words.append(f"throttled: {', '.join(n.throttle)}" if n.throttle else "not throttled")
+    words.append(f"{units.count(n.samples)} samples")
+    return " · ".join(words)
+
+
+def _closure(report: Report, step: Step | None) -> str:
+    c = report.closure
+    words = ["holds" if c.ok else "DOES NOT HOLD"]
+    if step:
+        words.append(f"the parts add up to the step's {units.count(step.wall_ns)} ns exactly")
+    words.append(f"{units.ns(c.unattributed_ns)} unattributed")
+    faults = (
+        ("launches without a kernel", c.launches_without_kernel),
+        ("kernels without a launch", c.kernels_without_launch),
+        ("kernels before their launch", c.negative_latency),
+        ("zero timestamps", c.zero_timestamps),
+        ("attribution disagreements", c.attribution_disagreements),
+    )
+    words += [f"{units.count(value)} {name}" for name, value in faults if value]
+    return " · ".join(words)

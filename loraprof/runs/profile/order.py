@@ -1,0 +1,40 @@
+"""What `profile` was asked for and what came of it, for a workload and a script alike."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from loraprof.capture.passes.plan import Plan
+from loraprof.capture.passes.session import Session
+from loraprof.capture.ranks.launch import Launch
+from loraprof.capture.ranks.publish import Patience
+from loraprof.capture.ranks.save_rank import save_launch
+from loraprof.model.recording import Workload
+from loraprof.report.output import say
+from loraprof.store.places import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """``arm`` is null where none was named: a script runs as it is, a workload as LoRA."""
+
+    plan: Plan
+    place: Place
+    arm: str | None
+    force: bool
+    quiet: bool
+    patience: Patience = field(default_factory=Patience)  # with the other ranks
+
+    def say(self, text: str) -> None:
+        say(text, self.quiet)
+
+    def saved(self, session: Session, workload: Workload) -> bool:
+        """False on a rank that does not lead."""
+        return save_launch(session, workload, self.place, self.force, self.say, self.patience)
+
+
+class Ended(NamedTuple):
+    """What came of the target. ``saved``: this rank gave the recording its name. ``leaves``: it is still to."""
+
+    code: int
+    saved: bool
+    leaves: Launch | None = None

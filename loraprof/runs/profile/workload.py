@@ -1,0 +1,54 @@
+"""``loraprof profile WORKLOAD``: builds it, steps it until the session is done, saves the recording."""
+
+from typing import Any
+
+import torch
+
+from loraprof.capture.device.memory import enough_memory, memory_plan, require_room
+from loraprof.capture.passes.session import Session
+from loraprof.model.recording import Workload
+from loraprof.model.workload import WorkloadSpec
+from loraprof.runs.profile.order import Ended, Order
+from loraprof.store.specs import default_workload, load_workload
+from loraprof.workloads.build import Built, build
+from loraprof.workloads.models import torch_device, weights_nbytes
+
+
+def profile_workload(name: str | None, overrides: dict[str, Any], order: Order) -> Ended:
+    """Without a name, the one that fits the device. Raises UsageError, MeasurementError."""
+    spec = load_workload(name or default_workload("cuda" if torch.cuda.is_available() else "cpu"), overrides)
+    arm = order.arm or "lora"
+    order.say(f"building {spec.name} ({spec.summary}), arm {arm}")
+    require_room("the weights", weights_nbytes(spec), torch_device(spec))
+    with enough_memory():
+        built = build(spec, arm)
+    cuda = built.device.type == "cuda"
+    order.say(f"{order.plan.sentence(cuda)}; {memory_plan(built.model, built.optimizer, built.device)}")
+    session = Session(order.plan, lambda: None, lambda ns, done: order.say(order.plan.pace(ns, done, cuda)))
+    session.install()
+    try:
+        with enough_memory():
+            while not session.done and session.failure is None:
+                built.step()
+    finally:
+        session.remove()
+    if session.failure is not None:
+        raise session.failure
+    return Ended(0, order.saved(session, _described(spec, arm, built)))
+
+
+def _described(spec: WorkloadSpec, arm: str, built: Built) -> Workload:
+    options = {f: getattr(spec, f) for f in spec.__struct_fields__ if f not in ("config", "summary", "arms")}
+    options["targets"] = list(spec.targets)
+    return Workload(
+        name=spec.name,
+        kind="builtin",
+        argv=[spec.name],
+        arm=arm,
+        options=options,
+        tokens_per_step=built.tokens_per_step,
+        micro_batches=spec.accumulate,
+        autocast=spec.autocast,
+        checkpointing=spec.checkpointing,
+        grad_clip=spec.clip is not None,
+    )

@@ -1,0 +1,104 @@
+"""Measures one cell of a sweep: ``python -m loraprof.runs.sweep.cell JOB.json CELL.json``, a process of its own.
+
+Full and LoRA in turn in this process, then a profile pass of LoRA for the prediction. The file appears complete or
+not at all; a cell that cannot run is a result too.
+"""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from loraprof.capture.device.environment import device_info
+from loraprof.capture.device.memory import is_out_of_memory
+from loraprof.cli.workload_options import as_words
+from loraprof.comparison.ratios import ratios_of
+from loraprof.diagnosis.load import diagnose
+from loraprof.errors import LoraprofError
+from loraprof.model.sweep import SweepCell
+from loraprof.runs.compare.measure import side_by_side
+from loraprof.runs.compare.workers import profile_pass
+from loraprof.store.specs import load_workload
+from loraprof.workloads.models import torch_device
+
+ARMS = ("full", "lora")
+TIMED = 20  # unprofiled steps of the profile pass: the prediction starts from their median
+
+
+class CellJob(msgspec.Struct, frozen=True, kw_only=True):
+    """``overrides`` are those of the whole sweep and the cell's own."""
+
+    workload: str
+    overrides: dict[str, Any]
+    values: dict[str, str]
+    budget_ns: int
+    predict: bool = True
+
+
+def measure_cell(job: CellJob) -> SweepCell:
+    """The cell's result, whatever happens short of a bug."""
+    try:
+        found = _timed(job)
+    except LoraprofError as error:
+        return SweepCell(values=job.values, status="refused", reason=error.message)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return SweepCell(values=job.values, status="oom", reason=str(error).partition("\n")[0])
+    return _predicted(job, found) if job.predict and found.status == "ok" else found
+
+
+def _timed(job: CellJob) -> SweepCell:
+    spec = load_workload(job.workload, job.overrides)
+    name = device_info(torch_device(spec)).name
+    timed = side_by_side(spec, ARMS, job.budget_ns, lambda _: None)
+    for arm, failure in timed.failed.items():
+        return SweepCell(values=job.values, status="oom", reason=f"{arm}: {failure.reason}", device_name=name)
+    ratio = ratios_of(timed)[0][0]
+    middle = [sorted(timed.series[arm].samples()) for arm in ARMS]
+    return SweepCell(
+        values=job.values,
+        speedup=1 / ratio.ratio,
+        low=1 / ratio.high,
+        high=1 / ratio.low,
+        verdict=ratio.verdict,
+        full_ns=middle[0][len(middle[0]) // 2],
+        lora_ns=middle[1][len(middle[1]) // 2],
+        device_name=name,
+        notes=[f"stopped because {timed.stopped}", *timed.notes],
+    )
+
+
+def _predicted(job: CellJob, found: SweepCell) -> SweepCell:
+    with TemporaryDirectory(prefix="loraprof-") as folder:
+        place = Path(folder) / "lora.loraprof"
+        words = ["--timed", str(TIMED), "--arm", "lora", *as_words(job.overrides), job.workload]
+        problem = profile_pass(words, place)
+        if problem is not None:
+            return replace(found, notes=[*found.notes, f"no prediction: {problem}"])
+        report = diagnose(place)
+    adapter, own = report.adapter, report.timing.unprofiled
+    if adapter is None or own is None or adapter.predicted_full_ns is None or adapter.predicted_full_interval is None:
+        return replace(found, notes=[*found.notes, "no prediction: the LoRA recording does not allow one"])
+    interval = adapter.predicted_full_interval
+    return replace(
+        found,
+        predicted=adapter.predicted_full_ns / own.median_ns,
+        predicted_low=interval.low / own.median_ns,
+        predicted_high=interval.high / own.median_ns,
+    )
+
+
+def main(job_file: str, cell_file: str) -> None:
+    job = msgspec.json.decode(Path(job_file).read_bytes(), type=CellJob)
+    target = Path(cell_file)
+    partial = target.with_suffix(".part")
+    partial.write_bytes(msgspec.json.encode(measure_cell(job)))
+    partial.rename(target)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
