@@ -33,9 +33,7 @@ UP, DOWN, ACT, HEAD = 2, 3, 4, 13  # of block 0; the head
 
 def made(*calls: CompiledCall, root: int = 1, backward: bool = False) -> Recording:
     graph = CompiledGraph(region="0/1", backward=backward, root=root, calls=list(calls))
-    return msgspec.structs.replace(
-        recording(), modules=table(), sites=[SITE], compilation=Compilation(graphs=[graph])
-    )
+    return msgspec.structs.replace(recording(), modules=table(), sites=[SITE], compilation=Compilation(graphs=[graph]))
 
 
 def placed(recording: Recording, *names: str, inside: int = 1, region: str = "0/1") -> list[Placed | None] | None:
@@ -102,9 +100,7 @@ def test_a_module_is_what_its_compiled_ops_make_it() -> None:
     core = CompiledCall("extern_kernels.bmm", [FusedOp(1, "aten::bmm", 5, 1)])
     scale = CompiledCall("cpp_fused_mul_0", [FusedOp(1, "aten::mul", 6, 1)])
     product = CompiledCall("extern_kernels.mm", [FusedOp(1, "aten::mm", 7, 1)])
-    weight = ParameterInfo(
-        id=0, name="weight", module=1, shape=(8, 8), dtype="float32", trainable=False, device="cpu"
-    )
+    weight = ParameterInfo(id=0, name="weight", module=1, shape=(8, 8), dtype="float32", trainable=False, device="cpu")
     recording = msgspec.structs.replace(made(core, scale, product), parameters=[weight])
     roles = roles_of(recording.modules, recording)
     roles.behaviour = behaviour_of(trace_of(), roles, np.zeros(0, np.int32), np.zeros(0, np.int64))

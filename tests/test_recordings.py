@@ -97,9 +97,7 @@ def full(*_: object, **__: object) -> NoReturn:
 
 
 @pytest.mark.parametrize("method", ["write_bytes", "mkdir", "rename"])
-def test_full_disk_is_one_line_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Path, method, full)
         with pytest.raises(MeasurementError, match=r"a\.loraprof: cannot be written, the disk is full"):

@@ -122,9 +122,7 @@ def _step(ledger: Ledger, launches: Launches | None) -> Step:
     )
 
 
-def _launches(
-    trace: Trace, links: Links, work: DeviceWork, ledger: Ledger, tau: int, floor: int | None
-) -> Launches:
+def _launches(trace: Trace, links: Links, work: DeviceWork, ledger: Ledger, tau: int, floor: int | None) -> Launches:
     window, host = ledger.window, trace.host
     inside = work.starting(window.start, window.end)
     inside = inside[work.launch[inside] >= 0]

@@ -82,9 +82,7 @@ def _shared(same: Sequence[tuple[str, Finding]]) -> Finding:
     return replace(worst, evidence=[where, *worst.evidence])
 
 
-def predicted(
-    profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult], timed: Timed
-) -> PredictedRatio | None:
+def predicted(profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult], timed: Timed) -> PredictedRatio | None:
     """What the LoRA recording alone says about full / lora; ``error`` where both were measured, in pairs."""
     lora = profiled["lora"].report.verdict if "lora" in profiled else None
     if lora is None or lora.basis != "predicted" or lora.speedup_vs_full is None:

@@ -31,7 +31,7 @@ def findings(case: Case) -> list[Finding]:
 
 
 def _consistent(found: list[Finding]) -> list[Finding]:
-    """"Nothing to fix" (G6) goes where something else is major, and takes the advice on adapters along where not.
+    """ "Nothing to fix" (G6) goes where something else is major, and takes the advice on adapters along where not.
 
     Exposed communication (D6) goes where another finding says why.
     """

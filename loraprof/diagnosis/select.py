@@ -130,4 +130,3 @@ def scaled(value: Worth | None, factor: float, low: float, high: float) -> Worth
 
 def gain_of(case: Case, saved: Worth | None) -> Gain | None:
     return gain(case, saved.ns, saved.low, saved.high) if saved is not None else None
-

@@ -94,8 +94,18 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     notes = [f"host ranges cross instead of nesting, on this many threads: {tree.crossing}"] if tree.crossing else []
     if recording is not None and not known:
         notes.append("no module markers in the trace: roles of forward work and the adapter's time are unknown")
-    return Attribution((*paths, *special), module, phase, role, tree, disagreements, known, tuple(notes), compiled,
-                       compile_ranges(trace, tree))
+    return Attribution(
+        (*paths, *special),
+        module,
+        phase,
+        role,
+        tree,
+        disagreements,
+        known,
+        tuple(notes),
+        compiled,
+        compile_ranges(trace, tree),
+    )
 
 
 def _issued(trace: Trace, tree: Tree, enclosing: Bool) -> tuple[Int64, Int64]:

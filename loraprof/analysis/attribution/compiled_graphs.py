@@ -177,7 +177,7 @@ def aligned(kernels: Sequence[str], seen: Sequence[str]) -> list[int | None] | N
 
 
 def spelled(name: str) -> str:
-    """"extern_kernels.mm", "torch.ops.aten.mm.default" and "aten::mm" are "mm"; a fused kernel has no graph number."""
+    """ "extern_kernels.mm", "torch.ops.aten.mm.default" and "aten::mm" are "mm"; a fused kernel has no graph number."""
     if name.startswith(("torch.ops.", "aten.")):
         parts = name.removeprefix("torch.ops.").split(".")
         return parts[1] if len(parts) > 1 else parts[0]

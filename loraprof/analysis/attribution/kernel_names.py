@@ -46,7 +46,7 @@ def role_of_kernel(name: str) -> str:
 
 
 def role_of_product(op: str, shapes: Shapes | None, sites: Sequence[AdapterSite], backward: bool) -> str:
-    """"base.linear", "adapter.down", "adapter.up", or "other" where the shapes fit none or more than one.
+    """ "base.linear", "adapter.down", "adapter.up", or "other" where the shapes fit none or more than one.
 
     Forward, T tokens: x A' is (T, r, in), h B' (T, out, r). Backward as (m, n, k): B's input gradient (T, r, out), its
     weight gradient (out, r, T); A's (T, in, r) and (r, in, T).

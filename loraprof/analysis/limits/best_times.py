@@ -31,9 +31,7 @@ class Limits:
         return round(sum(r.ns for r in roofs)), bound_of(total_ns, roofs), said, l2_bytes
 
 
-def limits_of(
-    trace: Trace, ledger: Ledger, rows: Int64, works: list[Work | None], ceiling: Ceiling | None
-) -> Limits:
+def limits_of(trace: Trace, ledger: Ledger, rows: Int64, works: list[Work | None], ceiling: Ceiling | None) -> Limits:
     """``rows`` -> ledger entries, with their ``works``. Without a ceiling, or a cache size, columns hold ``None``."""
     reused: list[int | None] = [None] * len(works)
     if ceiling is None:

@@ -11,9 +11,7 @@ from loraprof.model.trace import DeviceFacts
 from loraprof.store.gpus import resolve_gpu
 
 
-def ceiling_of(
-    analysis: Analysis, recording: Recording | None, nvml: Nvml | None
-) -> tuple[Ceiling | None, str | None]:
+def ceiling_of(analysis: Analysis, recording: Recording | None, nvml: Nvml | None) -> tuple[Ceiling | None, str | None]:
     """The ceiling, or ``None`` and why there is none."""
     spec, reason = _spec(analysis, recording, nvml) if analysis.on_gpu else (None, "a CPU's roofs are calibrated ones")
     if recording is not None and recording.calibration is not None:

@@ -179,9 +179,7 @@ def bound_of(total_ns: float, roofs: Iterable[Roof]) -> Bound:
     return max(shares, key=lambda b: (shares[b], b), default="unknown")
 
 
-def note(
-    total_ns: float, roofs: Iterable[Roof], cache: str = "L2", surplus: str = "higher clock"
-) -> str | None:
+def note(total_ns: float, roofs: Iterable[Roof], cache: str = "L2", surplus: str = "higher clock") -> str | None:
     """What explains calls that together ran above their roof; None where they did not."""
     calls = list(roofs)
     measured = total_ns * TOLERANCE

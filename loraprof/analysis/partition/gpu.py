@@ -218,9 +218,7 @@ def _taken(column: Int64 | Int32, at: Int64, default: int) -> Int64:
     return np.where(at >= 0, column[np.maximum(at, 0)].astype(np.int64), default)
 
 
-def _idle(
-    trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[int, Timeline], tau: int
-) -> _Idle:
+def _idle(trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[int, Timeline], tau: int) -> _Idle:
     """Charges every gap ``[low, high)`` to the record that ends it; the pieces of a gap sum to it."""
     gap = gaps_of(trace, work, low, high)
     pieces: dict[str, Int64] = {"unknown": np.where(gap.unknown, high - low, 0)}

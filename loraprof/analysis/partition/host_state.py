@@ -150,4 +150,3 @@ def states_of(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
             if thread != main:
                 out[thread] = stand_in(out[thread], out[main])
     return out
-

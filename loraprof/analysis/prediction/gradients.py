@@ -104,4 +104,3 @@ def _linears(recording: Recording) -> list[_Linear]:
             dtype = compute_dtype(recording, own[0].dtype if own else None)
             out.append(_Linear(m, int(m.out_features or 0), int(m.in_features or 0), dtype))
     return out
-

@@ -97,9 +97,7 @@ def summary_of(view: View, world: int | None) -> RankSummary:
         even=even,
         step_spread_ns=varies,
         spreads=[_spread(name, ranks, [figure(one) for one in view.at]) for name, figure in FIGURES.items()],
-        phases=[
-            _spread(phase, ranks, own) for phase in PHASES if any(own := [one.own_in(phase) for one in view.at])
-        ],
+        phases=[_spread(phase, ranks, own) for phase in PHASES if any(own := [one.own_in(phase) for one in view.at])],
         differences=differences,
         clocks=_clocks(view),
         stragglers=_stragglers(view),

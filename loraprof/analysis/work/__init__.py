@@ -45,10 +45,12 @@ RULES: Final[Mapping[str, Rule]] = {
 PRODUCTS: Final = frozenset({**gemm.RULES, **conv.RULES, **attention.RULES})  # what matrix units do
 
 
-WRAPPERS: Final = frozenset(words("""
+WRAPPERS: Final = frozenset(
+    words("""
 _to_copy clone zeros zeros_like new_zeros ones ones_like new_ones full full_like new_full rand rand_like randn
 randn_like randint_like softmax log_softmax norm square stack index_put_
-""")) | {name for name in RULES if name.startswith("_foreach_")}  # they have one op do it, or one per tensor
+""")
+) | {name for name in RULES if name.startswith("_foreach_")}  # they have one op do it, or one per tensor
 
 
 def work_of(op: str, shapes: Shapes, list_dtype: str | None = None) -> Work | None:

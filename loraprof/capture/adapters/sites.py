@@ -38,7 +38,7 @@ def features(module: nn.Module) -> tuple[int, int] | None:
 
 
 def dtype_name(tensor: torch.Tensor | None) -> str:
-    """"float32"; "unknown" where there is none."""
+    """ "float32"; "unknown" where there is none."""
     return "unknown" if tensor is None else str(tensor.dtype).removeprefix("torch.")
 
 

@@ -160,7 +160,7 @@ def _counter(name: str) -> dict[str, int]:
 
 
 def _frame_of(args: tuple[Any, ...]) -> str | None:
-    """"0/1" of what is being compiled: frame 0, the second time."""
+    """ "0/1" of what is being compiled: frame 0, the second time."""
     told = getattr(args[0], "compile_id", None) if args else None
     if told is None:
         from torch._guards import CompileContext

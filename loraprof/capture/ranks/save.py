@@ -144,9 +144,7 @@ def _training_cost(session: Session) -> TrainingCost | None:
     return msgspec.structs.replace(cost, gradients=gradients)
 
 
-def save(
-    session: Session, workload: Workload, target: Path, force: bool, progress: Callable[[str], None]
-) -> Path:
+def save(session: Session, workload: Workload, target: Path, force: bool, progress: Callable[[str], None]) -> Path:
     """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename. Raises MeasurementError when it cannot."""
     session.stop_profiler()
     with RecordingWriter(target, force=force) as alone:

@@ -252,7 +252,7 @@ def expert_loop(case: Case) -> Finding | None:
             evidence("of all products in forward", len(mine) / len(products), "share"),
             evidence("median rows per product", sizes[(len(sizes) - 1) // 2], "tokens"),
         ],
-        "grouped experts (from_pretrained(..., experts_implementation=\"grouped_mm\"), ScatterMoE); "
+        'grouped experts (from_pretrained(..., experts_implementation="grouped_mm"), ScatterMoE); '
         "leave experts out of target_modules",
         severity="major",
     )

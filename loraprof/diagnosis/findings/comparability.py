@@ -155,8 +155,7 @@ def not_training(case: Case) -> Finding | None:
     remedy = (
         'model.enable_input_require_grads(), or gradient_checkpointing_kwargs={"use_reentrant": False}'
         if starved
-        else "freeze before the optimizer is built: get_peft_model(model, config) does; else "
-        "base.requires_grad_(False)"
+        else "freeze before the optimizer is built: get_peft_model(model, config) does; else base.requires_grad_(False)"
     )
     return finding(
         case,

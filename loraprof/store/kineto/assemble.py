@@ -200,9 +200,7 @@ def _device_table(rows: dict[str, Column]) -> tuple[DeviceTable, int]:
     return DeviceTable(kind=columns.pop("code") // np.int8(16), **columns), copies
 
 
-def _distinct(
-    rows: dict[str, Column], head: list[str], same: list[str], others: list[str]
-) -> tuple[Int64, int]:
+def _distinct(rows: dict[str, Column], head: list[str], same: list[str], others: list[str]) -> tuple[Int64, int]:
     """Row order by ``same`` then ``others``, without rows that equal their predecessor in ``same``."""
     rest = [rows[name] for name in same[len(head) :] + others]
     order = sort_rows([rows[name] for name in head], rest)
