@@ -9,7 +9,7 @@ import pytest
 from recorded import PRESETS, recorded
 
 import loraprof
-from loraprof.analysis.prediction.costmodel import gemm_counts
+from loraprof.analysis.costmodel import gemm_counts
 from loraprof.model.report import Report
 
 GEMMS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::mkldnn_convolution", "aten::convolution_backward")

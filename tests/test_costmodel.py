@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraprof.analysis.prediction.costmodel import distributed, launches, linear, optimizer
-from loraprof.analysis.prediction.costmodel.shapes import MODELS
-from loraprof.analysis.prediction.costmodel.variants import VARIANTS, coefficients, detect_variant, full_size, total
+from loraprof.analysis.costmodel import distributed, launches, linear, optimizer
+from loraprof.analysis.costmodel.shapes import MODELS
+from loraprof.analysis.costmodel.variants import VARIANTS, coefficients, detect_variant, full_size, total
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraprof.analysis.prediction.costmodel import hostbound, linear, optimizer, speedup
-from loraprof.analysis.prediction.costmodel.shapes import MODELS, predict
-from loraprof.analysis.prediction.costmodel.skinny import Machine, skinny_gemm
-from loraprof.analysis.prediction.costmodel.variants import VARIANTS, full_size
+from loraprof.analysis.costmodel import hostbound, linear, optimizer, speedup
+from loraprof.analysis.costmodel.shapes import MODELS, predict
+from loraprof.analysis.costmodel.skinny import Machine, skinny_gemm
+from loraprof.analysis.costmodel.variants import VARIANTS, full_size
 
 F = {"A100": 249.60e12, "H200": 692.30e12, "H100": 692.30e12, "RTX4090": 140.25e12, "L40S": 217.20e12}
 BW = {"A100": 2.039e12 * 0.85, "H200": 4.8e12 * 0.85, "H100": 3.35e12 * 0.85, "RTX4090": 1.008e12 * 0.88,

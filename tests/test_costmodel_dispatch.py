@@ -12,15 +12,15 @@ torch = pytest.importorskip("torch")
 
 from dispatch import Call, count  # noqa: E402
 
-from loraprof.analysis.prediction.costmodel import linear, optimizer  # noqa: E402
-from loraprof.analysis.prediction.costmodel.blocks import (  # noqa: E402
+from loraprof.analysis.costmodel import linear, optimizer  # noqa: E402
+from loraprof.analysis.costmodel.blocks import (  # noqa: E402
     layer_norm_bytes,
     loss_bytes,
     rms_norm_bytes,
     rms_norm_launches,
 )
-from loraprof.analysis.prediction.costmodel.dora import DoraShape, dora_bytes, dora_flops, dora_launches  # noqa: E402
-from loraprof.analysis.prediction.costmodel.variants import VARIANTS, Variant  # noqa: E402
+from loraprof.analysis.costmodel.dora import DoraShape, dora_bytes, dora_flops, dora_launches  # noqa: E402
+from loraprof.analysis.costmodel.variants import VARIANTS, Variant  # noqa: E402
 from loraprof.analysis.work import work_of  # noqa: E402
 
 SHAPES = [(64, 48, 80, 5), (33, 96, 40, 7), (128, 64, 64, 16)]

@@ -2,7 +2,7 @@
 
 Forward and backward of the layer trained whole against the frozen layer with its adapter; the cost model says that
 LoRA gains from d* = (c / 2) rho on, where rho is this device's FLOP/s over bytes/s and c the adapter's bytes per token
-and feature (loraprof.analysis.prediction.costmodel). The graph is that of PEFT's ``Linear.forward``.
+and feature (loraprof.analysis.costmodel). The graph is that of PEFT's ``Linear.forward``.
 """
 
 import itertools
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.results import Crossover, Layer, Linear, Options
+from loraprof.analysis.costmodel import VARIANTS, crossover_hidden
+from loraprof.analysis.costmodel.variants import Variant
 from loraprof.analysis.limits.rates import Rates
-from loraprof.analysis.prediction.costmodel import VARIANTS, crossover_hidden
-from loraprof.analysis.prediction.costmodel.variants import Variant
 from loraprof.capture.device.calibration_cache import cached_calibration
 from loraprof.capture.device.stopwatch import clock_of, median_ns
 from loraprof.runs.compare.interleave import is_out_of_memory

@@ -41,15 +41,6 @@ OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-def as_words(overrides: dict[str, Any]) -> list[str]:
-    """The command line that gives these overrides."""
-    return [
-        word
-        for key, value in overrides.items()
-        for word in ((f"--{key}", str(value)) if key in OPTIONS else ("--set", f"{key}={value}"))
-    ]
-
-
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key or not value:

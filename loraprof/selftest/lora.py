@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from loraprof.analysis.prediction.costmodel import lora_extra_flops
+from loraprof.analysis.costmodel import lora_extra_flops
 from loraprof.selftest.plant import Work
 
 LAYERS: Final = 2

@@ -16,7 +16,6 @@ from loraprof.analysis.attribution.compiled_graphs import Graphs, Scope
 from loraprof.analysis.attribution.kernel_names import role_of_kernel, role_of_product
 from loraprof.analysis.attribution.roles import Roles
 from loraprof.analysis.attribution.sequence import forward_owner
-from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import Recording
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace, distinct
@@ -39,14 +38,6 @@ class CompiledRows:
     mixed: Bool  # adapter ops in a kernel that counts as another role
     scopes: dict[int, Scope]  # host rows in which generated code calls kernel after kernel
     graphs: Graphs
-
-
-def mixed_ns(rows: CompiledRows | None, ledger: Ledger) -> int:
-    """Time of a step's kernels that hold adapter ops and count as another role."""
-    if rows is None:
-        return 0
-    at = np.flatnonzero(ledger.busy & (ledger.op >= 0))
-    return int(ledger.ns[at][rows.mixed[ledger.op[at]]].sum())
 
 
 def compile_ranges(trace: Trace, tree: Tree) -> Bool | None:

@@ -7,7 +7,8 @@ full   = frozen + weight gradients of the frozen layers + optimizer and clipping
 T is the unprofiled median. On a CPU the parts are sums over the recorded steps' entries, freed of the profiler's cost
 (the median step counts). On a GPU both steps are replayed with the calls they would make, at the host speed at which
 the replay of the recorded step meets T; where the gate refuses the replay and the device waits (for its host, for other
-ranks), nothing is predicted. What is added was measured alone, on this device, after the step (capture/device/gradient_cost).
+ranks), nothing is predicted. What is added was measured alone, on this device, after the step
+(``capture.device.gradient_cost``).
 
 The interval has parts that vary by themselves and add in squares: the unprofiled median's own, the spread of the
 adapter path over the recorded steps, and MODEL of the weight gradients and of the optimizer, clipping and accumulation:

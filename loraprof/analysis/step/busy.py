@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.attribution.compiled import CompiledRows
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.analysis.work import PRODUCTS, RULES, VIEWS, WRAPPERS, work_of
@@ -158,3 +159,11 @@ def _trained_dtype(recording: Recording | None) -> str | None:
     """Element type of the optimizer's tensor lists, which traces do not record; None where parameters differ."""
     dtypes = {p.dtype for p in recording.parameters if p.trainable} if recording else set()
     return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def mixed_ns(rows: CompiledRows | None, ledger: Ledger) -> int:
+    """Time of a step's kernels that hold adapter ops and count as another role."""
+    if rows is None:
+        return 0
+    at = np.flatnonzero(ledger.busy & (ledger.op >= 0))
+    return int(ledger.ns[at][rows.mixed[ledger.op[at]]].sum())

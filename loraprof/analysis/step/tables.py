@@ -5,9 +5,9 @@ from collections import defaultdict
 import numpy as np
 
 from loraprof.analysis.analyse import Analysis
+from loraprof.analysis.costmodel.variants import detect_variant
 from loraprof.analysis.limits.best_times import Limits
 from loraprof.analysis.partition.ledger import Ledger
-from loraprof.analysis.prediction.costmodel.variants import detect_variant
 from loraprof.analysis.step.busy import Busy
 from loraprof.model.recording import AdapterSite, Nvml, Recording
 from loraprof.model.report import Adapter, Kernel, MemoryReport, ModuleRow, NvmlReport, Savings

@@ -1,7 +1,7 @@
 """W findings: is LoRA the right lever for speed here?"""
 
-from loraprof.analysis.prediction.costmodel.speedup import crossover_hidden
-from loraprof.analysis.prediction.costmodel.variants import detect_variant
+from loraprof.analysis.costmodel.speedup import crossover_hidden
+from loraprof.analysis.costmodel.variants import detect_variant
 from loraprof.diagnosis.case import Case, check, evidence, finding
 from loraprof.diagnosis.select import Worth, gain_of
 from loraprof.model.report import Finding

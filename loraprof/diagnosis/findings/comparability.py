@@ -1,8 +1,8 @@
 """G findings: do these numbers mean what they seem to mean?"""
 
 from loraprof import units
-from loraprof.analysis.attribution.compiled import mixed_ns
 from loraprof.analysis.attribution.roles import HEAD
+from loraprof.analysis.step.busy import mixed_ns
 from loraprof.diagnosis.case import LONG_NS, Case, evidence, finding
 from loraprof.diagnosis.select import Worth, gain_of, idle, total_ns
 from loraprof.model.report import Finding

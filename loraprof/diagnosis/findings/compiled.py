@@ -5,9 +5,9 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.analyse import Analysis
-from loraprof.analysis.attribution.compiled import compilations, mixed_ns
+from loraprof.analysis.attribution.compiled import compilations
 from loraprof.analysis.partition.ledger import Ledger
-from loraprof.analysis.step.busy import Busy
+from loraprof.analysis.step.busy import Busy, mixed_ns
 from loraprof.diagnosis.case import MAJOR, Case, compile_call, evidence, finding, without_dropout
 from loraprof.diagnosis.select import Worth, gain_of
 from loraprof.model.compilation import Compilation

@@ -9,7 +9,6 @@ from typing import Any
 import typer
 
 from loraprof import units
-from loraprof.cli.workload_options import as_words
 from loraprof.comparison.arms import measured, pair_of
 from loraprof.comparison.differences import Profiled
 from loraprof.comparison.recordings import load_recorded
@@ -20,7 +19,7 @@ from loraprof.runs.compare.alternate import STEPS, WARM_UP, alternate
 from loraprof.runs.compare.extras import Extras, with_iso_memory, with_quality
 from loraprof.runs.compare.job import Job, Outcome
 from loraprof.runs.compare.measure import PEAK_OF_PROCESS, Measured, measure_arms, nothing_runs
-from loraprof.runs.compare.workers import profile_pass, run_job
+from loraprof.runs.compare.workers import profile_pass, run_job, settings
 from loraprof.store.specs import did_you_mean, workload_names
 from loraprof.workloads.apply import SCRIPT_ARMS
 from loraprof.workloads.arms import ARMS, resolve_arm
@@ -63,7 +62,7 @@ def compare_builtin(
         f"{units.ns(budget_ns)}, then a profile pass of each that the waterfall needs"
     )
     found = measure_arms(spec, arms, budget_ns, say)
-    result = _compared(found, Target(spec.name, ("--timed", str(TIMED), *as_words(overrides)), (spec.name,)), say)
+    result = _compared(found, Target(spec.name, ("--timed", str(TIMED), *settings(overrides)), (spec.name,)), say)
     if extras.quality_steps:
         result = with_quality(result, spec, extras.quality_steps, say)
     if extras.iso_bytes:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -66,3 +67,8 @@ def profile_pass(words: list[str], place: Path) -> str | None:
     if done.returncode == 0 and place.exists():
         return None
     return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
+
+
+def settings(overrides: Mapping[str, object]) -> list[str]:
+    """The options of ``profile`` that give a workload these fields."""
+    return [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]

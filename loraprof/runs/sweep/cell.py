@@ -14,13 +14,12 @@ from msgspec.structs import replace
 
 from loraprof.capture.device.environment import device_info
 from loraprof.capture.device.memory import is_out_of_memory
-from loraprof.cli.workload_options import as_words
 from loraprof.comparison.ratios import ratios_of
 from loraprof.diagnosis.load import diagnose
 from loraprof.errors import LoraprofError
 from loraprof.model.sweep import SweepCell
 from loraprof.runs.compare.measure import side_by_side
-from loraprof.runs.compare.workers import profile_pass
+from loraprof.runs.compare.workers import profile_pass, settings
 from loraprof.store.specs import load_workload
 from loraprof.workloads.models import torch_device
 
@@ -75,7 +74,7 @@ def _timed(job: CellJob) -> SweepCell:
 def _predicted(job: CellJob, found: SweepCell) -> SweepCell:
     with TemporaryDirectory(prefix="loraprof-") as folder:
         place = Path(folder) / "lora.loraprof"
-        words = ["--timed", str(TIMED), "--arm", "lora", *as_words(job.overrides), job.workload]
+        words = ["--timed", str(TIMED), "--arm", "lora", *settings(job.overrides), job.workload]
         problem = profile_pass(words, place)
         if problem is not None:
             return replace(found, notes=[*found.notes, f"no prediction: {problem}"])

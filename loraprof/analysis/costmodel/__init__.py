@@ -4,8 +4,8 @@ One file per question; every formula names its derivation or paper. Integers are
 ratios or seconds; rates handed in are effective ones (peak times efficiency).
 """
 
-from loraprof.analysis.prediction.costmodel.launches import gemm_counts, launch_table
-from loraprof.analysis.prediction.costmodel.linear import (
+from loraprof.analysis.costmodel.launches import gemm_counts, launch_table
+from loraprof.analysis.costmodel.linear import (
     Pass,
     frozen_bytes,
     frozen_flops,
@@ -14,8 +14,8 @@ from loraprof.analysis.prediction.costmodel.linear import (
     lora_extra_bytes,
     lora_extra_flops,
 )
-from loraprof.analysis.prediction.costmodel.speedup import crossover_hidden, ideal_speedup, layer_margin
-from loraprof.analysis.prediction.costmodel.variants import VARIANTS, detect_variant
+from loraprof.analysis.costmodel.speedup import crossover_hidden, ideal_speedup, layer_margin
+from loraprof.analysis.costmodel.variants import VARIANTS, detect_variant
 
 __all__ = [
     "VARIANTS",

@@ -6,7 +6,7 @@ forward rows are paid again in phase "recompute"; non-reentrant checkpointing ma
 
 from dataclasses import dataclass
 
-from loraprof.analysis.prediction.costmodel.variants import VARIANTS, Operator, Part
+from loraprof.analysis.costmodel.variants import VARIANTS, Operator, Part
 
 ROLES = ("base.linear", "adapter.down", "adapter.up", "adapter.elementwise")
 

@@ -9,7 +9,7 @@ arXiv 2106.09685 as PEFT executes it.
 
 from dataclasses import dataclass
 
-from loraprof.analysis.prediction.costmodel.variants import VARIANTS, coefficients
+from loraprof.analysis.costmodel.variants import VARIANTS, coefficients
 
 NF4_READ, NF4_WRITE = 0.5, 2.0  # bytes per weight: packed, and the bf16 copy a GEMM then reads
 

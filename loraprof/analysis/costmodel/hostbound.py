@@ -4,8 +4,8 @@ Forward of one layer is host-bound when its launches take longer than its GEMMs:
 c is the host time per launch, everything included; estimate it in every run.
 """
 
-from loraprof.analysis.prediction.costmodel.launches import extra_forward_launches, extra_launches
-from loraprof.analysis.prediction.costmodel.variants import full_size
+from loraprof.analysis.costmodel.launches import extra_forward_launches, extra_launches
+from loraprof.analysis.costmodel.variants import full_size
 
 BASE_KERNELS = 20  # per layer besides the linears: norms, rotary, attention, activation, residuals (an assumption)
 

@@ -6,7 +6,7 @@ and the causal-LM loss, every input read once, every output written once. ``widt
 
 from dataclasses import dataclass
 
-from loraprof.analysis.prediction.costmodel.linear import Pass, frozen_bytes, frozen_flops, full_bytes, full_flops
+from loraprof.analysis.costmodel.linear import Pass, frozen_bytes, frozen_flops, full_bytes, full_flops
 
 
 @dataclass(frozen=True, slots=True)

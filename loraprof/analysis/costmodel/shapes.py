@@ -11,7 +11,7 @@ Shapes are those of the public model configurations.
 from dataclasses import dataclass
 from typing import Final
 
-from loraprof.analysis.prediction.costmodel.variants import full_size
+from loraprof.analysis.costmodel.variants import full_size
 
 
 @dataclass(frozen=True, slots=True)

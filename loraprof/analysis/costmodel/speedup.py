@@ -11,7 +11,7 @@ The bandwidth crossover compares the adapter's traffic c T d / BW with the skipp
 
 from typing import Literal
 
-from loraprof.analysis.prediction.costmodel.variants import coefficients, full_size
+from loraprof.analysis.costmodel.variants import coefficients, full_size
 
 ATTENTION_BACKWARD = 2.5
 

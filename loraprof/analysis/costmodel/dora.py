@@ -7,7 +7,7 @@ computed a second time on the dropped input.
 
 from dataclasses import dataclass
 
-from loraprof.analysis.prediction.costmodel.linear import Pass, gemm_bytes, lora_extra_flops
+from loraprof.analysis.costmodel.linear import Pass, gemm_bytes, lora_extra_flops
 
 FORWARD_LAUNCHES = 15
 BACKWARD_LAUNCHES = 15
