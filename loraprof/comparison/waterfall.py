@@ -13,10 +13,11 @@ Rounded half to even once per bar, hence swapping the arms negates every number.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, TypeVar
 
 from loraprof.model.compare import Bar, Waterfall
 from loraprof.model.report import Part, Step
+from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
 
 TRIM: Final = Fraction(1, 10)
 RESIDUAL_LIMIT: Final = Fraction(1, 10)  # of the difference
@@ -24,7 +25,8 @@ PROFILER: Final = "profiler"
 RESIDUAL: Final = "residual"
 WEIGHTS: Final = ("base.linear", "head", "embedding")  # whose backward holds the weight gradients
 
-Cell = tuple[str, str | None, str | None, str, str]  # kind, class, cause, phase, role
+Value = TypeVar("Value")
+Cell = tuple[Kind, Class | None, Cause | None, Phase, Role]  # kind, class, cause, phase, role
 Amount = tuple[int, int]  # events, ns
 
 
@@ -114,13 +116,18 @@ def _bar(key: str, cells: Sequence[Cell], first: Mapping[Cell, Amount], last: Ma
     absent = (0, 0)
     count = sum((shapley(first.get(c, absent), last.get(c, absent))[0] for c in cells), Fraction(0))
     ns = sum(last.get(c, absent)[1] - first.get(c, absent)[1] for c in cells)
-    cause, phase, role = (_only(cell[i] for cell in cells) for i in (2, 3, 4))
     return Bar(
-        key=key, phase=phase, role=role, cause=cause, ns=ns, count_ns=round(count), duration_ns=ns - round(count)
+        key=key,
+        phase=_only(cell[3] for cell in cells),
+        role=_only(cell[4] for cell in cells),
+        cause=_only(cell[2] for cell in cells),
+        ns=ns,
+        count_ns=round(count),
+        duration_ns=ns - round(count),
     )
 
 
-def _only(values: Iterable[str | None]) -> str | None:
+def _only(values: Iterable[Value | None]) -> Value | None:
     """The value they share, else ``None``."""
     distinct = set(values)
     return distinct.pop() if len(distinct) == 1 else None

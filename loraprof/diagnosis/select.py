@@ -17,7 +17,7 @@ from loraprof.diagnosis.case import Case, TimedLedger, gain
 from loraprof.model.recording import ModuleInfo
 from loraprof.model.report import Gain
 from loraprof.model.trace import Bool
-from loraprof.model.vocabulary import PHASE, ROLE
+from loraprof.model.vocabulary import PHASE, ROLE, Cause, Phase, Role
 
 Select = Callable[[Ledger], Bool]
 
@@ -39,7 +39,7 @@ class Worth:
         return Worth(self.ns + other.ns, self.low + other.low, self.high + other.high)
 
 
-def roles(*names: str, phase: str | None = None) -> Select:
+def roles(*names: Role, phase: Phase | None = None) -> Select:
     """Entries of these roles, idle ones included."""
     wanted = [ROLE[n] for n in names]
 
@@ -50,11 +50,11 @@ def roles(*names: str, phase: str | None = None) -> Select:
     return select
 
 
-def phase(name: str) -> Select:
+def phase(name: Phase) -> Select:
     return lambda ledger: ledger.phase == PHASE[name]
 
 
-def idle(*causes: str, above_ns: int = 0, upto_ns: int | None = None) -> Select:
+def idle(*causes: Cause, above_ns: int = 0, upto_ns: int | None = None) -> Select:
     """Idle entries of these causes, longer than ``above_ns`` and no longer than ``upto_ns`` each."""
     kinds = [idle_kind(c) for c in causes]
     most = np.iinfo(np.int64).max if upto_ns is None else upto_ns

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from loraprof import units
 from loraprof.analysis.prediction.counterfactual import Counterfactual
 from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
-from loraprof.model.vocabulary import ADAPTER_ROLES
+from loraprof.model.vocabulary import ADAPTER_ROLES, Role
 
 SURE = 1.005  # low end of a speed-up that is one
 TOO_WIDE = 2.5  # high / low of a predicted speed-up that says nothing
@@ -13,7 +13,7 @@ _HOST = ("Python between the ops", "a device that waits for the host")
 _WAIT = ("waiting for data or other ranks", "waiting for data or a synchronisation")
 _QUEUE = ("gaps without a known cause", "gaps between queued kernels")
 _UNKNOWN = ("gaps without a known cause", "gaps without a known cause")
-GROUPS = {
+GROUPS: dict[str, tuple[Role, ...]] = {
     "attention": ("attention", "position"),
     "norms, activations and additions": ("norm", "activation", "residual", "dropout", "pooling"),
     "embedding, head and loss": ("embedding", "head", "loss"),

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from loraprof.model.report import Finding
+from loraprof.model.vocabulary import Cause, Phase, Role
 
 SCHEMA = "loraprof.compare/1"
 
@@ -54,9 +55,9 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
     """One bar of the waterfall. Raises ValueError unless ``count_ns + duration_ns == ns``."""
 
     key: str
-    phase: str | None
-    role: str | None
-    cause: str | None
+    phase: Phase | None
+    role: Role | None
+    cause: Cause | None
     ns: int
     count_ns: int
     duration_ns: int

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from loraprof.model.vocabulary import Phase, Role
+
 TransferBasis = Literal["fastest rank", "this rank"]
 
 
@@ -43,8 +45,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["busy", "idle"]
     what: str  # class of busy time or cause of idle time
-    phase: str
-    role: str
+    phase: Phase
+    role: Role
     ns: int
     median_ns: int
 

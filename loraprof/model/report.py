@@ -4,18 +4,19 @@ Times are integer ns, sizes bytes, ratios floats; ``None`` is unknown. A step wh
 its window cannot be constructed.
 """
 
-from operator import attrgetter
 from typing import Literal
 
 import msgspec
 
 from loraprof.model.ranks import Communication, RankRow, RankSummary
+from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
 
 SCHEMA = "loraprof.report/1"
 
 Basis = Literal["measured", "predicted"]
 GainBasis = Literal["model", "replay", "measured"]
 Severity = Literal["info", "minor", "major", "blocker"]
+FIELDS = ("kind", "class_", "cause", "phase", "role")  # of a row
 Bound = Literal["compute", "memory", "latency", "unknown"]
 
 
@@ -58,11 +59,11 @@ class TimingReport(msgspec.Struct, frozen=True, kw_only=True):
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename={"class_": "class"}):
     """One row of a partition: the time of a class (busy) or cause (idle) in a phase and role."""
 
-    kind: Literal["busy", "idle"]
-    class_: str | None
-    cause: str | None
-    phase: str
-    role: str
+    kind: Kind
+    class_: Class | None
+    cause: Cause | None
+    phase: Phase
+    role: Role
     ns: int
     events: int
 
@@ -97,13 +98,19 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         if total != self.wall_ns or any(p.ns < 0 for p in self.partition):
             raise ValueError(f"partition of {self.name} sums to {total} ns, its window is {self.wall_ns} ns")
 
-    def ns(self, **where: str) -> int:
-        """Sum of the rows whose fields equal ``where``, e.g. ``step.ns(kind="busy", role="norm")``."""
-        if not where:
-            return self.wall_ns
-        fields, wanted = attrgetter(*where), tuple(where.values())
-        asked = wanted if len(wanted) > 1 else wanted[0]  # one name: attrgetter gives the value alone
-        return sum(p.ns for p in self.partition if fields(p) == asked)
+    def ns(
+        self,
+        *,
+        kind: Kind | None = None,
+        class_: Class | None = None,
+        cause: Cause | None = None,
+        phase: Phase | None = None,
+        role: Role | None = None,
+    ) -> int:
+        """Sum of the rows that have what is named, e.g. ``step.ns(kind="busy", role="norm")``."""
+        wanted = (kind, class_, cause, phase, role)
+        asked = [(field, value) for field, value in zip(FIELDS, wanted, strict=True) if value is not None]
+        return sum(p.ns for p in self.partition if all(getattr(p, field) == value for field, value in asked))
 
     @property
     def held_ns(self) -> int:
@@ -117,8 +124,8 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     """Kernels (CPU: leaf ops) of one name, role, phase and module; figures are totals over ``count``."""
 
     name: str
-    role: str
-    phase: str
+    role: Role
+    phase: Phase
     module: str | None
     count: int
     total_ns: int
@@ -133,7 +140,7 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
 
 class ModuleRow(msgspec.Struct, frozen=True, kw_only=True):
     path: str
-    role: str
+    role: Role
     busy_ns: int
     idle_ns: int
     launches: int
@@ -250,7 +257,7 @@ class Closure(msgspec.Struct, frozen=True, kw_only=True):
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """Minimum bytes of one role and what moved them: the step's memory traffic."""
 
-    role: str
+    role: Role
     min_bytes: int
     l2_bytes: int | None
     busy_ns: int

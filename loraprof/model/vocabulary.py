@@ -5,7 +5,7 @@ meaning only inside one process: files always carry the names.
 """
 
 from enum import IntEnum
-from typing import Final
+from typing import Final, Literal, get_args
 
 
 class HostKind(IntEnum):
@@ -35,9 +35,10 @@ class DeviceClass(IntEnum):
     COPY = 2
 
 
-CLASSES: Final = ("compute", "comm", "copy")
-
-CAUSES: Final = (
+# Types and lists are one: a misspelt word is a type error, and a sum over rows that do not exist is never 0 unseen.
+Kind = Literal["busy", "idle"]
+Class = Literal["compute", "comm", "copy"]
+Cause = Literal[
     "python",
     "framework",
     "launch_api",
@@ -49,11 +50,9 @@ CAUSES: Final = (
     "turnaround",
     "queued",
     "unknown",
-)
-
-PHASES: Final = ("forward", "backward", "recompute", "optimizer", "other")
-
-ROLES: Final = (
+]
+Phase = Literal["forward", "backward", "recompute", "optimizer", "other"]
+Role = Literal[
     "base.linear",
     "adapter.down",
     "adapter.up",
@@ -74,13 +73,18 @@ ROLES: Final = (
     "comm",
     "copy",
     "other",
-)
+]
 
-CAUSE: Final = {name: i for i, name in enumerate(CAUSES)}
-PHASE: Final = {name: i for i, name in enumerate(PHASES)}
-ROLE: Final = {name: i for i, name in enumerate(ROLES)}
+CLASSES: Final[tuple[Class, ...]] = get_args(Class)
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
+PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
-ADAPTER_ROLES: Final = ("adapter.down", "adapter.up", "adapter.elementwise")
+CAUSE: Final[dict[Cause, int]] = {name: i for i, name in enumerate(CAUSES)}
+PHASE: Final[dict[Phase, int]] = {name: i for i, name in enumerate(PHASES)}
+ROLE: Final[dict[Role, int]] = {name: i for i, name in enumerate(ROLES)}
+
+ADAPTER_ROLES: Final[tuple[Role, ...]] = ("adapter.down", "adapter.up", "adapter.elementwise")
 
 # Owners that are not modules.
 OPTIMIZER: Final = "<optimizer>"

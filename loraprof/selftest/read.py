@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 
 from loraprof.analysis.trace.launch_links import link
-from loraprof.model.vocabulary import HostKind
+from loraprof.model.vocabulary import Cause, HostKind, Role
 from loraprof.selftest.plant import Seen
 
 Read = Callable[[Seen], float | None]
 
 
-def idle(*causes: str) -> Read:
+def idle(*causes: Cause) -> Read:
     """Idle time of these causes, ns."""
     return lambda seen: sum(seen.step.ns(kind="idle", cause=cause) for cause in causes)
 
@@ -28,7 +28,7 @@ def of_op(field: str, op: str) -> Read:
     return read
 
 
-def flops_of(*roles: str) -> Read:
+def flops_of(*roles: Role) -> Read:
     """FLOPs of the kernels with these roles, as far as they are known."""
     return lambda seen: sum(k.flops or 0 for k in seen.report.kernels if k.role in roles)
 

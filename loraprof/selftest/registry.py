@@ -1,10 +1,11 @@
 """All plants, in the order in which they run: one function and one line each."""
 
+from loraprof.model.vocabulary import Cause
 from loraprof.selftest import device, host, lora, rates, read
 from loraprof.selftest.plant import Plant, Quantity
 
 CPU, CUDA, BOTH = ("cpu",), ("cuda",), ("cpu", "cuda")
-LAUNCHING = ("python", "framework", "launch_api", "launch_latency")
+LAUNCHING: tuple[Cause, ...] = ("python", "framework", "launch_api", "launch_latency")
 READS = "reads of a device value inside adapted layers"
 
 PLANTS: tuple[Plant, ...] = (

@@ -58,8 +58,7 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     marked = forward | recompute
     module[marked] = opens[host.name[marker[marked]]]
     phase = np.full(len(host), PHASE["other"], dtype=np.int8)
-    for flag, name in ((forward, "forward"), (recompute, "recompute"), (in_backward, "backward")):
-        phase[flag] = PHASE[name]
+    phase[forward], phase[recompute], phase[in_backward] = PHASE["forward"], PHASE["recompute"], PHASE["backward"]
     phase[in_optimizer] = PHASE["optimizer"]
     roles = roles_of(table, recording)
     code = Compiled(trace, recording, roles, tree, marker, evaluate)

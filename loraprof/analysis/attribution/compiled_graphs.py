@@ -16,7 +16,7 @@ from itertools import takewhile
 from loraprof.analysis.attribution.roles import Context, Roles
 from loraprof.model.compilation import CompiledGraph, FusedOp
 from loraprof.model.recording import Recording
-from loraprof.model.vocabulary import ADAPTER_ROLES, LOSS, ROLE, ROLES
+from loraprof.model.vocabulary import ADAPTER_ROLES, LOSS, ROLE, ROLES, Role
 
 _PREFIX = re.compile(r"^graph_\d+_")
 _CORE = ("scaled_dot", "softmax", "bmm", "flash")
@@ -118,7 +118,7 @@ class Graphs:
         return _Order(core, head)
 
     def _placed(self, ops: Iterable[FusedOp], moved: dict[int, int], order: "_Order") -> Placed:
-        weights: Counter[str] = Counter()
+        weights: Counter[Role] = Counter()
         modules: set[int] = set()
         for op in ops:
             number = moved.get(op.module, op.module) if op.module >= 0 else -1
@@ -133,7 +133,7 @@ class Graphs:
         mixed = role not in ADAPTER_ROLES and any(r in ADAPTER_ROLES for r in weights)
         return Placed(LOSS if role == "loss" else self._common(modules), ROLE[role], mixed)
 
-    def _role(self, op: FusedOp, order: "_Order") -> str:
+    def _role(self, op: FusedOp, order: "_Order") -> Role:
         after = order.head < op.sequence
         if op.module < 0:
             return "loss" if after else "other"

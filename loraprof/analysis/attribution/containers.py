@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from loraprof.model.vocabulary import Role
+
 CORE: Final = re.compile(r"scaled_dot_product|_flash_attention|efficient_attention|_attention_forward")
 _MEAN_SQUARE: Final = re.compile(r"rsqrt|var_mean|native_layer_norm|rms_norm|_norm$|linalg_vector_norm")
 
@@ -25,7 +27,7 @@ class Behaviour:
 
 
 # Ops by what they are for, whoever issues them; the first that matches.
-_PLAIN: Final = (
+_PLAIN: Final[tuple[tuple[str, Role], ...]] = (
     (r"embedding", "embedding"),
     (r"layer_norm|rms_norm|batch_norm|group_norm|rsqrt|vector_norm|::norm$|weight_norm", "norm"),
     (r"(?i)cross_?entropy|nll_loss|_loss|log_?prob|log_softmax|ctc", "loss"),
@@ -36,7 +38,7 @@ _PLAIN: Final = (
     (r"aten::add_?$|_foreach_add", "residual"),
 )
 # Masks, positions: only modules above attention make them.
-_ABOVE: Final = (
+_ABOVE: Final[tuple[tuple[str, Role], ...]] = (
     (r"arange|cumsum|mask|tril|triu|::full|where|::(eq|ne|le|lt|ge|gt)$|logical|bitwise|isin|all$|any$|argmax|vmap"
      r"|resize_|::zeros|::ones|scalar_tensor|::zero_|::fill_|is_same_size", "attention"),
     (r"expand|repeat|unsqueeze|cat$|stack|cos|sin|neg$|outer|::sub|diff|clamp", "position"),
@@ -57,10 +59,13 @@ _POINTWISE: Final = (
 )
 _RULES_PLAIN = tuple((re.compile(p), role) for p, role in _PLAIN)
 _RULES_ABOVE = tuple((re.compile(p), role) for p, role in _ABOVE)
-_RULES_REST = ((re.compile(_STREAM), "residual"), (re.compile(_POINTWISE), "activation"))
+_RULES_REST: Final[tuple[tuple[re.Pattern[str], Role], ...]] = (
+    (re.compile(_STREAM), "residual"),
+    (re.compile(_POINTWISE), "activation"),
+)
 
 
-def own_role(op: str, behaviour: Behaviour) -> str:
+def own_role(op: str, behaviour: Behaviour) -> Role:
     """Role of an op, products aside, that a module of no telling class issued itself; "other" where nothing fits."""
     if behaviour.norm:
         return "norm"

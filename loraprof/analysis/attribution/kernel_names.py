@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from loraprof.analysis.work import gemm_dims
 from loraprof.model.recording import AdapterSite
 from loraprof.model.trace import Shapes
+from loraprof.model.vocabulary import Role
 
 _FUSED = re.compile(r"(?:triton_[a-z]+|cpp)_fused_(.+?)(?:_\d+)?$")
 
 # Ops that only one part of a model uses; longer names first, for each is taken out once it is found.
-_TELLING: tuple[tuple[str, str], ...] = (
+_TELLING: tuple[tuple[str, Role], ...] = (
     ("_scaled_dot_product", "attention"),
     ("_log_softmax", "loss"),
     ("nll_loss", "loss"),
@@ -32,12 +33,13 @@ _TELLING: tuple[tuple[str, str], ...] = (
 )
 
 
-def role_of_kernel(name: str) -> str:
+def role_of_kernel(name: str) -> Role:
     """The one role that the ops in a fused kernel's name can have, "other" where there is none or more than one."""
     found = _FUSED.search(name)
     if found is None:
         return "other"
-    rest, roles = found[1], set()
+    rest = found[1]
+    roles: set[Role] = set()
     for word, role in _TELLING:
         if word in rest:
             roles.add(role)
@@ -45,7 +47,7 @@ def role_of_kernel(name: str) -> str:
     return roles.pop() if len(roles) == 1 else "other"
 
 
-def role_of_product(op: str, shapes: Shapes | None, sites: Sequence[AdapterSite], backward: bool) -> str:
+def role_of_product(op: str, shapes: Shapes | None, sites: Sequence[AdapterSite], backward: bool) -> Role:
     """ "base.linear", "adapter.down", "adapter.up", or "other" where the shapes fit none or more than one.
 
     Forward, T tokens: x A' is (T, r, in), h B' (T, out, r). Backward as (m, n, k): B's input gradient (T, r, out), its
@@ -55,12 +57,12 @@ def role_of_product(op: str, shapes: Shapes | None, sites: Sequence[AdapterSite]
     if dims is None:
         return "other"
     m, _, k = dims
-    roles = set()
+    roles: set[Role] = set()
     for site in sites:
         r, k_in, n_out = site.rank, site.in_features, site.out_features
         if r is None or not site.active or r in (k_in, n_out):
             continue
-        fits = {
+        fits: dict[Role, set[tuple[int, int, int]]] = {
             "adapter.down": {(m, k_in, r), (r, k_in, k)} if backward else {(m, r, k_in)},
             "adapter.up": {(m, r, n_out), (n_out, r, k)} if backward else {(m, n_out, r)},
             "base.linear": {(m, k_in, n_out)} if backward else {(m, n_out, k_in)},

@@ -14,6 +14,7 @@ from loraprof.analysis.attribution.weights import ADAPTER_PARTS, PRODUCT, Weight
 from loraprof.model.compilation import Compilation
 from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.trace import Shapes
+from loraprof.model.vocabulary import Role
 
 HEAD: Final = re.compile(r"(^|\.)(lm_head|score|classifier|embed_out|qa_outputs|head)(\.|$)")
 LINEAR: Final = re.compile(r"Linear|Conv\dd?$|Conv1D")
@@ -21,7 +22,7 @@ ATTENTION: Final = re.compile(r"Attention|Attn$")
 REPEATED: Final = re.compile(r"(^|\.)\d+(\.|$)")
 
 # Class-name fragments in order of precedence, in lower case.
-_CLASSES: Final = (
+_CLASSES: Final[tuple[tuple[str, Role], ...]] = (
     ("rotary", "position"),
     ("positionalembedding", "embedding"),
     ("embedding", "embedding"),
@@ -64,7 +65,7 @@ class Roles:
     rotary: bool = False
     compiled: frozenset[tuple[int, str]] = frozenset()  # module and op of what compiled forward graphs are made of
 
-    def of(self, module: int, op: str, shapes: Shapes | None = None, context: Context = Context()) -> str:
+    def of(self, module: int, op: str, shapes: Shapes | None = None, context: Context = Context()) -> Role:
         """Role of an op issued by a module itself (not by a child)."""
         info = self.table[module]
         if info.site is not None and info.part not in (None, "base") and info.site < len(self.sites):
@@ -87,7 +88,7 @@ class Roles:
             return "embedding"
         return own_role(named, behaviour)
 
-    def of_parameter(self, parameter: ParameterInfo) -> str:
+    def of_parameter(self, parameter: ParameterInfo) -> Role:
         """Role of summing up a parameter's gradient."""
         info = self.table[parameter.module]
         if info.site is not None and parameter.part in ADAPTER_PARTS:
@@ -97,7 +98,7 @@ class Roles:
             return named
         return "base.linear" if parameter.part or len(parameter.shape) > 1 else "norm"
 
-    def _of_class(self, info: ModuleInfo, op: str, context: Context) -> str | None:
+    def _of_class(self, info: ModuleInfo, op: str, context: Context) -> Role | None:
         if LINEAR.search(info.cls):
             return "base.linear"
         if info.cls.endswith("Embeddings"):
@@ -111,7 +112,7 @@ class Roles:
     def _rotates(self, op: str, context: Context) -> bool:
         return self.rotary and context.before_core and bool(_ROTARY_OPS.match(op))
 
-    def _in_site(self, info: ModuleInfo, op: str, shapes: Shapes | None) -> str:
+    def _in_site(self, info: ModuleInfo, op: str, shapes: Shapes | None) -> Role:
         if info.part in ADAPTER_PARTS:
             return ADAPTER_PARTS[info.part]
         assert info.site is not None

@@ -12,6 +12,7 @@ from typing import Final
 from loraprof.analysis.attribution.containers import Behaviour
 from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo
 from loraprof.model.trace import Shapes
+from loraprof.model.vocabulary import Role
 
 PRODUCT: Final = re.compile(
     r"^(aten::)?(linear|matmul|mm|addmm_?|bmm|baddbmm|einsum|tensordot|mv|dot|ger|outer|_?grouped_mm|_scaled_mm|_int_mm"
@@ -20,8 +21,8 @@ PRODUCT: Final = re.compile(
 )
 _BATCHED: Final = re.compile(r"bmm")
 _WEIGHTED: Final = re.compile(r"linear|addmm|conv|grouped")
-ADAPTER_PARTS: Final = {"down": "adapter.down", "up": "adapter.up"}
-_PARTS: Final = ADAPTER_PARTS | {"base": "base.linear"}
+ADAPTER_PARTS: Final[dict[str, Role]] = {"down": "adapter.down", "up": "adapter.up"}
+_PARTS: Final[dict[str, Role]] = ADAPTER_PARTS | {"base": "base.linear"}
 
 Dims = tuple[int, ...]
 
@@ -48,7 +49,7 @@ class Weights:
                     mine.setdefault(shape, p.module)
         return cls(own, below)
 
-    def of_site(self, info: ModuleInfo, site: AdapterSite, op: str, shapes: Shapes | None) -> str:
+    def of_site(self, info: ModuleInfo, site: AdapterSite, op: str, shapes: Shapes | None) -> Role:
         """Base or adapter, where one module issues both: A contracts ``in_features`` into r, B contracts r."""
         operands = _operands(shapes)
         known = {shape: part for shape, part in self.own.get(info.id, []) if part in _PARTS and len(shape) > 1}
@@ -60,7 +61,7 @@ class Weights:
                 return _PARTS[known[dims] or "base"]
         return "adapter.elementwise"
 
-    def _contraction(self, operands: list[Dims], site: AdapterSite, known: Mapping[Dims, str | None]) -> str:
+    def _contraction(self, operands: list[Dims], site: AdapterSite, known: Mapping[Dims, str | None]) -> Role:
         """By the weight among the operands, seen from either side; activations may be as large as the base's."""
         bare = [_bare(d) for d in operands]
         named = {known.get(d) for d in (*bare, *(d[::-1] for d in bare if len(d) == 2))} & ADAPTER_PARTS.keys()
@@ -76,7 +77,7 @@ class Weights:
 
 def product_role(
     op: str, shapes: Shapes | None, weights: Weights, module: int, behaviour: Behaviour, heads: frozenset[int]
-) -> str:
+) -> Role:
     """Role of a product that a module issued itself: by the parameter among its inputs."""
     owners = _owners(shapes, weights, module)
     if owners:

@@ -17,7 +17,7 @@ from loraprof.analysis.trace.intervals import Cover, innermost, union
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap
 from loraprof.model.trace import Bool, Int64, Trace
-from loraprof.model.vocabulary import ROLE, DeviceClass, HostKind
+from loraprof.model.vocabulary import ROLE, Cause, DeviceClass, HostKind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +101,7 @@ def _idle(trace: Trace, who: Attribution, window: Window, slices: Slices) -> tup
     low, high = free_of(slices, window)
     ender, loaded = slices.next_op(high), slices.next_op(begin[data])
     waited = waits_of(trace, who, window, low, high).measure(low, high)
-    causes = (("python", len(low)), ("sync", len(low)), ("data", int(data.sum())))
+    causes: tuple[tuple[Cause, int], ...] = (("python", len(low)), ("sync", len(low)), ("data", int(data.sum())))
     cause = np.concatenate([np.full(n, idle_kind(name)) for name, n in causes])
     ns = np.concatenate((high - low - waited, waited, (stop - begin)[data]))
     row = np.concatenate((ender, ender, loaded))

@@ -19,7 +19,7 @@ from loraprof.analysis.trace.launch_links import Links
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace, distinct
-from loraprof.model.vocabulary import CLASSES, ROLE, DeviceClass, DeviceKind, HostKind
+from loraprof.model.vocabulary import CLASSES, ROLE, Cause, DeviceClass, DeviceKind, HostKind
 
 # Libraries of collectives; the kernels of torch's symmetric memory and of inference engines that do without one.
 _COMM = re.compile(
@@ -221,7 +221,7 @@ def _taken(column: Int64 | Int32, at: Int64, default: int) -> Int64:
 def _idle(trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[int, Timeline], tau: int) -> _Idle:
     """Charges every gap ``[low, high)`` to the record that ends it; the pieces of a gap sum to it."""
     gap = gaps_of(trace, work, low, high)
-    pieces: dict[str, Int64] = {"unknown": np.where(gap.unknown, high - low, 0)}
+    pieces: dict[Cause, Int64] = {"unknown": np.where(gap.unknown, high - low, 0)}
     pieces["turnaround"] = np.where(gap.queued, np.minimum(tau, high - low), 0)
     pieces["queued"] = np.where(gap.queued, high - low - pieces["turnaround"], 0)
     waiting = ~gap.unknown & ~gap.queued

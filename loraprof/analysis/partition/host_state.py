@@ -13,9 +13,9 @@ import numpy as np
 from loraprof.analysis.trace.intervals import union
 from loraprof.analysis.trace.launch_links import Links
 from loraprof.model.trace import Int8, Int64, Trace, distinct
-from loraprof.model.vocabulary import HostKind
+from loraprof.model.vocabulary import Cause, HostKind
 
-STATES = ("profiler", "sync", "allocator", "launch_api", "data", "framework", "python")
+STATES: tuple[Cause, ...] = ("profiler", "sync", "allocator", "launch_api", "data", "framework", "python")
 PYTHON = STATES.index("python")
 
 _LAZY = re.compile(r"Lazy Function Loading|Triggered Module Loading")

@@ -7,7 +7,7 @@ import numpy as np
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap, Part
 from loraprof.model.trace import Int64
-from loraprof.model.vocabulary import CAUSE, CAUSES, CLASSES, PHASE, PHASES, ROLE, ROLES
+from loraprof.model.vocabulary import CAUSE, CAUSES, CLASSES, PHASE, PHASES, ROLE, ROLES, Cause
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +63,7 @@ class Ledger:
         return self.kind < len(CLASSES)
 
 
-def idle_kind(cause: str) -> int:
+def idle_kind(cause: Cause) -> int:
     return len(CLASSES) + CAUSE[cause]
 
 

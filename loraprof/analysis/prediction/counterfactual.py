@@ -32,7 +32,7 @@ from loraprof.analysis.prediction.replayed import Added, StepReplay
 from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
 from loraprof.model.recording import GradientCost, Recording, TrainingCost
 from loraprof.model.report import Interval, Savings, Unprofiled
-from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE, DeviceClass
+from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE, DeviceClass, Role
 
 MODEL = 0.15
 WAIT_SHARE = 0.05  # of a GPU step, for the host or for other ranks: below it, order hardly matters
@@ -146,7 +146,7 @@ def _communication(
 
 
 def _parts(ledger: Ledger, time: Floats, recording: Recording, known: list[GradientCost]) -> _Parts:
-    def of(*roles: str) -> float:
+    def of(*roles: Role) -> float:
         return float(time[np.isin(ledger.role, [ROLE[r] for r in roles])].sum())
 
     backward = module_ns(ledger, time, "backward")

@@ -15,7 +15,7 @@ from loraprof.analysis.limits.rates import Rates
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.unprofiled import Floats
 from loraprof.model.recording import GradientCost, ModuleInfo, ParameterInfo, Recording
-from loraprof.model.vocabulary import PHASE
+from loraprof.model.vocabulary import PHASE, Phase
 
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 LINEAR = re.compile(r"Linear|Conv1D")
@@ -55,7 +55,7 @@ def gradients(recording: Recording, rates: Rates) -> list[GradientCost] | None:
     return measured
 
 
-def module_ns(ledger: Ledger, time: Floats, phase: str) -> dict[int, float]:
+def module_ns(ledger: Ledger, time: Floats, phase: Phase) -> dict[int, float]:
     """Unprofiled busy ns in ``phase`` of each module that has any."""
     rows = ledger.busy & (ledger.phase == PHASE[phase]) & (ledger.module >= 0)
     total = np.bincount(ledger.module[rows], time[rows])

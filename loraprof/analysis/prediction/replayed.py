@@ -25,10 +25,10 @@ from loraprof.analysis.prediction.replay import (
 )
 from loraprof.model.report import Replay, Unprofiled
 from loraprof.model.trace import Bool, Int64
-from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE
+from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE, Role
 
 NEAR = 0.05
-END = ("optimizer", "grad_clip")
+END: tuple[Role, ...] = ("optimizer", "grad_clip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class StepReplay:
         ``sigma`` is None."""
         if self.sigma is None:
             raise ValueError("the replay was refused")
-        gone = (*ADAPTER_ROLES, *END) if end_ns is None else ADAPTER_ROLES
+        gone: tuple[Role, ...] = (*ADAPTER_ROLES, *END) if end_ns is None else ADAPTER_ROLES
         launches = self._launches(added)
         calls = self.step.calls
         if end_ns is not None and self.end_busy_ns > 0:
@@ -154,6 +154,6 @@ def step_replay(analysis: Analysis, ledger: Ledger, unprofiled: Unprofiled | Non
     )
 
 
-def _are(role: Int64, names: Sequence[str]) -> Bool:
+def _are(role: Int64, names: Sequence[Role]) -> Bool:
     found: Bool = np.isin(role, [ROLE[n] for n in names])
     return found

@@ -16,7 +16,7 @@ from loraprof.analysis.partition.ledger import Ledger, idle_kind
 from loraprof.analysis.ranks.collectives import Collectives, collectives_of
 from loraprof.model.recording import Recording
 from loraprof.model.trace import Bool, Group, Int64
-from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLE, ROLES, DeviceClass
+from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLE, ROLES, DeviceClass, Phase, Role
 
 MOST_STEPS: Final = 16
 MOST_COLLECTIVES: Final = 1024
@@ -28,8 +28,8 @@ class Cell:
 
     busy: bool
     what: str
-    phase: str
-    role: str
+    phase: Phase
+    role: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class StepBreakdown:
     overlapped_comm_ns: int
     calls: Calls
 
-    def total(self, *, busy: bool | None = None, phase: str | None = None) -> int:
+    def total(self, *, busy: bool | None = None, phase: Phase | None = None) -> int:
         """Time of the cells that are busy (or not) and of a phase."""
         use = np.ones(len(self.cell), np.bool_)
         if busy is not None:
@@ -93,7 +93,7 @@ class StepBreakdown:
     def own_ns(self) -> int:
         return self.wall_ns - self.exposed_comm_ns
 
-    def own_in(self, phase: str) -> int:
+    def own_in(self, phase: Phase) -> int:
         """Own work of one phase; over all phases it adds up to ``own_ns``."""
         return int(self.ns[~self.exposed & (self.cell // len(ROLES) % len(PHASES) == PHASES.index(phase))].sum())
 

@@ -6,7 +6,7 @@ from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.busy import Busy
 from loraprof.model.recording import ModuleInfo
-from loraprof.model.vocabulary import PHASES, ROLES
+from loraprof.model.vocabulary import PHASES, ROLES, Phase, Role
 
 GEMMS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 HALF = ("bfloat16", "float16")
@@ -21,8 +21,8 @@ class Record:
     row: int  # host row of the op; -1 unknown
     name: str
     op: str
-    role: str
-    phase: str
+    role: Role
+    phase: Phase
     module: ModuleInfo | None
     ns: int
     types: tuple[str, ...]

@@ -19,7 +19,7 @@ from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, idle_kin
 from loraprof.analysis.trace.intervals import cover_of_disjoint, gaps, meet, owned, union
 from loraprof.analysis.trace.step_windows import Window, windows
 from loraprof.model.trace import Int64, Trace, distinct
-from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLE, ROLES, DeviceClass
+from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLE, ROLES, Cause, DeviceClass
 
 FAR = np.int64(2**62)
 STATE_KIND = np.array([idle_kind(state) for state in STATES], np.int64)
@@ -100,7 +100,7 @@ def _idle(
     gap = gaps_of(trace, work, low, high)
     phase, role = gap.owner(work.phase, OTHER_PHASE), gap.owner(work.role, OTHER_ROLE)
 
-    def pieces(cause: str, rows: Int64, start: Int64, end: Int64) -> Pieces:
+    def pieces(cause: Cause, rows: Int64, start: Int64, end: Int64) -> Pieces:
         keep = end > start
         kind = np.full(int(keep.sum()), idle_kind(cause), np.int64)
         return start[keep], end[keep], kind, phase[rows][keep], role[rows][keep]
@@ -133,13 +133,17 @@ def _cpu(trace: Trace, who: Attribution, window: Window) -> Pieces:
     kind = np.full(len(busy), int(DeviceClass.COMPUTE), np.int64)
     out: list[Pieces] = [(slices.begin[work], slices.stop[work], kind, phases[busy], roles[busy])]
 
-    def idle(cause: str, start: Int64, end: Int64, ender: Int64) -> Pieces:
+    def idle(cause: Cause, start: Int64, end: Int64, ender: Int64) -> Pieces:
         kind = np.full(len(start), idle_kind(cause), np.int64)
         role = np.full(len(start), ROLE["comm"], np.int64) if cause == "sync" else roles[ender]
         return start, end, kind, phases[ender], role
 
     out.append(idle("data", slices.begin[data], slices.stop[data], slices.next_op(slices.begin[data])))
-    for cause, (s, e) in (("sync", (waits.start, waits.end)), ("python", gaps(waits, window.start, window.end))):
+    causes: tuple[tuple[Cause, tuple[Int64, Int64]], ...] = (
+        ("sync", (waits.start, waits.end)),
+        ("python", gaps(waits, window.start, window.end)),
+    )
+    for cause, (s, e) in causes:
         start, end, row, _ = meet(low, high, s, e)
         out.append(idle(cause, start, end, slices.next_op(high[row])))
     return _joined(out)

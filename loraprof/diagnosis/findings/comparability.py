@@ -150,7 +150,10 @@ def not_training(case: Case) -> Finding | None:
     ]
     if not starved and not frozen_late:
         return None
-    forward, backward = (sum(case.step.ns(phase=p) for p in ps) for ps in (("forward",), ("backward", "recompute")))
+    forward, backward = (
+        case.step.ns(phase="forward"),
+        case.step.ns(phase="backward") + case.step.ns(phase="recompute"),
+    )
     first = names[(starved or frozen_late)[0].id]
     remedy = (
         'model.enable_input_require_grads(), or gradient_checkpointing_kwargs={"use_reentrant": False}'

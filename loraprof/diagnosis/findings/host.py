@@ -10,6 +10,7 @@ from loraprof.diagnosis.case import LARGER_BATCH, LONG_NS, Case, compiling, evid
 from loraprof.diagnosis.select import Select, Worth, either, gain_of, idle, scaled, total_ns, worth
 from loraprof.model.report import Finding
 from loraprof.model.trace import Int64, distinct
+from loraprof.model.vocabulary import Cause
 
 HALF_HOST = 0.15  # H1: what a host twice as fast would save, of the step
 LAUNCH_SHARE = 0.30  # H1: idle for the host, of the step
@@ -87,7 +88,7 @@ def _faster_host(case: Case, waited_ns: int) -> Worth | None:
     return Worth(less[0], less[1], less[2]) if less[0] <= waited_ns else None
 
 
-def _events(case: Case, cause: str) -> int:
+def _events(case: Case, cause: Cause) -> int:
     """Gaps with time of this cause."""
     return sum(p.events for p in case.step.partition if p.cause == cause)
 
