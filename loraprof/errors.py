@@ -1,4 +1,4 @@
-"""Errors a user can act on: one line, a hint, and the exit code of the contract."""
+"""Errors a user can act on: one line, a hint, and an exit code."""
 
 
 class LoraprofError(Exception):

@@ -1,4 +1,4 @@
-"""The command line: one module per verb, errors printed once, exit codes of the contract.
+"""The command line: one module per verb, errors printed once, what its exit codes mean.
 
 0 done, 1 internal error, 2 usage, 3 threshold missed, 4 cannot be measured here, 5 unreadable input, a profiled
 script's own code, 130 interrupted.
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from loraprof import __version__
-from loraprof.cli import compare, doctor, explain, export, profile, report, selftest, sweep, workloads
+from loraprof.cli import compare, doctor, explain, export, profile, report, schema, selftest, sweep, workloads
 from loraprof.cli.examples import epilog
 from loraprof.cli.target import TargetCommand
 from loraprof.errors import LoraprofError
@@ -33,6 +33,7 @@ app.command(epilog=epilog("sweep"))(sweep.sweep)
 app.command(epilog=epilog("report"))(report.report)
 app.command(epilog=epilog("export"))(export.export)
 app.command(epilog=epilog("explain"))(explain.explain)
+app.command(epilog=epilog("schema"))(schema.schema)
 app.command(epilog=epilog("workloads"))(workloads.workloads)
 app.command(epilog=epilog("doctor"))(doctor.doctor)
 app.command(epilog=epilog("selftest"))(selftest.selftest)

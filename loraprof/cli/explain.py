@@ -1,18 +1,25 @@
-"""``loraprof explain [ID]``: a finding's cause, signature, remedy, formula and sources."""
+"""``loraprof explain [ID | WORD]``: a finding, with remedy and sources, or a word of the pages."""
 
 from typing import Annotated
 
 import typer
 
 
-def explain(id: Annotated[str | None, typer.Argument(help="L2, H1, …; without one, all are listed.")] = None) -> None:
-    """Explain a finding."""
+def explain(
+    id: Annotated[
+        str | None, typer.Argument(help="L2, H1, …, or a word of a page; without one, all are listed.")
+    ] = None,
+) -> None:
+    """Explain a finding or a word."""
     from rich.console import Console
 
     from loraprof.diagnosis.catalogue import entries, entry
-    from loraprof.report.explain import render_explain, render_list
+    from loraprof.diagnosis.glossary import term
+    from loraprof.report.explain import render_explain, render_list, render_term
 
     if id is None:
         render_list(entries(), Console())
+    elif (found := term(id)) is not None:
+        render_term(found, Console())
     else:
         render_explain(entry(id), Console())

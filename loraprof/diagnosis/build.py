@@ -1,4 +1,4 @@
-"""From an analysis to the report: the one place where the contract's JSON is put together."""
+"""From an analysis to the report: the one place where it is put together."""
 
 from dataclasses import dataclass
 

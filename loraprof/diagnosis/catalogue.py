@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from loraprof.diagnosis.glossary import terms
 from loraprof.errors import UsageError
 from loraprof.model.report import Evidence, Finding, Severity
 
@@ -59,9 +60,9 @@ def entry(id: str) -> Entry:
     wanted = id.strip().upper()
     if wanted in known:
         return known[wanted]
-    close = get_close_matches(wanted, known, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(close)}?" if close else "`loraprof explain` lists all ids"
-    raise UsageError(f"no finding has the id {id!r}", hint)
+    close = get_close_matches(wanted, known, n=3, cutoff=0.4) or get_close_matches(id.lower(), terms(), n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "`loraprof explain` lists all findings"
+    raise UsageError(f"no finding and no word of the pages is called {id!r}", hint)
 
 
 def known(id: str, severity: Severity, seen: list[Evidence]) -> Finding:

@@ -1,4 +1,4 @@
-"""The comparison of the contract, schema ``loraprof.compare/1``."""
+"""The comparison of arms, schema ``loraprof.compare/1``."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The report of the contract, schema ``loraprof.report/1``: names here are the JSON's names.
+"""The report, schema ``loraprof.report/1``: names here are the JSON's names.
 
 Times are integer ns, sizes bytes, ratios floats; ``None`` is unknown. A step whose partition does not sum to
 its window cannot be constructed.

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from loraprof import units
 from loraprof.diagnosis.catalogue import FAMILIES, Entry
+from loraprof.diagnosis.glossary import Term
 from loraprof.report.terminal.render import fact_lines, page_width, print_lines, wrapped
 from loraprof.report.terminal.text import DIM
 
@@ -26,6 +27,12 @@ def render_explain(entry: Entry, console: Console) -> None:
 def render_list(entries: Sequence[Entry], console: Console) -> None:
     """Every id with its title, by family."""
     print_lines(_list_lines(entries, page_width(console)), console)
+
+
+def render_term(term: Term, console: Console) -> None:
+    """A word of the glossary."""
+    width = page_width(console)
+    print_lines(iter([*wrapped(", ".join(term.words), width, "bold"), *wrapped(term.text, width)]), console)
 
 
 def _entry_lines(entry: Entry, width: int) -> Iterator[Text]:

@@ -1,4 +1,4 @@
-"""What does a machine read? The contract's JSON, names and all: the model is the schema.
+"""What does a machine read? The model's own names: ``loraprof schema`` prints them.
 
 Deterministic: the same report gives the same bytes. A number that is not finite becomes null.
 """

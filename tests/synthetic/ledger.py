@@ -3,7 +3,7 @@
 The ledger watches one clock. Between two changes of state (a host thread starts doing something else, a record
 starts or ends on the device) it adds the time that passed to what was true then. It holds no intervals and
 shares no code with the analysis. A gap is settled when the record that ends it starts, from what each host thread
-was doing during its pieces (design contract, "How a GPU step is partitioned").
+was doing during its pieces.
 """
 
 import heapq

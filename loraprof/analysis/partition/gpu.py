@@ -1,4 +1,4 @@
-"""The exact split of each device window into busy and idle (contract, "How a GPU step is partitioned").
+"""The exact split of each device window into busy and idle.
 
 Busy is the union of device records; compute owns an instant before comm before copy, within a class the record
 that started first. A gap is charged to the record that ends it and to what the thread that launched it was doing.

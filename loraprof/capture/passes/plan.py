@@ -5,7 +5,7 @@ from typing import Final
 
 from loraprof import units
 
-# Steps under the counting mode and under the profiler take longer (measurement.md 3.1: 2.2 to 6.2 and 1.5 times).
+# Steps under the counting mode and under the profiler take longer (measured: 2.2 to 6.2 and 1.5 times).
 COUNTED: Final = 4.0
 PROFILED: Final = 1.6
 CALIBRATION_S: Final = 5.0
