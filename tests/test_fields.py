@@ -17,7 +17,7 @@ from recorded import recorded
 import loraprof
 from loraprof.store.profiles import profiles_dir
 
-PAGE = Path(__file__).with_name("fields.md")
+PAGE = Path(__file__).parents[1] / "examples" / "fields.md"
 KINDS = ("GPU recording", "CPU recording", "trace with shapes", "trace without shapes")
 GPU = reference.found_in(profiles_dir() / "recordings")
 BY_CHANCE = {"findings[].evidence[].value", "verdict.limiting_cause"}  # of what these inputs happen to hold
