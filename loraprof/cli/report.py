@@ -1,5 +1,7 @@
 """``loraprof report PATH``: the diagnosis of a recording or of any PyTorch profiler trace. Never imports torch."""
 
+import tempfile
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,19 +21,32 @@ def report(
     format: Annotated[Format, typer.Option(help="How to write it.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
     address: Annotated[str | None, typer.Option(help="Analyse ranks on Ray: a cluster's address, or `local`.")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
 ) -> None:
     """Analyse a recording or a foreign trace and print where the step's time went."""
     with light():
         from loraprof.diagnosis.load import report_of
+        from loraprof.report.export.job import Job
         from loraprof.store.recordings import load_source
 
         refuse_existing(output, force)
         source = load_source(path)
-        emit(report_of(source, ranks_run(source, address)), format, output, force)
+        run = ranks_run(source, address)
+        if open:
+            output = _page_to_open(source.path.name)
+            format, force = Format.html, True
+        emit(report_of(source, run), format, output, force, Job(source, Path(), run=run).scene)
+    if open and output is not None:
+        webbrowser.open(output.as_uri())
     if output is not None:
         say(f"wrote {output}", quiet)
+
+
+def _page_to_open(name: str) -> Path:
+    """A file that outlives this process: the browser reads it later."""
+    return Path(tempfile.mkdtemp(prefix="loraprof-page-")) / f"{name}.html"
 
 
 def ranks_run(source: "Source", address: str | None) -> "Run":

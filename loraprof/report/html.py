@@ -3,6 +3,8 @@
 import html
 from collections.abc import Sequence
 
+from loraprof.model.report import Report
+from loraprof.model.scene import Scene
 from loraprof.report.document import (
     Bar,
     Block,
@@ -20,6 +22,7 @@ from loraprof.report.document import (
     printable,
 )
 from loraprof.report.html_page import page
+from loraprof.report.page.payload import packed
 from loraprof.report.palette import SEVERITY_TONES
 from loraprof.report.shown import Shown, document_of
 
@@ -27,10 +30,27 @@ _CHART_WIDTH = 360
 _WORDS = ("good", "bad")  # of a verdict: the word itself is coloured
 
 
-def to_html(shown: Shown) -> bytes:
-    """UTF-8; opens from disk, without a network."""
+LIVE = (  # what the script fills: id, title, whether it needs the step's scene
+    ("icicle", "Where the step went", True),
+    ("timeline", "The step in time", True),
+    ("roofline", "Kernels under the roof", False),
+    ("all-kernels", "All kernels", False),
+    ("all-modules", "All modules", False),
+    ("all-gaps", "All idle gaps", True),
+)
+
+
+def to_html(shown: Shown, scene: Scene | None = None) -> bytes:
+    """UTF-8; opens from disk, without a network. ``scene``: the reported step to look at and zoom into."""
     document = document_of(shown)
-    return page(escape(document.title), _body(document)).encode()
+    if not isinstance(shown, Report) or not shown.kernels:
+        return page(escape(document.title), _body(document)).encode()
+    live = "\n".join(_live(*one[:2]) for one in LIVE if scene is not None or not one[2])
+    return page(escape(document.title), _body(document, live), packed(shown, scene)).encode()
+
+
+def _live(id: str, title: str) -> str:
+    return f'<section id="{id}" class="live">\n<h2>{title}</h2>\n<div class="mount"></div>\n</section>'
 
 
 def escape(text: str) -> str:
@@ -38,8 +58,11 @@ def escape(text: str) -> str:
     return html.escape(printable(text), quote=True)
 
 
-def _body(document: Document) -> str:
-    sections = "\n".join(_section(s) for s in document.sections)
+def _body(document: Document, live: str = "") -> str:
+    """What the script draws stands before what is for reference alone."""
+    plain = [_section(s) for s in document.sections if not s.detail]
+    details = [_section(s) for s in document.sections if s.detail]
+    sections = "\n".join([*plain, *([live] if live else []), *details])
     return f"<h1>{escape(document.headline)}</h1>\n{_facts(document.facts)}\n{sections}"
 
 

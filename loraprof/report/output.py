@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from loraprof.errors import UsageError
 
 if TYPE_CHECKING:
+    from loraprof.model.scene import Scene
     from loraprof.report.shown import Shown
     from loraprof.store.places import Place
 
@@ -78,15 +79,29 @@ def same_folder() -> Iterator[None]:
         os.close(folder)
 
 
-def emit(result: "Shown", form: Format, output: Path | None, force: bool) -> None:
-    """Writes ``result`` in ``form`` to ``output`` or stdout. Raises UsageError for an existing file."""
+def emit(
+    result: "Shown",
+    form: Format,
+    output: Path | None,
+    force: bool,
+    scene: "Callable[[], Scene | None]" = lambda: None,
+) -> None:
+    """Writes ``result`` in ``form`` to ``output`` or stdout. Raises UsageError for an existing file.
+
+    ``scene``: the step to look at, which a page in a browser can show.
+    """
     refuse_existing(output, force)
     if form is Format.terminal and output is None:
         _terminal(result)
         return
-    from loraprof.report.registry import render
+    if form is Format.html:
+        from loraprof.report.html import to_html
 
-    content = render(result, form.value)
+        content = to_html(result, scene())
+    else:
+        from loraprof.report.registry import render
+
+        content = render(result, form.value)
     if output is None:
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
@@ -105,9 +120,12 @@ def _terminal(result: "Shown") -> None:
 def show_recording(place: "Place", form: Format, output: Path | None, force: bool, quiet: bool) -> None:
     """The report of what was just recorded, and where that is."""
     from loraprof.analysis.ranks.examine import processes
-    from loraprof.diagnosis.load import diagnose
+    from loraprof.diagnosis.load import report_of
+    from loraprof.report.export.job import Job
+    from loraprof.store.recordings import load_source
 
-    emit(diagnose(place, processes), form, output, force)
+    source = load_source(place)
+    emit(report_of(source, processes), form, output, force, Job(source, Path()).scene)
     say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
 
 

@@ -11,9 +11,11 @@ import msgspec
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.ranks.examine import Run, sequential
 from loraprof.analysis.ranks.survey import Survey
+from loraprof.analysis.step.scene import scene_of
 from loraprof.diagnosis.load import file_of, ranks_report, report_of, surveyed
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
+from loraprof.model.scene import Scene
 from loraprof.store.directories import RankFile
 from loraprof.store.kineto.read import read_trace
 from loraprof.store.kineto.rewrite import Change, rewrite
@@ -68,6 +70,10 @@ class Job:
         own = recording_of(self.shown) or self.source.recording
         step = self.survey.step if self.survey is not None else None
         return analyse(read_trace(self.shown.trace), own and self.cleaned(own), step)
+
+    def scene(self) -> Scene | None:
+        """The shown rank's reported step, to be drawn."""
+        return scene_of(self.analysis)
 
     def cleaned(self, recording: Recording) -> Recording:
         """One rank's recording as it may be handed on."""

@@ -1,0 +1,200 @@
+"""The page in a real browser, with the network off: everything has content, nothing is fetched, names stay text."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import reference
+from sample_comparison import comparison
+from sample_report import bare_report, empty_report, report
+
+from loraprof.cli.app import run
+from loraprof.report.html import to_html
+from loraprof.store.profiles import profiles_dir
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+REQUIRED = bool(os.environ.get("LORAPROF_REQUIRE_BROWSER"))
+GPU = next(p for p in reference.found_in(profiles_dir() / "recordings") if p.stem == "llama-3.2-1b")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        if REQUIRED:
+            raise
+        pytest.skip("playwright is not installed")
+    if CHROMIUM is None:
+        if REQUIRED:
+            raise AssertionError("LORAPROF_REQUIRE_BROWSER is set and there is no Chromium")
+        pytest.skip("there is no Chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Opened:
+    """A page, with all that it asked the network for and complained of."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1440, scheme: str = "light") -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda asked: self.requests.append(asked.url))
+        self.page.on("console", lambda said: self.complaints.append(said.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("html[data-ready], body:not(:has(#data))", timeout=60_000)
+
+    def shown(self, selector: str) -> int:
+        return int(self.page.locator(selector).count())
+
+    def ask(self, script: str) -> Any:
+        return self.page.evaluate(script)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    assert run(["report", str(GPU), "--format", "html", "-o", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def opened(browser: Any, written: Path) -> Iterator[Opened]:
+    made = Opened(browser, written)
+    yield made
+    assert made.complaints == []
+    assert made.requests == [written.as_uri()]
+    made.context.close()
+
+
+def test_every_section_has_content_and_the_page_is_small(opened: Opened, written: Path) -> None:
+    assert written.stat().st_size < 1_000_000
+    for id in ("icicle", "timeline", "roofline", "all-kernels", "all-modules", "all-gaps"):
+        assert opened.ask(f"document.querySelector('#{id} .mount').childElementCount") > 1, id
+    text = opened.ask("document.body.innerText")
+    assert "undefined" not in text
+    assert "NaN" not in text
+
+
+def test_numbers_are_those_of_the_json(opened: Opened, tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    assert run(["report", str(GPU), "--format", "json", "-o", str(target)]) == 0
+    whole = json.loads(target.read_text())
+    opened.page.locator("#all-kernels input[type=checkbox]").uncheck()
+    assert f"{len(whole['kernels']):,} rows" in opened.page.locator("#all-kernels").inner_text()
+    step = next(s for s in whole["steps"] if s["name"] == whole["reported_step"])
+    idle = sum(p["ns"] for p in step["partition"] if p["kind"] == "idle")
+    opened.page.locator("#icicle .icicle button", has_text="idle").first.click()
+    share = f"{100 * idle / step['wall_ns']:.1f} %"
+    assert share in opened.page.locator("#icicle .crumbs").inner_text()
+
+
+def test_zoom_pan_and_keys_redraw_the_timeline(opened: Opened) -> None:
+    canvas = opened.page.locator("#timeline canvas")
+    picture = canvas.screenshot()
+    canvas.focus()
+    for key in ("w", "w", "d"):
+        opened.page.keyboard.press(key)
+    opened.page.wait_for_timeout(200)
+    assert canvas.screenshot() != picture
+    opened.page.keyboard.press("0")
+    opened.page.wait_for_timeout(200)
+    assert canvas.screenshot() == picture
+
+
+def test_the_longest_gap_names_who_is_to_blame(opened: Opened) -> None:
+    opened.page.click("text=longest idle gap")
+    said = opened.page.locator("#timeline output").inner_text()
+    assert "idle: " in said
+    assert "launched on thread" in said
+
+
+def test_the_icicle_zooms_folds_layers_finds_and_keeps_its_place(opened: Opened) -> None:
+    folded = opened.page.locator("#icicle .icicle button[title*='[0-15]']")
+    assert folded.count() > 0
+    opened.page.locator("#icicle .icicle button", has_text="forward").first.click()
+    assert "icicle=forward" in opened.ask("location.hash")
+    opened.page.fill("#icicle input", "adapter")
+    assert opened.shown("#icicle .faint") > 0
+    opened.page.reload()
+    opened.page.wait_for_selector("html[data-ready]")
+    assert "forward" in opened.page.locator("#icicle .crumbs").inner_text()
+    opened.requests[:] = opened.requests[:1]
+
+
+def test_tables_filter_sort_and_hold_only_what_is_in_sight(opened: Opened) -> None:
+    box = "#all-kernels tbody tr"
+    assert opened.shown(box) < 60
+    opened.page.fill("#all-kernels input[type=search]", "adapter.up")
+    roles = {row.split("\t")[1] for row in opened.page.locator(f"{box}:not(.pad)").all_inner_texts()}
+    assert roles == {"adapter.up"}
+    opened.page.locator("#all-kernels th button", has_text="count").click()
+    assert opened.page.locator("#all-kernels th[aria-sort]").inner_text().startswith("count")
+
+
+def test_a_brush_on_the_roofline_filters_the_kernels(opened: Opened) -> None:
+    before = opened.page.locator("#all-kernels p").last.inner_text()
+    chart = opened.page.locator("#roofline svg")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    opened.page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.2 * box["height"])
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.9 * box["height"], steps=4)
+    opened.page.mouse.up()
+    assert opened.page.locator("#all-kernels p").last.inner_text() != before
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window(browser: Any, written: Path, width: int, scheme: str) -> None:
+    made = Opened(browser, written, width, scheme)
+    assert made.ask("document.documentElement.scrollWidth <= innerWidth")
+    background = made.ask("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    assert made.complaints == []
+    made.context.close()
+
+
+@pytest.mark.parametrize("name", ["<script>window.hit=1</script>", "\u202eRTL", "x" * 1_000_000, "</script><b>"])
+def test_a_hostile_name_stays_text(browser: Any, tmp_path: Path, name: str) -> None:
+    kernels = [msgspec.structs.replace(k, name=name) for k in report().kernels]
+    path = tmp_path / "hostile.html"
+    path.write_bytes(to_html(msgspec.structs.replace(report(), kernels=kernels)))
+    made = Opened(browser, path)
+    assert made.ask("window.hit") is None
+    assert made.shown("b:has-text('x'):not(main b)") == 0
+    assert made.complaints == []
+    made.context.close()
+
+
+@pytest.mark.parametrize("shown", [bare_report(), empty_report(), comparison()], ids=["bare", "empty", "comparison"])
+def test_what_is_missing_leaves_no_empty_box(browser: Any, tmp_path: Path, shown: Any) -> None:
+    path = tmp_path / "page.html"
+    path.write_bytes(to_html(shown))
+    made = Opened(browser, path)
+    empty = made.ask("[...document.querySelectorAll('.mount')].filter(m => !m.innerText.trim()).length")
+    assert empty == 0
+    assert "undefined" not in made.ask("document.body.innerText")
+    assert made.complaints == []
+    made.context.close()
+
+
+def test_it_prints(browser: Any, written: Path, tmp_path: Path) -> None:
+    made = Opened(browser, written)
+    pdf = made.page.pdf(path=str(tmp_path / "page.pdf"), print_background=True)
+    assert pdf.startswith(b"%PDF")
+    assert len(pdf) > 50_000
+    made.context.close()

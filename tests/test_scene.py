@@ -1,0 +1,87 @@
+"""What the page draws: every nanosecond of the step is in one slice of its partition and in one cell."""
+
+from pathlib import Path
+
+import pytest
+import reference
+from recorded import recorded
+
+from loraprof.analysis.step import scene as module
+from loraprof.model.scene import Scene
+from loraprof.report.export.job import Job
+from loraprof.report.page.payload import dots, packed
+from loraprof.store.profiles import profiles_dir
+from loraprof.store.recordings import load_source
+
+GPU = reference.found_in(profiles_dir() / "recordings")
+
+
+def job_of(path: Path) -> Job:
+    return Job(load_source(path), Path())
+
+
+def scenes() -> list[tuple[Job, Scene]]:
+    jobs = [job_of(path) for path in GPU[:2]]
+    return [(job, scene) for job in jobs if (scene := job.scene()) is not None]
+
+
+@pytest.mark.parametrize("path", GPU, ids=lambda p: p.stem)
+def test_slices_and_cells_are_exactly_the_step(path: Path) -> None:
+    job = job_of(path)
+    scene, step = job.scene(), job.report.step()
+    assert scene is not None
+    assert step is not None
+    assert scene.wall_ns == step.wall_ns == sum(scene.rows[0].ns) == sum(cell.ns for cell in scene.cells)
+    for part in step.partition:
+        name = part.cause if part.kind == "idle" else None
+        cells = [c for c in scene.cells if (c.phase, c.role, c.busy) == (part.phase, part.role, part.kind == "busy")]
+        assert part.ns == sum(c.ns for c in cells if name is None or c.name == name) or part.class_ is not None
+
+
+def test_slices_of_a_row_do_not_overlap_and_stay_inside() -> None:
+    for _, scene in scenes():
+        for row in scene.rows:
+            ends = [start + ns for start, ns in zip(row.start, row.ns, strict=True)]
+            assert all(a <= b for a, b in zip(ends, row.start[1:], strict=False))
+            assert min(row.start, default=0) >= 0
+            assert max(ends, default=0) <= scene.wall_ns
+
+
+def test_an_idle_slice_blames_the_call_that_launched_what_ended_it() -> None:
+    job, scene = scenes()[0]
+    row, trace = scene.rows[0], job.analysis.trace
+    blamed = [i for i, at in enumerate(row.blame) if at >= 0]
+    assert len(blamed) > 100
+    for i in blamed[:: len(blamed) // 50]:
+        host = scene.rows[row.blame[i] >> 32]
+        assert host.group == "host"
+        name = scene.names[host.name[row.blame[i] & 0xFFFFFFFF]]
+        assert "Launch" in name or "Memcpy" in name or "Memset" in name, name
+    assert all(scene.tones[row.tone[i]].startswith("idle:") for i in blamed)
+    assert trace.names
+
+
+def test_a_cpu_step_has_no_streams_and_tiles_too() -> None:
+    scene = job_of(recorded("tiny-llama-cpu")).scene()
+    assert scene is not None
+    assert {row.group for row in scene.rows} == {"partition", "host"}
+    assert sum(scene.rows[0].ns) == scene.wall_ns
+
+
+def test_too_many_slices_leave_out_the_deepest(monkeypatch: pytest.MonkeyPatch) -> None:
+    job, whole = scenes()[0]
+    monkeypatch.setattr(module, "MOST", len(job.analysis.trace.device) + 5000)
+    less = job.scene()
+    assert less is not None
+    hosts = [sum(len(r.start) for r in s.rows if r.group == "host") for s in (whole, less)]
+    assert hosts[0] - hosts[1] == less.left_out > 0
+    assert max(r.depth for r in less.rows if r.group == "host") < max(r.depth for r in whole.rows if r.group == "host")
+
+
+def test_the_roofs_dots_are_sums_of_kernels_and_the_payload_is_small() -> None:
+    job, scene = scenes()[0]
+    known = [k for k in job.report.kernels if k.flops and k.min_bytes and k.total_ns]
+    assert sum(dot["ns"] for dot in dots(job.report.kernels)) == sum(k.total_ns for k in known)
+    text = packed(job.report, scene)
+    assert text == packed(job.report, scene)
+    assert len(text) < 900_000
