@@ -7,7 +7,7 @@ recording, whatever interrupts.
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ import msgspec
 from loraprof import units
 from loraprof.errors import InputError, MeasurementError, UsageError
 from loraprof.model.recording import SCHEMA, Nvml, Recording
+from loraprof.store.brackets import TooDeep, check_depth
+from loraprof.store.checks import check_nvml, check_recording
 from loraprof.store.directories import Directory, RankFile, directory_of
 from loraprof.store.layout import NVML, RECORDING, own_name, trace_name
 from loraprof.store.leftovers import clear_leftovers
@@ -61,7 +63,7 @@ def load_source(path: str | os.PathLike[str] | RemotePath) -> Source:
     recording, nvml = _described(found), found.nvml
     if not found.ranks or (found.foreign and place.suffix == ".loraprof"):
         raise InputError(f"{place}: {_nothing(found)}", "pass a NAME.loraprof directory; record again if it is one")
-    sampled = _decode(read(nvml), Nvml, nvml) if nvml is not None else None
+    sampled = _decode(read(nvml), Nvml, check_nvml, nvml) if nvml is not None else None
     kind: Literal["recording", "trace"] = "trace" if found.foreign else "recording"
     traces = tuple(file.trace for file in found.ranks)
     return Source(place, kind, recording, traces, sampled, found.ranks, tuple(_notes(found, recording)))
@@ -95,7 +97,11 @@ def _notes(found: Directory, recording: Recording | None) -> Iterator[str]:
 
 def read_recording(path: Place) -> Recording:
     """A ``recording.json`` or one rank's own. Raises InputError."""
-    return _decode(read(path), Recording, path)
+    text = read(path)
+    schema = _decode(text, _Schema, lambda _: None, path).schema
+    if schema != SCHEMA:
+        raise InputError(f"{path}: schema {schema!r} is not {SCHEMA!r}", "a newer loraprof may have written it")
+    return _decode(text, Recording, check_recording, path)
 
 
 def read(path: Place) -> bytes:
@@ -106,15 +112,20 @@ def read(path: Place) -> bytes:
         raise InputError(f"{path}: {error.strerror or error}") from None
 
 
-def _decode(text: bytes, kind: type[T], path: Place) -> T:
+def _decode(text: bytes, kind: type[T], check: Callable[[T], str | None], path: Place) -> T:
+    """The one way in: decoded within the ranges of its types, then checked against itself."""
     try:
-        if kind is Recording:
-            schema = msgspec.json.decode(text, type=_Schema).schema
-            if schema != SCHEMA:
-                raise InputError(f"{path}: schema {schema!r} is not {SCHEMA!r}", "a newer loraprof may have written it")
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path}: {error}", "the file is damaged or was edited; record again") from None
+        text.decode()
+        check_depth(text)
+        decoded = msgspec.json.decode(text, type=kind)
+        problem = check(decoded)
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 at byte {error.start}"
+    except (msgspec.DecodeError, ValueError, TooDeep) as error:
+        problem = str(error)
+    if problem is not None:
+        raise InputError(f"{path}: {problem}", "the file is damaged or was edited; record again") from None
+    return decoded
 
 
 class RecordingWriter:
