@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loraprof import __version__
+from loraprof import __version__, text
 from loraprof.cli import compare, doctor, explain, export, profile, report, schema, selftest, sweep, workloads
 from loraprof.cli.examples import epilog
 from loraprof.cli.target import TargetCommand
@@ -88,7 +88,7 @@ def _usage(error: Any) -> int:
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:
-    print(f"loraprof: {' '.join(message.split())}", file=sys.stderr)
+    print(f"loraprof: {text.message(message)}", file=sys.stderr)
     if hint:
-        print(f"          {' '.join(hint.split())}", file=sys.stderr)
+        print(f"          {text.message(hint)}", file=sys.stderr)
     return code

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loraprof import text
 from loraprof.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,4 +115,4 @@ def show_recording(place: "Place", form: Format, output: Path | None, force: boo
 def say(message: str, quiet: bool = False) -> None:
     """Progress and pointers, on stderr."""
     if not quiet:
-        print(f"loraprof: {message}", file=sys.stderr, flush=True)
+        print(f"loraprof: {text.message(message)}", file=sys.stderr, flush=True)

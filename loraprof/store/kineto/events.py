@@ -140,6 +140,8 @@ def decode(piece: bytes) -> list[Batch] | None:
             return batches
         events = _EXACT.decode(piece)
     except msgspec.ValidationError:
+        if b"{" not in piece:
+            return None
         events = [event for text in _TEXTS.decode(piece) if (event := _lenient(bytes(text))) is not None]
         if not events:
             return None
