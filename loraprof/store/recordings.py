@@ -4,11 +4,9 @@ A recording is written beside its target under a temporary name and renamed when
 recording, whatever interrupts.
 """
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +15,7 @@ from typing import Literal, Self, TypeVar
 import msgspec
 
 from loraprof import units
-from loraprof.errors import InputError, MeasurementError, UsageError
+from loraprof.errors import InputError
 from loraprof.model.recording import SCHEMA, Nvml, Recording
 from loraprof.store.brackets import TooDeep, check_depth
 from loraprof.store.checks import check_nvml, check_recording
@@ -25,6 +23,7 @@ from loraprof.store.directories import Directory, RankFile, directory_of
 from loraprof.store.layout import NVML, RECORDING, own_name, trace_name
 from loraprof.store.leftovers import clear_leftovers
 from loraprof.store.places import Place, RemotePath, place_of
+from loraprof.store.writing import check_target, disk, not_written, temporary
 
 T = TypeVar("T")
 
@@ -136,9 +135,8 @@ class RecordingWriter:
 
     def __init__(self, target: Path, force: bool = False) -> None:
         self.target, self.force = target, force
-        if target.exists() and not force:
-            raise UsageError(f"{target}: exists already", "--force overwrites it")
-        self.folder = target.absolute().parent / f".{target.name}.tmp-{os.getpid()}"
+        check_target(target, force)
+        self.folder = temporary(target)
 
     def __enter__(self) -> Self:
         with disk(self.target):
@@ -150,7 +148,7 @@ class RecordingWriter:
     ) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         if isinstance(error, OSError):
-            _raise_disk(error, self.target)
+            raise not_written(error, self.target) from None
 
     def trace(self, rank: int) -> Path:
         """Where rank ``rank``'s trace goes."""
@@ -174,6 +172,7 @@ class RecordingWriter:
 
 def publish(folder: Path, target: Path, force: bool) -> Path:
     """Renames a complete folder to its target; what it replaces is removed last, and put back when that fails."""
+    check_target(target, force=True)
     replaced = folder.with_name(f"{folder.name}.old")
     with disk(target):
         if force and target.exists():
@@ -190,23 +189,3 @@ def publish(folder: Path, target: Path, force: bool) -> Path:
         replaced.unlink(missing_ok=True)
     clear_leftovers(target)
     return target
-
-
-@contextmanager
-def disk(target: Place) -> Iterator[None]:
-    """Around writing: an OSError becomes a MeasurementError that names ``target``."""
-    try:
-        yield
-    except OSError as error:
-        _raise_disk(error, target)
-
-
-def _raise_disk(error: OSError, target: Place) -> None:
-    full_at = error.filename if error.errno == errno.ENOSPC and os.path.isdir(error.filename or "") else None
-    why = reason_of(error) + (f" at {full_at}" if full_at else "")
-    raise MeasurementError(f"{target}: cannot be written, {why}", "nothing was left behind") from None
-
-
-def reason_of(error: OSError) -> str:
-    """In words."""
-    return "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
