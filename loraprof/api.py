@@ -21,6 +21,7 @@ from loraprof.capture.ranks.save_rank import absent, save_launch
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.model.recording import Recording, Workload
 from loraprof.model.report import Report
+from loraprof.store.writing import check_target
 
 NO_STEPS = "loraprof finds steps by the hooks of torch.optim optimizers"
 FEW_STEPS = "train longer, or lower skip, timed and steps"
@@ -172,8 +173,7 @@ class Profile:
     def _check(self) -> None:
         if self._target.suffix != ".loraprof":
             raise UsageError(f"{self._target}: a recording's name ends in .loraprof", None)
-        if self._target.exists() and not self._force:
-            raise UsageError(f"{self._target}: exists already", "force=True overwrites it")
+        check_target(self._target, self._force, "force=True")
 
     def _step(self, train: Callable[[], object]) -> None:
         session = self._session

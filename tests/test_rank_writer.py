@@ -14,9 +14,9 @@ import msgspec
 import pytest
 from recordings import recording, trace_bytes
 
+from loraprof.capture.ranks import publish as ranks
 from loraprof.capture.ranks.launch import Launch
 from loraprof.capture.ranks.publish import Patience, RankWriter, joined, stage_of
-from loraprof.capture.ranks.publish import publish as ranks
 from loraprof.capture.ranks.stage import Stage
 from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording

@@ -31,8 +31,8 @@ def test_nothing_ends_a_command_early() -> None:
     assert len(lines) == 2
     match = COMMAND.fullmatch(lines[1])
     assert match
-    assert match.group(2) == "L2 a%3A b%2C c%25%0A%3A%3Aerror%3A%3Ax"
-    assert match.group(3).startswith("100 %25%0A::set-output name=x::y%0Again: ")
+    assert match.group(2) == "L2 a%3A b%2C c%25%0A%3A %3Aerror%3A%3Ax"
+    assert match.group(3).startswith("100 %25%0A: :set-output name=x::y%0Again: ")
 
 
 def test_a_comparison_says_its_answer() -> None:

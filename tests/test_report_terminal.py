@@ -13,7 +13,7 @@ from sample_report import HOSTILE, bare_report, empty_report, report
 from loraprof.model.compare import Comparison
 from loraprof.model.report import Report
 from loraprof.report.document import Cell, Column, Table
-from loraprof.report.terminal.render import render as terminal
+from loraprof.report.terminal import render as terminal
 from loraprof.report.terminal.table import table_lines
 
 REPORTS: dict[str, Callable[[], Report]] = {"report": report, "bare": bare_report, "empty": empty_report}

@@ -5,16 +5,19 @@ script's own code, 130 interrupted.
 """
 
 import gc
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
-from loraprof import __version__
+from loraprof import __version__, text
 from loraprof.cli import compare, doctor, explain, export, profile, report, schema, selftest, sweep, workloads
 from loraprof.cli.examples import epilog
 from loraprof.cli.target import TargetCommand
-from loraprof.errors import LoraprofError
+from loraprof.errors import LoraprofError, MeasurementError
+from loraprof.report.output import let_go, standard_output, tell
 
 app = typer.Typer(
     name="loraprof",
@@ -56,6 +59,9 @@ def root(
 
 def main() -> None:
     """Runs the command line and exits with its code."""
+    with suppress(OSError):
+        while os.open(os.devnull, os.O_RDWR) <= 2:  # a closed stdout's number must not become a recording's
+            pass
     sys.exit(run(sys.argv[1:]))
 
 
@@ -65,7 +71,7 @@ def run(argv: list[str]) -> int:
         code = app(argv, prog_name="loraprof", standalone_mode=False)
         if code == INTERRUPTED:  # typer turns a KeyboardInterrupt into this code and says nothing
             return _fail("interrupted", None, INTERRUPTED)
-        return code if isinstance(code, int) else 0
+        return _flushed(code if isinstance(code, int) else 0)
     except LoraprofError as error:
         return _fail(error.message, error.hint, error.exit_code)
     except ClickException as error:
@@ -73,8 +79,19 @@ def run(argv: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", None, INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()
+        let_go()
         return 0
+
+
+def _flushed(code: int) -> int:
+    """The code, once all is on stdout; a script's own failure stands above one to print."""
+    if sys.stdout is None:
+        return code
+    try:
+        with standard_output():
+            return code
+    except MeasurementError as error:
+        return code or _fail(error.message, error.hint, error.exit_code)
 
 
 def _usage(error: Any) -> int:
@@ -88,7 +105,7 @@ def _usage(error: Any) -> int:
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:
-    print(f"loraprof: {' '.join(message.split())}", file=sys.stderr)
+    tell(f"loraprof: {text.message(message)}")
     if hint:
-        print(f"          {' '.join(hint.split())}", file=sys.stderr)
+        tell(f"          {text.message(hint)}")
     return code

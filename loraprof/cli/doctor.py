@@ -1,6 +1,5 @@
 """``loraprof doctor``: what can be measured here, what cannot, with the remedy for each; ``--calibrate``."""
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loraprof import units
+from loraprof.report.output import standard_output
 
 if TYPE_CHECKING:
     from loraprof.capture.device.checks import Check
@@ -36,7 +36,8 @@ def doctor(
     measured, notes = _calibrate(device, dtype or "float32", fresh is not False) if wanted else (None, [])
     if format == "json":
         body = {"schema": SCHEMA, "checks": found, "calibration": measured, "notes": notes}
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(body), indent=2).decode() + "\n")
+        with standard_output() as out:
+            out.write(msgspec.json.format(msgspec.json.encode(body), indent=2).decode() + "\n")
         return
     console = Console(highlight=False)
     console.print(check_table(found))

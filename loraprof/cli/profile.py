@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from loraprof.cli.workload_options import workload_options
-from loraprof.errors import UsageError
-from loraprof.report.output import Format, clean_stdout, refuse_existing, show_recording
+from loraprof.errors import MeasurementError, UsageError
+from loraprof.report.output import Format, clean_stdout, let_go, refuse_existing, say, show_recording
 from loraprof.store.layout import RECORDING
 from loraprof.store.places import RemotePath, place_of
 
@@ -67,7 +67,14 @@ def profile(
         to = str(page) if page else None
         become(LastWords(str(whole), ended.leaves, force, ended.code, format.value, to, quiet))
     if ended.saved:
-        show_recording(place, format, output, force, quiet)
+        try:
+            show_recording(place, format, output, force, quiet)
+        except BrokenPipeError:
+            let_go()
+        except MeasurementError as error:  # the recording is there
+            if not (ended.code or finish):
+                raise
+            say(f"{error.message}; the script keeps its exit code {ended.code}")
     return ended.code
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from loraprof.errors import UsageError
+from loraprof.report.output import standard_output
 
 OUTPUTS: Final[dict[str, str]] = {
     "report": "loraprof.model.report:Report",
@@ -24,4 +25,5 @@ def schema(output: Annotated[str, typer.Argument(help=f"{', '.join(OUTPUTS)}.")]
     module, name = OUTPUTS[output].split(":")
     made = msgspec.json.schema(getattr(import_module(module), name))
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
-    typer.echo(msgspec.json.format(msgspec.json.encode(whole), indent=2).decode())
+    with standard_output() as out:
+        out.write(msgspec.json.format(msgspec.json.encode(whole), indent=2).decode() + "\n")

@@ -3,7 +3,6 @@
 The JSON is ``loraprof.model.selftest``. Exit code 3: a quantity is off; 4: something could not be planted.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,7 +15,7 @@ from rich.text import Text
 from loraprof import units
 from loraprof.errors import MeasurementError, ThresholdError, UsageError
 from loraprof.model.selftest import Row, SelfTest
-from loraprof.report.output import clean_stdout, say
+from loraprof.report.output import clean_stdout, say, standard_output
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +72,8 @@ def _device(name: str | None) -> "torch.device":
 
 def _emit(format: str, result: SelfTest) -> None:
     if format == "json":
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+        with standard_output() as out:
+            out.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
         return
     console = Console(highlight=False)
     console.print(_table(result.rows))

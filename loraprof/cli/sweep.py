@@ -148,7 +148,7 @@ def _progress(total: int, quiet: bool) -> Iterator[Callable[[str, SweepCell], No
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("cells", total=total)
         yield lambda key, cell: bar.update(task, advance=1, description=_told(key, cell))

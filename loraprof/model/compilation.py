@@ -2,15 +2,17 @@
 
 import msgspec
 
+from loraprof.model.ranges import Count, IndexOrNone, Ns, Number
+
 
 class FusedOp(msgspec.Struct, frozen=True, array_like=True):
     """One op of a kernel, aggregated over equal (module, op). ``sequence``: autograd number it was traced under, the
     least of them, -1 unknown; a backward op carries that of the forward op it differentiates."""
 
-    module: int  # ModuleInfo.id; -1 outside every module, or unknown
+    module: IndexOrNone  # ModuleInfo.id; -1 outside every module, or unknown
     op: str  # "aten::gelu"; before decomposition, where the compiler remembers
-    sequence: int
-    count: int
+    sequence: Number
+    count: Count
 
 
 class CompiledCall(msgspec.Struct, frozen=True, array_like=True):
@@ -29,7 +31,7 @@ class CompiledGraph(msgspec.Struct, frozen=True, kw_only=True):
 
     region: str
     backward: bool
-    root: int
+    root: IndexOrNone
     calls: list[CompiledCall]
 
 
@@ -37,18 +39,18 @@ class CompilePass(msgspec.Struct, frozen=True, kw_only=True):
     """What was compiled during some steps: "skip" (warm-up), "timing", … or one profiled step, "ProfilerStep#0"."""
 
     name: str
-    steps: int
-    compilations: int  # frames compiled
-    recompilations: int  # of them, frames compiled before
-    graph_breaks: int
-    compile_ns: int
+    steps: Count
+    compilations: Count  # frames compiled
+    recompilations: Count  # of them, frames compiled before
+    graph_breaks: Count
+    compile_ns: Ns
 
 
 class Compilation(msgspec.Struct, frozen=True, kw_only=True):
     """``torch.compile`` in this process. ``timed_ns`` is the time compiled within each timed step."""
 
     passes: list[CompilePass] = []
-    timed_ns: list[int] = []
+    timed_ns: list[Ns] = []
     recompile_reasons: list[str] = []  # distinct, first lines
     break_reasons: list[str] = []
     graphs: list[CompiledGraph] = []

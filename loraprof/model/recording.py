@@ -4,11 +4,31 @@ Everything a later analysis needs and cannot know from the trace: the modules, t
 timing, the sequence numbers of module calls, the calibration of the device, and what could not be measured.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from loraprof.model.compilation import Compilation
+from loraprof.model.ranges import (
+    Bytes,
+    ClockNs,
+    Count,
+    Factor,
+    Fraction,
+    Index,
+    IndexOrNone,
+    Ns,
+    Number,
+    Positive,
+    PositiveBytes,
+    PositiveNs,
+    PositiveSize,
+    Rank,
+    Ranks,
+    Rate,
+    Size,
+)
 
 SCHEMA = "loraprof.recording/1"
 REPLACED: Final = ".original_module."  # in the path, with a dot after it, of weights that PEFT trains a copy of
@@ -17,29 +37,29 @@ REPLACED: Final = ".original_module."  # in the path, with a dot after it, of we
 class ModuleInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One module of the profiled model; ``id`` is the number in its marker ``loraprof::m<id>``."""
 
-    id: int
+    id: Index
     path: str
     cls: str  # class name, e.g. "Linear"
     origin: str = ""  # defining Python module, e.g. "torch.nn.modules.linear"
-    site: int | None = None  # index into Recording.sites of the adapted layer it belongs to
+    site: Index | None = None  # index into Recording.sites of the adapted layer it belongs to
     part: str | None = None  # within a site: "wrapper", "base", "down", "up", "dropout", "elementwise"
-    in_features: int | None = None
-    out_features: int | None = None
-    root: int = 0  # which of the models that were called on their own
+    in_features: Size | None = None
+    out_features: Size | None = None
+    root: Index = 0  # which of the models that were called on their own
 
 
 class ParameterInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One parameter; ``id`` is the number in the marker ``loraprof::g<id>``."""
 
-    id: int
+    id: Index
     name: str
-    module: int  # ModuleInfo.id
-    shape: tuple[int, ...]
+    module: Index  # ModuleInfo.id
+    shape: tuple[Size, ...]
     dtype: str
     trainable: bool
     device: str
     part: str | None = None  # within a site: "base", "down", "up", "elementwise"
-    local_shape: tuple[int, ...] | None = None  # of the shard on this rank; None where the whole is here
+    local_shape: tuple[Size, ...] | None = None  # of the shard on this rank; None where the whole is here
 
 
 class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,14 +68,14 @@ class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     kind: str
-    rank: int | None
-    in_features: int
-    out_features: int
+    rank: PositiveSize | None
+    in_features: Size
+    out_features: Size
     dtype: str  # of A and B
     base_dtype: str
-    scaling: float | None = None
-    dropout: float = 0.0
-    kernel: tuple[int, ...] = ()  # convolutions
+    scaling: Factor | None = None
+    dropout: Fraction = 0.0
+    kernel: tuple[Size, ...] = ()  # convolutions
     active: bool = True
 
 
@@ -65,45 +85,45 @@ class ModuleCall(msgspec.Struct, frozen=True, array_like=True):
     Node s of that thread belongs to the innermost call with ``before <= s < after`` (rule (b)).
     """
 
-    module: int
-    thread: int
-    before: int
-    after: int
+    module: Index
+    thread: Number
+    before: Number
+    after: Number
     recompute: bool
-    step: int
+    step: Number
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Unprofiled step times (pass T), raw. ``clock``: "perf_counter_ns" or "cuda_event"."""
 
-    samples_ns: list[int]
-    dropped: int  # warm-up steps not in samples_ns
+    samples_ns: list[PositiveNs]
+    dropped: Count  # warm-up steps not in samples_ns
     clock: str
 
 
 class CountedOp(msgspec.Struct, frozen=True, kw_only=True):
     """One op of the counting pass (C), aggregated over equal (module, phase, op, shapes)."""
 
-    module: int  # ModuleInfo.id, -1 outside every module
+    module: IndexOrNone  # ModuleInfo.id, -1 outside every module
     phase: str
     op: str
     shapes: str
-    count: int
-    flops: int
-    min_bytes: int
+    count: Count
+    flops: Annotated[int, Meta(ge=0, le=2**62)]
+    min_bytes: Bytes
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes. On CPU ``peak_bytes`` is null: no allocator statistics exist there."""
 
-    peak_bytes: int | None = None
-    reserved_bytes: int | None = None
-    allocator_retries: int | None = None
-    total_bytes: int | None = None
-    weights_bytes: int | None = None
-    gradients_bytes: int | None = None
-    optimizer_bytes: int | None = None
-    activations_bytes: int | None = None
+    peak_bytes: Bytes | None = None
+    reserved_bytes: Bytes | None = None
+    allocator_retries: Count | None = None
+    total_bytes: Bytes | None = None
+    weights_bytes: Bytes | None = None
+    gradients_bytes: Bytes | None = None
+    optimizer_bytes: Bytes | None = None
+    activations_bytes: Bytes | None = None
 
 
 class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,31 +131,31 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     name: str
-    index: int | None = None
+    index: Index | None = None
     uuid: str | None = None
-    sms: int | None = None
-    capability: tuple[int, int] | None = None
-    memory_bytes: int | None = None
-    l2_bytes: int | None = None
-    cpu_threads: int | None = None
+    sms: Positive | None = None
+    capability: tuple[Count, Count] | None = None
+    memory_bytes: PositiveBytes | None = None
+    l2_bytes: Bytes | None = None
+    cpu_threads: Positive | None = None
     driver: str | None = None
 
 
 class GemmRate(msgspec.Struct, frozen=True, kw_only=True):
     """A measured GEMM: C[m,n] = A[m,k] B[k,n] in ``dtype``, median time."""
 
-    m: int
-    n: int
-    k: int
+    m: PositiveSize
+    n: PositiveSize
+    k: PositiveSize
     dtype: str
-    ns: int
+    ns: PositiveNs
 
 
 class CopyRate(msgspec.Struct, frozen=True, kw_only=True):
     """A measured copy of ``bytes`` read plus written, median time."""
 
-    bytes: int
-    ns: int
+    bytes: PositiveBytes
+    ns: PositiveNs
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,20 +163,20 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     gemm: list[GemmRate]
     copy: list[CopyRate]
-    launch_floor_ns: int | None = None  # CUDA: launch on an empty queue to knowing of its end, host time
-    turnaround_ns: int | None = None
-    op_ns: int | None = None  # CPU: cost of one tiny op
-    event_ns: float | None = None  # what the profiler adds per recorded event
-    host_ns: float | None = None  # host time of one eager op call from Python
+    launch_floor_ns: Ns | None = None  # CUDA: launch on an empty queue to knowing of its end, host time
+    turnaround_ns: Ns | None = None
+    op_ns: Ns | None = None  # CPU: cost of one tiny op
+    event_ns: Rate | None = None  # what the profiler adds per recorded event
+    host_ns: Rate | None = None  # host time of one eager op call from Python
 
 
 class GradientCost(msgspec.Struct, frozen=True, kw_only=True):
     """Backward time of one frozen module alone, per call: for its parameters, and for its input (None: indices)."""
 
-    module: int  # ModuleInfo.id
-    calls: int  # per step, without recomputation
-    weight_ns: int
-    input_ns: int | None = None
+    module: Index  # ModuleInfo.id
+    calls: Count  # per step, without recomputation
+    weight_ns: Ns
+    input_ns: Ns | None = None
 
 
 class TrainingCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,12 +185,12 @@ class TrainingCost(msgspec.Struct, frozen=True, kw_only=True):
     Optimizer, clipping and accumulation are measured on tensors of their shapes (a sample), gradients on the modules.
     """
 
-    parameters: int  # elements the times stand for
-    sampled: int  # elements that were measured
-    optimizer_ns: int
-    clip_ns: int
-    accumulate_ns: int  # one more micro-batch's gradients added
-    reread_ns: int = 0  # weights that were written come from memory, those that never change may lie in a cache
+    parameters: Count  # elements the times stand for
+    sampled: Count  # elements that were measured
+    optimizer_ns: Ns
+    clip_ns: Ns
+    accumulate_ns: Ns  # one more micro-batch's gradients added
+    reread_ns: Ns = 0  # weights that were written come from memory, those that never change may lie in a cache
     gradients: list[GradientCost] = []
 
 
@@ -185,8 +205,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     packages: dict[str, str] = {}
     variables: dict[str, str] = {}
     host: str | None = None
-    rank: int = 0
-    world_size: int = 1
+    rank: Rank = 0
+    world_size: Ranks = 1
     launch: str = ""  # the same on all ranks of one run
     machine: str = ""  # the same on all ranks that share a clock; says nothing else about it
 
@@ -199,17 +219,17 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     argv: list[str]
     arm: str | None = None
     options: dict[str, str | int | float | bool | list[str] | None] = {}
-    tokens_per_step: int | None = None
-    real_tokens_per_step: int | None = None  # without padding
-    micro_batches: int | None = None
+    tokens_per_step: Count | None = None
+    real_tokens_per_step: Count | None = None  # without padding
+    micro_batches: Count | None = None
     autocast: str | None = None
     checkpointing: str | None = None  # "none", "reentrant", "non-reentrant"
     optimizer: str | None = None  # class and flags, e.g. "AdamW(foreach)"
     optimizer_flags: dict[str, str | int | float | bool | None] = {}
     grad_clip: bool | None = None
     compiled: bool | None = None
-    recompiles: int | None = None
-    graph_breaks: int | None = None
+    recompiles: Count | None = None
+    graph_breaks: Count | None = None
     missing_gradients: list[str] = []  # trainable parameters without a gradient after backward
 
 
@@ -230,25 +250,25 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     memory: Memory | None = None
     calibration: Calibration | None = None
     training_cost: TrainingCost | None = None
-    overhead_ns: dict[str, float] = {}  # cost of loraprof's own hooks and markers, ns per call
+    overhead_ns: dict[str, Rate] = {}  # cost of loraprof's own hooks and markers, ns per call
     compilation: Compilation | None = None  # None: nothing was compiled
-    graph_nodes: dict[int, str] = {}  # CUDA graph node id -> what the script named the kernel's part when capturing
-    first_step: int | None = None  # optimizer steps that passed before the first profiled one
-    whole_steps: int | None = None  # of the profiled ones, where the script ended within the next; None: all
-    missing_ranks: list[int] = []  # of several: those that left nothing; the notes say why
+    graph_nodes: dict[Number, str] = {}  # CUDA graph node id -> what the script named the kernel's part when capturing
+    first_step: Count | None = None  # optimizer steps that passed before the first profiled one
+    whole_steps: Count | None = None  # of the profiled ones, where the script ended within the next; None: all
+    missing_ranks: list[Rank] = []  # of several: those that left nothing; the notes say why
     notes: list[str] = []
 
 
 class NvmlSample(msgspec.Struct, frozen=True, kw_only=True):
     """One reading; ``None`` where the device or driver does not offer the field."""
 
-    monotonic_ns: int
-    sm_clock_mhz: int | None = None
-    mem_clock_mhz: int | None = None
-    power_mw: int | None = None
-    temperature_c: int | None = None
-    reasons: int | None = None  # clock-event bits
-    utilization: int | None = None  # percent
+    monotonic_ns: ClockNs
+    sm_clock_mhz: Count | None = None
+    mem_clock_mhz: Count | None = None
+    power_mw: Count | None = None
+    temperature_c: Number | None = None
+    reasons: Count | None = None  # clock-event bits
+    utilization: Count | None = None  # percent
 
 
 class Nvml(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,14 +276,14 @@ class Nvml(msgspec.Struct, frozen=True, kw_only=True):
 
     uuid: str
     driver: str | None
-    steps: int
-    loop_ns: int
+    steps: Positive
+    loop_ns: PositiveNs
     samples: list[NvmlSample]
-    energy_mj: int | None = None  # over the loop
-    power_limit_mw: int | None = None
-    sm_clock_max_mhz: int | None = None
-    violations_ns: dict[str, int] = {}  # growth of cumulative throttle counters over the loop
-    tensor_active: float | None = None  # GPM, fraction
-    dram_active: float | None = None
-    longest_gap_ns: int | None = None
+    energy_mj: Count | None = None  # over the loop
+    power_limit_mw: Count | None = None
+    sm_clock_max_mhz: Count | None = None
+    violations_ns: dict[str, Ns] = {}  # growth of cumulative throttle counters over the loop
+    tensor_active: Factor | None = None  # GPM, fraction
+    dram_active: Factor | None = None
+    longest_gap_ns: Ns | None = None
     missing: dict[str, str] = {}  # figure -> why it is not there

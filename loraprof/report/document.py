@@ -123,8 +123,3 @@ class Document:
     headline: str
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...] = field(default_factory=tuple)
-
-
-def printable(text: str) -> str:
-    """Control characters and lone surrogates replaced: a name must not steer a terminal or break UTF-8."""
-    return "".join(c if c.isprintable() else " " if c in "\n\t\r" else "\ufffd" for c in text)

@@ -6,9 +6,9 @@ Format and escaping: GitHub's "Workflow commands" page and actions/toolkit, pack
 from loraprof.model.compare import Comparison
 from loraprof.model.report import Finding
 from loraprof.model.sweep import Sweep
-from loraprof.report.document import printable
 from loraprof.report.shown import Shown, document_of
 from loraprof.report.views.report import remark
+from loraprof.text import printable
 
 _LEVELS = {"blocker": "error", "major": "warning", "minor": "notice", "info": "notice"}
 

@@ -19,12 +19,12 @@ from loraprof.report.document import (
     Section,
     Table,
     Waterfall,
-    printable,
 )
 from loraprof.report.html_page import page
 from loraprof.report.page.payload import packed
 from loraprof.report.palette import SEVERITY_TONES
 from loraprof.report.shown import Shown, document_of
+from loraprof.text import printable
 
 _CHART_WIDTH = 360
 _WORDS = ("good", "bad")  # of a verdict: the word itself is coloured

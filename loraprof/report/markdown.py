@@ -13,11 +13,11 @@ from loraprof.report.document import (
     Section,
     Table,
     Waterfall,
-    printable,
 )
 from loraprof.report.shown import Shown, document_of
+from loraprof.text import printable
 
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|~&])")
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~&@])")
 _BAR_CELLS = 30
 
 
@@ -30,6 +30,7 @@ def to_markdown(shown: Shown) -> bytes:
 def escape(text: str) -> str:
     """Text that Markdown shows as it is: no table cell, tag, link or code span can open in it."""
     plain = _SPECIAL.sub(r"\\\1", printable(text))
+    plain = plain.replace("@", "@\u200b")  # GitHub looks for people to notify after it has read the escapes
     # Underscores inside a word do not emphasise, and names full of backslashes do not read.
     return re.sub(r"(?<=\w)\\_(?=\w)", "_", plain)
 

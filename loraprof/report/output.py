@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from loraprof.errors import UsageError
+from loraprof import text
+from loraprof.errors import MeasurementError, UsageError
+from loraprof.store.writing import check_folder, check_target, disk, not_written, write
 
 if TYPE_CHECKING:
     from loraprof.model.scene import Scene
@@ -31,20 +33,22 @@ def refuse_existing(path: "Place | None", force: bool) -> None:
     """Raises UsageError before any work is done."""
     if path is None:
         return
+    if isinstance(path, Path):
+        check_target(path, force)
+        check_folder(path)
+        return
     try:
         there = path.exists()
     except OSError as error:
         raise UsageError(f"{path}: cannot be reached, {error.strerror or error}", None) from None
     if there and not force:
         raise UsageError(f"{path}: exists already", "--force overwrites it")
-    if isinstance(path, Path) and not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: its folder does not exist", None)
 
 
 @contextmanager
 def clean_stdout(wanted: bool) -> Iterator[None]:
     """A machine format is alone on stdout: what a script prints meanwhile goes to stderr, at descriptor level."""
-    if not wanted:
+    if not wanted or sys.stdout is None:
         yield
         return
     sys.stdout.flush()
@@ -86,13 +90,14 @@ def emit(
     force: bool,
     scene: "Callable[[], Scene | None]" = lambda: None,
 ) -> None:
-    """Writes ``result`` in ``form`` to ``output`` or stdout. Raises UsageError for an existing file.
+    """Writes ``result`` in ``form`` to ``output`` or stdout. ``scene``: the step that a page in a browser can show.
 
-    ``scene``: the step to look at, which a page in a browser can show.
+    Raises UsageError for an existing file, MeasurementError where nothing can be written.
     """
     refuse_existing(output, force)
     if form is Format.terminal and output is None:
-        _terminal(result)
+        with standard_output():
+            _terminal(result)
         return
     if form is Format.html:
         from loraprof.report.html import to_html
@@ -103,10 +108,36 @@ def emit(
 
         content = render(result, form.value)
     if output is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.flush()
+        with standard_output() as out:
+            out.buffer.write(content)
     else:
-        output.write_bytes(content)
+        with disk(output):
+            write(output, content)
+
+
+@contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """stdout, flushed at the end.
+
+    Raises MeasurementError where it is closed or full, BrokenPipeError where its reader went away.
+    """
+    if sys.stdout is None:
+        raise MeasurementError("standard output is closed", "-o FILE writes to a file")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        let_go()
+        raise
+    except OSError as error:
+        let_go()
+        raise not_written(error, "standard output") from None
+
+
+def let_go() -> None:
+    """What stdout still holds is not tried once more at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminal(result: "Shown") -> None:
@@ -114,7 +145,12 @@ def _terminal(result: "Shown") -> None:
 
     from loraprof.report.terminal.render import render
 
-    render(result, Console())
+    class Page(Console):
+        def on_broken_pipe(self) -> None:
+            """Not the end of the process: a script's exit code is to be kept."""
+            raise BrokenPipeError
+
+    render(result, Page())
 
 
 def show_recording(place: "Place", form: Format, output: Path | None, force: bool, quiet: bool) -> None:
@@ -132,4 +168,11 @@ def show_recording(place: "Place", form: Format, output: Path | None, force: boo
 def say(message: str, quiet: bool = False) -> None:
     """Progress and pointers, on stderr."""
     if not quiet:
-        print(f"loraprof: {message}", file=sys.stderr, flush=True)
+        tell(f"loraprof: {text.message(message)}")
+
+
+def tell(line: str) -> None:
+    """Where stderr is closed or full, nobody is told."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from loraprof.errors import InputError
+from loraprof.text import without_credentials
 
 _URL: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 PRIVATE: Final = "memory"  # a file system that only this process sees
@@ -33,7 +34,7 @@ class RemotePath:
         self._fs, self._path = _file_system(self.url)
 
     def __str__(self) -> str:
-        return self.url
+        return without_credentials(self.url)
 
     def __truediv__(self, name: str) -> "RemotePath":
         return RemotePath(f"{self.url}/{name}")
@@ -142,18 +143,18 @@ def _size(entry: "os.DirEntry[str]") -> int | None:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    protocol = url.split("://", 1)[0]
+    protocol, named = url.split("://", 1)[0], without_credentials(url)
     hint = "pip install 'loraprof[remote]', and the driver of this protocol (s3fs, gcsfs, …)"
     try:
         import fsspec
     except ImportError:
-        raise InputError(f"{url}: {protocol}:// paths need fsspec, which is not installed", hint) from None
+        raise InputError(f"{named}: {protocol}:// paths need fsspec, which is not installed", hint) from None
     try:
         system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise InputError(f"{url}: {error}", hint) from None
+        raise InputError(f"{named}: {error}", hint) from None
     except Exception as error:
-        raise InputError(f"{url}: cannot be reached, {_words(error)}", "are its credentials set?") from None
+        raise InputError(f"{named}: cannot be reached, {_words(error)}", "are its credentials set?") from None
     return system, path
 
 

@@ -4,11 +4,9 @@ A recording is written beside its target under a temporary name and renamed when
 recording, whatever interrupts.
 """
 
-import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +15,15 @@ from typing import Literal, Self, TypeVar
 import msgspec
 
 from loraprof import units
-from loraprof.errors import InputError, MeasurementError, UsageError
+from loraprof.errors import InputError
 from loraprof.model.recording import SCHEMA, Nvml, Recording
+from loraprof.store.brackets import TooDeep, check_depth
+from loraprof.store.checks import check_nvml, check_recording
 from loraprof.store.directories import Directory, RankFile, directory_of
 from loraprof.store.layout import NVML, RECORDING, own_name, trace_name
 from loraprof.store.leftovers import clear_leftovers
 from loraprof.store.places import Place, RemotePath, place_of
+from loraprof.store.writing import check_target, disk, not_written, temporary
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ def load_source(path: str | os.PathLike[str] | RemotePath) -> Source:
     recording, nvml = _described(found), found.nvml
     if not found.ranks or (found.foreign and place.suffix == ".loraprof"):
         raise InputError(f"{place}: {_nothing(found)}", "pass a NAME.loraprof directory; record again if it is one")
-    sampled = _decode(read(nvml), Nvml, nvml) if nvml is not None else None
+    sampled = _decode(read(nvml), Nvml, check_nvml, nvml) if nvml is not None else None
     kind: Literal["recording", "trace"] = "trace" if found.foreign else "recording"
     traces = tuple(file.trace for file in found.ranks)
     return Source(place, kind, recording, traces, sampled, found.ranks, tuple(_notes(found, recording)))
@@ -95,7 +96,11 @@ def _notes(found: Directory, recording: Recording | None) -> Iterator[str]:
 
 def read_recording(path: Place) -> Recording:
     """A ``recording.json`` or one rank's own. Raises InputError."""
-    return _decode(read(path), Recording, path)
+    text = read(path)
+    schema = _decode(text, _Schema, lambda _: None, path).schema
+    if schema != SCHEMA:
+        raise InputError(f"{path}: schema {schema!r} is not {SCHEMA!r}", "a newer loraprof may have written it")
+    return _decode(text, Recording, check_recording, path)
 
 
 def read(path: Place) -> bytes:
@@ -106,15 +111,20 @@ def read(path: Place) -> bytes:
         raise InputError(f"{path}: {error.strerror or error}") from None
 
 
-def _decode(text: bytes, kind: type[T], path: Place) -> T:
+def _decode(text: bytes, kind: type[T], check: Callable[[T], str | None], path: Place) -> T:
+    """The one way in: decoded within the ranges of its types, then checked against itself."""
     try:
-        if kind is Recording:
-            schema = msgspec.json.decode(text, type=_Schema).schema
-            if schema != SCHEMA:
-                raise InputError(f"{path}: schema {schema!r} is not {SCHEMA!r}", "a newer loraprof may have written it")
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path}: {error}", "the file is damaged or was edited; record again") from None
+        text.decode()
+        check_depth(text)
+        decoded = msgspec.json.decode(text, type=kind)
+        problem = check(decoded)
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 at byte {error.start}"
+    except (msgspec.DecodeError, ValueError, TooDeep) as error:
+        problem = str(error)
+    if problem is not None:
+        raise InputError(f"{path}: {problem}", "the file is damaged or was edited; record again") from None
+    return decoded
 
 
 class RecordingWriter:
@@ -125,9 +135,8 @@ class RecordingWriter:
 
     def __init__(self, target: Path, force: bool = False) -> None:
         self.target, self.force = target, force
-        if target.exists() and not force:
-            raise UsageError(f"{target}: exists already", "--force overwrites it")
-        self.folder = target.absolute().parent / f".{target.name}.tmp-{os.getpid()}"
+        check_target(target, force)
+        self.folder = temporary(target)
 
     def __enter__(self) -> Self:
         with disk(self.target):
@@ -139,7 +148,7 @@ class RecordingWriter:
     ) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         if isinstance(error, OSError):
-            _raise_disk(error, self.target)
+            raise not_written(error, self.target) from None
 
     def trace(self, rank: int) -> Path:
         """Where rank ``rank``'s trace goes."""
@@ -163,6 +172,7 @@ class RecordingWriter:
 
 def publish(folder: Path, target: Path, force: bool) -> Path:
     """Renames a complete folder to its target; what it replaces is removed last, and put back when that fails."""
+    check_target(target, force=True)
     replaced = folder.with_name(f"{folder.name}.old")
     with disk(target):
         if force and target.exists():
@@ -179,23 +189,3 @@ def publish(folder: Path, target: Path, force: bool) -> Path:
         replaced.unlink(missing_ok=True)
     clear_leftovers(target)
     return target
-
-
-@contextmanager
-def disk(target: Place) -> Iterator[None]:
-    """Around writing: an OSError becomes a MeasurementError that names ``target``."""
-    try:
-        yield
-    except OSError as error:
-        _raise_disk(error, target)
-
-
-def _raise_disk(error: OSError, target: Place) -> None:
-    full_at = error.filename if error.errno == errno.ENOSPC and os.path.isdir(error.filename or "") else None
-    why = reason_of(error) + (f" at {full_at}" if full_at else "")
-    raise MeasurementError(f"{target}: cannot be written, {why}", "nothing was left behind") from None
-
-
-def reason_of(error: OSError) -> str:
-    """In words."""
-    return "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)

@@ -12,6 +12,7 @@ from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 
 EVALUATE = "autograd::engine::evaluate_function: "
 # What DDP and FSDP do around their collectives: filling and emptying buckets, shards into weights and back.
+_MARKER = re.compile(rf"({MODULE_MARKER}|{GRADIENT_MARKER})([0-9]{{1,9}})")
 _COMM_OP = re.compile(r"^(c10d::|torch::distributed::|torch\.distributed\.)")
 _COMM_RANGE = re.compile(r"^(FSDP::|FullyShardedDataParallel\._(pre|post)_)")
 
@@ -33,8 +34,8 @@ class Names:
 
 def names_of(trace: Trace) -> Names:
     def number(name: str, prefix: str) -> int:
-        rest = name.removeprefix(prefix)
-        return int(rest) if rest != name and rest.isdigit() else -1
+        found = _MARKER.fullmatch(name)
+        return int(found[2]) if found is not None and found[1] == prefix else -1
 
     names = trace.names or ("",)
     return Names(

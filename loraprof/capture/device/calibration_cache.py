@@ -8,7 +8,6 @@ and renamed, so a reader never sees half a one. No trouble with the cache ends a
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,9 @@ from loraprof.capture.device.calibrate import Shape, best_flops_per_s, calibrate
 from loraprof.capture.device.environment import device_info
 from loraprof.capture.device.profiler_cost import event_cost_ns
 from loraprof.capture.nvml.client import probe
+from loraprof.errors import UsageError
 from loraprof.model.recording import Calibration, DeviceInfo
+from loraprof.store.writing import write
 
 
 class CalibrationKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,15 +134,8 @@ def _read(path: Path, key: CalibrationKey, notes: list[str]) -> Calibration | No
 def _write(path: Path, cached: Cached, notes: list[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".calibration-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(cached), indent=1))
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
+        write(path, msgspec.json.format(msgspec.json.encode(cached), indent=1))
+    except (OSError, UsageError) as error:
         notes.append(f"the calibration was not cached: {error}")
 
 

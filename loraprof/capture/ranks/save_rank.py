@@ -16,7 +16,7 @@ from loraprof.capture.ranks.trace_file import export_trace
 from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.recording import Workload
 from loraprof.store.places import Place
-from loraprof.store.recordings import disk, reason_of
+from loraprof.store.writing import disk, reason_of
 
 Progress = Callable[[str], None]
 

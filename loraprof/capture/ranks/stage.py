@@ -16,6 +16,7 @@ from loraprof.capture.ranks.launch import Launch
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.store.layout import NVML, RECORDING, own_name, rank_of_own, trace_name
 from loraprof.store.recordings import publish
+from loraprof.store.writing import write
 
 SKEW_S: Final = 5.0  # between this machine's clock and the file system's
 
@@ -87,9 +88,7 @@ class LocalStage:
         return self.folder / trace_name(self._launch.rank)
 
     def add(self, name: str, content: bytes) -> None:
-        part = self.folder / f"{name}.part-{self._launch.rank}"
-        part.write_bytes(content)
-        part.rename(self.folder / name)
+        write(self.folder / name, content)
 
     def finish(self, own: bytes) -> None:
         self.add(own_name(self._launch.rank), own)
@@ -134,12 +133,7 @@ class LocalStage:
         return True
 
     def replace(self, recording: bytes) -> None:
-        part = self._target / f".{RECORDING}.part"
-        try:
-            part.write_bytes(recording)
-            part.replace(self._target / RECORDING)
-        finally:
-            part.unlink(missing_ok=True)
+        write(self._target / RECORDING, recording)
 
     def _drop(self) -> None:
         for part in self.folder.glob(f"rank{self._launch.rank}.*"):

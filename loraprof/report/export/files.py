@@ -3,13 +3,13 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from os import getpid
 from pathlib import Path
 from typing import IO
 
 from isal import igzip
 
-from loraprof.store.recordings import disk
+from loraprof.store import writing
+from loraprof.store.writing import disk
 
 LEVEL = 1  # of 0 to 3: the fastest that compresses traces 15-fold
 
@@ -20,18 +20,12 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
 
     Raises MeasurementError when it cannot be written.
     """
-    beside = target.absolute().parent / f".{target.name}.tmp-{getpid()}"
-    with disk(target):
-        try:
-            with beside.open("wb") as out:
-                if target.suffix == ".gz":
-                    with packed(out) as inner:
-                        yield inner
-                else:
-                    yield out
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
+    with disk(target), writing.replacing(target) as out:
+        if target.suffix == ".gz":
+            with packed(out) as inner:
+                yield inner
+        else:
+            yield out
 
 
 def packed(out: IO[bytes]) -> IO[bytes]:
@@ -43,7 +37,7 @@ def packed(out: IO[bytes]) -> IO[bytes]:
 @contextmanager
 def filling(target: Path, ours: tuple[str, ...]) -> Iterator[Path]:
     """A folder whose files appear in ``target`` when the block ends well, instead of those that match ``ours``."""
-    beside = target.absolute().parent / f".{target.name}.tmp-{getpid()}"
+    beside = writing.temporary(target)
     with disk(target):
         try:
             beside.mkdir(parents=True)

@@ -6,6 +6,7 @@ from typing import Final
 
 from loraprof.errors import UsageError
 from loraprof.report.export.job import Job
+from loraprof.store.writing import check_folder, check_target
 
 EXPORTERS: Final[dict[str, str]] = {
     "tensorboard": "loraprof.report.export.tensorboard:export",
@@ -33,9 +34,12 @@ def _check(job: Job, to: str) -> None:
     target, folder = job.target, to in FOLDERS
     if to == "recording" and target.suffix != ".loraprof":
         raise UsageError(f"{target}: a recording's name ends in .loraprof")
-    if target.exists() and not job.force:
-        raise UsageError(f"{target}: exists already", "--force overwrites it")
     if target.exists() and target.is_dir() != folder:
         raise UsageError(f"{target}: is a {'file' if folder else 'directory'}, --to {to} writes the other")
-    if not folder and not target.absolute().parent.is_dir():
-        raise UsageError(f"{target}: its folder does not exist")
+    if to == "tensorboard" and target.exists():
+        if not job.force:
+            raise UsageError(f"{target}: exists already", "--force replaces what loraprof wrote there")
+    else:
+        check_target(target, job.force)
+    if not folder:
+        check_folder(target)

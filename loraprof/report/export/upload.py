@@ -9,7 +9,8 @@ from loraprof.report.export.job import Job
 from loraprof.report.export.registry import export
 from loraprof.store.layout import RECORDING
 from loraprof.store.places import RemotePath
-from loraprof.store.recordings import Source, disk
+from loraprof.store.recordings import Source
+from loraprof.store.writing import disk
 
 
 def export_to_url(source: Source, target: RemotePath, to: str, force: bool, redact: bool, run: Run) -> str:

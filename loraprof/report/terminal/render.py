@@ -20,13 +20,13 @@ from loraprof.report.document import (
     Section,
     Table,
     Waterfall,
-    printable,
 )
 from loraprof.report.palette import SEVERITY_TONES
 from loraprof.report.shown import Shown, document_of
 from loraprof.report.terminal.charts import bar_lines, waterfall_lines
 from loraprof.report.terminal.table import table_lines
 from loraprof.report.terminal.text import DIM, text, tone
+from loraprof.text import printable
 
 _WIDTH = 120
 _LEAST_WIDTH = 80  # a narrower terminal wraps
@@ -106,7 +106,8 @@ def _block_lines(block: Block, width: int, colour: bool) -> Iterator[Text]:
 
 def wrapped(content: str, width: int, style: str = "") -> Iterator[Text]:
     """``content`` as a paragraph."""
-    return (Text(line, style) for line in textwrap.wrap(printable(content), width, break_on_hyphens=False))
+    lines = textwrap.wrap(printable(content), width, break_on_hyphens=False)
+    return (Text(printable(line), style) for line in lines)  # a word that was cut may begin a line with what it hid
 
 
 def fact_lines(facts: Sequence[tuple[str, str]], width: int) -> Iterator[Text]:

@@ -5,8 +5,8 @@ from typing import Final
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from loraprof.report.document import printable
 from loraprof.report.palette import TONES
+from loraprof.text import printable
 
 DIM: Final = "bright_black"
 

@@ -70,7 +70,8 @@ def _sections(report: Report) -> list[Section]:
         sections.append(Section("time", "Where the step goes", (Paragraph(text),)))
     else:
         aside = f"{step.name}, {units.ns(step.wall_ns, 4)}"
-        bar = Bar(partition_bar(step, cpu=cpu))
+        parts = partition_bar(step, cpu=cpu)
+        bar = Bar(parts) if parts else Paragraph("This step is empty: it ends where it starts.")
         sections += [
             Section("time", "Where the step goes", (bar, *_profiled(report, step)), aside),
             Section("phases", "Time by phase and role", (tables.phase_roles(step),)),

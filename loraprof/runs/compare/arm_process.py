@@ -24,6 +24,7 @@ from loraprof.runs.compare.interleave import CudaTimer, HostTimer, Timer
 from loraprof.runs.compare.job import Job, Outcome
 from loraprof.runs.profile.run_script import run_script, stop_script
 from loraprof.runs.profile.script_arm import ScriptArm
+from loraprof.store.writing import write
 from loraprof.workloads.build import build
 from loraprof.workloads.models import torch_device
 
@@ -139,10 +140,7 @@ def _script(job: Job) -> Outcome:
 
 def main(job_file: str, outcome_file: str) -> None:
     job = msgspec.json.decode(Path(job_file).read_bytes(), type=Job)
-    target = Path(outcome_file)
-    partial = target.with_suffix(".part")
-    partial.write_bytes(msgspec.json.encode(measure(job)))
-    partial.rename(target)
+    write(Path(outcome_file), msgspec.json.encode(measure(job)))
 
 
 if __name__ == "__main__":

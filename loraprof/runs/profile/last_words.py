@@ -18,7 +18,7 @@ from loraprof.capture.ranks.publish import LAST_WORDS_S, Patience, RankWriter, s
 from loraprof.errors import LoraprofError
 from loraprof.report.output import Format, say, show_recording
 from loraprof.store.places import place_of
-from loraprof.store.recordings import reason_of
+from loraprof.store.writing import reason_of
 
 FILES = "/proc/self/fd"
 MODULE = "loraprof.runs.profile.last_words"  # run as a program, it is called __main__

@@ -21,6 +21,7 @@ from loraprof.model.sweep import SweepCell
 from loraprof.runs.compare.measure import side_by_side
 from loraprof.runs.compare.workers import profile_pass, settings
 from loraprof.store.specs import load_workload
+from loraprof.store.writing import write
 from loraprof.workloads.models import torch_device
 
 ARMS = ("full", "lora")
@@ -93,10 +94,7 @@ def _predicted(job: CellJob, found: SweepCell) -> SweepCell:
 
 def main(job_file: str, cell_file: str) -> None:
     job = msgspec.json.decode(Path(job_file).read_bytes(), type=CellJob)
-    target = Path(cell_file)
-    partial = target.with_suffix(".part")
-    partial.write_bytes(msgspec.json.encode(measure_cell(job)))
-    partial.rename(target)
+    write(Path(cell_file), msgspec.json.encode(measure_cell(job)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ A process that dies is started again up to ATTEMPTS times; then its cell counts 
 that the next run tries again.
 """
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Final
 
 import msgspec
 
-from loraprof.errors import MeasurementError, UsageError
+from loraprof.errors import UsageError
 from loraprof.lifeline import bound
 from loraprof.model.sweep import SweepCell
+from loraprof.store.writing import disk, write
 
 ATTEMPTS: Final = 3
 SETTINGS: Final = "sweep.json"
@@ -36,11 +36,9 @@ def open_folder(folder: Path, settings: Mapping[str, object], force: bool) -> No
             raise UsageError(f"{folder}: holds a sweep with other settings", "--force discards it, --out names another")
         for cell in folder.glob("*.json"):
             cell.unlink()
-    try:
+    with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(wanted)
-    except OSError as error:
-        raise MeasurementError(f"{folder}: cannot be written, {error.strerror}") from None
+        write(file, wanted)
 
 
 def finished(folder: Path, key: str) -> SweepCell | None:
@@ -53,9 +51,7 @@ def finished(folder: Path, key: str) -> SweepCell | None:
 
 def keep(folder: Path, key: str, cell: SweepCell) -> None:
     """Writes a finished cell, all of it or nothing."""
-    partial = folder / f".{key}.part-{os.getpid()}"
-    partial.write_bytes(msgspec.json.encode(cell))
-    partial.rename(folder / f"{key}.json")
+    write(folder / f"{key}.json", msgspec.json.encode(cell))
 
 
 def run_cells(

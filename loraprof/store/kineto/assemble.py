@@ -1,5 +1,6 @@
 """How do the rows of a file become a Trace: sorted, without duplicates, the same for any order of events?"""
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -238,5 +239,13 @@ def _inputs(values: list[Any]) -> tuple[tuple[object, ...], ...]:
     return tuple(_nested(value) if isinstance(value, list) else () for value in values)
 
 
-def _nested(value: list[Any]) -> tuple[object, ...]:
-    return tuple(_nested(i) if isinstance(i, list) else i if isinstance(i, int) else str(i) for i in value)
+def _nested(value: list[Any], deeper: bool = True) -> tuple[object, ...]:
+    """A shape, or the shapes of a tensor list. What cannot be one becomes text; too many elements, no shape."""
+    sides = tuple(
+        _nested(i, deeper=False) if deeper and isinstance(i, list) else i if _is_size(i) else str(i) for i in value
+    )
+    return sides if math.prod(i for i in sides if isinstance(i, int)) <= LIMIT_NS else ()
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and abs(value) <= LIMIT_NS

@@ -128,8 +128,11 @@ class Batch(NamedTuple):
     status: Int8 | None
 
 
-def decode(piece: bytes) -> list[Batch]:
-    """The complete events of a piece by category. Raises DecodeError when it is not JSON."""
+def decode(piece: bytes) -> list[Batch] | None:
+    """The complete events of a piece by category; None where no item is an event of any phase.
+
+    Raises DecodeError when it is not JSON.
+    """
     events: list[Any]
     try:
         batches = [_timed(cat, es) for cat, es in _by_category(_FAST.decode(piece))]
@@ -137,7 +140,11 @@ def decode(piece: bytes) -> list[Batch]:
             return batches
         events = _EXACT.decode(piece)
     except msgspec.ValidationError:
-        events = [_lenient(text) for text in _TEXTS.decode(piece)]
+        if b"{" not in piece:
+            return None
+        events = [event for text in _TEXTS.decode(piece) if (event := _lenient(bytes(text))) is not None]
+        if not events:
+            return None
     return [_exactly_timed(cat, es) for cat, es in _by_category(events)]
 
 
@@ -164,13 +171,11 @@ def _exactly_timed(cat: str, events: list[ExactEvent]) -> Batch:
     return Batch(cat, list(events), start, dur, status)
 
 
-def _lenient(text: msgspec.Raw) -> Any:
-    """One item of ``traceEvents`` whose fields may have any type, or be no event at all."""
-    try:
-        fields = _FIELDS.decode(text)
-    except msgspec.ValidationError:
-        return _Skipped()
-    if "ph" not in fields or msgspec.json.decode(fields["ph"]) != "X":
+def _lenient(text: bytes) -> Any:
+    """One item of ``traceEvents`` whose fields may have any type; None for what is no event at all."""
+    if text[:1] != b"{" or "ph" not in (fields := _FIELDS.decode(text)):
+        return None
+    if msgspec.json.decode(fields["ph"]) != "X":
         return _Skipped()
     try:
         args = _ARGS.decode(fields["args"]) if "args" in fields else _NO_ARGS

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import msgspec
+import numpy as np
 from isal import igzip_lib, igzip_threaded
 
 from loraprof.errors import InputError
+from loraprof.model.trace import Int64
+from loraprof.store.brackets import Brackets, TooDeep
 
 PIECE_BYTES: Final = 1 << 20
 INFLATE_BYTES: Final = 256 << 10  # handed over by the inflating thread; it buffers eight times as much
@@ -23,16 +26,16 @@ PIECE_LIMIT_BYTES: Final = 64 << 20  # one event or one top-level value
 BOMB_RATIO: Final = 200  # real traces reach 30
 BOMB_BYTES: Final = 256 << 20
 
-_BRACKETS = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+(["\[\]{}]|\Z)', re.S)
 _BLANK = re.compile(rb"[ \t\r\n]*+")
 _SCALAR = re.compile(rb"[^,\]}\s]*+")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.S)
 _NOT_A_NUMBER = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[-+]?(?:NaN|nan|Infinity|infinity|inf)\b', re.S)
 _CONTROL = bytes(byte if byte >= 32 else 32 for byte in range(256))
 _CLOSED_BEFORE = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\Z")
+_GUESSES: Final = 1000  # braces looked at from the end of a buffer
 
 _DAMAGED: Final[tuple[Any, ...]] = (OSError, ValueError, zlib.error, igzip_lib.IsalError)
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+UNREADABLE: Final[tuple[type[Exception], ...]] = (msgspec.DecodeError, UnicodeDecodeError)
 
 T = TypeVar("T")
 
@@ -104,8 +107,12 @@ class Feed:
         self.ended = False
         self._before = 0  # bytes of the file before buf
 
+    @property
+    def bytes_read(self) -> int:
+        return self._before + self.pos
+
     def fail(self, what: str, at: int = 0) -> InputError:
-        return InputError(f"{self.name}: {what} (byte {self._before + self.pos + at})", "is it a profiler trace?")
+        return InputError(f"{self.name}: {what} (byte {self.bytes_read + at})", "is it a profiler trace?")
 
     def truncated(self) -> InputError:
         what = f"{self.name}: the JSON is truncated (ends at byte {self._before + len(self.buf)})"
@@ -143,11 +150,36 @@ class Feed:
     def value(self) -> bytes:
         """The JSON value that starts here, as text; moves behind it."""
         first = self.peek()
+        if first in (b"{", b"["):
+            return self._bracketed()
+        pattern = _STRING if first == b'"' else _SCALAR
         while True:
-            end = _value_end(self.buf, self.pos, first, self.ended)
-            if end is not None:
-                text, self.pos = self.buf[self.pos : end], end
-                return text
+            found = pattern.match(self.buf, self.pos)
+            if found and (first == b'"' or found.end() < len(self.buf) or self.ended):
+                return self._take(found.end())
+            if not self.more():
+                raise self.truncated()
+
+    def _take(self, end: int) -> bytes:
+        text, self.pos = self.buf[self.pos : end], end
+        return text
+
+    def _levels(self, scan: Brackets, seen: int) -> Iterator[tuple[Int64, Int64]]:
+        """Brackets of the buffer from ``seen`` bytes behind ``pos`` on, and the depth behind each."""
+        try:
+            yield from scan.levels(self.buf, self.pos + seen)
+        except TooDeep as error:
+            raise self.fail(str(error), error.at - self.pos) from None
+
+    def _bracketed(self) -> bytes:
+        """The object or list that starts here."""
+        scan, seen = Brackets(), 0
+        while True:
+            for places, depths in self._levels(scan, seen):
+                ends = np.flatnonzero(depths == 0)
+                if len(ends):
+                    return self._take(int(places[ends[0]]) + 1)
+            seen = len(self.buf) - self.pos
             if not self.more():
                 raise self.truncated()
 
@@ -164,7 +196,7 @@ class Feed:
             if cut is not None:
                 try:
                     decoded = decode(b"[" + self.buf[self.pos : cut] + b"]")
-                except _UNREADABLE:
+                except UNREADABLE:
                     pass
                 else:
                     self.pos = cut
@@ -180,28 +212,33 @@ class Feed:
         self.pos += 1
 
     def _scanned_piece(self) -> bytes:
-        """All complete items of the buffer, reading on until there is one or the array ends."""
-        while True:
-            end, closed = _scan_items(self.buf, self.pos)
-            if end > self.pos or closed:
-                piece, self.pos = self.buf[self.pos : end], end
-                return piece
-            if not self.more():
+        """All complete items of the buffer that end in a bracket, or all up to the end of the array; reads on until
+        there is one."""
+        scan, seen, end = Brackets(), 0, 0
+        while not end:
+            for places, depths in self._levels(scan, seen):
+                if len(closed := np.flatnonzero(depths < 0)):
+                    return self._take(int(places[closed[0]]))
+                if len(ends := np.flatnonzero(depths == 0)):
+                    end = int(places[ends[-1]]) + 1
+            seen = len(self.buf) - self.pos
+            if not end and not self.more():
                 raise self.truncated()
+        return self._take(end)
 
     def _decode_or_repair(self, piece: bytes, decode: Callable[[bytes], T]) -> T:
         try:
             return decode(piece)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             try:
                 return decode(repaired(piece))
-            except _UNREADABLE:
+            except UNREADABLE:
                 raise self._malformed(error, len(piece) - 2) from error
 
     def _malformed(self, error: Exception, piece_bytes: int) -> InputError:
         found = re.search(r"\(byte (\d+)\)", str(error))
         inside = int(found[1]) - 1 if found else 0
-        what = f"invalid JSON (byte {self._before + self.pos - piece_bytes + inside})"
+        what = f"invalid JSON (byte {self.bytes_read - piece_bytes + inside})"
         hint = "older PyTorch leaves quotes in names unescaped: record with PyTorch 2.6 or newer"
         return InputError(f"{self.name}: {what}", hint)
 
@@ -216,45 +253,9 @@ def repaired(text: bytes) -> bytes:
 def _last_item_end(buf: bytes, start: int) -> int | None:
     """Behind the brace of the last ``} , {``; probably, not surely, the end of an item."""
     at = len(buf)
-    while (at := buf.rfind(b"{", start, at)) > start:
+    for _ in range(_GUESSES):
+        if (at := buf.rfind(b"{", start, at)) <= start:
+            break
         if found := _CLOSED_BEFORE.search(buf, max(start, at - 64), at):
             return found.start() + 1
-    return None
-
-
-def _scan_items(buf: bytes, start: int) -> tuple[int, bool]:
-    """(end of the last complete item that ends in a brace, or of all of them; whether the array ends)."""
-    depth, end = 0, start
-    for found in _BRACKETS.finditer(buf, start):
-        token = found[1]
-        if token in (b"{", b"["):
-            depth += 1
-        elif token in (b"}", b"]"):
-            if depth == 0:
-                return found.start(1), True
-            depth -= 1
-            if depth == 0:
-                end = found.end()
-        else:  # the buffer ends, perhaps inside a string
-            break
-    return end, False
-
-
-def _value_end(buf: bytes, start: int, first: bytes, ended: bool) -> int | None:
-    if first == b'"':
-        found = _STRING.match(buf, start)
-        return found.end() if found else None
-    if first not in (b"{", b"["):
-        end = _SCALAR.match(buf, start).end()  # type: ignore[union-attr]
-        return end if end < len(buf) or ended else None
-    depth = 0
-    for found in _BRACKETS.finditer(buf, start):
-        if found[1] in (b"{", b"["):
-            depth += 1
-        elif found[1] in (b"}", b"]"):
-            depth -= 1
-            if depth == 0:
-                return found.end()
-        else:
-            break
     return None

@@ -8,22 +8,29 @@ only ones that know how Kineto spells its keys and categories.
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import compress
 from math import prod
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
 from loraprof.errors import InputError
 from loraprof.model.trace import Collective, DeviceFacts, Group, Int64, Trace
 from loraprof.model.vocabulary import HostKind
+from loraprof.store.checks import check_trace
 from loraprof.store.kineto.assemble import Facts, InputTexts, Rows, assemble
 from loraprof.store.kineto.columns import Column, int32, int64
 from loraprof.store.kineto.events import DEVICE_CODES, HOST_CODES, NO_TEXT, NOT_WORK, Args, Batch, Event, decode
-from loraprof.store.kineto.feed import Feed, Inflated, repaired
+from loraprof.store.kineto.feed import UNREADABLE, Feed, Inflated, repaired
+from loraprof.store.kineto.nanoseconds import LIMIT_NS
 from loraprof.store.places import RemotePath, place_of
+
+READ: Final = ("deviceProperties", "distributedInfo", "baseTimeNanoseconds")  # the other values are passed over
+MOST_KEYS: Final = 10_000
+UNKNOWN_BYTES: Final = 8 << 20  # without one event of a known category: not a profiler's file
+_ANYTHING = msgspec.json.Decoder(msgspec.Raw)
 
 
 def read_trace(path: str | os.PathLike[str] | RemotePath) -> Trace:
@@ -78,7 +85,7 @@ def _read(feed: Feed) -> Trace:
                 _read_events(feed, rows)
                 found_events = True
             else:
-                values[key] = _any(feed)
+                values[key] = _value(feed, msgspec.json.decode if key in READ else _ANYTHING.decode)
     else:
         raise feed.fail("not JSON")
     if feed.peek():
@@ -87,39 +94,55 @@ def _read(feed: Feed) -> Trace:
         what = f"{feed.name}: JSON without traceEvents, not a profiler trace"
         raise InputError(what, "export_chrome_trace writes one")
     if not rows.known:
-        seen = f"; categories found: {', '.join(sorted(rows.unknown)[:5])}" if rows.unknown else ""
-        raise InputError(f"{feed.name}: holds no profiler events{seen}", "export_chrome_trace writes them")
-    return assemble(rows, _facts(values))
+        raise _no_events(feed, rows)
+    trace = assemble(rows, _facts(values))
+    if (problem := check_trace(trace)) is not None:
+        raise InputError(f"{feed.name}: {problem}", "is it a profiler trace?")
+    return trace
 
 
 def keys(feed: Feed) -> Iterator[str]:
     """The keys of the object that starts here; the caller consumes each value before the next key."""
     feed.expect(b"{")
-    while feed.peek() != b"}":
+    for _ in range(MOST_KEYS):
+        if feed.peek() == b"}":
+            break
         if feed.peek() != b'"':
             raise feed.fail("not JSON: a key expected") if feed.peek() else feed.truncated()
-        key = _any(feed)
+        key = _value(feed)
         feed.expect(b":")
         yield key
         if feed.peek() == b",":
             feed.pos += 1
         elif feed.peek() != b"}":
             raise feed.fail("not JSON: ',' or '}' expected") if feed.peek() else feed.truncated()
+    else:
+        raise feed.fail(f"more than {MOST_KEYS:,} top-level values, not a profiler trace")
     feed.pos += 1
 
 
-def _any(feed: Feed) -> Any:
+def _value(feed: Feed, decode: Callable[[bytes], Any] = msgspec.json.decode) -> Any:
     text = feed.value()
     try:
-        return msgspec.json.decode(repaired(text))
-    except msgspec.DecodeError as error:
-        raise feed.fail("invalid JSON before here") from error
+        return decode(text)
+    except UNREADABLE:
+        try:
+            return decode(repaired(text))
+        except UNREADABLE as error:
+            raise feed.fail("invalid JSON before here") from error
 
 
 def _read_events(feed: Feed, rows: Rows) -> None:
     for batches in feed.items(decode):
-        for batch in batches:
+        for batch in batches or ():
             _add(rows, batch)
+        if not rows.known and (batches is None or feed.bytes_read > UNKNOWN_BYTES):
+            raise _no_events(feed, rows)
+
+
+def _no_events(feed: Feed, rows: Rows) -> InputError:
+    seen = f"; categories found: {', '.join(sorted(rows.unknown)[:5])}" if rows.unknown else ""
+    return InputError(f"{feed.name}: holds no profiler events{seen}", "export_chrome_trace writes them")
 
 
 def _add(rows: Rows, batch: Batch) -> None:
@@ -179,9 +202,9 @@ def _whole(value: Any, scale: float) -> int | None:
     """A count given as a number, or as the text of one."""
     try:
         number = float(value) * scale
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return round(number) if 0 <= number < 2**63 else None
+    return round(number) if 0 <= number <= LIMIT_NS else None
 
 
 def _add_device(rows: Rows, cat: str, events: list[Event], start: Int64, end: Int64) -> None:
@@ -212,17 +235,14 @@ def _volume(sides: Any) -> int:
 
 
 def _collective(args: Args) -> Collective:
-    def count(value: Any) -> int | None:
-        return value if type(value) is int else None
-
     return Collective(
         name=_text(args.collective),
         dtype=_text(args.dtype),
-        in_elements=count(args.in_elements),
-        out_elements=count(args.out_elements),
-        group_size=count(args.group_size),
+        in_elements=_natural(args.in_elements),
+        out_elements=_natural(args.out_elements),
+        group_size=_natural(args.group_size),
         group=_text(args.group),
-        sequence=count(args.collective_sequence),
+        sequence=_integer(args.collective_sequence),
     )
 
 
@@ -254,7 +274,7 @@ def _groups(listed: Any) -> tuple[Group, ...]:
         if size is None:
             continue
         ranks = entry.get("ranks")
-        known = isinstance(ranks, list) and len(ranks) == size and all(type(rank) is int for rank in ranks)
+        known = isinstance(ranks, list) and len(ranks) == size and all(_natural(rank) is not None for rank in ranks)
         out.append(Group(_text(entry.get("pg_name")), size, tuple(ranks) if known else ()))
     return tuple(out)
 
@@ -271,11 +291,19 @@ def _gpu(entry: dict[str, Any]) -> DeviceFacts | None:
         index=index,
         name=_text(entry.get("name")),
         memory_bytes=_count(entry, "totalGlobalMem"),
-        sms=sms,
+        sms=sms or None,
         capability=None if major is None or minor is None else (major, minor),
     )
 
 
 def _count(entry: dict[str, Any], key: str) -> int | None:
-    value = entry.get(key)
-    return value if type(value) is int and value >= 0 else None
+    return _natural(entry.get(key))
+
+
+def _natural(value: Any) -> int | None:
+    number = _integer(value)
+    return number if number is not None and number >= 0 else None
+
+
+def _integer(value: Any) -> int | None:
+    return value if type(value) is int and -LIMIT_NS <= value <= LIMIT_NS else None
