@@ -29,9 +29,14 @@ def test_help_loads_nothing_heavy(verb: list[str]) -> None:
     assert loaded(*verb, "--help") == ["0"]
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["explain", "L2"], ["workloads"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["workloads"]])
 def test_what_computes_nothing_loads_no_numpy(arguments: list[str]) -> None:
     assert loaded(*arguments) == ["0"]
+
+
+def test_explain_needs_no_torch() -> None:
+    """It reads the rules themselves, and those the arrays of a step."""
+    assert loaded("explain", "L2") == ["0", "numpy"]
 
 
 @pytest.mark.parametrize("form", ["terminal", "json", "html", "markdown"])

@@ -13,13 +13,13 @@ def explain(
     """Explain a finding or a word."""
     from rich.console import Console
 
-    from loraprof.diagnosis.catalogue import entries, entry
     from loraprof.diagnosis.glossary import term
+    from loraprof.diagnosis.judge import RULES, rule_named
     from loraprof.report.explain import render_explain, render_list, render_term
 
     if id is None:
-        render_list(entries(), Console())
+        render_list(list(RULES.values()), Console())
     elif (found := term(id)) is not None:
         render_term(found, Console())
     else:
-        render_explain(entry(id), Console())
+        render_explain(rule_named(id).entry, Console())

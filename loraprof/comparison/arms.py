@@ -17,11 +17,11 @@ from loraprof.comparison.differences import Profiled, different
 from loraprof.comparison.ratios import Timed, arm_result, estimate, ideal, ratios_of
 from loraprof.comparison.recommendation import recommend
 from loraprof.comparison.waterfall import Side, joint_means, waterfall
-from loraprof.diagnosis.catalogue import known
+from loraprof.diagnosis.findings.comparability import OPTIMIZER_DECIDES, OPTIMIZER_SHARE
+from loraprof.diagnosis.judge import rule_of
 from loraprof.model.compare import ArmResult, Comparison, PredictedRatio, Waterfall
 from loraprof.model.report import Evidence, Finding, Severity
 
-OPTIMIZER_SHARE: Final = 0.25  # of the full step, as G2 states it
 DISTURBED: Final = 0.10  # that a profile pass may differ from the timed steps
 SEVERITIES: Final[tuple[Severity, ...]] = ("info", "minor", "major", "blocker")
 
@@ -64,7 +64,7 @@ def pair_findings(profiled: Mapping[str, Profiled], apart: Sequence[Finding]) ->
     found: dict[str, list[tuple[str, Finding]]] = {}
     for name, one in profiled.items():
         for finding in one.report.findings:
-            if finding.id[0] == "G":
+            if rule_of(finding).family.gate:
                 found.setdefault(finding.id, []).append((name, finding))
     shared = [_shared(same) for same in found.values()]
     full = profiled["full"].report.step() if "full" in profiled else None
@@ -72,7 +72,8 @@ def pair_findings(profiled: Mapping[str, Profiled], apart: Sequence[Finding]) ->
         share = full.ns(phase="optimizer") / full.wall_ns
         if share > OPTIMIZER_SHARE:
             seen = Evidence(what="optimizer share of the full step", value=round(share, 3), unit="share")
-            shared = [known("G2", "minor", [seen]), *(f for f in shared if f.id != "G2")]
+            others = [f for f in shared if rule_of(f) is not OPTIMIZER_DECIDES]
+            shared = [OPTIMIZER_DECIDES.stated("minor", [seen]), *others]
     return sorted([*apart, *shared], key=lambda f: (f.severity != "blocker", f.id))
 
 

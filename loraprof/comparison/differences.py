@@ -5,11 +5,10 @@ What one arm sets by itself (its name, what it trains) is no difference; setting
 
 from dataclasses import dataclass
 
-from loraprof.diagnosis.catalogue import known
+from loraprof.diagnosis.findings.comparability import DIFFERENT_ARMS, TOKENS_APART
 from loraprof.model.recording import Recording
 from loraprof.model.report import Evidence, Finding, Report
 
-TOKENS_APART = 0.01
 NOT_SETTINGS = ("arms", "device", "seed")
 
 
@@ -37,7 +36,7 @@ def different(first: str, before: Profiled, second: str, after: Profiled) -> Fin
     if not seen:
         return None
     lines = [Evidence(what=what, value=f"{a} in {first}, {b} in {second}", unit="") for what, a, b in seen]
-    return known("G1", "blocker" if grave else "major", lines)
+    return DIFFERENT_ARMS.stated("blocker" if grave else "major", lines)
 
 
 def _facts(one: Profiled) -> list[tuple[str, object]]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import msgspec
+from msgspec.structs import replace
 
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.limits.best_times import limits_of
@@ -22,42 +22,10 @@ from loraprof.diagnosis.findings.compiled import compiled, compiled_notes
 from loraprof.diagnosis.judge import findings
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
-from loraprof.model.ranks import Communication
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import (
-    Adapter,
-    Closure,
-    CompiledReport,
-    Finding,
-    Kernel,
-    ModuleRow,
-    Replay,
-    Report,
-    Source,
-    TimingReport,
-    Traffic,
-    Unprofiled,
-    Verdict,
-)
+from loraprof.model.report import Adapter, Report, Source, Step, TimingReport, Unprofiled
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
-
-
-@dataclass(frozen=True, slots=True)
-class _Explained:
-    """What the reported step gives; the defaults are those of an input without steps."""
-
-    verdict: Verdict
-    timing: TimingReport
-    kernels: list[Kernel]
-    modules: list[ModuleRow]
-    adapter: Adapter | None
-    traffic: list[Traffic] | None
-    communication: Communication | None
-    replay: Replay | None
-    findings: list[Finding]
-    notes: list[str]
-    compiled: CompiledReport | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,39 +49,40 @@ def build_report(
     analysis = analyse(trace, recording, among.step)
     ceiling, roofless = ceiling_of(analysis, recording, nvml)
     step = analysis.steps[analysis.reported] if analysis.reported is not None else None
-    explained = _explain(analysis, recording, nvml, ceiling, among)
-    notes = [*_absent(recording, nvml), *([roofless] if roofless else []), *explained.notes]
-    return Report(
+    timing = _timing(recording, step, analysis.on_gpu)
+    notes = [*analysis.closure.notes, *(recording.notes if recording else []), *_absent(recording, nvml)]
+    report = Report(
         source=_source(analysis, path, recording, among.ranks),
-        verdict=explained.verdict,
-        timing=explained.timing,
+        verdict=verdict(step, None, timing, None, []),
+        timing=timing,
         reported_step=step.name if step else None,
         steps=list(analysis.steps),
-        kernels=explained.kernels,
-        modules=explained.modules,
-        adapter=explained.adapter,
+        kernels=[],
+        modules=[],
+        adapter=None,
         ceilings=ceilings(analysis, recording, ceiling),
-        replay=explained.replay,
+        replay=None,
         probes=None,
         memory=tables.memory(recording),
         nvml=tables.nvml(nvml),
-        findings=explained.findings,
-        closure=_with_notes(analysis, recording, notes),
-        traffic=explained.traffic,
-        compiled=explained.compiled,
-        communication=explained.communication,
+        findings=[],
+        closure=replace(analysis.closure, notes=[*notes, *([roofless] if roofless else [])]),
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
     )
+    return _explained(report, analysis, recording, nvml, ceiling, among) if step else report
 
 
-def _explain(
-    analysis: Analysis, recording: Recording | None, nvml: Nvml | None, ceiling: Ceiling | None, among: Among
-) -> _Explained:
-    if analysis.reported is None:
-        timing = _timing(recording, None, None)
-        return _Explained(verdict(None, None, timing, None, []), timing, [], [], None, None, None, None, [], [])
-    ledger, step = analysis.ledgers[analysis.reported], analysis.steps[analysis.reported]
-    timing = _timing(recording, step.wall_ns, step.ns(kind="busy") if analysis.on_gpu else None)
+def _explained(
+    report: Report,
+    analysis: Analysis,
+    recording: Recording | None,
+    nvml: Nvml | None,
+    ceiling: Ceiling | None,
+    among: Among,
+) -> Report:
+    """``report`` with all that the reported step gives."""
+    assert analysis.reported is not None
+    ledger, step, timing = analysis.ledgers[analysis.reported], analysis.steps[analysis.reported], report.timing
     busy = busy_of(analysis, ledger)
     limits = limits_of(analysis.trace, ledger, busy.rows, busy.work, ceiling)
     table = tables.kernels(analysis, ledger, busy, limits)
@@ -121,40 +90,53 @@ def _explain(
     calls = collectives_of(analysis, ledger)
     sent = communication(calls, among.transfer_ns, recording, exposed_ns(step, analysis.on_gpu))
     scale = timing.unprofiled.median_ns / step.wall_ns if timing.unprofiled and step.wall_ns else 1.0
-    extra, unsaid = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
-    again = step_replay(analysis, ledger, timing.unprofiled)
-    other = counterfactual(analysis, ledger, recording, timing.unprofiled, again, extra)
-    adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
+    extra, unpriced = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
+    replayed = step_replay(analysis, ledger, timing.unprofiled)
+    predicted = counterfactual(analysis, ledger, recording, timing.unprofiled, replayed, extra)
+    adapter = _predicted(tables.adapter(analysis, ledger, table, busy), predicted)
     case = Case(
-        analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again, calls, sent, ceiling
+        analysis=analysis,
+        ledger=ledger,
+        step=step,
+        busy=busy,
+        kernels=table,
+        adapter=adapter,
+        timing=timing,
+        recording=recording,
+        nvml=nvml,
+        counterfactual=predicted,
+        replay=replayed,
+        collectives=calls,
+        communication=sent,
+        ceiling=ceiling,
     )
     found = findings(case) if step.wall_ns else []
-    unsure = (uncovered(ledger, busy, moved), impossible(table), unsaid)
     unsent = sent.saved_bytes if sent and extra is None else None
-    made = compiled(analysis, ledger, busy)
-    return _Explained(
-        verdict=verdict(step, adapter, timing, other, found, unclear(case, found), unsent),
-        timing=timing,
+    generated = compiled(analysis, ledger, busy)
+    notes = [
+        *compiled_notes(generated, recording.compilation if recording else None),
+        *(note for note in (uncovered(ledger, busy, moved), impossible(table), unpriced) if note),
+        *_refused(replayed, timing),
+    ]
+    return replace(
+        report,
+        verdict=verdict(step, adapter, timing, predicted, found, unclear(case, found), unsent),
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
         adapter=adapter,
-        traffic=moved,
-        communication=sent,
-        replay=again.report if again else None,
+        replay=replayed.report if replayed else None,
         findings=found,
-        notes=[
-            *compiled_notes(made, recording.compilation if recording else None),
-            *(note for note in unsure if note),
-            *_refused(again, timing),
-        ],
-        compiled=made,
+        closure=replace(report.closure, notes=[*report.closure.notes, *notes]),
+        traffic=moved,
+        compiled=generated,
+        communication=sent,
     )
 
 
-def _refused(again: StepReplay | None, timing: TimingReport) -> list[str]:
-    if again is None or timing.unprofiled is None or again.refusal is None:
+def _refused(replayed: StepReplay | None, timing: TimingReport) -> list[str]:
+    if replayed is None or timing.unprofiled is None or replayed.refusal is None:
         return []
-    return [f"{again.refusal}; what depends on idle time is not predicted"]
+    return [f"{replayed.refusal}; what depends on idle time is not predicted"]
 
 
 def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:
@@ -170,8 +152,10 @@ def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks:
     )
 
 
-def _timing(recording: Recording | None, profiled_ns: int | None, busy_ns: int | None) -> TimingReport:
-    """``busy_ns`` of a GPU: the profiler slows the host, its kernels take as long without."""
+def _timing(recording: Recording | None, step: Step | None, on_gpu: bool) -> TimingReport:
+    """On a GPU the profiler slows the host, kernels take as long without: what is left of the step is idle time."""
+    profiled_ns = step.wall_ns if step else None
+    busy_ns = step.ns(kind="busy") if step and on_gpu else None
     unprofiled = None
     if recording is not None and recording.timing is not None and recording.timing.samples_ns:
         median, low, high = median_interval(recording.timing.samples_ns)
@@ -200,19 +184,14 @@ def _absent(recording: Recording | None, nvml: Nvml | None) -> list[str]:
     return [text for absent, text in missing if absent]
 
 
-def _with_notes(analysis: Analysis, recording: Recording | None, notes: list[str]) -> Closure:
-    extra = recording.notes if recording else []
-    return msgspec.structs.replace(analysis.closure, notes=[*analysis.closure.notes, *extra, *notes])
-
-
-def _predicted(adapter: Adapter | None, other: Counterfactual | None) -> Adapter | None:
-    if adapter is None or other is None:
+def _predicted(adapter: Adapter | None, predicted: Counterfactual | None) -> Adapter | None:
+    if adapter is None or predicted is None:
         return adapter
-    return msgspec.structs.replace(
+    return replace(
         adapter,
-        savings=other.savings,
-        predicted_full_ns=other.full_ns,
-        predicted_full_interval=other.full,
-        predicted_frozen_ns=other.frozen_ns,
-        predicted_frozen_interval=other.frozen,
+        savings=predicted.savings,
+        predicted_full_ns=predicted.full_ns,
+        predicted_full_interval=predicted.full,
+        predicted_frozen_ns=predicted.frozen_ns,
+        predicted_frozen_interval=predicted.frozen,
     )

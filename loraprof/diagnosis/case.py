@@ -16,10 +16,9 @@ from loraprof.analysis.ranks.collectives import Collectives
 from loraprof.analysis.step.busy import Busy
 from loraprof.analysis.step.records import Record, records_of
 from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
-from loraprof.diagnosis.catalogue import entry
 from loraprof.model.ranks import Communication
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
-from loraprof.model.report import Adapter, Evidence, Finding, Gain, Kernel, Severity, Step, TimingReport
+from loraprof.model.report import Adapter, Gain, Kernel, Step, TimingReport
 from loraprof.model.trace import Int64
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES, HostKind
 
@@ -140,15 +139,6 @@ class Case:
         rows = host.kind == HostKind.OP
         return frozenset(self.analysis.trace.names[i] for i in set(host.name[rows].tolist()))
 
-    def count(self, name: str, **where: str) -> int:
-        """Kernels (CPU: ops) called ``name`` in the reported step, by role, phase or module."""
-        return sum(k.count for k in self.kernels if k.op == name and all(getattr(k, f) == v for f, v in where.items()))
-
-    def total_ns(self, name: str, **where: str) -> int:
-        return sum(
-            k.total_ns for k in self.kernels if k.op == name and all(getattr(k, f) == v for f, v in where.items())
-        )
-
 
 def gain(case: Case, saved_ns: float, low_ns: float, high_ns: float) -> Gain | None:
     """What saving ``saved_ns`` (unprofiled ns) of the step gives; the interval bounds the speed-up.
@@ -168,65 +158,5 @@ def gain(case: Case, saved_ns: float, low_ns: float, high_ns: float) -> Gain | N
     )
 
 
-def evidence(what: str, value: float | int | str | None, unit: str = "") -> Evidence:
-    return Evidence(what=what, value=value, unit=unit)
-
-
-def check(case: Case, arm: str) -> str:
-    """The command that measures what the remedy ``arm`` gains; scripts have no arms but the full one."""
-    w = case.workload
-    if w is None or (w.kind != "builtin" and arm != "full"):
-        return ""
-    target = w.name if w.kind == "builtin" else " ".join(w.argv)
-    return f"; loraprof compare --arms lora,{arm} {target} measures it"
-
-
-def compile_call(case: Case, options: str = "") -> str:
-    """What to type to compile this model; PEFT's adapters are put on it first."""
-    return f"torch.compile({'get_peft_model(model, config)' if case.peft else 'model'}{options})"
-
-
-def compiling(case: Case, before: str = "", after: str = "") -> str:
-    """The advice to compile this model, between words that only go with it; none where something is compiled."""
-    return "" if case.compiled else f"{before}{compile_call(case)}{after}"
-
-
-def without_dropout(case: Case, joint: str = "") -> str:
-    """The advice to drop dropout, after ``joint``, where an adapter has any."""
-    if not any(site.dropout for site in case.sites):
-        return ""
-    return joint + ("lora_dropout=0.0" if case.peft else "no dropout before A")
-
-
-LARGER_BATCH = "a micro-batch twice as large (per_device_train_batch_size)"
 MAJOR = 0.05  # share of the step from which a gain is major
 LONG_NS = 200_000  # a host range without a launch; a launch call that takes longer on an idle device loads code
-
-
-def finding(
-    case: Case,
-    id: str,
-    evidence: list[Evidence],
-    remedy: str,
-    gain: Gain | None = None,
-    severity: Severity | None = None,
-    title: str | None = None,
-    spent_ns: int = 0,
-) -> Finding:
-    """Title and sources are the catalogue's unless given.
-
-    The severity follows the gain unless given; without an unprofiled time, ``spent_ns`` of the profiled step.
-    """
-    known = entry(id)
-    unprofiled = case.timing.unprofiled
-    share = gain.ns / unprofiled.median_ns if gain and unprofiled else 0.0 if unprofiled else spent_ns / case.wall_ns
-    judged: Severity = "major" if share >= MAJOR else "minor"
-    return Finding(
-        id=id,
-        severity=severity or judged,
-        title=title or known.title,
-        evidence=evidence,
-        remedy=remedy,
-        gain=gain,
-        see=list(known.sources),
-    )

@@ -1,28 +1,19 @@
-"""What is known about a cause: the texts behind every finding's id, for ``loraprof explain``.
+"""What is known about a cause, in words: the texts behind every rule, for findings and for ``loraprof explain``.
 
-The data are ``catalogue.toml`` beside this file, checked against ``Entry`` when they are first read.
+The data are ``catalogue.toml`` beside this file, checked against ``Entry`` when they are first read. A threshold stands
+in a signature as ``{name:unit}``, and its value is the rule's: the text cannot disagree with the code.
 """
 
-from difflib import get_close_matches
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Literal
+from string import Formatter
+from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
-from loraprof.diagnosis.glossary import terms
-from loraprof.errors import UsageError
-from loraprof.model.report import Evidence, Finding, Severity
-
-FAMILIES = {
-    "G": "can the runs be compared",
-    "L": "the adapter's path",
-    "H": "host and scheduling",
-    "B": "the base model",
-    "D": "several devices",
-    "N": "clocks, power, memory",
-    "W": "is LoRA the right lever",
-}
+from loraprof import units
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,9 +29,17 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sources: tuple[str, ...]
     formula: str | None = None
 
-    @property
-    def family(self) -> str:
-        return FAMILIES[self.id[0]]
+    def filled(self, thresholds: Mapping[str, float]) -> "Entry":
+        """With the thresholds in the signature. Raises KeyError where it names one that the rule does not have."""
+        return replace(self, signature=_Thresholds().vformat(self.signature, (), thresholds))
+
+
+class _Thresholds(Formatter):
+    """``{share:share}`` -> ``30 %``: the part after the colon is a unit of ``units``."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        written = {"share": units.percent(value, 0), "ratio": f"{value:g}x", "": f"{value:g}"}
+        return written.get(format_spec) or units.quantity(value, format_spec)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,24 +47,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @cache
-def entries() -> tuple[Entry, ...]:
-    """All causes, in the catalogue's order."""
+def texts() -> Mapping[str, Entry]:
+    """All causes by id, as they are written."""
     text = resources.files("loraprof.diagnosis").joinpath("catalogue.toml").read_bytes()
-    return msgspec.toml.decode(text, type=_File).entry
-
-
-def entry(id: str) -> Entry:
-    """The cause with this id, whatever its case. Raises UsageError that names the closest ids."""
-    known = {e.id: e for e in entries()}
-    wanted = id.strip().upper()
-    if wanted in known:
-        return known[wanted]
-    close = get_close_matches(wanted, known, n=3, cutoff=0.4) or get_close_matches(id.lower(), terms(), n=3)
-    hint = f"did you mean {', '.join(close)}?" if close else "`loraprof explain` lists all findings"
-    raise UsageError(f"no finding and no word of the pages is called {id!r}", hint)
-
-
-def known(id: str, severity: Severity, seen: list[Evidence]) -> Finding:
-    """A finding with the catalogue's own words."""
-    text = entry(id)
-    return Finding(id=id, severity=severity, title=text.title, evidence=seen, remedy=text.remedy)
+    return {e.id: e for e in msgspec.toml.decode(text, type=_File).entry}

@@ -1,47 +1,78 @@
-"""Which of the known causes does this step show? One small function each, ordered by what fixing it gains.
+"""Which of the known causes does this step show? Ordered by what fixing them gains.
 
-G findings that forbid a comparison come first, then by gain, unknown gains last. Gains that overlap are not added.
+Findings that forbid a comparison come first, then by gain, unknown gains last. Gains that overlap are not added.
 """
 
-from collections.abc import Callable
+from difflib import get_close_matches
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.adapter import COSTS
 from loraprof.diagnosis.findings.adapter_form import FORMS
 from loraprof.diagnosis.findings.advice import ADVICE
-from loraprof.diagnosis.findings.base import BASE
-from loraprof.diagnosis.findings.comparability import COMPARABILITY
-from loraprof.diagnosis.findings.compiled import COMPILED
+from loraprof.diagnosis.findings.base import BASE_RULES
+from loraprof.diagnosis.findings.comparability import COMPARABILITY_RULES
 from loraprof.diagnosis.findings.distributed import DISTRIBUTED
-from loraprof.diagnosis.findings.host import HOST
+from loraprof.diagnosis.findings.host import HOST_RULES
 from loraprof.diagnosis.findings.power import POWER_FINDINGS
+from loraprof.diagnosis.glossary import terms
+from loraprof.diagnosis.rule import Rule
+from loraprof.errors import UsageError
 from loraprof.model.report import Finding
 
-Rule = Callable[[Case], Finding | None]
-RULES: tuple[Rule, ...] = (
-    *COMPARABILITY, *POWER_FINDINGS, *HOST, *COMPILED, *COSTS, *FORMS, *BASE, *DISTRIBUTED, *ADVICE,
-)  # fmt: skip
-EXPLAINED = {"D1", "D2", "D4", "D5"}
+RULES: dict[str, Rule] = {
+    rule.id: rule
+    for rule in (
+        *COMPARABILITY_RULES,
+        *COSTS,
+        *FORMS,
+        *HOST_RULES,
+        *BASE_RULES,
+        *DISTRIBUTED,
+        *POWER_FINDINGS,
+        *ADVICE,
+    )
+}
 SEVERITY = {"blocker": 0, "major": 1, "minor": 2, "info": 3}
 
 
 def findings(case: Case) -> list[Finding]:
-    found = [f for f in (rule(case) for rule in RULES) if f is not None]
+    found = [(rule, f) for rule in RULES.values() if (f := rule.find(case)) is not None]
     return sorted(_consistent(found), key=_order)
 
 
-def _consistent(found: list[Finding]) -> list[Finding]:
-    """ "Nothing to fix" (G6) goes where something else is major, and takes the advice on adapters along where not.
+def rule_of(finding: Finding) -> Rule:
+    """The rule that made a finding."""
+    return RULES[finding.id]
 
-    Exposed communication (D6) goes where another finding says why.
-    """
-    found = [f for f in found if f.id != "D6" or not EXPLAINED & {other.id for other in found}]
-    bounded = any(f.id == "G6" for f in found)
-    other = any(f.severity in ("major", "blocker") and f.id[0] != "L" for f in found)
-    gone = ("G6",) if other else tuple(f.id for f in found if f.id[0] == "L" and f.severity != "major")
-    return [f for f in found if f.id not in gone] if bounded else found
+
+def rule_named(id: str) -> Rule:
+    """The rule with this id, whatever its case. Raises UsageError that names the closest ids."""
+    wanted = id.strip().upper()
+    if wanted in RULES:
+        return RULES[wanted]
+    close = get_close_matches(wanted, RULES, n=3, cutoff=0.4) or get_close_matches(id.lower(), terms(), n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "`loraprof explain` lists all findings"
+    raise UsageError(f"no finding and no word of the pages is called {id!r}", hint)
+
+
+def is_cause(finding: Finding) -> bool:
+    """Whether it says where time goes, and more than for information."""
+    return not rule_of(finding).family.gate and finding.severity != "info"
+
+
+def _consistent(found: list[tuple[Rule, Finding]]) -> list[Finding]:
+    """What another finding explains goes. "Nothing to fix" in a family goes where something else is major, and takes
+    the advice on that family along where not."""
+    seen = [rule for rule, _ in found]
+    left = [(rule, f) for rule, f in found if not any(rule in seen for rule in rule.explained_by)]
+    for bound in (rule for rule in seen if rule.bounds):
+        other = any(f.severity in ("major", "blocker") and rule.family is not bound.bounds for rule, f in left)
+        gone = [bound] if other else [r for r, f in left if r.family is bound.bounds and f.severity != "major"]
+        left = [(rule, f) for rule, f in left if rule not in gone]
+    return [f for _, f in left]
 
 
 def _order(finding: Finding) -> tuple[bool, float, int, str]:
     gain = -float(finding.gain.ns) if finding.gain else 0.0
-    return not (finding.id[0] == "G" and finding.severity == "blocker"), gain, SEVERITY[finding.severity], finding.id
+    forbids = rule_of(finding).family.gate and finding.severity == "blocker"
+    return not forbids, gain, SEVERITY[finding.severity], finding.id

@@ -7,26 +7,15 @@ an arm leaves out is measured by running that arm.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.judge import is_cause, rule_of
 from loraprof.model.report import Finding
-
-ARMS: Final = {
-    "L1": "lora-fused",
-    "L2": "lora-bf16",
-    "L3": "lora-bf16",
-    "L4": "lora-nodropout",
-    "L6": "lora-qv",
-    "W1": "full",
-}
-TOKENS: Final = ("H1", "H2", "B4")  # costs that do not grow with the tokens
-RANK: Final = ("L5",)
 
 
 def unclear(case: Case, found: Sequence[Finding]) -> str | None:
     """None where the leading cause is clear, or there are not two with a known gain."""
-    causes = [f for f in found if f.gain is not None and f.id[0] != "G" and f.severity != "info"]
+    causes = [f for f in found if f.gain is not None and is_cause(f)]
     if len(causes) < 2:
         return _unknown(case, found)
     first, second = causes[:2]
@@ -34,32 +23,33 @@ def unclear(case: Case, found: Sequence[Finding]) -> str | None:
     assert second.gain is not None
     if second.gain.high < first.gain.low:
         return None
-    measures = _measures(case, (first.id, second.id))
+    measures = _measures(case, (first, second))
     decides = f"; {' or '.join(measures)} would decide" if measures else ""
     return f"{first.id} and {second.id} may gain the same: their intervals overlap{decides}"
 
 
 def _unknown(case: Case, found: Sequence[Finding]) -> str | None:
     """Several causes of which no gain is known cannot be ranked."""
-    causes = [f.id for f in found if f.id[0] != "G" and f.severity != "info"]
+    causes = [f.id for f in found if is_cause(f)]
     if len(causes) < 2 or case.timing.unprofiled is not None:
         return None
     return f"{', '.join(causes)} cannot be ranked without an unprofiled time; loraprof profile SCRIPT measures it"
 
 
-def _measures(case: Case, ids: Sequence[str]) -> list[str]:
+def _measures(case: Case, found: Sequence[Finding]) -> list[str]:
     work = case.workload
     if work is None:
         return []
     builtin = work.kind == "builtin"
     target = work.name if builtin else " ".join(work.argv)
     out = []
-    arms = list(dict.fromkeys(ARMS[i] for i in ids if i in ARMS))
+    rules = [rule_of(f) for f in found]
+    arms = list(dict.fromkeys(arm for rule in rules if (arm := rule.remedies[0].arm)))
     if arms and (builtin or arms == ["full"]):
         out.append(f"loraprof compare --arms lora,{','.join(arms)} {target}")
-    for causes, option, words in ((TOKENS, "batch", "batch doubled"), (RANK, "rank", "rank doubled")):
-        if any(i in causes for i in ids):
+    for option in ("batch", "rank"):
+        if any(rule.probe == option for rule in rules):
             value = work.options.get(option)
             command = f"loraprof profile {target} --{option} {2 * value}" if isinstance(value, int) else None
-            out.append(command if builtin and command else f"a profile with the {words}")
+            out.append(command if builtin and command else f"a profile with the {option} doubled")
     return out

@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.prediction.counterfactual import Counterfactual
+from loraprof.diagnosis.judge import is_cause
 from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES, Role
 
@@ -66,7 +67,7 @@ def limiting(found: list[Finding]) -> str | None:
 
     None where there are several and no gain is known: they stand in no order then.
     """
-    causes = [f for f in found if f.id[0] != "G" and f.severity != "info"]
+    causes = [f for f in found if is_cause(f)]
     if len(causes) > 1 and all(f.gain is None for f in causes):
         return None
     sure = (f.id for f in causes if f.gain is not None and f.gain.low > SURE)

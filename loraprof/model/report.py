@@ -15,6 +15,7 @@ SCHEMA = "loraprof.report/1"
 
 Basis = Literal["measured", "predicted"]
 GainBasis = Literal["model", "replay", "measured"]
+RemedyKind = Literal["same_training", "numerics", "other_training", "data", "hardware"]
 Severity = Literal["info", "minor", "major", "blocker"]
 FIELDS = ("kind", "class_", "cause", "phase", "role")  # of a row
 Bound = Literal["compute", "memory", "latency", "unknown"]
@@ -233,14 +234,26 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
     basis: GainBasis
 
 
+class RemedyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What to change. ``stack``: the library or trainer that the text is written for; ``arm``: the arm of ``compare``
+    that makes the change in process, None where there is none."""
+
+    kind: RemedyKind
+    stack: str
+    text: str
+    arm: str | None = None
+    gain: Gain | None = None
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     severity: Severity
     title: str
     evidence: list[Evidence]
-    remedy: str
+    remedy: str  # the text of the first of ``remedies``
     gain: Gain | None = None
     see: list[str] = []
+    remedies: list[RemedyReport] = []
 
 
 class Closure(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.text import Text
 
 from loraprof import units
-from loraprof.diagnosis.catalogue import FAMILIES, Entry
+from loraprof.diagnosis.catalogue import Entry
 from loraprof.diagnosis.glossary import Term
+from loraprof.diagnosis.rule import Rule
 from loraprof.report.terminal.render import fact_lines, page_width, print_lines, wrapped
 from loraprof.report.terminal.text import DIM
 
@@ -24,9 +25,9 @@ def render_explain(entry: Entry, console: Console) -> None:
     print_lines(_entry_lines(entry, page_width(console)), console)
 
 
-def render_list(entries: Sequence[Entry], console: Console) -> None:
+def render_list(rules: Sequence[Rule], console: Console) -> None:
     """Every id with its title, by family."""
-    print_lines(_list_lines(entries, page_width(console)), console)
+    print_lines(_list_lines(rules, page_width(console)), console)
 
 
 def render_term(term: Term, console: Console) -> None:
@@ -52,11 +53,11 @@ def _entry_lines(entry: Entry, width: int) -> Iterator[Text]:
             yield from fact_lines([(label.ljust(9), text)], width)
 
 
-def _list_lines(entries: Sequence[Entry], width: int) -> Iterator[Text]:
-    yield from wrapped(f"{units.count(len(entries))} known causes; loraprof explain ID tells more", width, "bold")
-    for letter, family in FAMILIES.items():
+def _list_lines(rules: Sequence[Rule], width: int) -> Iterator[Text]:
+    yield from wrapped(f"{units.count(len(rules))} known causes; loraprof explain ID tells more", width, "bold")
+    for family in dict.fromkeys(rule.family for rule in rules):
         yield Text()
-        yield Text(family, DIM)
-        for e in entries:
-            if e.id.startswith(letter):
-                yield Text(f"  {e.id:<5}{e.title}")
+        yield Text(family.title, DIM)
+        for rule in rules:
+            if rule.family is family:
+                yield Text(f"  {rule.id:<5}{rule.entry.title}")

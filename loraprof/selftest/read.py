@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from loraprof.analysis.trace.launch_links import link
+from loraprof.diagnosis.rule import Rule
 from loraprof.model.vocabulary import Cause, HostKind, Role
 from loraprof.selftest.plant import Seen
 
@@ -79,16 +80,16 @@ def module_busy(root: str) -> Read:
     )
 
 
-def found(id: str) -> Read:
-    """How often a finding is there."""
-    return lambda seen: sum(f.id == id for f in seen.report.findings)
+def found(rule: Rule) -> Read:
+    """How often a rule found its cause."""
+    return lambda seen: sum(f.id == rule.id for f in seen.report.findings)
 
 
-def evidence(id: str, what: str) -> Read:
+def evidence(rule: Rule, what: str) -> Read:
     """A figure that a finding gives as evidence; None without the finding."""
 
     def read(seen: Seen) -> float | None:
-        values = [e.value for f in seen.report.findings if f.id == id for e in f.evidence if e.what == what]
+        values = [e.value for f in seen.report.findings if f.id == rule.id for e in f.evidence if e.what == what]
         return values[0] if values and isinstance(values[0], int | float) else None
 
     return read

@@ -1,5 +1,7 @@
 """All plants, in the order in which they run: one function and one line each."""
 
+from loraprof.diagnosis.findings.adapter_form import HOST_SYNC
+from loraprof.diagnosis.findings.host import LAUNCH_BOUND
 from loraprof.model.vocabulary import Cause
 from loraprof.selftest import device, host, lora, rates, read
 from loraprof.selftest.plant import Plant, Quantity
@@ -28,18 +30,18 @@ PLANTS: tuple[Plant, ...] = (
     Plant("lora", BOTH, lora.adapting, (
         Quantity("adapted layers", "count", read.adapted),
         Quantity("FLOPs of A and B", "flops", read.flops_of("adapter.down", "adapter.up")),
-        Quantity("finding L8", "count", read.found("L8")),
+        Quantity("finding L8", "count", read.found(HOST_SYNC)),
     )),
     Plant("item", BOTH, lora.reading, (
-        Quantity("finding L8", "count", read.found("L8")),
-        Quantity("values read", "count", read.evidence("L8", READS)),
+        Quantity("finding L8", "count", read.found(HOST_SYNC)),
+        Quantity("values read", "count", read.evidence(HOST_SYNC, READS)),
     )),
     Plant("nulls", CUDA, device.nulls, (
         Quantity("kernels", "count", read.kernels),
         Quantity("launches", "count", read.launches),
         Quantity("records alone", "count", read.unmatched),
         Quantity("launch floor", "ns", read.launch_floor, "at most"),
-        Quantity("finding H1", "count", read.found("H1")),
+        Quantity("finding H1", "count", read.found(LAUNCH_BOUND)),
     )),
     Plant("sync", CUDA, device.syncing, (Quantity("idle, sync", "ns", read.idle("sync")),)),
     Plant("wait", CUDA, device.waiting, (Quantity("idle, queued", "ns", read.idle("queued")),)),
@@ -50,7 +52,7 @@ PLANTS: tuple[Plant, ...] = (
         Quantity("launches", "count", read.launches),
         Quantity("longest launch call", "ns", read.longest_launch),
         Quantity("idle, launching", "ns", read.idle(*LAUNCHING)),
-        Quantity("finding H1", "count", read.found("H1")),
+        Quantity("finding H1", "count", read.found(LAUNCH_BOUND)),
     )),
     Plant("graph", CUDA, device.replaying, (
         Quantity("kernels", "count", read.kernels),

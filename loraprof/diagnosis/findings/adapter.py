@@ -11,8 +11,10 @@ import numpy as np
 
 from loraprof.analysis.limits.roofline import TF32, unit_of
 from loraprof.analysis.step.records import HALF, HALF_INPUTS, Record
-from loraprof.diagnosis.case import Case, check, compiling, evidence, finding, without_dropout
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.remedies import adapter as remedies
 from loraprof.diagnosis.rows import conversions
+from loraprof.diagnosis.rule import ADAPTER, Rule, Seen, evidence
 from loraprof.diagnosis.select import (
     Worth,
     both,
@@ -27,7 +29,6 @@ from loraprof.diagnosis.select import (
     within,
     worth,
 )
-from loraprof.model.report import Finding
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE
 
 ELEMENTWISE_SHARE = 0.30  # L1: of the adapter's busy time
@@ -41,7 +42,7 @@ SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("gat
 ATTENTION_PAIRS = (("q_proj", "v_proj"), ("query", "value"), ("q", "v"), ("c_attn",), ("qkv",), ("query_key_value",))
 
 
-def elementwise(case: Case) -> Finding | None:
+def elementwise(case: Case) -> Seen | None:
     """L1: full-size tensors stream through scale, add, dropout, casts and gradient sums."""
     spent = case.step.ns(kind="busy", role="adapter.elementwise")
     if not case.adapter_ns or spent < ELEMENTWISE_SHARE * case.adapter_ns or case.rates is None:
@@ -51,22 +52,18 @@ def elementwise(case: Case) -> Finding | None:
     ceiling = case.rates.stream_bytes_per_s
     if not time or not ceiling or moved / time * 1e9 < STREAMING * ceiling:
         return None
-    return finding(
-        case,
-        "L1",
-        [
+    return Seen(
+        evidence=[
             evidence("share of the adapter's busy time", spent / case.adapter_ns, "share"),
             evidence("bytes moved by its elementwise ops, at least", moved, "B"),
             evidence("achieved bandwidth, caches included", moved / time * 1e9, "B/s"),
             evidence("bandwidth of this device's memory", ceiling, "B/s"),
         ],
-        f"fuse the adapter: {compiling(case, after=', or ')}Unsloth, axolotl (lora_mlp_kernel: true, "
-        f"lora_qkv_kernel: true, lora_o_kernel: true){without_dropout(case, '; ')}",
-        gain_of(case, scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
+        gain=gain_of(case, scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
     )
 
 
-def fp32_adapters(case: Case) -> Finding | None:
+def fp32_adapters(case: Case) -> Seen | None:
     """L2: fp32 adapters on a half-precision base, without autocast."""
     sites = {i for i, s in case.numbered_sites if s.dtype == "float32" and s.base_dtype in HALF}
     if not sites:
@@ -82,23 +79,19 @@ def fp32_adapters(case: Case) -> Finding | None:
         saved = Worth(saved.ns + half / 2, saved.low, saved.high + half)
     base = next(s.base_dtype for i, s in case.numbered_sites if i in sites)
     plain = case.analysis.on_gpu and not any(TF32.search(r.name) for r in wide)
-    tensor_cores = '; or allow TF32: torch.set_float32_matmul_precision("high")' if plain else ""
-    return finding(
-        case,
-        "L2",
-        [
+    return Seen(
+        evidence=[
             evidence(f"adapted layers with float32 adapters on a {base} base", len(sites), "layers"),
             evidence("their matrix products in float32", len(wide), "ops"),
             evidence("time of those products", sum(r.ns for r in wide), "ns"),
             evidence("time of the dtype conversions around them", busy_ns(case, casts), "ns"),
         ],
-        "get_peft_model(model, config, autocast_adapter_dtype=False); or run the step under "
-        f'torch.autocast("{_device(case)}", torch.{base})' + tensor_cores + check(case, "lora-bf16"),
-        gain_of(case, saved),
+        gain=gain_of(case, saved),
+        values={"base": base, "plain": plain},
     )
 
 
-def undone_casts(case: Case) -> Finding | None:
+def undone_casts(case: Case) -> Seen | None:
     """L3: PEFT casts the input to fp32 and autocast casts the same tensor back for the product."""
     sites = {i for i, s in case.numbered_sites if s.dtype == "float32" and s.base_dtype in HALF}
     rows = [r for r in case.records if r.site in sites and r.phase == "forward" and r.conversion]
@@ -108,21 +101,17 @@ def undone_casts(case: Case) -> Finding | None:
         return None
     casts = both(of_rows(case, conversions(case, weights=False)), roles(*ADAPTER_ROLES))
     elements = sum(int(np.prod(np.array(r.dims[0], dtype=np.int64))) for r in undone)
-    return finding(
-        case,
-        "L3",
-        [
+    return Seen(
+        evidence=[
             evidence("inputs cast to float32 and back before A", len(undone), "tensors"),
             evidence("bytes of these casts, forward and backward", 24 * elements, "B"),
             evidence("their busy time", busy_ns(case, casts), "ns"),
         ],
-        "from peft.helpers import disable_input_dtype_casting; "
-        "run the step inside `with disable_input_dtype_casting(model):`",
-        gain_of(case, worth(case, casts)),
+        gain=gain_of(case, worth(case, casts)),
     )
 
 
-def dropout(case: Case) -> Finding | None:
+def dropout(case: Case) -> Seen | None:
     """L4: dropout inside the adapter streams a mask and a copy of the full input, both ways.
 
     In compiled code a kernel of another role may draw the mask besides: how much of its time that is, is not known.
@@ -137,21 +126,18 @@ def dropout(case: Case) -> Finding | None:
     if probability <= 0 or not (spent or fused_ns):
         return None
     masked = [k for k in case.kernels if k.role in ADAPTER_ROLES and k.op and re.search("bernoulli|native_dro", k.op)]
-    return finding(
-        case,
-        "L4",
-        [
+    return Seen(
+        evidence=[
             evidence("dropout probability", probability, "share"),
             evidence("masks drawn in the adapter", sum(k.count for k in masked if k.phase != "backward"), "ops"),
             evidence("busy time of dropout, forward and backward", spent, "ns"),
             *[evidence("kernels of other roles that draw masks too", fused_ns, "ns")] * bool(fused_ns),
         ],
-        "LoraConfig(lora_dropout=0.0)" + check(case, "lora-nodropout"),
-        gain_of(case, worth(case, select)) if spent else None,
+        gain=gain_of(case, worth(case, select)) if spent else None,
     )
 
 
-def bandwidth_bound(case: Case) -> Finding | None:
+def bandwidth_bound(case: Case) -> Seen | None:
     """L5: A and B read the layer's whole input and output for a handful of operations per byte."""
     products = _products(case)
     stream = case.rates.stream_bytes_per_s if case.rates else None
@@ -165,20 +151,16 @@ def bandwidth_bound(case: Case) -> Finding | None:
     spare, groups = _sharable(case)
     saved = scaled(worth(case, roles("adapter.down")), spare, 0.3 * spare, spare) if spare else None
     free = intensity * RANK < ridge * max((s.rank or 0 for s in case.sites), default=0)  # intensity grows with r
-    return finding(
-        case,
-        "L5",
-        [
+    return Seen(
+        evidence=[
             evidence("share of the adapter's busy time in A and B", products.ns / case.adapter_ns, "share"),
             evidence("arithmetic intensity of A and B", intensity, "FLOP/B"),
             evidence("ridge of this device in their dtype", ridge, "FLOP/B"),
             evidence("A products that read an input another A reads too", spare, "share"),
         ],
-        f"fuse {' and '.join('+'.join(g) for g in groups)} into one linear with one adapter, so that A reads the input "
-        f"once{f'; raising r to {RANK} costs almost no time' if free else ''}"
-        if groups
-        else f"do not lower r for speed{f': LoraConfig(r={RANK}) costs almost the same time' if free else ''}",
-        gain_of(case, saved),
+        gain=gain_of(case, saved),
+        remedies=(remedies.SHARED_INPUT if groups else remedies.KEEP_RANK,),
+        values={"groups": groups, "free": free, "rank": RANK},
     )
 
 
@@ -210,7 +192,7 @@ def _products(case: Case) -> _Products | None:
     return _Products(flops, nbytes, spent_ns, flops / compute_s) if compute_s else None
 
 
-def too_many_targets(case: Case) -> Finding | None:
+def too_many_targets(case: Case) -> Seen | None:
     """L6: every linear is adapted, and launches follow the number of adapted layers."""
     launches = len(case.busy.rows)
     suffixes = sorted({s.path.rsplit(".", 1)[-1] for s in case.sites})
@@ -221,23 +203,16 @@ def too_many_targets(case: Case) -> Finding | None:
         return None
     spared = {i for i, s in case.numbered_sites if s.path.rsplit(".", 1)[-1] not in keep}
     select = both(modules(case, lambda m: m.site in spared), roles(*ADAPTER_ROLES))
-    return finding(
-        case,
-        "L6",
-        [
+    return Seen(
+        evidence=[
             evidence("adapted layers", len(case.sites), "layers"),
             evidence("layers that stay adapted", len(case.sites) - len(spared), "layers"),
             evidence("share of all launches that the adapters issue", case.adapter.launches / launches, "share"),
             evidence("time of the adapters that would go", total_ns(case, select), "ns"),
         ],
-        f"LoraConfig(target_modules={list(keep)!r}), or only the upper layers (layers_to_transform=[...]); "
-        "check the quality afterwards" + (check(case, "lora-qv") if len(keep) == 2 else ""),
-        gain_of(case, worth(case, select)),
+        gain=gain_of(case, worth(case, select)),
+        values={"keep": list(keep)},
     )
-
-
-def _device(case: Case) -> str:
-    return "cuda" if case.analysis.on_gpu else "cpu"
 
 
 def _widens(record: Record) -> bool:
@@ -255,4 +230,30 @@ def _sharable(case: Case) -> tuple[float, list[tuple[str, ...]]]:
     return spare / max(len(case.sites), 1), [g for g, count in found if count]
 
 
-COSTS = (elementwise, fp32_adapters, undone_casts, dropout, bandwidth_bound, too_many_targets)
+COSTS = (
+    Rule(
+        id="L1",
+        family=ADAPTER,
+        test=elementwise,
+        remedies=(remedies.FUSED,),
+        thresholds={"share": ELEMENTWISE_SHARE, "streaming": STREAMING},
+    ),
+    Rule(id="L2", family=ADAPTER, test=fp32_adapters, remedies=(remedies.HALF_ADAPTERS,)),
+    Rule(id="L3", family=ADAPTER, test=undone_casts, remedies=(remedies.ONE_CAST,)),
+    Rule(id="L4", family=ADAPTER, test=dropout, remedies=(remedies.NO_DROPOUT,)),
+    Rule(
+        id="L5",
+        family=ADAPTER,
+        test=bandwidth_bound,
+        remedies=(remedies.SHARED_INPUT, remedies.KEEP_RANK),
+        thresholds={"share": GEMM_SHARE, "streaming": STREAMING, "ridge": RIDGE_SHARE},
+        probe="rank",
+    ),
+    Rule(
+        id="L6",
+        family=ADAPTER,
+        test=too_many_targets,
+        remedies=(remedies.FEWER_TARGETS,),
+        thresholds={"launches": LAUNCH_SHARE},
+    ),
+)

@@ -10,8 +10,10 @@ from typing import TypeGuard
 import numpy as np
 
 from loraprof.analysis.step.records import Record
-from loraprof.diagnosis.case import Case, compiling, evidence, finding
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.remedies import adapter as remedies
 from loraprof.diagnosis.rows import like
+from loraprof.diagnosis.rule import ADAPTER, Rule, Seen, evidence
 from loraprof.diagnosis.select import (
     Worth,
     both,
@@ -24,7 +26,6 @@ from loraprof.diagnosis.select import (
     total_ns,
     worth,
 )
-from loraprof.model.report import Finding
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLES, HostKind
 
 SYNC_SHARE = 0.01  # L8: of the step, on a GPU
@@ -33,7 +34,7 @@ FUSED_RATE = 0.8  # L11: of the calibrated rate
 _FUSED = re.compile(r"(?i)lora")  # in a kernel's own name: the vendor's kernels have none
 
 
-def dense_delta(case: Case) -> Finding | None:
+def dense_delta(case: Case) -> Seen | None:
     """L7: the weight difference is built as a full matrix (DoRA's norm, parametrization) in every pass."""
     shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in case.numbered_sites}
     base = [r for r in case.records if r.role == "base.linear" and r.phase == "forward"]
@@ -54,20 +55,20 @@ def dense_delta(case: Case) -> Finding | None:
         return None
     kinds = {case.recording.sites[i or 0].kind for i in layers} if case.recording else set()
     spent = sum(r.ns for r in rows)
-    return finding(
-        case,
-        "L7",
-        [
+    return Seen(
+        evidence=[
             evidence("layers that build a matrix as large as their weight", len(layers), "layers"),
             evidence("ops on such matrices in forward", len(rows), "ops"),
             evidence("their time, whatever the number of tokens", spent, "ns"),
         ],
-        "LoraConfig(use_dora=False)" if "dora" in kinds else "apply the adapter to activations: B(A(x)), not W + BA",
-        gain_of(case, scaled(worth(case, of_rows(case, like(case, rows))), 1.5, 1.0, 3.0)),  # its backward comes on top
+        gain=gain_of(
+            case, scaled(worth(case, of_rows(case, like(case, rows))), 1.5, 1.0, 3.0)
+        ),  # its backward comes on top
+        remedies=(remedies.PLAIN_LORA if "dora" in kinds else remedies.ON_ACTIVATIONS,),
     )
 
 
-def host_sync(case: Case) -> Finding | None:
+def host_sync(case: Case) -> Seen | None:
     """L8: the adapter reads a value back, so the host waits for the device at every call."""
     who, host, window = case.analysis.who, case.analysis.trace.host, case.ledger.window
     inside = np.array([r in ADAPTER_ROLES for r in ROLES])[who.role] & (who.module >= 0)
@@ -86,22 +87,19 @@ def host_sync(case: Case) -> Finding | None:
     scaled = waited * case.scale
     saved = Worth(scaled, 0.5 * scaled, scaled) if waited else worth(case, select)
     spent = waited or busy_ns(case, select)
-    return finding(
-        case,
-        "L8",
-        [
+    return Seen(
+        evidence=[
             evidence("reads of a device value inside adapted layers", count, "per step"),
             evidence("first of them in", where[0], ""),
             evidence("time the host waited there" if waited else "time of these ops", spent, "ns"),
         ],
-        f"remove .item(), nonzero() and tensors built from Python values in the forward of {where[0]}; "
-        "keep index tensors as buffers",
-        gain_of(case, saved),
+        gain=gain_of(case, saved),
         severity=None if case.analysis.on_gpu else "minor",
+        values={"module": where[0]},
     )
 
 
-def other_device(case: Case) -> Finding | None:
+def other_device(case: Case) -> Seen | None:
     """L9: adapter parameters live on another device than the base."""
     if case.recording is None:
         return None
@@ -112,22 +110,20 @@ def other_device(case: Case) -> Finding | None:
         return None
     device = next(iter(sorted(base)))
     copies = both(roles("copy"), modules(case, lambda m: m.site is not None))
-    return finding(
-        case,
-        "L9",
-        [
+    return Seen(
+        evidence=[
             evidence("adapter parameters on another device than the base", len(astray), "tensors"),
             evidence("theirs", astray[0].device, ""),
             evidence("the base's", device, ""),
             evidence("copies inside adapted layers", total_ns(case, copies), "ns"),
         ],
-        f'model.to("{device}") after get_peft_model',
-        gain_of(case, worth(case, copies)),
+        gain=gain_of(case, worth(case, copies)),
         severity="major",
+        values={"device": device},
     )
 
 
-def split_gradients(case: Case) -> Finding | None:
+def split_gradients(case: Case) -> Seen | None:
     """L10: the weight gradients of A and B run as a split-K product and a kernel that collects the parts."""
     if not case.analysis.on_gpu:
         return None
@@ -139,17 +135,13 @@ def split_gradients(case: Case) -> Finding | None:
         return None
     sms = case.analysis.trace.gpus[0].sms if case.analysis.trace.gpus else None
     small = [r for r in rows if sms and 0 <= r.blocks < sms]
-    return finding(
-        case,
-        "L10",
-        [
+    return Seen(
+        evidence=[
             evidence("reductions after split weight gradients", len(rows), "kernels"),
             evidence("launches of these gradients, of all", pairs / launches, "share"),
             evidence("reductions with fewer blocks than the device has SMs", len(small) if sms else None, "kernels"),
             evidence("time of the reductions", sum(r.ns for r in rows), "ns"),
         ],
-        f"{compiling(case, after=', or ')}one adapter for fused q, k and v",
-        None,
     )
 
 
@@ -171,7 +163,7 @@ def _weight_gradient(case: Case, record: Record) -> bool:
     return bool(strides) and strides[0][0] == 1
 
 
-def slow_fused(case: Case) -> Finding | None:
+def slow_fused(case: Case) -> Seen | None:
     """L11: a fused LoRA kernel takes longer per FLOP than this device's own products of the same shape."""
     rates, tokens = case.rates, _tokens(case)
     rows = [r for r in case.records if r.phase == "forward" and r.site is not None and _FUSED.search(r.name)]
@@ -187,17 +179,13 @@ def slow_fused(case: Case) -> Finding | None:
         expected += ns * (1 + (s.rank or 0) * (1 / s.in_features + 1 / s.out_features))  # the adapter's FLOPs too
     if expected >= FUSED_RATE * spent:
         return None
-    return finding(
-        case,
-        "L11",
-        [
+    return Seen(
+        evidence=[
             evidence("fused LoRA kernels in forward", len(rows), "kernels"),
             evidence("their time", spent, "ns"),
             evidence("the same FLOPs at this device's calibrated rate", round(expected), "ns"),
             evidence("rate reached, of that", expected / spent, "share"),
         ],
-        "switch the fused kernel off (axolotl: lora_mlp_kernel: false, lora_qkv_kernel: false), or clear Triton's "
-        "cache (~/.triton/cache) so that it is tuned again",
     )
 
 
@@ -218,4 +206,19 @@ def _matrices(dims: object) -> TypeGuard[tuple[int, ...]]:
     return isinstance(dims, tuple) and len(dims) in (2, 3) and all(isinstance(d, int) for d in dims)
 
 
-FORMS = (dense_delta, host_sync, other_device, split_gradients, slow_fused)
+HOST_SYNC = Rule(
+    id="L8", family=ADAPTER, test=host_sync, remedies=(remedies.NO_READS,), thresholds={"share": SYNC_SHARE}
+)
+FORMS = (
+    Rule(id="L7", family=ADAPTER, test=dense_delta, remedies=(remedies.PLAIN_LORA, remedies.ON_ACTIVATIONS)),
+    HOST_SYNC,
+    Rule(id="L9", family=ADAPTER, test=other_device, remedies=(remedies.SAME_DEVICE,)),
+    Rule(
+        id="L10",
+        family=ADAPTER,
+        test=split_gradients,
+        remedies=(remedies.FEWER_GRADIENTS,),
+        thresholds={"launches": SPLIT_SHARE},
+    ),
+    Rule(id="L11", family=ADAPTER, test=slow_fused, remedies=(remedies.UNFUSED,), thresholds={"rate": FUSED_RATE}),
+)

@@ -2,12 +2,13 @@
 
 from loraprof.analysis.costmodel.speedup import crossover_hidden
 from loraprof.analysis.costmodel.variants import detect_variant
-from loraprof.diagnosis.case import Case, check, evidence, finding
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.remedies.adapter import OTHER_LEVER
+from loraprof.diagnosis.rule import LEVER, Rule, Seen, evidence
 from loraprof.diagnosis.select import Worth, gain_of
-from loraprof.model.report import Finding
 
 
-def wrong_lever(case: Case) -> Finding | None:
+def wrong_lever(case: Case) -> Seen | None:
     """W1: full fine-tuning is predicted faster, with its whole interval: the adapters cost more than they save.
 
     Not where a part of full fine-tuning is left out of the prediction: the time of gradients that only it reduces.
@@ -19,10 +20,8 @@ def wrong_lever(case: Case) -> Finding | None:
         return None
     saved = Worth(now.median_ns - other.full_ns, now.median_ns - other.full.high, now.median_ns - other.full.low)
     widths = sorted(min(s.in_features, s.out_features) for s in case.sites)
-    return finding(
-        case,
-        "W1",
-        [
+    return Seen(
+        evidence=[
             evidence("this step", now.median_ns, "ns"),
             evidence("full fine-tuning, predicted", other.full_ns, "ns"),
             evidence("at most", other.full.high, "ns"),
@@ -30,9 +29,7 @@ def wrong_lever(case: Case) -> Finding | None:
             evidence("median width of the adapted layers", widths[len(widths) // 2] if widths else None, "features"),
             evidence("width from which adapters pay in forward and backward", _crossover(case), "features"),
         ],
-        "for speed: full fine-tuning if its optimizer fits; or LoRA on the upper layers only "
-        "(layers_to_transform=[...]); or a larger batch" + check(case, "full"),
-        gain_of(case, saved),
+        gain=gain_of(case, saved),
         severity="major",
     )
 
@@ -49,4 +46,4 @@ def _crossover(case: Case) -> float | None:
     return width * crossover_hidden(variant, rho) if variant else None
 
 
-ADVICE = (wrong_lever,)
+ADVICE = (Rule(id="W1", family=LEVER, test=wrong_lever, remedies=(OTHER_LEVER,)),)

@@ -7,10 +7,11 @@ import numpy as np
 from loraprof.analysis.attribution.containers import CORE
 from loraprof.analysis.attribution.roles import HEAD
 from loraprof.analysis.step.records import GEMMS, Record
-from loraprof.diagnosis.case import LARGER_BATCH, Case, compiling, evidence, finding
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.remedies import base as remedies
+from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
 from loraprof.diagnosis.select import both, gain_of, modules, phase, roles, scaled, total_ns, worth
 from loraprof.model.recording import ParameterInfo
-from loraprof.model.report import Finding
 
 NEEDLESS = 0.70  # B2: peak memory over the device's
 OTHER_SHARE = 0.30  # B3: of busy time
@@ -21,11 +22,12 @@ EXPERTS = 4  # B9: expert modules under one parent
 EXPERT_SHARE = 0.30  # B9: of the forward products
 GEMM_EFFICIENCY = 0.40  # B10: of the calibrated rate
 BUSY_SHARE = 0.80  # B10: of the step
+BF16_UNITS = 8  # B8: compute capability
 OPTIMIZER_SHARE = 0.05  # B1: of the full step
 QUANTISED = re.compile(r"4bit|8bit|Quant|GPTQ|AWQ|HQQ")
 
 
-def no_optimizer_saving(case: Case) -> Finding | None:
+def no_optimizer_saving(case: Case) -> Seen | None:
     """B1: the optimizer is a small part of full fine-tuning here, and LoRA's largest saving with it."""
     other = case.counterfactual
     if other is None or not other.full_ns:
@@ -34,20 +36,18 @@ def no_optimizer_saving(case: Case) -> Finding | None:
     if optimizer >= OPTIMIZER_SHARE * other.full_ns:
         return None
     bound = "1.33x" if case.workload and case.workload.checkpointing not in (None, "none") else "1.5x"
-    return finding(
-        case,
-        "B1",
-        [
+    return Seen(
+        evidence=[
             evidence("optimizer and clipping of full fine-tuning, predicted", optimizer, "ns"),
             evidence("of its step", optimizer / other.full_ns, "share"),
             evidence("tokens per optimizer step", case.timing.tokens_per_step, "tokens"),
         ],
-        f"expect at most {bound}; more needs fewer trained layers: LoraConfig(layers_to_transform=[...])",
         severity="info",
+        values={"bound": bound},
     )
 
 
-def checkpointing(case: Case) -> Finding | None:
+def checkpointing(case: Case) -> Seen | None:
     """B2: the forward runs again in backward."""
     spent = total_ns(case, phase("recompute"))
     if not spent:
@@ -56,23 +56,20 @@ def checkpointing(case: Case) -> Finding | None:
     peak, total = (memory.peak_bytes, memory.total_bytes) if memory else (None, None)
     reentrant = any("CheckpointFunction" in n for n in case.op_names)
     needless = peak / total < NEEDLESS if peak and total else None
-    return finding(
-        case,
-        "B2",
-        [
+    return Seen(
+        evidence=[
             evidence("time of recomputed work", spent, "ns"),
             evidence("of the step", spent / case.wall_ns, "share"),
             evidence("mode", "reentrant" if reentrant else "non-reentrant"),
             evidence("peak memory, of the device's", peak / total if peak and total else None, "share"),
         ],
-        "gradient_checkpointing=False" + ("" if needless else " if memory allows")
-        + ('; else gradient_checkpointing_kwargs={"use_reentrant": False}' if reentrant else ""),
-        gain_of(case, scaled(worth(case, phase("recompute")), 1.0, 0.9, 1.0)),
+        gain=gain_of(case, scaled(worth(case, phase("recompute")), 1.0, 0.9, 1.0)),
         spent_ns=spent,
-    )  # fmt: skip
+        values={"needless": needless, "reentrant": reentrant},
+    )
 
 
-def other_parts(case: Case) -> Finding | None:
+def other_parts(case: Case) -> Seen | None:
     """B3: attention, norms, head and loss take the time, and LoRA leaves them as they are."""
     parts = {r: case.step.ns(kind="busy", role=r) for r in ("attention", "norm", "head", "loss")}
     share = sum(parts.values()) / case.busy_ns if case.busy_ns else 0.0
@@ -86,46 +83,36 @@ def other_parts(case: Case) -> Finding | None:
     if case.adapter is None or (share < OTHER_SHARE and not unfused):
         return None
     saved = scaled(worth(case, roles("attention")), 0.5, 0.2, 0.8) if unfused else None
-    return finding(
-        case,
-        "B3",
-        [
+    return Seen(
+        evidence=[
             evidence("attention, norms, head and loss, of busy time", share, "share"),
             *(evidence(f"time of {role}", ns, "ns") for role, ns in parts.items()),
             evidence("attention runs as", "products and a softmax" if unfused else "one kernel" if fused else None),
         ],
-        "attention dropout 0 and no custom mask, so that SDPA can use its fused kernel"
-        if unfused and math
-        else 'from_pretrained(..., attn_implementation="sdpa")'
-        if unfused
-        else "fused norms and cross-entropy: Liger-Kernel (TrainingArguments(use_liger_kernel=True))",
-        gain_of(case, saved),
+        gain=gain_of(case, saved),
         severity="info" if not unfused else None,
+        remedies=(remedies.FAST_ATTENTION if unfused and math else remedies.SDPA if unfused else remedies.LIGER,),
     )
 
 
-def dequantization(case: Case) -> Finding | None:
+def dequantization(case: Case) -> Seen | None:
     """B4: quantised weights are expanded before every product."""
     spent = case.step.ns(kind="busy", role="dequant")
     if not case.busy_ns or spent < DEQUANT_SHARE * case.busy_ns:
         return None
     rows = [k for k in case.kernels if k.role == "dequant"]
-    return finding(
-        case,
-        "B4",
-        [
+    return Seen(
+        evidence=[
             evidence("time of dequantisation", spent, "ns"),
             evidence("of busy time", spent / case.busy_ns, "share"),
             evidence("weights expanded", sum(k.count for k in rows), "kernels"),
         ],
-        "load the base in bf16 if it fits: from_pretrained(..., dtype=torch.bfloat16) without a "
-        "quantization_config; else more tokens per micro-batch",
-        gain_of(case, scaled(worth(case, roles("dequant")), 1.0, 0.8, 1.0)),
+        gain=gain_of(case, scaled(worth(case, roles("dequant")), 1.0, 0.8, 1.0)),
         spent_ns=spent,
     )
 
 
-def promoted_parts(case: Case) -> Finding | None:
+def promoted_parts(case: Case) -> Seen | None:
     """B5: the parts of a quantised base that are not quantised were cast to fp32."""
     if case.recording is None or not _quantised(case):
         return None
@@ -135,20 +122,17 @@ def promoted_parts(case: Case) -> Finding | None:
         return None
     owners = {p.module for p in wide}
     select = modules(case, lambda m: m.id in owners)
-    return finding(
-        case,
-        "B5",
-        [
+    return Seen(
+        evidence=[
             evidence("float32 parameters outside the adapters", len(wide), "tensors"),
             evidence("first of them", f"{table[wide[0].module].path}.{wide[0].name}", ""),
             evidence("time of their modules", total_ns(case, select), "ns"),
         ],
-        "after prepare_model_for_kbit_training: for norms, embedding and head, module.to(torch.bfloat16)",
-        gain_of(case, scaled(worth(case, select), 0.4, 0.1, 0.5)),
+        gain=gain_of(case, scaled(worth(case, select), 0.4, 0.1, 0.5)),
     )
 
 
-def head_and_loss(case: Case) -> Finding | None:
+def head_and_loss(case: Case) -> Seen | None:
     """B6: logits of tokens times vocabulary."""
     spent = case.step.ns(kind="busy", role="head") + case.step.ns(kind="busy", role="loss")
     if not case.busy_ns or spent < HEAD_SHARE * case.busy_ns or not case.sites:
@@ -161,21 +145,18 @@ def head_and_loss(case: Case) -> Finding | None:
         and "float" in r.types
         and any(isinstance(d, tuple) and vocabulary in d for d in r.dims)
     ]
-    return finding(
-        case,
-        "B6",
-        [
+    return Seen(
+        evidence=[
             evidence("time of head and loss", spent, "ns"),
             evidence("of busy time", spent / case.busy_ns, "share"),
             evidence("vocabulary", vocabulary, "tokens"),
             evidence("float32 ops on logits", len(wide) if vocabulary else None, "ops"),
         ],
-        "TrainingArguments(use_liger_kernel=True), or compute logits of the trained positions only",
-        gain_of(case, scaled(worth(case, roles("loss")), 0.5, 0.2, 0.9)),
+        gain=gain_of(case, scaled(worth(case, roles("loss")), 0.5, 0.2, 0.9)),
     )
 
 
-def trained_in_full(case: Case) -> Finding | None:
+def trained_in_full(case: Case) -> Seen | None:
     """B7: embedding, head or other full-size weights train beside the adapters."""
     if case.recording is None or not case.sites:
         return None
@@ -193,44 +174,38 @@ def trained_in_full(case: Case) -> Finding | None:
     wgrad = worth(case, both(modules(case, lambda m: m.id in owners), phase("backward")))
     share = numel / trained
     saved = step.times(share, 0.5 * share).plus(wgrad.times(0.5, 0.3, 0.7)) if step and wgrad else None
-    return finding(
-        case,
-        "B7",
-        [
+    return Seen(
+        evidence=[
             evidence("parameters trained in full", numel, "parameters"),
             evidence("of all parameters", numel / total, "share"),
             evidence("of the trained parameters", numel / trained, "share"),
             evidence("first of them", f"{table[full[0].module].path}.{full[0].name}", ""),
         ],
-        "LoraConfig(trainable_token_indices=[...]) for new tokens only, or drop modules_to_save",
-        gain_of(case, saved),
+        gain=gain_of(case, saved),
     )
 
 
-def no_bf16_units(case: Case) -> Finding | None:
+def no_bf16_units(case: Case) -> Seen | None:
     """B8: bf16 products on a GPU older than capability 8.0."""
     device = case.recording.device if case.recording else None
     gpus = case.analysis.trace.gpus
     capability = device.capability if device and device.capability else gpus[0].capability if gpus else None
-    if not case.analysis.on_gpu or capability is None or capability >= (8, 0):
+    if not case.analysis.on_gpu or capability is None or capability >= (BF16_UNITS, 0):
         return None
     products = [r for r in case.records if r.gemm_type == "c10::BFloat16"]
     if not products:
         return None
-    return finding(
-        case,
-        "B8",
-        [
+    return Seen(
+        evidence=[
             evidence("compute capability", ".".join(map(str, capability)), ""),
             evidence("products in bfloat16", len(products), "kernels"),
             evidence("their time", sum(r.ns for r in products), "ns"),
         ],
-        "from_pretrained(..., dtype=torch.float16) and TrainingArguments(fp16=True)",
         severity="major",
     )
 
 
-def expert_loop(case: Case) -> Finding | None:
+def expert_loop(case: Case) -> Seen | None:
     """B9: a Python loop launches every expert on its own."""
     rows = [r for r in case.records if r.phase == "forward"]
     products = [r for r in rows if r.op in GEMMS]
@@ -243,22 +218,18 @@ def expert_loop(case: Case) -> Finding | None:
     if len(mine) < EXPERT_SHARE * len(products):
         return None
     sizes = sorted(_rows(r) for r in mine)
-    return finding(
-        case,
-        "B9",
-        [
+    return Seen(
+        evidence=[
             evidence("experts that ran one by one", len(experts), "modules"),
             evidence("their products in forward", len(mine), "ops"),
             evidence("of all products in forward", len(mine) / len(products), "share"),
             evidence("median rows per product", sizes[(len(sizes) - 1) // 2], "tokens"),
         ],
-        'grouped experts (from_pretrained(..., experts_implementation="grouped_mm"), ScatterMoE); '
-        "leave experts out of target_modules",
         severity="major",
     )
 
 
-def slow_products(case: Case) -> Finding | None:
+def slow_products(case: Case) -> Seen | None:
     """B10: the base's own products run far below what this device reached in calibration."""
     rows = [k for k in case.kernels if k.role == "base.linear" and k.flops]
     flops, spent = sum(k.flops or 0 for k in rows), sum(k.total_ns for k in rows)
@@ -271,19 +242,15 @@ def slow_products(case: Case) -> Finding | None:
     convolved = any("conv" in (k.op or "") for k in rows)
     odd = [s for s in case.sites if s.in_features % 8 or s.out_features % 8]
     better = 1 - reached / (1.5 * GEMM_EFFICIENCY)
-    return finding(
-        case,
-        "B10",
-        [
+    return Seen(
+        evidence=[
             evidence("rate of the base's products", flops / spent * 1e9, "FLOP/s"),
             evidence("best rate of this device", peak, "FLOP/s"),
             evidence("layers with a width that 8 does not divide", len(odd) if case.sites else None, "layers"),
         ],
-        f"{LARGER_BATCH} at equal samples per step"
-        + ("" if convolved else "; pad_to_multiple_of=8")
-        + compiling(case, "; "),
-        gain_of(case, scaled(worth(case, roles("base.linear")), better, 0.0, 1 - reached)),
+        gain=gain_of(case, scaled(worth(case, roles("base.linear")), better, 0.0, 1 - reached)),
         title=None if case.adapter else "The linear layers' products are slow",
+        values={"convolved": convolved},
     )
 
 
@@ -320,15 +287,58 @@ def _vocabulary(case: Case) -> int | None:
     return max(rows, default=None)
 
 
-BASE = (
-    no_optimizer_saving,
-    checkpointing,
-    other_parts,
-    dequantization,
-    promoted_parts,
-    head_and_loss,
-    trained_in_full,
-    no_bf16_units,
-    expert_loop,
-    slow_products,
+BASE_RULES = (
+    Rule(
+        id="B1",
+        family=BASE,
+        test=no_optimizer_saving,
+        remedies=(remedies.FEWER_LAYERS,),
+        thresholds={"share": OPTIMIZER_SHARE},
+    ),
+    Rule(
+        id="B2",
+        family=BASE,
+        test=checkpointing,
+        remedies=(remedies.NO_CHECKPOINTING,),
+        thresholds={"memory": NEEDLESS},
+    ),
+    Rule(
+        id="B3",
+        family=BASE,
+        test=other_parts,
+        remedies=(remedies.FAST_ATTENTION, remedies.SDPA, remedies.LIGER),
+        thresholds={"share": OTHER_SHARE},
+    ),
+    Rule(
+        id="B4",
+        family=BASE,
+        test=dequantization,
+        remedies=(remedies.HALF_BASE,),
+        thresholds={"share": DEQUANT_SHARE},
+        probe="batch",
+    ),
+    Rule(id="B5", family=BASE, test=promoted_parts, remedies=(remedies.HALF_PARTS,)),
+    Rule(id="B6", family=BASE, test=head_and_loss, remedies=(remedies.FUSED_LOSS,), thresholds={"share": HEAD_SHARE}),
+    Rule(
+        id="B7",
+        family=BASE,
+        test=trained_in_full,
+        remedies=(remedies.NEW_TOKENS,),
+        thresholds={"share": TRAINED_SHARE},
+    ),
+    Rule(id="B8", family=BASE, test=no_bf16_units, remedies=(remedies.FP16,), thresholds={"capability": BF16_UNITS}),
+    Rule(
+        id="B9",
+        family=BASE,
+        test=expert_loop,
+        remedies=(remedies.GROUPED_EXPERTS,),
+        thresholds={"experts": EXPERTS, "products": EXPERT_SHARE},
+    ),
+    Rule(
+        id="B10",
+        family=BASE,
+        test=slow_products,
+        remedies=(remedies.LARGER_PRODUCTS,),
+        thresholds={"rate": GEMM_EFFICIENCY, "busy": BUSY_SHARE},
+    ),
 )

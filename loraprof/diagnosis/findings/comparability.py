@@ -3,10 +3,12 @@
 from loraprof import units
 from loraprof.analysis.attribution.roles import HEAD
 from loraprof.analysis.step.busy import mixed_ns
-from loraprof.diagnosis.case import LONG_NS, Case, evidence, finding
+from loraprof.diagnosis.case import LONG_NS, Case
+from loraprof.diagnosis.remedies import comparability as remedies
+from loraprof.diagnosis.rule import ADAPTER, COMPARABILITY, Rule, Seen, evidence
 from loraprof.diagnosis.select import Worth, gain_of, idle, total_ns
-from loraprof.model.report import Finding
 
+TOKENS_APART = 0.01  # G1: tokens per step of two runs
 COLD = 1.5  # G3: first step over the median
 LOADING = 0.05  # G3: loading code, of the step
 NOISE = 0.50  # G3: interval of the median over the median
@@ -16,7 +18,7 @@ OPTIMIZER_SHARE = 0.25  # G2: of the full step
 BOUND = 0.90  # G6: speed-up over the ideal one
 
 
-def optimizer_decides(case: Case) -> Finding | None:
+def optimizer_decides(case: Case) -> Seen | None:
     """G2: most of what LoRA saves here is the optimizer's work."""
     other = case.counterfactual
     if other is None or not other.full_ns:
@@ -26,22 +28,19 @@ def optimizer_decides(case: Case) -> Finding | None:
         return None
     now = case.timing.unprofiled.median_ns if case.timing.unprofiled else None
     without = (other.full_ns - optimizer) / (now - other.trained_ns) if now and now > other.trained_ns else None
-    return finding(
-        case,
-        "G2",
-        [
+    return Seen(
+        evidence=[
             evidence("optimizer and clipping of full fine-tuning, predicted", optimizer, "ns"),
             evidence("of its step", optimizer / other.full_ns, "share"),
             evidence("speed-up over full fine-tuning, whole step", other.full_ns / now if now else None, "ratio"),
             evidence("the same without optimizer and clipping", without, "ratio"),
             evidence("tokens per optimizer step", case.timing.tokens_per_step, "tokens"),
         ],
-        "state tokens per optimizer step with every speed-up; gradient_accumulation_steps moves it",
         severity="info",
     )
 
 
-def cold_timing(case: Case) -> Finding | None:
+def cold_timing(case: Case) -> Seen | None:
     """G3: the first steps were slower than the rest, so a mean over all of them is not the speed of training.
 
     The first window of a trace that begins in the midst of training also holds work that was queued before: it is
@@ -53,59 +52,54 @@ def cold_timing(case: Case) -> Finding | None:
     median = sorted(samples)[(len(samples) - 1) // 2] if len(samples) > 2 else 0
     if not median or samples[0] <= COLD * median or samples[0] <= max(samples[1:]):
         return _noisy(case) or _loading(case)
-    remedy = f"loraprof profile --skip {2 * timing.dropped + 3}" if timing else "record after a few warm-up steps"
-    return finding(
-        case,
-        "G3",
-        [
+    return Seen(
+        evidence=[
             evidence("first step that was timed" if timing else "first step of the trace", samples[0], "ns"),
             evidence("median step", median, "ns"),
             evidence("steps dropped before", timing.dropped if timing else None, "steps"),
         ],
-        f"{remedy}: the first steps still allocate, compile or fill caches",
+        remedies=(remedies.WARM_UP,),
+        values={"skip": 2 * timing.dropped + 3 if timing else None},
     )
 
 
-def _noisy(case: Case) -> Finding | None:
+def _noisy(case: Case) -> Seen | None:
     """Steps that repeat so badly that no difference between arms can be told from them."""
     u = case.timing.unprofiled
     if u is None or u.high_ns - u.low_ns <= NOISE * u.median_ns:
         return None
-    return finding(
-        case,
-        "G3",
-        [
+    return Seen(
+        evidence=[
             evidence("median step, unprofiled", u.median_ns, "ns"),
             evidence("its interval from", u.low_ns, "ns"),
             evidence("to", u.high_ns, "ns"),
             evidence("steps timed", u.steps, "steps"),
         ],
-        f"stop what else runs on this machine; loraprof profile --timed {5 * u.steps}",
         title="The steps repeat too badly for a comparison",
+        remedies=(remedies.QUIET,),
+        values={"timed": 5 * u.steps},
     )
 
 
-def _loading(case: Case) -> Finding | None:
+def _loading(case: Case) -> Seen | None:
     """Launch calls that take so long while the device is idle load code: its kernels are used for the first time."""
     first_uses = idle("launch_api", above_ns=LONG_NS)
     spent, calls = total_ns(case, first_uses), int(first_uses(case.ledger).sum())
     if spent < LOADING * case.wall_ns:
         return None
-    return finding(
-        case,
-        "G3",
-        [
+    return Seen(
+        evidence=[
             evidence(f"launch calls above {units.ns(LONG_NS)} on an idle device", calls, "count"),
             evidence("their time", spent, "ns"),
             evidence("of the step", spent / case.wall_ns, "share"),
         ],
-        "record after a few warm-up steps: this one loads the code of its kernels",
         title="The step is cold: its kernels are used for the first time",
+        remedies=(remedies.LOADED,),
         spent_ns=spent,
     )
 
 
-def padding(case: Case) -> Finding | None:
+def padding(case: Case) -> Seen | None:
     """G4: padded tokens take time and count for nothing."""
     w = case.workload
     if w is None or not w.tokens_per_step or w.real_tokens_per_step is None:
@@ -115,20 +109,17 @@ def padding(case: Case) -> Finding | None:
         return None
     now = case.timing.unprofiled.median_ns if case.timing.unprofiled else None
     saved = Worth(*((1 - share) * f * now for f in (0.8, 0.5, 1.0))) if now else None
-    return finding(
-        case,
-        "G4",
-        [
+    return Seen(
+        evidence=[
             evidence("tokens per step", w.tokens_per_step, "tokens"),
             evidence("of them real", w.real_tokens_per_step, "tokens"),
             evidence("real tokens, of all", share, "share"),
         ],
-        'SFTConfig(packing=True), or TrainingArguments(train_sampling_strategy="group_by_length")',
-        gain_of(case, saved),
+        gain=gain_of(case, saved),
     )
 
 
-def not_training(case: Case) -> Finding | None:
+def not_training(case: Case) -> Seen | None:
     """G5: no gradient reaches the adapters, or base weights train with them."""
     if case.recording is None or not case.sites:
         return None
@@ -155,44 +146,74 @@ def not_training(case: Case) -> Finding | None:
         case.step.ns(phase="backward") + case.step.ns(phase="recompute"),
     )
     first = names[(starved or frozen_late)[0].id]
-    remedy = (
-        'model.enable_input_require_grads(), or gradient_checkpointing_kwargs={"use_reentrant": False}'
-        if starved
-        else "freeze before the optimizer is built: get_peft_model(model, config) does; else base.requires_grad_(False)"
-    )
-    return finding(
-        case,
-        "G5",
-        [
+    return Seen(
+        evidence=[
             evidence("adapter parameters", len(own), "tensors"),
             evidence("of them without a gradient after backward", len(starved), "tensors"),
             evidence("base weights that train", len(frozen_late), "tensors"),
             evidence("first of them", first, ""),
             evidence("backward over forward", backward / forward if forward else None, "ratio"),
         ],
-        remedy,
         severity="blocker",
         title="The adapters are not training" if starved else "Base weights train with the adapters",
+        remedies=(remedies.INPUT_GRADIENTS if starved else remedies.FREEZE,),
     )
 
 
-def at_the_bound(case: Case) -> Finding | None:
+def at_the_bound(case: Case) -> Seen | None:
     """G6: removing the adapters altogether would gain less than a tenth, whatever of fused kernels is theirs."""
     other, now = case.counterfactual, case.timing.unprofiled
     mixed = mixed_ns(case.analysis.who.compiled, case.ledger) * case.scale
     if other is None or now is None or other.frozen_ns - mixed < BOUND * now.median_ns:
         return None
-    return finding(
-        case,
-        "G6",
-        [
+    return Seen(
+        evidence=[
             evidence("speed-up over full fine-tuning, predicted", other.full_ns / now.median_ns, "ratio"),
             evidence("ideal speed-up, adapters for free", other.full_ns / max(other.frozen_ns, 1), "ratio"),
             evidence("this step without adapters, predicted", other.frozen_ns, "ns"),
         ],
-        "nothing to fix in the adapters; more needs fewer trained layers, a smaller base or more tokens per step",
         severity="info",
     )
 
 
-COMPARABILITY = (optimizer_decides, cold_timing, padding, not_training, at_the_bound)
+DIFFERENT_ARMS = Rule(
+    id="G1",
+    family=COMPARABILITY,
+    test=None,
+    remedies=(remedies.ONE_COMMAND,),
+    thresholds={"tokens": TOKENS_APART},
+)
+OPTIMIZER_DECIDES = Rule(
+    id="G2",
+    family=COMPARABILITY,
+    test=optimizer_decides,
+    remedies=(remedies.STATE_TOKENS,),
+    thresholds={"share": OPTIMIZER_SHARE},
+)
+COMPARABILITY_RULES = (
+    DIFFERENT_ARMS,
+    OPTIMIZER_DECIDES,
+    Rule(
+        id="G3",
+        family=COMPARABILITY,
+        test=cold_timing,
+        remedies=(remedies.WARM_UP, remedies.QUIET, remedies.LOADED),
+        thresholds={"cold": COLD, "loading": LOADING, "long": LONG_NS, "noise": NOISE},
+    ),
+    Rule(id="G4", family=COMPARABILITY, test=padding, remedies=(remedies.PACKING,), thresholds={"real": PADDING}),
+    Rule(
+        id="G5",
+        family=COMPARABILITY,
+        test=not_training,
+        remedies=(remedies.INPUT_GRADIENTS, remedies.FREEZE),
+        thresholds={"backward": FREE_BACKWARD},
+    ),
+    Rule(
+        id="G6",
+        family=COMPARABILITY,
+        test=at_the_bound,
+        remedies=(remedies.NOTHING,),
+        thresholds={"bound": BOUND},
+        bounds=ADAPTER,
+    ),
+)

@@ -8,10 +8,12 @@ from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.attribution.compiled import compilations
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.busy import Busy, mixed_ns
-from loraprof.diagnosis.case import MAJOR, Case, compile_call, evidence, finding, without_dropout
+from loraprof.diagnosis.case import MAJOR, Case
+from loraprof.diagnosis.remedies.host import COMPILE_ONCE
+from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.select import Worth, gain_of
 from loraprof.model.compilation import Compilation
-from loraprof.model.report import CompiledReport, Evidence, Finding
+from loraprof.model.report import CompiledReport, Evidence
 from loraprof.model.vocabulary import ROLE
 
 
@@ -61,7 +63,7 @@ def compiled_notes(made: CompiledReport | None, found: Compilation | None) -> li
     return notes
 
 
-def compiles_in_steps(case: Case) -> Finding | None:
+def compiles_in_steps(case: Case) -> Seen | None:
     """H3: code is compiled again within the run, or the graph is cut."""
     w, found = case.workload, case.recording.compilation if case.recording else None
     recompiles, breaks = (w.recompiles, w.graph_breaks) if w and w.compiled else (None, None)
@@ -80,13 +82,9 @@ def compiles_in_steps(case: Case) -> Finding | None:
     ]
     rows += [evidence("their time", in_steps_ns, "ns"), evidence("of the profiled steps", share, "share")] * bool(count)
     rows += _told(case, found, timed)
-    return finding(
-        case,
-        "H3",
-        rows,
-        f"{compile_call(case, ', dynamic=True')}{without_dropout(case, ' with ')}; "
-        "TORCH_LOGS=graph_breaks,recompiles names the lines",
-        replace(often, basis="measured") if often else None,
+    return Seen(
+        evidence=rows,
+        gain=replace(often, basis="measured") if often else None,
         severity="major" if max(timed, share) >= MAJOR else None,
     )
 
@@ -133,4 +131,4 @@ def _inside(case: Case) -> tuple[int, int, int]:
     return count, ns, sum(b - a for a, b in zip(analysis.marks.start, analysis.marks.end, strict=True))
 
 
-COMPILED = (compiles_in_steps,)
+COMPILING = Rule(id="H3", family=HOST, test=compiles_in_steps, remedies=(COMPILE_ONCE,))

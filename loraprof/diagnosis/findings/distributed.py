@@ -14,9 +14,11 @@ from loraprof import units
 from loraprof.analysis.ranks.collectives import exposed_ns
 from loraprof.analysis.ranks.communication import model_bytes, ranks_of
 from loraprof.analysis.ranks.messages import KINDS
-from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.remedies import devices as remedies
+from loraprof.diagnosis.rule import DEVICES, Rule, Seen, evidence
 from loraprof.diagnosis.select import Worth, gain_of
-from loraprof.model.report import Evidence, Finding, Gain
+from loraprof.model.report import Evidence, Gain
 from loraprof.model.trace import Int64
 
 EXPOSED_SHARE = 0.10  # D1, D6: of the step
@@ -27,17 +29,15 @@ FLAT = 10  # D3: trained flat parameters over the adapters' own
 NEEDLESS = 10  # D4: reduced bytes over the adapters'
 
 
-def gathers(case: Case) -> Finding | None:
+def gathers(case: Case) -> Seen | None:
     """D1: the frozen weights travel in every step."""
     mine = _messages(case, "all_gather")
     moved, exposed = mine.bytes, mine.exposed_ns
     weights = _frozen_bytes(case)  # 0 too where no recording says what is frozen: then nothing is claimed
     if not weights or moved < GATHERED * weights or exposed < EXPOSED_SHARE * case.wall_ns:
         return None
-    return finding(
-        case,
-        "D1",
-        [
+    return Seen(
+        evidence=[
             evidence("bytes gathered per step", moved, "B"),
             evidence("bytes of the frozen weights", weights, "B"),
             evidence("time of the gathers", mine.ns, "ns"),
@@ -45,15 +45,12 @@ def gathers(case: Case) -> Finding | None:
             evidence("of the step", exposed / case.wall_ns, "share"),
             *_saved(case),
         ],
-        'DeepSpeed "zero_optimization": {"stage": 2}, or DDP, if the frozen model fits on one device; else '
-        "fully_shard(block, reshard_after_forward=False) or backward_prefetch=BackwardPrefetch.BACKWARD_PRE, "
-        "and more tokens per step",
-        _gain(case, exposed, 0.8, 0.4),
+        gain=_gain(case, exposed, 0.8, 0.4),
         severity="major",
     )
 
 
-def small_messages(case: Case) -> Finding | None:
+def small_messages(case: Case) -> Seen | None:
     """D2: every adapter tensor is a message of its own."""
     sent = _messages(case)
     count = len(sent.sizes)
@@ -61,23 +58,19 @@ def small_messages(case: Case) -> Finding | None:
     if not case.sites or not count or median >= SMALL_BYTES or count <= PER_LAYER * len(case.sites):
         return None
     small = sent.sizes < SMALL_BYTES
-    return finding(
-        case,
-        "D2",
-        [
+    return Seen(
+        evidence=[
             evidence("messages per step", count, "messages"),
             evidence("adapted layers", len(case.sites), "layers"),
             evidence("median message", median, "B"),
             evidence("time of the small ones", int(sent.times[small].sum()), "ns"),
             evidence("bytes sent in all", sent.bytes, "B"),
         ],
-        "wrap whole blocks as one FSDP unit (transformer_auto_wrap_policy), or replicate the adapters: "
-        "FullyShardedDataParallel(ignored_states=lora_parameters) with DDP for them",
-        _gain(case, int(sent.exposed[small].sum()), 0.7, 0.2),
+        gain=_gain(case, int(sent.exposed[small].sum()), 0.7, 0.2),
     )
 
 
-def mixed_units(case: Case) -> Finding | None:
+def mixed_units(case: Case) -> Seen | None:
     """D3: one flat parameter holds frozen and trained weights, and gradients of its whole size.
 
     With ``use_orig_params`` the flat parameter does not show, but all of its gradient is scattered.
@@ -89,46 +82,38 @@ def mixed_units(case: Case) -> Finding | None:
     hidden = _messages(case, "reduce_scatter").bytes > FLAT * 4 * own * _micro_batches(case)
     if not own or not (hidden or size > FLAT * own):
         return None
-    return finding(
-        case,
-        "D3",
-        [
+    return Seen(
+        evidence=[
             *[evidence("trained elements in flat parameters", size, "parameters")] * bool(flat),
             evidence("elements of the adapters", own, "parameters"),
             evidence("bytes of gradients on this rank", _gradients(case), "B"),
             evidence("bytes reduced per step", _messages(case, "all_reduce", "reduce_scatter").bytes, "B"),
         ],
-        "FullyShardedDataParallel(model, use_orig_params=True), or wrap the adapters apart from the base"
-        if flat
-        else "fully_shard(block): FSDP2 reduces what is trained alone; or wrap the adapters apart from the base",
         severity="major",
+        remedies=(remedies.ORIGINAL_PARAMETERS if flat else remedies.FSDP2,),
     )
 
 
-def needless_reduction(case: Case) -> Finding | None:
+def needless_reduction(case: Case) -> Seen | None:
     """D4: gradients are reduced that the adapters do not have."""
     mine = _messages(case, "all_reduce")
     moved, own = mine.bytes, 4 * _adapter_elements(case) * _micro_batches(case)
     if not own or moved <= NEEDLESS * own:
         return None
-    return finding(
-        case,
-        "D4",
-        [
+    return Seen(
+        evidence=[
             evidence("bytes reduced per step", moved, "B"),
             evidence("bytes of the adapters' gradients, at most", own, "B"),
             evidence("time of the reductions", mine.ns, "ns"),
             evidence("of it nothing hides", mine.exposed_ns, "ns"),
             *_saved(case),
         ],
-        "freeze first, wrap afterwards: DistributedDataParallel(get_peft_model(model, config), "
-        "find_unused_parameters=False)",
-        _gain(case, mine.exposed_ns * (1 - own / moved), 0.9, 0.5),
+        gain=_gain(case, mine.exposed_ns * (1 - own / moved), 0.9, 0.5),
         severity="major",
     )
 
 
-def pipeline_bubble(case: Case) -> Finding | None:
+def pipeline_bubble(case: Case) -> Seen | None:
     """D5: stages of a pipeline wait for each other."""
     mine = _messages(case, "send_recv")
     micro = case.workload.micro_batches if case.workload else None
@@ -141,44 +126,37 @@ def pipeline_bubble(case: Case) -> Finding | None:
         waited -= _exposed(case)
     if waited < bubble * case.wall_ns:
         return None
-    return finding(
-        case,
-        "D5",
-        [
+    return Seen(
+        evidence=[
             evidence("stages", stages, "devices"),
             evidence("micro-batches per step", micro, "count"),
             evidence("bubble that they imply", bubble, "share"),
             evidence("time this rank waited", waited, "ns"),
             evidence("of the step", waited / case.wall_ns, "share"),
         ],
-        "more micro-batches per step (gradient_accumulation_steps), or several adapters trained in one batch",
-        _gain(case, waited, 0.5, 0.2),
+        gain=_gain(case, waited, 0.5, 0.2),
         severity="major",
     )
 
 
-def exposed_communication(case: Case) -> Finding | None:
+def exposed_communication(case: Case) -> Seen | None:
     """D6: time goes to communication alone. Where D1, D2, D4 or D5 says why, this goes (``findings``)."""
     exposed, sent = _exposed(case), case.communication
     if sent is None or exposed < EXPOSED_SHARE * case.wall_ns:
         return None
     rows = [row for row in sent.collectives if row.exposed_ns]
     apart = all(row.basis == "fastest rank" for row in rows)
-    first = "" if apart else "loraprof report on all ranks' directory, which tells waiting from transfer; "
     gradients = bool(rows) and rows[0].name in ("all_reduce", "reduce_scatter")
-    then = "gradient_accumulation_steps x 2, or DistributedDataParallel(model, bucket_cap_mb=100)"
-    return finding(
-        case,
-        "D6",
-        [
+    return Seen(
+        evidence=[
             evidence("communication that nothing hides", exposed, "ns"),
             evidence("of the step", exposed / case.wall_ns, "share"),
             evidence("most of it in", f"{rows[0].name}, {units.count(rows[0].count)} per step" if rows else None),
             evidence("communication that computation hides", sent.overlapped_ns, "ns"),
         ],
-        f"{first}{then if gradients else 'more tokens per micro-batch, so that there is more work per message'}",
-        _gain(case, exposed, 0.5, 0.1),
+        gain=_gain(case, exposed, 0.5, 0.1),
         spent_ns=exposed,
+        values={"apart": apart, "gradients": gradients},
     )
 
 
@@ -258,4 +236,42 @@ def _gradients(case: Case) -> int | None:
     return memory.gradients_bytes if memory else None
 
 
-DISTRIBUTED = (gathers, small_messages, mixed_units, needless_reduction, pipeline_bubble, exposed_communication)
+GATHERS = Rule(
+    id="D1",
+    family=DEVICES,
+    test=gathers,
+    remedies=(remedies.KEEP_WEIGHTS,),
+    thresholds={"gathered": GATHERED, "exposed": EXPOSED_SHARE},
+)
+SMALL_MESSAGES = Rule(
+    id="D2",
+    family=DEVICES,
+    test=small_messages,
+    remedies=(remedies.WHOLE_BLOCKS,),
+    thresholds={"small": SMALL_BYTES, "count": PER_LAYER},
+)
+NEEDLESS_REDUCTION = Rule(
+    id="D4", family=DEVICES, test=needless_reduction, remedies=(remedies.FREEZE_FIRST,), thresholds={"times": NEEDLESS}
+)
+PIPELINE_BUBBLE = Rule(id="D5", family=DEVICES, test=pipeline_bubble, remedies=(remedies.MORE_MICRO_BATCHES,))
+DISTRIBUTED = (
+    GATHERS,
+    SMALL_MESSAGES,
+    Rule(
+        id="D3",
+        family=DEVICES,
+        test=mixed_units,
+        remedies=(remedies.ORIGINAL_PARAMETERS, remedies.FSDP2),
+        thresholds={"times": FLAT},
+    ),
+    NEEDLESS_REDUCTION,
+    PIPELINE_BUBBLE,
+    Rule(
+        id="D6",
+        family=DEVICES,
+        test=exposed_communication,
+        remedies=(remedies.MORE_BETWEEN_MESSAGES,),
+        thresholds={"share": EXPOSED_SHARE},
+        explained_by=(GATHERS, SMALL_MESSAGES, NEEDLESS_REDUCTION, PIPELINE_BUBBLE),
+    ),
+)

@@ -6,9 +6,11 @@ from msgspec.structs import replace
 from loraprof import units
 from loraprof.analysis.prediction.replay import accepted, replay
 from loraprof.analysis.trace.intervals import union
-from loraprof.diagnosis.case import LARGER_BATCH, LONG_NS, Case, compiling, evidence, finding, without_dropout
+from loraprof.diagnosis.case import LONG_NS, Case
+from loraprof.diagnosis.findings.compiled import COMPILING
+from loraprof.diagnosis.remedies import host as remedies
+from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.select import Select, Worth, either, gain_of, idle, scaled, total_ns, worth
-from loraprof.model.report import Finding
 from loraprof.model.trace import Int64, distinct
 from loraprof.model.vocabulary import Cause
 
@@ -19,15 +21,16 @@ FEW = 20  # H1: launches that are no training step
 DATA_SHARE = 0.05  # H4
 HOST_SHARE = 0.20  # H2: idle in Python or inside ops, of the step
 LONG_SHARE = 0.10  # H2: such ranges, of the step
+ACTIVE = 0.05  # H5: busy time of a device that takes part, of the step
 OVERLAP = 0.10  # H5: time two devices work at once, of the busier one's
 
 
-def launch_bound(case: Case) -> Finding | None:
+def launch_bound(case: Case) -> Seen | None:
     """H1: the device waits for work to be submitted. On a CPU: issuing the ops costs more than doing them."""
     return _launch_bound_gpu(case) if case.analysis.on_gpu else _overhead_bound_cpu(case)
 
 
-def _launch_bound_gpu(case: Case) -> Finding | None:
+def _launch_bound_gpu(case: Case) -> Seen | None:
     saved, waited_ns = worth(case, _submitting(case)), total_ns(case, _submitting(case))
     unprofiled = case.timing.unprofiled
     share = saved.ns / unprofiled.median_ns if saved and unprofiled else waited_ns / case.wall_ns
@@ -47,12 +50,9 @@ def _launch_bound_gpu(case: Case) -> Finding | None:
     ]
     saved = faster if faster and saved else saved.times(0.5, 0.15, 0.9) if saved else None
     value = gain_of(case, saved)
-    return finding(
-        case,
-        "H1",
-        rows,
-        _fewer_launches(case),
-        replace(value, basis="replay") if value and faster else value,
+    return Seen(
+        evidence=rows,
+        gain=replace(value, basis="replay") if value and faster else value,
         spent_ns=waited_ns,
     )
 
@@ -62,12 +62,6 @@ def _submitting(case: Case) -> Select:
     use, nor, beyond the floor, for what holds a kernel back after its launch."""
     latency = idle("launch_latency", upto_ns=case.analysis.floor_ns or 0)
     return either(either(idle("python", "framework"), idle("launch_api", upto_ns=LONG_NS)), latency)
-
-
-def _fewer_launches(case: Case) -> str:
-    """More work per launch, or fewer of them; what is said of adapters fits those that are there."""
-    fewer = ("fewer target_modules" if case.peft else "adapt fewer layers") if case.sites else ""
-    return "; ".join(filter(None, (f"{LARGER_BATCH}, or packing", compiling(case), fewer, without_dropout(case))))
 
 
 def _faster_host(case: Case, waited_ns: int) -> Worth | None:
@@ -93,7 +87,7 @@ def _events(case: Case, cause: Cause) -> int:
     return sum(p.events for p in case.step.partition if p.cause == cause)
 
 
-def _overhead_bound_cpu(case: Case) -> Finding | None:
+def _overhead_bound_cpu(case: Case) -> Seen | None:
     """Python between the ops, and per op what the smallest op costs in the calibration."""
     calibration = case.recording.calibration if case.recording else None
     unprofiled = case.timing.unprofiled
@@ -104,17 +98,14 @@ def _overhead_bound_cpu(case: Case) -> Finding | None:
     spent = (python.ns if python else 0.0) + min(top * calibration.op_ns, unprofiled.median_ns)
     if spent < LAUNCH_SHARE * unprofiled.median_ns:
         return None
-    return finding(
-        case,
-        "H1",
-        [
+    return Seen(
+        evidence=[
             evidence("ops issued per step", top, "ops"),
             evidence("cost of the smallest op here", calibration.op_ns, "ns"),
             evidence("Python between ops", python.ns if python else None, "ns"),
             evidence("issuing, of the step", min(spent / unprofiled.median_ns, 1.0), "share"),
         ],
-        _fewer_launches(case),
-        gain_of(case, Worth(0.5 * spent, 0.15 * spent, 0.9 * spent)),
+        gain=gain_of(case, Worth(0.5 * spent, 0.15 * spent, 0.9 * spent)),
         title="Overhead-bound: issuing the ops costs more than their arithmetic",
     )
 
@@ -124,7 +115,7 @@ def _top_ops(case: Case) -> int:
     return sum(1 for w in case.busy.work if w is not None and w.min_bytes)
 
 
-def python_overhead(case: Case) -> Finding | None:
+def python_overhead(case: Case) -> Seen | None:
     """H2: long stretches of host work in which nothing is launched."""
     share = (case.step.ns(cause="python") + case.step.ns(cause="framework")) / case.wall_ns
     long = idle("python", "framework", above_ns=LONG_NS)
@@ -133,19 +124,16 @@ def python_overhead(case: Case) -> Finding | None:
     if share < HOST_SHARE or spent < LONG_SHARE * case.wall_ns:
         return None
     where = _places(case, case.ledger.module[rows], case.ledger.ns[rows])
-    return finding(
-        case,
-        "H2",
-        [
+    return Seen(
+        evidence=[
             evidence("share of the step idle in Python or inside ops", share, "share"),
             evidence(f"host ranges above {units.ns(LONG_NS)} without a launch", int(rows.sum()), "ranges"),
             evidence("their time", spent, "ns"),
             evidence("most of it before", where, ""),
         ],
-        f"look at what runs before {where}: callbacks, hooks, logging, .item(); "
-        "py-spy record -o profile.svg -- python train.py names the lines",
-        gain_of(case, scaled(worth(case, long), 0.75, 0.5, 1.0)),
+        gain=gain_of(case, scaled(worth(case, long), 0.75, 0.5, 1.0)),
         spent_ns=spent,
+        values={"place": where},
     )
 
 
@@ -157,25 +145,22 @@ def _places(case: Case, module: Int64, ns: Int64) -> str:
     return paths[best] if best < len(paths) else "work outside every module"
 
 
-def data_loading(case: Case) -> Finding | None:
+def data_loading(case: Case) -> Seen | None:
     """H4: the step waits for its batch."""
     spent = case.step.ns(cause="data")
     if spent < DATA_SHARE * case.wall_ns:
         return None
-    return finding(
-        case,
-        "H4",
-        [
+    return Seen(
+        evidence=[
             evidence("time the step waits for data", spent, "ns"),
             evidence("of the step", spent / case.wall_ns, "share"),
         ],
-        "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True); tokenise once beforehand (dataset.map)",
-        gain_of(case, scaled(worth(case, idle("data")), 0.9, 0.7, 1.0)),
+        gain=gain_of(case, scaled(worth(case, idle("data")), 0.9, 0.7, 1.0)),
         spent_ns=spent,
     )
 
 
-def naive_pipeline(case: Case) -> Finding | None:
+def naive_pipeline(case: Case) -> Seen | None:
     """H5: layers on several devices of one process run one after another."""
     device, others = case.analysis.trace.device, case.analysis.others
     if not others or not len(device):
@@ -184,7 +169,7 @@ def naive_pipeline(case: Case) -> Finding | None:
     inside = (device.start >= window.start) & (device.start < window.end)
     each = (inside & (device.device == index) for index in distinct(device.device).tolist())
     busy = [union(device.start[mine], device.end[mine]) for mine in each]
-    active = [one for one in busy if one.length > 0.05 * case.wall_ns]
+    active = [one for one in busy if one.length > ACTIVE * case.wall_ns]
     if len(active) < 2:
         return None
     longest = max(one.length for one in active)
@@ -193,19 +178,43 @@ def naive_pipeline(case: Case) -> Finding | None:
     if overlap > OVERLAP * longest:
         return None
     saved = (together.length - longest) * case.scale
-    return finding(
-        case,
-        "H5",
-        [
+    return Seen(
+        evidence=[
             evidence("devices that work in this process", len(active), "devices"),
             evidence("time at least two of them work at once", overlap, "ns"),
             evidence("busy time of the busiest", longest, "ns"),
             evidence("step", case.wall_ns, "ns"),
         ],
-        'load the model on one device (device_map={"": local_rank}) and start with accelerate launch --multi_gpu',
-        gain_of(case, Worth(saved, 0.5 * saved, saved) if case.timing.unprofiled else None),
+        gain=gain_of(case, Worth(saved, 0.5 * saved, saved) if case.timing.unprofiled else None),
         severity="major",
     )
 
 
-HOST = (launch_bound, python_overhead, data_loading, naive_pipeline)
+LAUNCH_BOUND = Rule(
+    id="H1",
+    family=HOST,
+    test=launch_bound,
+    remedies=(remedies.FEWER_LAUNCHES,),
+    thresholds={"idle": LAUNCH_SHARE, "empty": EMPTY_SHARE, "half": HALF_HOST},
+    probe="batch",
+)
+HOST_RULES = (
+    LAUNCH_BOUND,
+    Rule(
+        id="H2",
+        family=HOST,
+        test=python_overhead,
+        remedies=(remedies.LESS_PYTHON,),
+        thresholds={"share": HOST_SHARE, "long": LONG_NS},
+        probe="batch",
+    ),
+    COMPILING,
+    Rule(id="H4", family=HOST, test=data_loading, remedies=(remedies.WORKERS,), thresholds={"share": DATA_SHARE}),
+    Rule(
+        id="H5",
+        family=HOST,
+        test=naive_pipeline,
+        remedies=(remedies.ONE_DEVICE_EACH,),
+        thresholds={"busy": ACTIVE, "overlap": OVERLAP},
+    ),
+)

@@ -1,21 +1,22 @@
 """N findings: clocks, power and memory, as NVML and the allocator saw them."""
 
 from loraprof.analysis.step.tables import REASONS
-from loraprof.diagnosis.case import Case, evidence, finding
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.remedies import power as remedies
+from loraprof.diagnosis.rule import POWER, Rule, Seen, evidence
 from loraprof.diagnosis.select import gain_of, idle, worth
-from loraprof.model.report import Finding
 
 THROTTLED = 0.05  # N1: of the samples, or of the loop
 IDLE = "low_utilization"  # the driver slows a device that waits: an effect, no limit
 UTILIZATION = 90.0  # N2: percent
-POWER = 0.50  # N2: of the limit
+POWER_SHARE = 0.50  # N2: of the limit
 TENSOR = 0.10  # N2: activity of the tensor pipe
 FULL = 0.95  # N3: reserved memory over the device's
 ALLOCATOR_SHARE = 0.01  # N3: of the step
 COPY_SHARE = 0.01  # N3: host-device copies, of busy time
 
 
-def throttled(case: Case) -> Finding | None:
+def throttled(case: Case) -> Seen | None:
     """N1: a power or heat limit held the clocks down."""
     sampled = case.nvml
     if sampled is None:
@@ -33,21 +34,17 @@ def throttled(case: Case) -> Finding | None:
     clocks = [s.sm_clock_mhz for s in sampled.samples if s.sm_clock_mhz is not None]
     mean = sum(clocks) / len(clocks) if clocks else None
     top = sampled.sm_clock_max_mhz
-    return finding(
-        case,
-        "N1",
-        [
+    return Seen(
+        evidence=[
             *(evidence(f"samples under {text}", share, "share") for text, share in held.items()),
             *(evidence(f"throttled by {name} during the loop", ns, "ns") for name, ns in grown.items()),
             evidence("mean SM clock", mean, "MHz"),
             evidence("highest SM clock", top, "MHz"),
         ],
-        "loraprof compare runs the arms interleaved and reports cycles beside times; better cooling, or a higher power "
-        "limit set by your administrator",
     )
 
 
-def hidden_idleness(case: Case) -> Finding | None:
+def hidden_idleness(case: Case) -> Seen | None:
     """N2: utilisation near 100 % while the tensor pipe, and so the power draw, is low."""
     sampled = case.nvml
     if sampled is None:
@@ -58,22 +55,19 @@ def hidden_idleness(case: Case) -> Finding | None:
         return None
     power = sum(watts) / len(watts) / sampled.power_limit_mw if watts and sampled.power_limit_mw else None
     tensor = sampled.tensor_active
-    if not ((power is not None and power < POWER) or (tensor is not None and tensor < TENSOR)):
+    if not ((power is not None and power < POWER_SHARE) or (tensor is not None and tensor < TENSOR)):
         return None
-    return finding(
-        case,
-        "N2",
-        [
+    return Seen(
+        evidence=[
             evidence("utilisation, as nvidia-smi shows it", sum(used) / len(used) / 100, "share"),
             evidence("power draw, of the limit", power, "share"),
             evidence("tensor pipe active", tensor, "share"),
         ],
-        "read this report's busy time, not utilisation; then see H1, L1 and L5",
         severity="info",
     )
 
 
-def memory_full(case: Case) -> Finding | None:
+def memory_full(case: Case) -> Seen | None:
     """N3: the allocator works in steady state, or tensors travel to the host and back.
 
     A trace that is one window holds the start of a program, where every allocator asks the device for memory.
@@ -95,21 +89,17 @@ def memory_full(case: Case) -> Finding | None:
     )
     if not any(signs):
         return None
-    remedies = ["PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"] if any(signs[:3]) else []
-    remedies += ["keep tensors on the device: no offloading, pin_memory=True for batches"] if signs[3] else []
-    return finding(
-        case,
-        "N3",
-        [
+    return Seen(
+        evidence=[
             evidence("reserved memory, of the device's", full, "share"),
             evidence("allocator retries", retries, "count"),
             evidence("time the device waited for the allocator", allocating, "ns"),
             evidence("time of copies between host and device inside the passes", moving, "ns"),
         ],
-        "; ".join([*remedies, "a smaller per_device_train_batch_size"] if any(signs[:2]) else remedies),
-        gain_of(case, worth(case, idle("allocator"))),
+        gain=gain_of(case, worth(case, idle("allocator"))),
         title=None if any(signs[:2]) else _elsewhere(signs[2]),
         spent_ns=allocating + moving * signs[3],
+        values={"allocates": any(signs[:3]), "moves": signs[3], "full": any(signs[:2])},
     )
 
 
@@ -118,4 +108,20 @@ def _elsewhere(allocating: bool) -> str:
     return "The step waits for device memory" if allocating else "Tensors travel between host and device in the step"
 
 
-POWER_FINDINGS = (throttled, hidden_idleness, memory_full)
+POWER_FINDINGS = (
+    Rule(id="N1", family=POWER, test=throttled, remedies=(remedies.EQUAL_CLOCKS,), thresholds={"share": THROTTLED}),
+    Rule(
+        id="N2",
+        family=POWER,
+        test=hidden_idleness,
+        remedies=(remedies.READ_BUSY,),
+        thresholds={"utilization": UTILIZATION / 100, "power": POWER_SHARE, "tensor": TENSOR},
+    ),
+    Rule(
+        id="N3",
+        family=POWER,
+        test=memory_full,
+        remedies=(remedies.MEMORY,),
+        thresholds={"full": FULL, "allocator": ALLOCATOR_SHARE, "copies": COPY_SHARE},
+    ),
+)
