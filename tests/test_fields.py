@@ -20,7 +20,11 @@ from loraprof.store.profiles import profiles_dir
 PAGE = Path(__file__).parents[1] / "examples" / "fields.md"
 KINDS = ("GPU recording", "CPU recording", "trace with shapes", "trace without shapes")
 GPU = reference.found_in(profiles_dir() / "recordings")
-BY_CHANCE = {"findings[].evidence[].value", "verdict.limiting_cause", "verdict.unclear"}  # of what these inputs happen to hold
+BY_CHANCE = {
+    "findings[].evidence[].value",
+    "verdict.limiting_cause",
+    "verdict.unclear",
+}
 HEAD = """# Fields that are never null
 
 Of the report's JSON (`loraprof report --format json`), by kind of input. `[]` is every element of a list. What is not

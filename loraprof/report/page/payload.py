@@ -11,8 +11,8 @@ import msgspec
 
 from loraprof.model.report import Kernel, Report
 from loraprof.model.scene import Scene, SliceRow
-from loraprof.report.document import printable
 from loraprof.report.palette import CAUSE_TONES, ROLE_TONES
+from loraprof.text import printable
 
 PALETTE = {**ROLE_TONES, **{f"idle:{cause}": tone for cause, tone in CAUSE_TONES.items()}, "host": "rest"}
 
