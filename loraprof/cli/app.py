@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from loraprof import __version__, text
-from loraprof.cli import compare, doctor, explain, export, profile, report, schema, selftest, sweep, workloads
+from loraprof.cli import compare, doctor, estimate, explain, export, profile, report, schema, selftest, sweep, workloads
 from loraprof.cli.examples import epilog
 from loraprof.cli.target import TargetCommand
 from loraprof.errors import LoraprofError, MeasurementError
@@ -35,6 +35,7 @@ app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("com
 app.command(epilog=epilog("sweep"))(sweep.sweep)
 app.command(epilog=epilog("report"))(report.report)
 app.command(epilog=epilog("export"))(export.export)
+app.command(epilog=epilog("estimate"))(estimate.estimate)
 app.command(epilog=epilog("explain"))(explain.explain)
 app.command(epilog=epilog("schema"))(schema.schema)
 app.command(epilog=epilog("workloads"))(workloads.workloads)

@@ -28,6 +28,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "loraprof export run.loraprof --to perfetto -o tracks.json.gz",
         "loraprof export run.loraprof --to recording -o open.loraprof --redact",
     ),
+    "estimate": (
+        "loraprof estimate llama-3-8b --gpu h100-sxm",
+        "loraprof estimate tinyllama-1.1b --gpu all --tokens 8192 --batch 4",
+        "loraprof estimate ~/models/qwen/config.json --gpu rtx-4090 --targets qv --quantized nf4",
+    ),
     "explain": ("loraprof explain", "loraprof explain L2", "loraprof explain turnaround"),
     "schema": ("loraprof schema report",),
     "workloads": ("loraprof workloads",),

@@ -12,6 +12,7 @@ OUTPUTS: Final[dict[str, str]] = {
     "report": "loraprof.model.report:Report",
     "compare": "loraprof.model.compare:Comparison",
     "sweep": "loraprof.model.sweep:Sweep",
+    "estimate": "loraprof.model.estimate:Estimate",
     "selftest": "loraprof.model.selftest:SelfTest",
 }
 

@@ -1,14 +1,16 @@
 """What can be shown, and the document of each."""
 
 from loraprof.model.compare import Comparison
+from loraprof.model.estimate import Estimate
 from loraprof.model.report import Report
 from loraprof.model.sweep import Sweep
 from loraprof.report.document import Document
 from loraprof.report.views.compare import view_comparison
+from loraprof.report.views.estimate import view_estimate
 from loraprof.report.views.report import view
 from loraprof.report.views.sweep import view_sweep
 
-Shown = Report | Comparison | Sweep
+Shown = Report | Comparison | Sweep | Estimate
 
 
 def document_of(shown: Shown) -> Document:
@@ -18,5 +20,7 @@ def document_of(shown: Shown) -> Document:
             return view_comparison(shown)
         case Sweep():
             return view_sweep(shown)
+        case Estimate():
+            return view_estimate(shown)
         case _:
             return view(shown)

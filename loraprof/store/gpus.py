@@ -52,6 +52,11 @@ def load_gpu(path: Path) -> GpuSpec:
     return spec
 
 
+def gpu_files() -> dict[str, Path]:
+    """The shipped data sheets by file name without its suffix."""
+    return {path.stem: path for path in sorted((profiles_dir() / "gpus").glob("*.toml"))}
+
+
 @cache
 def load_gpus(folder: Path | None = None) -> tuple[GpuSpec, ...]:
     """All specs in file-name order. Raises InputError for the first bad file or a name used twice."""

@@ -1,0 +1,57 @@
+"""Reading the fields of a model's config: what is missing is said once, all together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loraprof.errors import UsageError
+
+
+@dataclass
+class Fields:
+    """A config and the names that were asked for and not there."""
+
+    values: Mapping[str, Any]
+    where: str
+    missing: list[str] = field(default_factory=list)
+
+    def has(self, *names: str) -> bool:
+        return any(self.values.get(name) is not None for name in names)
+
+    def size(self, *names: str, default: int | None = None) -> int:
+        """A positive integer under the first of ``names`` that is there; 1 stands in for a missing one."""
+        for name in names:
+            value = self.values.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UsageError(f"{self.where}: `{name}` is {value!r}, not a whole number", None)
+            if value < 1:
+                raise UsageError(f"{self.where}: `{name}` must be at least 1, got {value}", None)
+            return value
+        if default is None:
+            self.missing.append(names[0])
+            return 1
+        return default
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.values.get(name, default)
+        if not isinstance(value, bool):
+            raise UsageError(f"{self.where}: `{name}` is {value!r}, not true or false", None)
+        return value
+
+    def heads(self, hidden: int, *, q: str = "num_attention_heads", kv: str = "num_key_value_heads") -> tuple[int, ...]:
+        """Query heads, key heads, width of a head. Raises UsageError where they contradict each other."""
+        queries = self.size(q)
+        keys = self.size(kv, default=queries)
+        if queries % keys:
+            raise UsageError(f"{self.where}: `{q}` {queries} is no multiple of `{kv}` {keys}", None)
+        if not self.has("head_dim") and hidden % queries and not self.missing:
+            raise UsageError(f"{self.where}: width {hidden} is no multiple of `{q}` {queries}", "give `head_dim`")
+        return queries, keys, self.size("head_dim", default=max(1, hidden // queries))
+
+    def close(self, kind: str) -> None:
+        """Raises UsageError for what was missing."""
+        if self.missing:
+            names = ", ".join(dict.fromkeys(self.missing))
+            raise UsageError(f"{self.where}: {kind} lacks {names}", "a Hugging Face config.json has these fields")

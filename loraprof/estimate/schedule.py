@@ -1,0 +1,142 @@
+"""How long does the work take? Kernels by their roof, a phase by the later of the GPU and the host that feeds it.
+
+    kernel  = fixed + max(FLOPs / (peak x efficiency), bytes / (bandwidth x efficiency))
+    segment = max(GPU end before it + its kernels, host end of its launches)
+
+The host runs ahead of the GPU within a step and waits for it at the end of one.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from loraprof.estimate.work import Work
+from loraprof.model.estimate import Phase, Row
+from loraprof.model.gpu import GpuSpec
+
+# In the order they run; the head and the loss come between the blocks' two directions.
+SEGMENTS: Final[tuple[tuple[Phase, bool], ...]] = (
+    ("forward", False),
+    ("forward", True),
+    ("backward", True),
+    ("backward", False),
+    ("optimizer", False),
+)
+OPTIMIZER: Final = 4
+ENDS: Final = ("head", "loss")
+NAMES: Final = {"wgrad": "weight gradients", "accumulate": "accumulation"}  # rows of their own within a role
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Work against one GPU's data sheet: seconds at the full peak and at the full bandwidth, and the rates' names."""
+
+    segment: int
+    kernels: float
+    flop_s: float
+    byte_s: float
+    fixed: str
+    flop_rate: str
+    byte_rate: str
+    cached: bool
+
+
+def loads(works: Sequence[Work], gpu: GpuSpec) -> list[Load]:
+    """One per work, in order."""
+    return [_load(work, gpu) for work in works]
+
+
+def _load(work: Work, gpu: GpuSpec) -> Load:
+    matrix = work.shape.startswith(("gemm", "attention"))
+    phase = "backward" if work.phase == "recompute" else work.phase
+    return Load(
+        segment=OPTIMIZER if phase == "optimizer" else SEGMENTS.index((phase, work.role in ENDS)),
+        kernels=work.kernels,
+        flop_s=work.flops / _peak(gpu, work.dtype) if work.flops else 0.0,
+        byte_s=work.bytes / (gpu.dram_bytes_per_s or 1.0),
+        fixed="skinny_us" if work.shape == "skinny_fp32" else "kernel_us",
+        flop_rate=work.shape if matrix else "gemm_fp32" if work.dtype == "float32" else "gemm",
+        byte_rate="elementwise" if matrix else work.shape,
+        cached=work.shape == "elementwise" and 0 < 3 * work.piece <= (gpu.l2_bytes or 0),
+    )
+
+
+def _peak(gpu: GpuSpec, dtype: str) -> float:
+    """FLOP/s of the dtype, of fp32 where the GPU has no units for it (bf16 before compute capability 8.0)."""
+    return gpu.peak(dtype) or gpu.peak("float32") or 1.0
+
+
+def seconds(load: Load, rates: Mapping[str, float]) -> float:
+    """Of all kernels of a load, one after another."""
+    share = rates[load.byte_rate] * (rates["cached"] if load.cached else 1.0)
+    return load.kernels * rates[load.fixed] * 1e-6 + max(load.byte_s / share, load.flop_s / rates[load.flop_rate])
+
+
+def used(parts: Iterable[Load]) -> set[str]:
+    """Which rates these loads depend on."""
+    found: set[str] = set()
+    for load in parts:
+        found |= {load.fixed, load.byte_rate, *(("cached",) if load.cached else ())}
+        found |= {load.flop_rate} if load.flop_s else set()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What the GPU does not decide: seconds per launch, collectives by phase, micro-batches per step."""
+
+    launch_s: float
+    comm: Mapping[Phase, float]
+    micro_batches: int
+
+
+def step_seconds(parts: Sequence[Load], rates: Mapping[str, float], pace: Pace) -> float:
+    """The whole step, without its rows."""
+    busy, launches = _segments(parts, [seconds(load, rates) for load in parts])
+    return sum(busy) + sum(_waits(busy, launches, pace).values()) + sum(_exposed(busy, pace.comm).values())
+
+
+def step_rows(works: Sequence[Work], parts: Sequence[Load], rates: Mapping[str, float], pace: Pace) -> list[Row]:
+    """Rows by phase and role; what the GPU waits for is "host", what no kernel hides of transfers "comm"."""
+    taken = [seconds(load, rates) for load in parts]
+    busy, launches = _segments(parts, taken)
+    sums: dict[tuple[Phase, str], list[float]] = {}
+    for work, spent in zip(works, taken, strict=True):
+        row = sums.setdefault((work.phase, NAMES.get(work.key, work.role)), [0.0] * 4)
+        for i, value in enumerate((work.kernels, work.flops, work.bytes, spent)):
+            row[i] += value
+    for role, extra in (("host", _waits(busy, launches, pace)), ("comm", _exposed(busy, pace.comm))):
+        sums |= {(phase, role): [0.0, 0.0, 0.0, spent] for phase, spent in extra.items() if spent > 1e-9}
+    return [
+        Row(phase=phase, role=role, kernels=round(v[0]), flops=round(v[1]), bytes=round(v[2]), ns=round(v[3] * 1e9))
+        for (phase, role), v in sums.items()
+    ]
+
+
+def _segments(parts: Sequence[Load], taken: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Seconds and launches of each segment."""
+    busy, launches = [0.0] * len(SEGMENTS), [0.0] * len(SEGMENTS)
+    for load, spent in zip(parts, taken, strict=True):
+        busy[load.segment] += spent
+        launches[load.segment] += load.kernels
+    return busy, launches
+
+
+def _waits(busy: Sequence[float], launches: Sequence[float], pace: Pace) -> dict[Phase, float]:
+    """Time per phase that the GPU waits for launches."""
+    waits: dict[Phase, float] = {}
+    gpu_end = host_end = 0.0
+    for at in [*range(OPTIMIZER)] * pace.micro_batches + [OPTIMIZER]:
+        part = 1 if at == OPTIMIZER else pace.micro_batches
+        host_end += launches[at] * pace.launch_s / part
+        end = max(gpu_end + busy[at] / part, host_end)
+        phase = SEGMENTS[at][0]
+        waits[phase] = waits.get(phase, 0.0) + end - gpu_end - busy[at] / part
+        gpu_end = end
+    return waits
+
+
+def _exposed(busy: Sequence[float], comm: Mapping[Phase, float]) -> dict[Phase, float]:
+    """What of a phase's collectives its own kernels cannot hide."""
+    hidden: dict[Phase, float] = {"forward": busy[0] + busy[1], "backward": busy[2] + busy[3]}
+    return {phase: max(0.0, spent - hidden.get(phase, 0.0)) for phase, spent in comm.items()}

@@ -1,0 +1,36 @@
+"""What GPUs achieve of their data sheet: ``profiles/efficiencies.toml``."""
+
+import tomllib
+from collections.abc import Iterable
+from functools import cache
+
+import msgspec
+
+from loraprof.errors import InputError
+from loraprof.model.estimate import Rate
+from loraprof.store.profiles import profiles_dir
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    rate: tuple[Rate, ...]
+
+
+@cache
+def load_rates() -> tuple[Rate, ...]:
+    """All rows, in the file's order. Raises InputError for one that does not hold together."""
+    path = profiles_dir() / "efficiencies.toml"
+    try:
+        rates = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File).rate
+    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise InputError(f"{path}: {error}") from error
+    for rate in rates:
+        if not 0 < rate.low <= rate.value <= rate.high:
+            raise InputError(f"{path}: {rate.shape}: {rate.value:g} is not within {rate.low:g} and {rate.high:g}")
+    return rates
+
+
+def rates_of(gpu: str, rates: Iterable[Rate]) -> dict[str, Rate]:
+    """Shape to row for the GPU whose file is ``gpu``; the last row that names it wins."""
+    return {rate.shape: rate for rate in rates if not rate.gpus} | {
+        rate.shape: rate for rate in rates if gpu in rate.gpus
+    }
