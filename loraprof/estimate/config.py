@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from loraprof.errors import UsageError
-from loraprof.estimate.architecture import ROUTER, Architecture, Layer, Linear, Stack
+from loraprof.estimate.architecture import ROUTER, Activation, Architecture, Layer, Linear, Stack
 from loraprof.estimate.fields import Fields
 from loraprof.estimate.vision import resnet, vit
 
@@ -124,8 +124,11 @@ def _gpt2(f: Fields, name: str, family: str) -> Architecture:
         Linear("c_fc", d, ff, True),
         Linear("mlp.c_proj", ff, d, True),
     )
-    layer = Layer(linears, d, 2, "layer", "gelu_tanh", ff, heads, heads, d // heads, dropout=True)
-    return Architecture(name, family, d, (Stack(count, layer),), vocabulary, True, positions)
+    # transformers writes GPT-2's "gelu_new" out in eight kernels; every other name is one.
+    activation: Activation = "gelu_tanh" if f.values.get("activation_function", "gelu_new") == "gelu_new" else "gelu"
+    layer = Layer(linears, d, 2, "layer", activation, ff, heads, heads, d // heads, dropout=True)
+    tied = f.flag("tie_word_embeddings", True)
+    return Architecture(name, family, d, (Stack(count, layer),), vocabulary, tied, positions)
 
 
 def _qwen1(f: Fields, name: str, family: str) -> Architecture:

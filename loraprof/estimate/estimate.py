@@ -75,5 +75,5 @@ def _on_gpu(
         crossover_width=crossover_width(question),
         pays=pays(question) if detail else None,
         findings=findings(case) if detail else None,
-        rates=[rate for rate in question.rates.values() if rate.shape in {r.shape for r, _ in question.spread()}],
+        rates=question.used(),
     )

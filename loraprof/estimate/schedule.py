@@ -23,6 +23,7 @@ SEGMENTS: Final[tuple[tuple[Phase, bool], ...]] = (
     ("optimizer", False),
 )
 OPTIMIZER: Final = 4
+CACHED: Final = ("elementwise", "skinny", "skinny_fp32")  # what reads a tensor that was just written
 ENDS: Final = ("head", "loss")
 NAMES: Final = {"wgrad": "weight gradients", "accumulate": "accumulation"}  # rows of their own within a role
 
@@ -57,7 +58,7 @@ def _load(work: Work, gpu: GpuSpec) -> Load:
         fixed="skinny_us" if work.shape == "skinny_fp32" else "kernel_us",
         flop_rate=work.shape if matrix else "gemm_fp32" if work.dtype == "float32" else "gemm",
         byte_rate="elementwise" if matrix else work.shape,
-        cached=work.shape == "elementwise" and 0 < 3 * work.piece <= (gpu.l2_bytes or 0),
+        cached=work.shape in CACHED and 0 < 3 * work.piece <= (gpu.l2_bytes or 0),
     )
 
 

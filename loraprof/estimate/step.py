@@ -1,6 +1,6 @@
 """The arms' steps on one GPU, and how far the rates' spread moves them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import exp, log, sqrt
@@ -16,6 +16,7 @@ from loraprof.model.estimate import ArmEstimate, Phase, Rate, Row, Settings, Spa
 from loraprof.model.gpu import GpuSpec
 
 ARMS: Final = ("full", "frozen", "lora")
+MODEL: Final = "model"  # the rate that stands for what the rates cannot explain
 RATIOS: Final = {"speedup": ("full", "lora"), "ideal": ("full", "frozen")}
 
 
@@ -38,9 +39,10 @@ class Question:
     def loads(self, arm: str) -> list[Load]:
         return loads(self.works(arm), self.gpu)
 
-    def values(self) -> dict[str, float]:
-        """The rates' middle values, the host's as the settings say."""
-        found = {shape: rate.value for shape, rate in self.rates.items()}
+    def values(self, moved: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The rates' values, the host's as the settings say; ``moved`` multiplies those it names."""
+        moved = moved or {}
+        found = {shape: rate.value * moved.get(shape, 1.0) for shape, rate in self.rates.items()}
         if self.settings.host_us is not None:
             found[self.host_rate] = self.settings.host_us
         return found
@@ -60,23 +62,21 @@ class Question:
         gather = sharded_bytes(weights, 0, settings.gpus) / 2 / link * settings.accumulate
         return {"forward": gather, "backward": gather + sharded_bytes(0, gradients, settings.gpus) / link}
 
-    def rows(self, arm: str) -> list[Row]:
-        """The arm's step at the middle values."""
-        values = self.values()
+    def rows(self, arm: str, moved: Mapping[str, float] | None = None) -> list[Row]:
+        """The arm's step by phase and role."""
+        values = self.values(moved)
         return step_rows(self.works(arm), self.loads(arm), values, self.pace(arm, values))
 
-    def seconds(self, arm: str) -> float:
-        values = self.values()
+    def seconds(self, arm: str, moved: Mapping[str, float] | None = None) -> float:
+        values = self.values(moved)
         return step_seconds(self.loads(arm), values, self.pace(arm, values))
 
-    def spread(self) -> Iterator[tuple[Rate, float]]:
-        """Every rate the step depends on, at its low and at its high end."""
+    def used(self) -> list[Rate]:
+        """The rates that some arm's step depends on."""
         shapes = set().union(*(used(self.loads(arm)) for arm in ARMS))
         shapes |= {self.host_rate} if self.settings.host_us is None else set()
         shapes |= {"link"} if self.settings.gpus > 1 else set()
-        for shape in sorted(shapes):
-            rate = self.rates[shape]
-            yield from ((rate, end) for end in (rate.low, rate.high) if end != rate.value)
+        return [self.rates[shape] for shape in sorted(shapes | {MODEL})]
 
 
 @cache
@@ -84,42 +84,45 @@ def _works(architecture: Architecture, settings: Settings, arm: str) -> tuple[Wo
     return tuple(step_work(architecture, settings, arm))
 
 
+Moved = Mapping[str, float]
+
+
 def spans(question: Question) -> dict[str, Span]:
     """Seconds of every arm and the ratios "speedup" and "ideal", with intervals."""
     parts = {arm: question.loads(arm) for arm in ARMS}
 
-    def quantities(values: Mapping[str, float]) -> dict[str, float]:
+    def quantities(moved: Moved) -> dict[str, float]:
+        values = question.values(moved)
         found = {arm: step_seconds(parts[arm], values, question.pace(arm, values)) for arm in ARMS}
         return found | {name: found[over] / found[under] for name, (over, under) in RATIOS.items()}
 
-    return spread_of(quantities, question.values(), question.spread())
+    return spread_of(quantities, question.used())
 
 
 def ratio_span(of: Question, of_arm: str, to: Question, to_arm: str) -> Span:
     """Time of one arm over that of another, perhaps under other settings, on one GPU."""
     over, under = of.loads(of_arm), to.loads(to_arm)
 
-    def quantities(values: Mapping[str, float]) -> dict[str, float]:
-        top = step_seconds(over, values, of.pace(of_arm, values))
-        return {"ratio": top / step_seconds(under, values, to.pace(to_arm, values))}
+    def quantities(moved: Moved) -> dict[str, float]:
+        first, second = of.values(moved), to.values(moved)
+        top = step_seconds(over, first, of.pace(of_arm, first))
+        return {"ratio": top / step_seconds(under, second, to.pace(to_arm, second))}
 
-    ends = {(rate.shape, end): (rate, end) for one in (of, to) for rate, end in one.spread()}
-    return spread_of(quantities, of.values() | to.values(), ends.values())["ratio"]
+    return spread_of(quantities, [*of.used(), *to.used()])["ratio"]
 
 
-def spread_of(
-    quantities: Callable[[Mapping[str, float]], dict[str, float]],
-    middle: Mapping[str, float],
-    ends: Iterable[tuple[Rate, float]],
-) -> dict[str, Span]:
-    """Each rate is moved to its ends, one at a time; the logarithms of what that does to a quantity are added in
-    quadrature, upwards and downwards apart."""
-    at = quantities(middle)
+def spread_of(quantities: Callable[[Moved], dict[str, float]], rates: Iterable[Rate]) -> dict[str, Span]:
+    """``quantities`` with an interval each: every rate is moved to its ends, one at a time, and the logarithms of what
+    that does to a quantity are added in quadrature, upwards and downwards apart. The model's own error moves all."""
+    at = quantities({})
     up, down = dict.fromkeys(at, 0.0), dict.fromkeys(at, 0.0)
-    for rate, end in ends:
-        for name, value in quantities({**middle, rate.shape: end}).items():
-            change = log(value / at[name])
-            (up if change > 0 else down)[name] += change * change
+    for rate in {rate.shape: rate for rate in rates}.values():
+        for end in (rate.low, rate.high):
+            factor = end / rate.value
+            moved = quantities({rate.shape: factor})
+            for name, value in at.items():
+                change = log(factor) if rate.shape == MODEL else log(moved[name] / value)
+                (up if change > 0 else down)[name] += change * change
     return {
         name: Span(value=value, low=value * exp(-sqrt(down[name])), high=value * exp(sqrt(up[name])))
         for name, value in at.items()

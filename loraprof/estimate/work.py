@@ -16,6 +16,7 @@ from loraprof.model.estimate import Phase, Settings
 FOREACH_KERNELS = 30  # of a foreach optimizer step: eight passes, a few chunks each
 CLIP_KERNELS = 12
 SPLIT = ("A", "dS", "dA", "dB")  # fp32 products with a long sum and a narrow result run in two kernels, seen on an H100
+DEQUANT_KERNELS = 3  # bitsandbytes: the scales' own dequantisation, their offset, the weights
 EIGHT_BIT_BYTES = 10  # p and g of two bytes, m and v of one: p, m, v read and written, g read
 
 
@@ -56,7 +57,7 @@ def compute_dtype(settings: Settings) -> str:
 
 def variant(settings: Settings) -> str | None:
     """The cost model's name of the adapters' implementation."""
-    if settings.adapter_kernels == "fused":
+    if settings.adapter_kernels == "fused" and not settings.dropout:  # fused adapters need p = 0
         return "VF"
     base = "bfloat16" if settings.dtype == "float8" else settings.dtype
     own = base if settings.adapter_dtype == "same" else "float32"
@@ -98,7 +99,7 @@ def linear_work(linear: Linear, settings: Settings, arm: str, tokens: float) -> 
             found.append(Work("backward", "base.linear", "elementwise", 1, 0, w * t * n, "", "wgrad"))
     if settings.quantized != "none":
         once = dequantize_bytes(k, n) / 2
-        found += [Work(phase, "dequant", "dequant", 1, 0, once, "", "dequant") for phase in ("forward", "backward")]
+        found += [Work(phase, "dequant", "dequant", DEQUANT_KERNELS, 0, once, "", "dequant") for phase in ("forward", "backward")]
     if arm == "lora" and adapted(linear, settings.targets):
         found += adapter_work(linear, settings, t)
     return (one.times(linear.calls) for one in found)
@@ -183,13 +184,12 @@ def optimizer_work(architecture: Architecture, settings: Settings, arm: str) -> 
         return
     if settings.clip:
         yield Work("optimizer", "grad_clip", "optimizer", CLIP_KERNELS, 0, clip_bytes(w) * count, "", "grad_clip")
+    moved, shape = adamw_bytes(w, fused=settings.optimizer == "adamw-fused"), "optimizer"
     if settings.optimizer == "sgd":
         moved = sgd_bytes(w)
     elif settings.optimizer == "adamw-8bit":
-        moved = EIGHT_BIT_BYTES
-    else:
-        moved = adamw_bytes(w, fused=settings.optimizer == "adamw-fused")
-    yield Work("optimizer", "optimizer", "optimizer", FOREACH_KERNELS, 0, moved * count, "", "optimizer")
+        moved, shape = EIGHT_BIT_BYTES, "optimizer_8bit"
+    yield Work("optimizer", "optimizer", shape, FOREACH_KERNELS, 0, moved * count, "", "optimizer")
     if settings.accumulate > 1:
         added = (settings.accumulate - 1) * accumulate_bytes(w) * count
         yield Work("optimizer", "optimizer", "optimizer", settings.accumulate - 1, 0, added, "", "accumulate")
