@@ -131,7 +131,8 @@ def table(results: Sequence[Result]) -> list[str]:
         marks = " (second-hand)" if r.row.second_hand else ""
         interval = f"{r.predicted:.2f} [{r.low:.2f}, {r.high:.2f}]"
         words = ("yes" if r.covered else "NO", "yes" if r.right else "NO")
-        lines.append(f"| {r.row.name}{marks} | {interval} | {r.row.published:.2f} | {r.over:.2f} | {' | '.join(words)} |")
+        cells = (f"{r.row.name}{marks}", interval, f"{r.row.published:.2f}", f"{r.over:.2f}", *words)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

@@ -81,6 +81,7 @@ class Architecture:
     labels: int = 0
     embeds: bool = True
     tokens_per_sample: int | None = None  # images: patches and class token
+    extra: int = 0  # parameters outside the layers that are no table: poolers, a patch projection
     notes: tuple[str, ...] = ()
 
     @property
@@ -101,7 +102,7 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """The last norm included."""
-        return self.block_parameters + self.table_parameters + self.hidden
+        return self.block_parameters + self.table_parameters + self.extra + self.hidden
 
     def linears(self) -> Iterator[tuple[int, Linear]]:
         """Every linear of a layer with the number of layers that hold it."""

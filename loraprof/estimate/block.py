@@ -6,6 +6,8 @@ that reads and writes each tensor once. E below is elements: tokens times the pa
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from loraprof.analysis.costmodel.blocks import (
     AttentionShape,
     attention_bytes,
@@ -18,8 +20,9 @@ from loraprof.analysis.costmodel.blocks import (
 from loraprof.analysis.costmodel.linear import Pass
 from loraprof.estimate.architecture import Architecture, Layer, Linear, Stack
 from loraprof.estimate.work import Work, compute_dtype, linear_work, optimizer_work, width
-from loraprof.model.estimate import Settings
+from loraprof.model.estimate import Phase, Settings
 
+DIRECTIONS: tuple[Phase, Phase] = ("forward", "backward")
 # (kernels, bytes per 16-bit element) forward and backward
 ROTARY = {"eager": ((10, 20), (18, 28)), "fused": ((2, 4), (2, 4))}
 ACTIVATION = {
@@ -76,8 +79,8 @@ def _layer_work(stack: Stack, settings: Settings, arm: str) -> Iterator[Work]:
 
 def _pair(role: str, shape: str, counts: tuple[tuple[int, int], tuple[int, int]], elements: float) -> Iterator[Work]:
     """Forward and backward of one part."""
-    for phase, (kernels, moved) in zip(("forward", "backward"), counts, strict=True):
-        yield Work(phase, role, shape, kernels, 0, moved * elements, "", role, 2 * elements)  # type: ignore[arg-type]
+    for phase, (kernels, moved) in zip(DIRECTIONS, counts, strict=True):
+        yield Work(phase, role, shape, kernels, 0, moved * elements, "", role, 2 * elements)
 
 
 def _norms(layer: Layer, settings: Settings, trained: bool, t: float) -> Iterator[Work]:
@@ -120,10 +123,9 @@ def _ends(architecture: Architecture, settings: Settings, arm: str) -> Iterator[
     if architecture.labels:
         return
     yield from _norms(Layer((), d, 1, last.norm, last.activation, 0), settings, arm == "full", t)
-    plain = Settings(**{**_fields(settings), "targets": ("-",), "quantized": "none"})
-    if settings.dtype == "float8":
-        plain = Settings(**{**_fields(plain), "dtype": "bfloat16"})
-    for one in linear_work(Linear("head", d, architecture.vocabulary), plain, arm, t):
+    dtype = "bfloat16" if settings.dtype == "float8" else settings.dtype
+    plain = replace(settings, quantized="none", dtype=dtype)
+    for one in linear_work(Linear("head", d, architecture.vocabulary), plain, "full" if arm == "full" else "frozen", t):
         yield Work(one.phase, "head", one.shape, one.kernels, one.flops, one.bytes, one.dtype,
                    one.key if one.key == "wgrad" else "head", one.piece)  # fmt: skip
     moved = loss_bytes(t, architecture.vocabulary, settings.batch, w)
@@ -131,7 +133,3 @@ def _ends(architecture: Architecture, settings: Settings, arm: str) -> Iterator[
         logits = w * t * architecture.vocabulary
         moved = Pass(2 * logits, 2 * logits)
     yield from _pair("loss", "loss", ((7, moved.forward), (4, moved.backward)), 1)
-
-
-def _fields(settings: Settings) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in settings.__struct_fields__}

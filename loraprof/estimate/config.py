@@ -4,6 +4,7 @@ A model_type nobody here knows is read as a Llama when it has a Llama's fields, 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from loraprof.errors import UsageError
@@ -12,38 +13,36 @@ from loraprof.estimate.fields import Fields
 from loraprof.estimate.vision import resnet, vit
 
 LLAMAS: Final = ("llama", "mistral", "minimind", "smollm3", "granite", "olmo", "cohere", "stablelm", "gemma", "yi")
-BIASED: Final = ("qwen2", "qwen2_moe")  # query, key and value carry a bias
-NORMED: Final = ("qwen3", "qwen3_moe", "olmo2", "gemma3_text")  # queries and keys are normed too
 EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
+BIASED: Final = ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text")  # of q, k and v
+NORMED: Final = ("qwen3", "qwen3_moe", "qwen3_vl_text", "olmo2", "gemma3_text")  # queries and keys are normed too
+ALIEN: Final = ("kv_lora_rank", "q_lora_rank", "state_size", "mamba_d_state", "ssm_cfg", *EXPERTS)
 
 
 def architecture(config: Mapping[str, Any], name: str, where: str) -> Architecture:
     """Raises UsageError in one line for what is missing, contradicting or no size."""
-    if isinstance(inner := config.get("text_config"), dict) and "hidden_size" not in config:
-        config = {"model_type": "llama", **inner}
-    family = config.get("model_type")
+    family, inner = config.get("model_type"), config.get("text_config")
+    if isinstance(inner, dict) and "hidden_size" not in config:
+        note = f"the text model of {family} alone: its other networks are left out"
+        return _noted(architecture({"model_type": "llama", **inner}, name, where), note)
     if not isinstance(family, str):
         raise UsageError(f"{where}: `model_type` is missing", f"known: {', '.join(sorted(READERS))}")
-    reader = READERS.get(family)
     fields = Fields(config, where)
-    if reader is not None:
-        return reader(fields, name, family)
-    try:
-        found = _llama(fields, name, family)
-    except UsageError as error:
-        raise UsageError(
-            f"{where}: unknown architecture {family!r}, and as a Llama {_after(error.message)}", error.hint
-        ) from None
-    note = f"the architecture {family!r} is unknown: read as a Llama, which its fields allow"
-    return Architecture(**{**_parts(found), "notes": (*found.notes, note)})
+    return READERS[family](fields, name, family) if family in READERS else _unknown(fields, name, family)
 
 
-def _parts(found: Architecture) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in found.__slots__}
+def _unknown(fields: Fields, name: str, family: str) -> Architecture:
+    """As a Llama, where nothing contradicts that."""
+    alien = [key for key in ALIEN if fields.has(key)]
+    if not {*(fields.values.get("layer_types") or ())} <= {"full_attention", "sliding_attention"}:
+        alien.append("layer_types")
+    if alien:
+        raise UsageError(f"{fields.where}: unknown architecture {family!r}, and no Llama has its `{alien[0]}`", None)
+    return _noted(_llama(fields, name, family), f"the architecture {family!r} is unknown and read as a Llama")
 
 
-def _after(message: str) -> str:
-    return message.partition(": ")[2].removeprefix("llama ")
+def _noted(found: Architecture, note: str) -> Architecture:
+    return replace(found, notes=(*found.notes, note))
 
 
 def _llama(f: Fields, name: str, family: str) -> Architecture:
@@ -53,6 +52,7 @@ def _llama(f: Fields, name: str, family: str) -> Architecture:
     count = f.size("num_hidden_layers")
     biased = family in BIASED or bool(f.values.get("attention_bias"))
     q, kv = heads * head_dim, kv_heads * head_dim
+    attention: tuple[Linear, ...]
     if family == "phi3":
         attention = (Linear("qkv_proj", d, q + 2 * kv), Linear("o_proj", q, d))
     else:
@@ -80,7 +80,7 @@ def _llama(f: Fields, name: str, family: str) -> Architecture:
     )
     vocabulary = f.size("vocab_size")
     tied = f.flag("tie_word_embeddings", family.startswith("gemma") or family == "minimind")
-    f.close("an encoder or decoder" if family not in READERS else family)
+    f.close(family if family in READERS else f"unknown architecture {family!r}, read as a Llama,")
     return Architecture(name, family, d, (Stack(count, layer),), vocabulary, tied)
 
 
@@ -170,8 +170,8 @@ def _bert(f: Fields, name: str, family: str) -> Architecture:
     linears = tuple(Linear(n, d, d, True) for n in ("query", "key", "value", "attention.output.dense"))
     linears += (Linear("intermediate.dense", d, ff, True), Linear("output.dense", ff, d, True))
     layer = Layer(linears, d, 2, "layer", "gelu", ff, heads, heads, head_dim, causal=False, dropout=True)
-    labels = f.size("num_labels", default=2)
-    return Architecture(name, family, d, (Stack(count, layer),), vocabulary, False, positions, labels)
+    stacks, pooler = (Stack(count, layer),), d * d
+    return Architecture(name, family, d, stacks, vocabulary, False, positions, f.labels(2), extra=pooler)
 
 
 def _t5(f: Fields, name: str, family: str) -> Architecture:
@@ -182,7 +182,7 @@ def _t5(f: Fields, name: str, family: str) -> Architecture:
     f.close(family)
     gated = "gated" in str(f.values.get("feed_forward_proj", "relu"))
     width = heads * kv
-    attention = tuple(Linear(n, d, width) for n in ("q", "k", "v")) + (Linear("o", width, d),)
+    attention = (*(Linear(n, d, width) for n in ("q", "k", "v")), Linear("o", width, d))
     mlp = (*(Linear(n, d, ff) for n in (("wi_0", "wi_1") if gated else ("wi",))), Linear("wo", ff, d))
 
     def layer(attentions: int, causal: bool) -> Layer:
@@ -197,7 +197,7 @@ def _t5(f: Fields, name: str, family: str) -> Architecture:
 Reader = Callable[[Fields, str, str], Architecture]
 MIXTURES: Final = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "phimoe")
 READERS: Final[dict[str, Reader]] = {
-    **dict.fromkeys((*LLAMAS, "qwen2", *NORMED, "gemma2", "phi3", *MIXTURES), _llama),
+    **dict.fromkeys((*LLAMAS, *BIASED, *NORMED, "gemma2", "phi3", *MIXTURES), _llama),
     "gpt2": _gpt2,
     "qwen": _qwen1,
     "opt": _opt,

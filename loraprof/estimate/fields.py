@@ -34,6 +34,11 @@ class Fields:
             return 1
         return default
 
+    def labels(self, default: int) -> int:
+        """Of a classifier; configs list their names instead of their number."""
+        named = self.values.get("id2label")
+        return len(named) if isinstance(named, dict) and named else self.size("num_labels", default=default)
+
     def flag(self, name: str, default: bool) -> bool:
         value = self.values.get(name, default)
         if not isinstance(value, bool):

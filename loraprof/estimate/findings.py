@@ -3,7 +3,7 @@
 A gain is this step's time over that of the step with the remedy, both estimated; its interval is the rates' spread.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ FEW_TARGETS: Final = {"gpt2": ("c_attn",), "qwen": ("c_attn",), "phi3": ("qkv_pr
 VISION_TARGETS: Final = ("query", "value")
 ROOMY = 0.7  # of the memory: without checkpointing it would still be roomy
 LEAST_GAIN = 1.02
+Seen = tuple[str, float | int | str, str]  # what, value, unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def findings(case: Case) -> list[Finding]:
     return sorted(found, key=lambda f: -f.gain.ns if f.gain else 1)
 
 
-def _finding(id: str, severity: Severity, seen: list[tuple[str, float | int | str, str]], gain: Gain | None) -> Finding:
+def _finding(id: str, severity: Severity, seen: Sequence[Seen], gain: Gain | None) -> Finding:
     evidence = [Evidence(what=what, value=value, unit=unit) for what, value, unit in seen]
     return replace(known(id, severity, evidence), gain=gain)
 

@@ -11,7 +11,7 @@ def vit(f: Fields, name: str, family: str) -> Architecture:
     heads, _, head_dim = f.heads(d)
     count = f.size("num_hidden_layers")
     image, patch = f.size("image_size", default=224), f.size("patch_size", default=16)
-    channels, labels = f.size("num_channels", default=3), f.size("num_labels", default=1000)
+    channels, labels = f.size("num_channels", default=3), f.labels(1000)
     f.close(family)
     if image % patch:
         raise UsageError(f"{f.where}: `image_size` {image} is no multiple of `patch_size` {patch}", None)
@@ -20,8 +20,8 @@ def vit(f: Fields, name: str, family: str) -> Architecture:
     linears += (Linear("intermediate.dense", d, ff, True), Linear("output.dense", ff, d, True))
     layer = Layer(linears, d, 2, "layer", "gelu", ff, heads, heads, head_dim, causal=False)
     stacks = (Stack(count, layer),)
-    positions = tokens + channels * patch * patch  # the patches' projection counts as a table here
-    return Architecture(name, family, d, stacks, 1, False, positions, labels, False, tokens)
+    patches = channels * patch * patch * d
+    return Architecture(name, family, d, stacks, 1, False, tokens, labels, False, tokens, patches)
 
 
 def resnet(f: Fields, name: str, family: str) -> Architecture:
@@ -30,7 +30,7 @@ def resnet(f: Fields, name: str, family: str) -> Architecture:
     if not isinstance(sizes, list) or not isinstance(depths, list) or len(sizes) != len(depths):
         raise UsageError(f"{f.where}: `hidden_sizes` and `depths` must be lists of one length", None)
     width, channels = f.size("embedding_size", default=64), f.size("num_channels", default=3)
-    labels, image = f.size("num_labels", default=1000), f.size("image_size", default=224)
+    labels, image = f.labels(1000), f.size("image_size", default=224)
     bottleneck = f.values.get("layer_type", "bottleneck") == "bottleneck"
     stacks = [_stage((Linear("embedder.convolution", channels * 49, width),), width, (image // 2) ** 2)]
     before, side = width, image // 4
@@ -42,10 +42,11 @@ def resnet(f: Fields, name: str, family: str) -> Architecture:
             stacks += [_stage(later, size, side * side)] * (depth - 1)
         before = size
     note = "convolutions are counted as matrix products over the positions of their output"
-    return Architecture(name, family, before, tuple(stacks), 1, False, 0, labels, False, 1, (note,))
+    return Architecture(name, family, before, tuple(stacks), 1, False, 0, labels, False, 1, notes=(note,))
 
 
 def _block(before: int, size: int, bottleneck: bool, strided: bool) -> tuple[Linear, ...]:
+    path: tuple[Linear, ...]
     if bottleneck:
         inner = size // 4
         path = (Linear("layer.0.convolution", before, inner), Linear("layer.1.convolution", 9 * inner, inner),

@@ -99,7 +99,8 @@ def linear_work(linear: Linear, settings: Settings, arm: str, tokens: float) -> 
             found.append(Work("backward", "base.linear", "elementwise", 1, 0, w * t * n, "", "wgrad"))
     if settings.quantized != "none":
         once = dequantize_bytes(k, n) / 2
-        found += [Work(phase, "dequant", "dequant", DEQUANT_KERNELS, 0, once, "", "dequant") for phase in ("forward", "backward")]
+        forward = Work("forward", "dequant", "dequant", DEQUANT_KERNELS, 0, once, "", "dequant")
+        found += [forward, replace(forward, phase="backward")]
     if arm == "lora" and adapted(linear, settings.targets):
         found += adapter_work(linear, settings, t)
     return (one.times(linear.calls) for one in found)

@@ -123,7 +123,7 @@ class GpuEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """All arms on one GPU. ``speedup`` = full / LoRA, ``ideal`` = full / frozen: adapters that cost nothing.
 
     ``crossover_width``: square layers narrower than this lose in forward plus backward. ``pays``: ranges of tokens
-    per micro-batch within which LoRA is faster, an open end is None. ``pays`` and ``findings`` are None among many GPUs.
+    per micro-batch within which LoRA is faster, an open end is None. It and ``findings`` are None among many GPUs.
     """
 
     gpu: str

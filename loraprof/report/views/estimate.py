@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from loraprof import units
 from loraprof.model.estimate import ArmEstimate, Estimate, GpuEstimate, Memory, Span
 from loraprof.report.document import Block, Cell, Column, Document, Facts, Paragraph, Row, Section, Table
-from loraprof.report.views.report import findings_section
 from loraprof.report.views.compare import waterfall
+from loraprof.report.views.report import findings_section
 
 BOUND = (
     "Nothing was run: times are work from shapes against data sheets, at the rates below; brackets are their spread."
@@ -113,8 +113,8 @@ def _sections(one: GpuEstimate) -> list[Section]:
         sections.append(findings_section(one.findings))
     work: tuple[Block, ...] = (_work(one.arms["lora"]),)
     sections.append(Section("work", "The LoRA step by phase and role", work, detail=True))
-    sections.append(Section("rates", "Rates", (_rates(one), Paragraph("Of the data sheet's peak, or in the unit named."))
-                            , detail=True))  # fmt: skip
+    rates = (_rates(one), Paragraph("Of the data sheet's peak, or in the unit named."))
+    sections.append(Section("rates", "Rates", rates, detail=True))
     return sections
 
 
@@ -177,8 +177,15 @@ def _memory(one: GpuEstimate) -> Table:
 
 
 def _work(arm: ArmEstimate) -> Table:
-    columns = (Column("phase"), Column("role"), Column("kernels", number=True), Column("work", number=True, drop=1),
-               Column("bytes", number=True, drop=1), Column("time", number=True), Column("% of step", number=True))  # fmt: skip
+    columns = (
+        Column("phase"),
+        Column("role"),
+        Column("kernels", number=True),
+        Column("work", number=True, drop=1),
+        Column("bytes", number=True, drop=1),
+        Column("time", number=True),
+        Column("% of step", number=True),
+    )
     rows = (
         (
             Cell(row.phase),
