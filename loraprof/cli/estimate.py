@@ -33,8 +33,9 @@ def estimate(
     gpus: Annotated[int | None, typer.Option(help="How many GPUs train together.")] = None,
     parallel: Annotated[str | None, typer.Option(help="How: ddp, fsdp, zero3.")] = None,
     kernels: Annotated[str | None, typer.Option(help="Of the base: eager, fused (Liger), compiled.")] = None,
-    adapter_kernels: Annotated[str | None, typer.Option(help="Of the adapters: eager, fused (Unsloth, TE).")] = None,
+    adapter_kernels: Annotated[str | None, typer.Option(help="Of the adapters: eager, compiled, fused (TE).")] = None,
     attention: Annotated[str | None, typer.Option(help="flash (SDPA too) or eager.")] = None,
+    loss: Annotated[str | None, typer.Option(help="eager or fused (chunked cross-entropy).")] = None,
     host_us: Annotated[float | None, typer.Option(help="Host time per launch, µs; else as the rates say.")] = None,
     format: Annotated[Format, typer.Option(help="How to write it.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
@@ -50,7 +51,7 @@ def estimate(
         "tokens": tokens, "batch": batch, "rank": rank, "targets": targets, "dropout": dropout, "dtype": dtype,
         "adapter_dtype": adapter_dtype, "autocast": autocast, "checkpointing": checkpointing, "optimizer": optimizer,
         "accumulate": accumulate, "quantized": quantized, "gpus": gpus, "parallel": parallel, "kernels": kernels,
-        "adapter_kernels": adapter_kernels, "attention": attention, "host_us": host_us,
+        "adapter_kernels": adapter_kernels, "attention": attention, "loss": loss, "host_us": host_us,
     }  # fmt: skip
     refuse_existing(output, force)
     architecture, base = _model(model)

@@ -129,7 +129,7 @@ def _ends(architecture: Architecture, settings: Settings, arm: str) -> Iterator[
         yield Work(one.phase, "head", one.shape, one.kernels, one.flops, one.bytes, one.dtype,
                    one.key if one.key == "wgrad" else "head", one.piece)  # fmt: skip
     moved = loss_bytes(t, architecture.vocabulary, settings.batch, w)
-    if settings.kernels != "eager":
+    if settings.fused_loss:
         logits = w * t * architecture.vocabulary
         moved = Pass(2 * logits, 2 * logits)
     yield from _pair("loss", "loss", ((7, moved.forward), (4, moved.backward)), 1)

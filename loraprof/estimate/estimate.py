@@ -41,6 +41,7 @@ def estimate(
         adapted=adapted_layers(architecture, settings.targets),
         adapter_parameters=adapter_parameters(architecture, settings.rank, settings.targets),
         variant=variant(settings),
+        images=architecture.tokens_per_sample is not None,
         settings=settings,
         gpus=found,
         notes=[*architecture.notes, *(text for name, text in UNTESTED.items() if settings.dtype == name)],

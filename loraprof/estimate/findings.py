@@ -97,7 +97,7 @@ def _elementwise(case: Case) -> Iterator[Finding]:
     share = case.share("adapter.elementwise")
     if share < 0.1:
         return
-    gain = case.gain(case.instead(adapter_kernels="fused"))
+    gain = case.gain(case.instead(adapter_kernels="compiled"))
     yield _finding("L1", "major" if gain.speedup > 1.1 else "minor", [("share of the step", share, "share")], gain)
 
 
@@ -120,7 +120,7 @@ def _head(case: Case) -> Iterator[Finding]:
         return
     vocabulary = case.question.architecture.vocabulary
     seen = [("share of head and loss", share, "share"), ("vocabulary", vocabulary, "tokens")]
-    gain = case.gain(case.instead(kernels="fused")) if _eager(case) else None
+    gain = None if case.question.settings.fused_loss else case.gain(case.instead(loss="fused"))
     yield _finding("B6", "minor", seen, gain)
 
 

@@ -64,7 +64,7 @@ def activations(architecture: Architecture, settings: Settings, arm: str) -> flo
         blocks = sum(count * one for count, one in per_layer)
     logits = 0 if architecture.labels else t * architecture.vocabulary
     # fp32 logits, log-softmax and its gradient; fused losses keep the 16-bit logits and their gradient.
-    held = 12 if settings.kernels == "eager" else 2 * w
+    held = 2 * w if settings.fused_loss else 12
     return blocks + held * logits
 
 

@@ -118,7 +118,7 @@ def adapter_work(linear: Linear, settings: Settings, t: float) -> Iterator[Work]
     both: tuple[tuple[Phase, list[Operator]], ...] = (("forward", v.forward()), ("backward", v.backward()))
     scale = 2 if width(settings) == 4 else 1
     for phase, operators in both:
-        if settings.kernels == "compiled":
+        if "compiled" in (settings.kernels, settings.adapter_kernels):
             yield _compiled(linear, phase, v.width * scale, v.input_up, v.dropout, t)
             operators = [op for op in operators if op.gemm]
         for op in operators:

@@ -23,8 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How the step is run. ``batch`` sequences of ``seq`` tokens per micro-batch and GPU.
 
     ``kernels``: "eager" as transformers runs it, "fused" norms, rotary, activation and loss (Liger, Unsloth, Apex),
-    "compiled" by torch.compile, the adapters' elementwise work included. ``adapter_kernels`` "fused": everything but
-    A rides in GEMM prologues and epilogues. ``host_us`` replaces the table's host time per launch.
+    "compiled" by torch.compile, the adapters' elementwise work included. ``adapter_kernels`` "compiled": that work alone
+    in as few passes as a compiler needs; "fused": everything but A rides in GEMM prologues and epilogues. ``host_us`` replaces the table's host time per launch.
     """
 
     batch: int = 4
@@ -43,9 +43,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     gpus: int = 1
     parallel: Literal["none", "ddp", "fsdp", "zero3"] = "none"
     kernels: Kernels = "eager"
-    adapter_kernels: Literal["eager", "fused"] = "eager"
+    adapter_kernels: Literal["eager", "compiled", "fused"] = "eager"
     attention: Literal["flash", "eager"] = "flash"
+    loss: Literal["eager", "fused"] = "eager"  # fused too where ``kernels`` are
     host_us: float | None = None
+
+    @property
+    def fused_loss(self) -> bool:
+        return self.kernels != "eager" or self.loss == "fused"
 
     @property
     def tokens(self) -> int:
@@ -147,6 +152,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     adapted: int  # layers
     adapter_parameters: int
     variant: str | None
+    images: bool  # a sequence is an image
     settings: Settings
     gpus: list[GpuEstimate]
     notes: list[str] = []

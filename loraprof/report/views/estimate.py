@@ -27,13 +27,15 @@ def _input(found: Estimate) -> str:
     s = found.settings
     words = [
         f"{found.model}, {units.number(found.parameters / 1e9)} B parameters",
-        f"{units.count(s.batch)} x {units.count(s.seq)} tokens" + (f" x {s.accumulate}" if s.accumulate > 1 else ""),
+        (f"{units.count(s.batch)} images" if found.images else f"{units.count(s.batch)} x {units.count(s.seq)} tokens")
+        + (f" x {s.accumulate}" if s.accumulate > 1 else ""),
         f"rank {s.rank} on {units.count(found.adapted)} layers",
         f"{s.dtype} base, {'its' if s.adapter_dtype == 'same' else s.adapter_dtype} adapters",
         *([f"autocast {s.autocast}"] if s.autocast != "none" else []),
         *([f"{s.quantized} weights"] if s.quantized != "none" else []),
         *(["checkpointing"] if s.checkpointing else []),
         *([f"{s.kernels} kernels"] if s.kernels != "eager" else []),
+        *([f"{s.adapter_kernels} adapters"] if s.adapter_kernels != "eager" else []),
         *([f"{s.gpus} GPUs, {s.parallel}"] if s.gpus > 1 else []),
         s.optimizer,
     ]
