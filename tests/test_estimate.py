@@ -193,6 +193,18 @@ def test_experts_are_a_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "B9" in found_ids(one(capsys, str(file), "--gpu", "h100-sxm"))
 
 
+@pytest.mark.parametrize("name", ["NVIDIA H100 80GB HBM3", "H100 SXM", "h100_sxm"])
+def test_a_gpu_by_another_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert one(capsys, "tinyllama-1.1b", "--gpu", name).gpu == "h100-sxm"
+
+
+def test_what_does_not_fit_is_in_the_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", "llama-3-8b", "--gpu", "rtx-4090"]) == 0
+    assert "Full fine-tuning does not fit" in " ".join(capsys.readouterr().out.split())
+    assert run(["estimate", "tinyllama-1.1b", "--gpu", "rtx-4090"]) == 0
+    assert "does not fit" not in capsys.readouterr().out
+
+
 def test_the_host_given_leaves_the_interval(capsys: pytest.CaptureFixture[str]) -> None:
     loose = one(capsys, "tinyllama-1.1b", "--gpu", "h100-sxm")
     tight = one(capsys, "tinyllama-1.1b", "--gpu", "h100-sxm", "--host-us", "25")

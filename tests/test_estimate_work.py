@@ -1,5 +1,8 @@
 """The work of a step: FLOPs, bytes and launches against numbers worked out by hand, and the time made of them."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from loraprof.analysis.costmodel.variants import VARIANTS
@@ -16,7 +19,7 @@ from loraprof.store.gpus import gpu_files, load_gpu
 from loraprof.store.specs import load_workload
 
 # How each variant of the cost model is asked for.
-ASKED = {
+ASKED: dict[str, dict[str, Any]] = {
     "V1": {"adapter_dtype": "same"},
     "V2": {"adapter_dtype": "same", "dropout": 0.1},
     "V3": {"autocast": "bfloat16"},
@@ -50,12 +53,13 @@ def preset(name: str) -> Architecture:
     return architecture({"model_type": spec.family, **spec.config}, name, name)
 
 
-def settings(tokens: int = 4096, **changed: object) -> Settings:
-    return Settings(batch=1, seq=tokens, **changed)  # type: ignore[arg-type]
+def settings(tokens: int = 4096, **changed: Any) -> Settings:
+    return Settings(batch=1, seq=tokens, **changed)
 
 
 def summed(works: list[Work], field: str, **where: str) -> float:
-    return sum(getattr(w, field) for w in works if all(getattr(w, k) == v for k, v in where.items()))
+    found: list[float] = [getattr(w, field) for w in works if all(getattr(w, k) == v for k, v in where.items())]
+    return sum(found)
 
 
 @pytest.mark.parametrize("shape", EXTRA_BYTES)
@@ -129,7 +133,7 @@ def rate(shape: str, value: float) -> Rate:
     return Rate(shape=shape, value=value, low=value, high=value, source="by hand")
 
 
-def by_hand(gpu: str, flops: float, bandwidth: float, **changed: object) -> Question:
+def by_hand(gpu: str, flops: float, bandwidth: float, **changed: Any) -> Question:
     """Llama 3 8B at two efficiencies and kernels that cost nothing by themselves."""
     shapes = {name: rate(name, bandwidth) for name in rates_of(gpu, load_rates())}
     free = {name: rate(name, 1e-9) for name in ("kernel_us", "skinny_us", "host_us")}
@@ -184,6 +188,19 @@ def test_micro_batches_share_a_steps_work() -> None:
     once = step_seconds(parts, RATES, Pace(10e-6, {}, 1))
     # The second forward is launched while the first backward runs: 0.3 + 0.01 ms less the wait.
     assert step_seconds(twice, RATES, Pace(10e-6, {}, 2)) == pytest.approx(once + 0.3e-3 + 2.01e-3)
+
+
+@pytest.mark.parametrize("host_us", [1.0, 20.0, 60.0])
+def test_many_micro_batches_take_as_long_as_each_for_itself(host_us: float) -> None:
+    parts = [load(0, 100, 1e-4), load(1, 2, 2e-3), load(2, 2, 2e-3), load(3, 100, 1e-4), load(4, 30, 1e-3)]
+
+    def many(count: int) -> float:
+        repeated = [replace(p, kernels=count * p.kernels, byte_s=count * p.byte_s) for p in parts[:4]]
+        return step_seconds([*repeated, parts[4]], RATES, Pace(host_us * 1e-6, {}, count))
+
+    steps = [many(count) for count in (4, 5, 6, 7)]
+    assert steps[1] - steps[0] == pytest.approx(steps[3] - steps[2])
+    assert many(1000) == pytest.approx(steps[0] + 996 * (steps[1] - steps[0]))
 
 
 def test_tensors_that_stay_in_the_l2_move_faster() -> None:

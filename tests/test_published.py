@@ -1,16 +1,12 @@
 """The published table: rows that hold together, and an estimate that meets its goals on those it was tuned on."""
 
 import hashlib
-import sys
-from pathlib import Path
 
 import pytest
 
+from benchmarks import published
 from loraprof.store.efficiencies import load_rates, rates_of
 from loraprof.store.gpus import gpu_files
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import published
 
 FILE = published.load()
 

@@ -17,7 +17,7 @@ ALL = "all"
 
 def estimate(
     model: Annotated[str, typer.Argument(help="A built-in workload, a Hugging Face config.json, or its folder.")],
-    gpu: Annotated[str, typer.Option(help="A file of profiles/gpus, or `all` for a table over them.")] = ALL,
+    gpu: Annotated[str, typer.Option(help="A file of profiles/gpus, a driver's name, or `all` for a table.")] = ALL,
     tokens: Annotated[int | None, typer.Option(help="Tokens per micro-batch: batch times length.")] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences (images) per micro-batch and GPU.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapters.")] = None,
@@ -87,13 +87,16 @@ def _model(word: str) -> "tuple[Architecture, Settings]":
 def _gpus(word: str) -> "dict[str, GpuSpec]":
     """The data sheets asked for, by file name. Raises UsageError that names the closest."""
     from loraprof.errors import UsageError
-    from loraprof.store.gpus import gpu_files, load_gpu
+    from loraprof.store.gpus import gpu_files, load_gpu, match_gpu
     from loraprof.store.specs import did_you_mean
 
     files = gpu_files()
     if word == ALL:
         return {key: load_gpu(path) for key, path in files.items()}
     key = word.strip().lower().replace(" ", "-").replace("_", "-")
+    if key not in files:  # a driver's name for it
+        named = match_gpu(word)
+        key = next((stem for stem, path in files.items() if load_gpu(path) == named), key)
     if key not in files:
         raise UsageError(f"no data sheet for a GPU {word!r}", did_you_mean(key, files))
     return {key: load_gpu(files[key])}

@@ -20,7 +20,8 @@ from loraprof.analysis.costmodel.blocks import (
 from loraprof.analysis.costmodel.linear import Pass
 from loraprof.estimate.architecture import Architecture, Layer, Linear, Stack
 from loraprof.estimate.work import Work, compute_dtype, linear_work, optimizer_work, width
-from loraprof.model.estimate import Phase, Settings
+from loraprof.model.estimate import Settings
+from loraprof.model.vocabulary import Phase
 
 DIRECTIONS: tuple[Phase, Phase] = ("forward", "backward")
 # (kernels, bytes per 16-bit element) forward and backward

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from loraprof.estimate.work import Work
-from loraprof.model.estimate import Phase, Row
+from loraprof.model.estimate import Row
 from loraprof.model.gpu import GpuSpec
+from loraprof.model.vocabulary import Phase
 
 # In the order they run; the head and the loss come between the blocks' two directions.
 SEGMENTS: Final[tuple[tuple[Phase, bool], ...]] = (
@@ -23,6 +24,7 @@ SEGMENTS: Final[tuple[tuple[Phase, bool], ...]] = (
     ("optimizer", False),
 )
 OPTIMIZER: Final = 4
+SETTLED: Final = 3  # micro-batches after which host and GPU keep their distance
 CACHED: Final = ("elementwise", "skinny", "skinny_fp32")  # what reads a tensor that was just written
 ENDS: Final = ("head", "loss")
 NAMES: Final = {"wgrad": "weight gradients", "accumulate": "accumulation"}  # rows of their own within a role
@@ -124,16 +126,22 @@ def _segments(parts: Sequence[Load], taken: Sequence[float]) -> tuple[list[float
 
 
 def _waits(busy: Sequence[float], launches: Sequence[float], pace: Pace) -> dict[Phase, float]:
-    """Time per phase that the GPU waits for launches."""
-    waits: dict[Phase, float] = {}
+    """Time per phase that the GPU waits for launches. From the second micro-batch on each waits like the one before."""
+    count = pace.micro_batches
+    waits: dict[Phase, float] = {"forward": 0.0, "backward": 0.0}
     gpu_end = host_end = 0.0
-    for at in [*range(OPTIMIZER)] * pace.micro_batches + [OPTIMIZER]:
-        part = 1 if at == OPTIMIZER else pace.micro_batches
-        host_end += launches[at] * pace.launch_s / part
-        end = max(gpu_end + busy[at] / part, host_end)
-        phase = SEGMENTS[at][0]
-        waits[phase] = waits.get(phase, 0.0) + end - gpu_end - busy[at] / part
-        gpu_end = end
+    for batch in range(min(count, SETTLED)):
+        repeats = count - batch if batch == SETTLED - 1 else 1
+        began = gpu_end
+        for at in range(OPTIMIZER):
+            host_end += launches[at] * pace.launch_s / count
+            end = max(gpu_end + busy[at] / count, host_end)
+            waits[SEGMENTS[at][0]] += repeats * (end - gpu_end - busy[at] / count)
+            gpu_end = end
+        gpu_end += (repeats - 1) * (gpu_end - began)
+        host_end += (repeats - 1) * sum(launches[:OPTIMIZER]) * pace.launch_s / count
+    late = host_end + launches[OPTIMIZER] * pace.launch_s - gpu_end - busy[OPTIMIZER]
+    waits["optimizer"] = max(0.0, late)
     return waits
 
 

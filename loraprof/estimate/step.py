@@ -12,8 +12,9 @@ from loraprof.estimate.block import step_work
 from loraprof.estimate.memory import memory
 from loraprof.estimate.schedule import Load, Pace, loads, step_rows, step_seconds, used
 from loraprof.estimate.work import Work, parameter_width, trainable, trained_width
-from loraprof.model.estimate import ArmEstimate, Phase, Rate, Row, Settings, Span
+from loraprof.model.estimate import ArmEstimate, Rate, Row, Settings, Span
 from loraprof.model.gpu import GpuSpec
+from loraprof.model.vocabulary import Phase
 
 ARMS: Final = ("full", "frozen", "lora")
 MODEL: Final = "model"  # the rate that stands for what the rates cannot explain

@@ -11,7 +11,8 @@ from loraprof.analysis.costmodel.linear import dequantize_bytes, gemm_bytes
 from loraprof.analysis.costmodel.optimizer import accumulate_bytes, adamw_bytes, clip_bytes, sgd_bytes
 from loraprof.analysis.costmodel.variants import VARIANTS, Coefficients, Operator, detect_variant
 from loraprof.estimate.architecture import Architecture, Linear, adapted, adapter_parameters
-from loraprof.model.estimate import Phase, Settings
+from loraprof.model.estimate import Settings
+from loraprof.model.vocabulary import Phase
 
 FOREACH_KERNELS = 30  # of a foreach optimizer step: eight passes, a few chunks each
 CLIP_KERNELS = 12

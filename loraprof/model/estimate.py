@@ -10,21 +10,22 @@ import msgspec
 
 from loraprof.model.compare import Waterfall
 from loraprof.model.report import Finding
+from loraprof.model.vocabulary import Phase
 
 SCHEMA = "loraprof.estimate/1"
 
 Arm = Literal["full", "frozen", "lora"]
 Dtype = Literal["bfloat16", "float16", "float32", "float8"]
 Kernels = Literal["eager", "fused", "compiled"]
-Phase = Literal["forward", "backward", "recompute", "optimizer", "other"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the step is run. ``batch`` sequences of ``seq`` tokens per micro-batch and GPU.
 
     ``kernels``: "eager" as transformers runs it, "fused" norms, rotary, activation and loss (Liger, Unsloth, Apex),
-    "compiled" by torch.compile, the adapters' elementwise work included. ``adapter_kernels`` "compiled": that work alone
-    in as few passes as a compiler needs; "fused": everything but A rides in GEMM prologues and epilogues. ``host_us`` replaces the table's host time per launch.
+    "compiled" by torch.compile, the adapters' elementwise work included. ``adapter_kernels``: "compiled" does that work
+    alone in as few passes as a compiler needs, with "fused" everything but A rides in GEMM prologues and epilogues.
+    ``host_us`` replaces the table's host time per launch.
     """
 
     batch: int = 4

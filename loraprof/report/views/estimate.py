@@ -52,9 +52,11 @@ def verdict(speedup: Span) -> str:
 def _headline(one: GpuEstimate) -> str:
     ratio, word = units.ratio_interval(one.speedup.value, one.speedup.low, one.speedup.high), verdict(one.speedup)
     times = f"{units.ns(one.arms['lora'].step_ns)} against {units.ns(one.arms['full'].step_ns)}"
+    needed = one.arms["full"].memory
+    room = "" if needed.fits else f" Full fine-tuning does not fit: it needs {units.nbytes(needed.peak_bytes)}."
     if word == "undecided":
-        return f"On {one.name} the shapes do not decide: LoRA has {ratio} the speed of full fine-tuning, {times}."
-    return f"On {one.name} LoRA is estimated {word} than full fine-tuning: {ratio} its speed, {times}."
+        return f"On {one.name} the shapes do not decide: LoRA has {ratio} the speed of full fine-tuning, {times}.{room}"
+    return f"On {one.name} LoRA is estimated {word} than full fine-tuning: {ratio} its speed, {times}.{room}"
 
 
 def _headline_of_many(found: Estimate) -> str:
