@@ -43,6 +43,7 @@ class Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantity: Literal["step", "forward", "backward", "both"] = "step"
     per: Literal["token", "step"] = "token"
     second_hand: bool = False
+    own: bool = False
     near: str = ""
     assumed: str = ""
     reason: str = ""
@@ -164,9 +165,13 @@ def main() -> None:
     parser.add_argument("--tuned", action="store_true", help="leave the held-out rows unseen")
     tuned_only = parser.parse_args().tuned
     file = load()
-    groups = [("Rows the rates were tuned on", [row for row in file.row if not row.held_out])]
+    public = [row for row in file.row if not row.own]
+    groups = [
+        ("Measured for this repository, where the H100's rates come from", [row for row in file.row if row.own]),
+        ("Rows the rates were tuned on", [row for row in public if not row.held_out]),
+    ]
     if not tuned_only:
-        groups.append(("Held out", [row for row in file.row if row.held_out]))
+        groups.append(("Held out", [row for row in public if row.held_out]))
     for title, rows in groups:
         results = [predict(row, file.models) for row in rows]
         print("\n".join(["", f"{title}: {len(rows)}", "", *table(results), "", *score(results), "", *misses(results)]))

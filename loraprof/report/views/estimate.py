@@ -11,6 +11,7 @@ from loraprof.report.views.report import findings_section
 BOUND = (
     "Nothing was run: times are work from shapes against data sheets, at the rates below; brackets are their spread."
 )
+UNFIT = "does not fit"
 ARM_NAMES = {"full": "full fine-tuning", "frozen": "frozen base, no adapters", "lora": "LoRA"}
 
 
@@ -60,12 +61,17 @@ def _headline(one: GpuEstimate) -> str:
 
 
 def _headline_of_many(found: Estimate) -> str:
-    words = [verdict(one.speedup) for one in found.gpus]
-    fast, slow = words.count("faster"), words.count("slower")
+    words = [_verdict_of(one) for one in found.gpus]
+    fast, slow, unfit = (words.count(word) for word in ("faster", "slower", UNFIT))
+    rest = f", and {unfit} cannot hold it" if unfit else ""
     return (
         f"LoRA is estimated faster than full fine-tuning on {fast} of {len(words)} GPUs and slower on {slow}; "
-        f"on {len(words) - fast - slow} the shapes do not decide."
+        f"on {words.count('undecided')} the shapes do not decide{rest}."
     )
+
+
+def _verdict_of(one: GpuEstimate) -> str:
+    return verdict(one.speedup) if one.arms["lora"].memory.fits else UNFIT
 
 
 def _gpus(gpus: Sequence[GpuEstimate]) -> Section:
@@ -85,7 +91,7 @@ def _gpus(gpus: Sequence[GpuEstimate]) -> Section:
 
 
 def _gpu(one: GpuEstimate) -> Row:
-    word = verdict(one.speedup)
+    word = _verdict_of(one)
     return (
         Cell(one.gpu),
         Cell(units.ns(one.arms["full"].step_ns), one.arms["full"].step_ns),
