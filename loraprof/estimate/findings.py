@@ -43,8 +43,8 @@ class Case:
         q = self.question
         return Question(q.architecture, replace(q.settings, **changed), q.gpu, q.rates)
 
-    def gain(self, other: Question, arm: str = "lora") -> Gain:
-        span = ratio_span(self.question, "lora", other, arm)
+    def gain(self, remedied: Question, arm: str = "lora") -> Gain:
+        span = ratio_span(self.question, "lora", remedied, arm)
         ns = round(self.lora.step_ns * (1 - 1 / span.value))
         return Gain(ns=ns, speedup=span.value, low=span.low, high=span.high, basis="model")
 

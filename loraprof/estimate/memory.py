@@ -31,7 +31,8 @@ def memory(architecture: Architecture, settings: Settings, arm: str, gpu: GpuSpe
     state = trained * (EIGHT_BIT_STATE if settings.optimizer == "adamw-8bit" else STATE[settings.optimizer] * element)
     active = activations(architecture, settings, arm)
     held = [round(size / spread) for size in (weights, gradients, state)]
-    backward, step = held[0] + round(active), sum(held)
+    gathered = round(weights / architecture.layers) if spread > 1 else 0  # one layer at a time is whole
+    backward, step = held[0] + gathered + round(active), sum(held)
     peak = max(backward + held[2] + held[1] // 2, step + held[1])
     capacity = min(gpu.memory_bytes, default=0)
     return Memory(
@@ -90,11 +91,11 @@ def _inputs(layer: Layer, settings: Settings, arm: str, tokens: float) -> list[f
     copied = chosen is not None and (chosen.input_up or chosen.dropout)
     found: list[float] = []
     for i, linear in enumerate(layer.linears):
-        mine = arm == "lora" and adapted(linear, settings.targets)
+        carries = arm == "lora" and adapted(linear, settings.targets)
         t = tokens * linear.share * linear.calls
         shared = i > 0 and linear.k == layer.linears[i - 1].k == layer.hidden
-        if mine and chosen is not None and copied:
+        if carries and chosen is not None and copied:
             found.append(float(saved_bytes(chosen.id, round(t), linear.k, settings.rank)))
-        elif (mine or arm == "full") and not shared:
+        elif (carries or arm == "full") and not shared:
             found.append(width(settings) * t * linear.k)
     return found

@@ -61,10 +61,10 @@ def variant(settings: Settings) -> str | None:
     if settings.adapter_kernels == "fused" and not settings.dropout:  # fused adapters need p = 0
         return "VF"
     base = "bfloat16" if settings.dtype == "float8" else settings.dtype
-    own = base if settings.adapter_dtype == "same" else "float32"
-    if settings.autocast != "none" and base == own == "float32":  # fp32 weights, cast in every call
+    adapter = base if settings.adapter_dtype == "same" else "float32"
+    if settings.autocast != "none" and base == adapter == "float32":  # fp32 weights, cast in every call
         return "V2" if settings.dropout else "V3b"
-    return detect_variant(own, base, settings.autocast, settings.dropout)
+    return detect_variant(adapter, base, settings.autocast, settings.dropout)
 
 
 def gemm_shape(settings: Settings, *sizes: int) -> str:
