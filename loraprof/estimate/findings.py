@@ -9,16 +9,25 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from loraprof.diagnosis.catalogue import known
+from loraprof.diagnosis.catalogue import texts
 from loraprof.estimate.architecture import adapted_layers
 from loraprof.estimate.memory import memory
 from loraprof.estimate.step import Question, ratio_span
 from loraprof.estimate.work import variant
 from loraprof.model.estimate import ArmEstimate, Span
-from loraprof.model.report import Evidence, Finding, Gain, Severity
+from loraprof.model.report import Evidence, Finding, Gain, RemedyKind, RemedyReport, Severity
 
 FEW_TARGETS: Final = {"gpt2": ("c_attn",), "qwen": ("c_attn",), "phi3": ("qkv_proj",), "t5": ("q", "v")}
 VISION_TARGETS: Final = ("query", "value")
+KINDS: Final[dict[str, RemedyKind]] = {
+    "W1": "other_training",
+    "L6": "other_training",
+    "B1": "other_training",
+    "L2": "numerics",
+    "B4": "numerics",
+    "B8": "numerics",
+    "D1": "hardware",
+}
 ROOMY = 0.7  # of the memory: without checkpointing it would still be roomy
 LEAST_GAIN = 1.02
 Seen = tuple[str, float | int | str, str]  # what, value, unit
@@ -56,8 +65,19 @@ def findings(case: Case) -> list[Finding]:
 
 
 def _finding(id: str, severity: Severity, seen: Sequence[Seen], gain: Gain | None) -> Finding:
-    evidence = [Evidence(what=what, value=value, unit=unit) for what, value, unit in seen]
-    return replace(known(id, severity, evidence), gain=gain)
+    """In the catalogue's own words."""
+    known = texts()[id]
+    remedy = RemedyReport(kind=KINDS.get(id, "same_training"), stack="plain", text=known.remedy, gain=gain)
+    return Finding(
+        id=id,
+        severity=severity,
+        title=known.title,
+        evidence=[Evidence(what=what, value=value, unit=unit) for what, value, unit in seen],
+        remedy=known.remedy,
+        gain=gain,
+        see=list(known.sources),
+        remedies=[remedy],
+    )
 
 
 def _wrong_lever(case: Case) -> Iterator[Finding]:
