@@ -227,7 +227,11 @@ BAD = [
     (("llama-3-8b", "--tokens", "0"), "--tokens must be at least 1, got 0", ""),
     (("llama-3.2-1b", "--tokens", "1023"), "--tokens 1023 is no multiple of --batch 4", ""),
     (("llama-3.2-1b", "--batch", "0"), "--batch must be at least 1, got 0", ""),
-    (("llama-3.2-1b", "--rank", "0"), "--rank must be at least 1, got 0", ""),
+    (("llama-3.2-1b", "--rank", "0"), "--rank must lie between 1 and 1000000, got 0", ""),
+    (("llama-3.2-1b", "--accumulate", "1000000000"), "--accumulate must lie between 1 and 100000", ""),
+    (("llama-3.2-1b", "--batch", "9" * 400), "--batch must lie between 1 and 1000000", ""),
+    (("llama-3.2-1b", "--batch", "1", "--tokens", "9" * 400), "tokens per sequence are more than 100000000", ""),
+    (("/dev/null",), "/dev/null: is no plain file", ""),
     (("llama-3.2-1b", "--rank", "4096"), "--rank 4096 is above the width 2048", ""),
     (("llama-3.2-1b", "--dropout", "1"), "--dropout must lie in [0, 1), got 1.0", ""),
     (("llama-3.2-1b", "--dtype", "int3"), "--dtype int3 is not one of bf16, fp16, fp32, fp8", ""),
@@ -256,7 +260,7 @@ def test_bad_input_is_one_line(
     assert not shown.out
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "\udcff", "3"])
+@pytest.mark.parametrize("content", ["", "[]", "{", "\udcff", "3", "[" * 100000])
 def test_a_config_that_is_none(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(content.encode("utf-8", "surrogateescape"))

@@ -94,6 +94,7 @@ def test_the_text_model_of_a_vision_model() -> None:
         ({**LLAMA, "model_type": "deepseek_v3", "kv_lora_rank": 512}, "no Llama has its `kv_lora_rank`"),
         ({**LLAMA, "model_type": "hybrid", "layer_types": ["linear_attention"]}, "no Llama has its `layer_types`"),
         ({**LLAMA, "hidden_size": -1}, "`hidden_size` must be at least 1, got -1"),
+        ({**LLAMA, "hidden_size": 10**400}, "`hidden_size` must be at most 10000000"),
         ({**LLAMA, "hidden_size": "512"}, "`hidden_size` is '512', not a whole number"),
         ({**LLAMA, "hidden_size": True}, "`hidden_size` is True, not a whole number"),
         ({**LLAMA, "num_attention_heads": 7, "num_key_value_heads": 7},

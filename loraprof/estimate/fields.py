@@ -6,6 +6,8 @@ from typing import Any
 
 from loraprof.errors import UsageError
 
+LARGEST = 10**7  # of any size in a config
+
 
 @dataclass
 class Fields:
@@ -26,8 +28,9 @@ class Fields:
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UsageError(f"{self.where}: `{name}` is {value!r}, not a whole number", None)
-            if value < 1:
-                raise UsageError(f"{self.where}: `{name}` must be at least 1, got {value}", None)
+            if not 1 <= value <= LARGEST:
+                least = "at least 1" if value < 1 else f"at most {LARGEST}"
+                raise UsageError(f"{self.where}: `{name}` must be {least}, got {str(value)[:20]}", None)
             return value
         if default is None:
             self.missing.append(names[0])

@@ -111,7 +111,7 @@ def step_rows(works: Sequence[Work], parts: Sequence[Load], rates: Mapping[str, 
     for role, extra in (("host", _waits(busy, launches, pace)), ("comm", _exposed(busy, pace.comm))):
         sums |= {(phase, role): [0.0, 0.0, 0.0, spent] for phase, spent in extra.items() if spent > 1e-9}
     return [
-        Row(phase=phase, role=role, kernels=round(v[0]), flops=round(v[1]), bytes=round(v[2]), ns=round(v[3] * 1e9))
+        Row(phase=phase, role=role, kernels=round(v[0]), flops=v[1], bytes=round(v[2]), ns=round(v[3] * 1e9))
         for (phase, role), v in sums.items()
     ]
 

@@ -16,6 +16,8 @@ from loraprof.store.specs import did_you_mean
 
 DTYPES: Final = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp8": "float8"}
 SAME: Final = ("rank", "targets", "dropout", "dtype", "adapter_dtype", "autocast", "optimizer", "accumulate", "batch")
+MOST: Final = {"rank": 10**6, "batch": 10**6, "accumulate": 10**5, "gpus": 10**5}
+MOST_TOKENS: Final = 10**8
 QV: Final = (("q_proj", "v_proj"), ("query", "value"), ("c_attn",), ("qkv_proj",), ("q", "v"))
 
 
@@ -86,9 +88,11 @@ def _with_tokens(settings: Settings, architecture: Architecture, tokens: int | N
 
 
 def _refuse(settings: Settings, architecture: Architecture) -> None:
-    for name in ("rank", "accumulate", "gpus", "seq"):
-        if getattr(settings, name) < 1:
-            raise UsageError(f"--{name} must be at least 1, got {getattr(settings, name)}", None)
+    for name, most in MOST.items():
+        if not 1 <= getattr(settings, name) <= most:
+            raise UsageError(f"--{name} must lie between 1 and {most}, got {getattr(settings, name)}", None)
+    if settings.seq > MOST_TOKENS:
+        raise UsageError(f"{settings.seq} tokens per sequence are more than {MOST_TOKENS}", None)
     if settings.rank > architecture.hidden:
         raise UsageError(f"--rank {settings.rank} is above the width {architecture.hidden} of the model", None)
     if not 0 <= settings.dropout < 1:

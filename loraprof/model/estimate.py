@@ -84,7 +84,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     role: str
     kernels: int
-    flops: int
+    flops: float  # may exceed what 64 bits count
     bytes: int
     ns: int
 
