@@ -40,7 +40,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def serve(packages: list[str]) -> None:
-    import torch._dynamo  # every optimizer's construction does, and it takes seconds
+    import torch._dynamo  # noqa: F401  every optimizer's construction does, and it takes seconds
 
     for name in packages:
         with contextlib.suppress(ImportError):
