@@ -8,8 +8,10 @@ from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.limits.best_times import limits_of
 from loraprof.analysis.limits.ceiling import ceiling_of, ceilings
 from loraprof.analysis.limits.roofline import Ceiling
+from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction.comm_savings import more_communication
 from loraprof.analysis.prediction.counterfactual import Counterfactual, counterfactual
+from loraprof.analysis.prediction.moved import moved_ledger
 from loraprof.analysis.prediction.replayed import StepReplay, step_replay
 from loraprof.analysis.ranks.collectives import collectives_of, exposed_ns
 from loraprof.analysis.ranks.communication import communication, wire_of
@@ -17,6 +19,7 @@ from loraprof.analysis.statistics import median_interval
 from loraprof.analysis.step import tables
 from loraprof.analysis.step.busy import busy_of
 from loraprof.analysis.step.traffic import impossible, traffic, uncovered
+from loraprof.analysis.step.unprofiled import scaled_ledger
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.compiled import compiled, compiled_notes
 from loraprof.diagnosis.judge import findings
@@ -37,6 +40,7 @@ from loraprof.model.report import (
     TimingReport,
     Traffic,
     Unprofiled,
+    UnprofiledStep,
     Verdict,
 )
 from loraprof.model.trace import Int64, Trace
@@ -58,6 +62,7 @@ class _Explained:
     findings: list[Finding]
     notes: list[str]
     compiled: CompiledReport | None = None
+    unprofiled: UnprofiledStep | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +107,7 @@ def build_report(
         traffic=explained.traffic,
         compiled=explained.compiled,
         communication=explained.communication,
+        unprofiled=explained.unprofiled,
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
     )
 
@@ -123,10 +129,25 @@ def _explain(
     scale = timing.unprofiled.median_ns / step.wall_ns if timing.unprofiled and step.wall_ns else 1.0
     extra, unsaid = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
     again = step_replay(analysis, ledger, timing.unprofiled)
+    plain = _unprofiled_ledger(analysis, ledger, recording, timing.unprofiled, again)
     other = counterfactual(analysis, ledger, recording, timing.unprofiled, again, extra)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
     case = Case(
-        analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again, calls, sent, ceiling
+        analysis,
+        ledger,
+        step,
+        busy,
+        table,
+        adapter,
+        timing,
+        recording,
+        nvml,
+        other,
+        again,
+        calls,
+        sent,
+        ceiling,
+        plain,
     )
     found = findings(case) if step.wall_ns else []
     unsure = (uncovered(ledger, busy, moved), impossible(table), unsaid)
@@ -148,6 +169,33 @@ def _explain(
             *_refused(again, timing),
         ],
         compiled=made,
+        unprofiled=_unprofiled_step(plain, again),
+    )
+
+
+def _unprofiled_ledger(
+    analysis: Analysis,
+    ledger: Ledger,
+    recording: Recording | None,
+    unprofiled: Unprofiled | None,
+    replay: StepReplay | None,
+) -> Ledger | None:
+    """The reported step's entries without the profiler; None where that is not known."""
+    if unprofiled is None or recording is None or not ledger.ns.sum():
+        return None
+    if not analysis.on_gpu:
+        return scaled_ledger(analysis, ledger, recording, unprofiled.median_ns)
+    return moved_ledger(analysis, ledger, replay, unprofiled.median_ns) if replay else None
+
+
+def _unprofiled_step(ledger: Ledger | None, replay: StepReplay | None) -> UnprofiledStep | None:
+    if ledger is None:
+        return None
+    return UnprofiledStep(
+        wall_ns=int(ledger.ns.sum()),
+        partition=ledger.parts(),
+        basis="replayed" if replay else "scaled",
+        gate_error=replay.gate_error if replay else None,
     )
 
 

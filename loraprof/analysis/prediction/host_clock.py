@@ -5,8 +5,9 @@
 The line of the launching threads is cut at every begin and end of a record. An event's cost lies around its two ends,
 a quarter on each side of each, so a piece between two cuts carries half an event's; what no record interrupts (a data
 loader that waits, a long Python loop) keeps its length. The profiler's own pauses go entirely. The cost per event is
-solved for, so that the replayed step takes the unprofiled time; it is the calibrated one, or up to MOST times as much,
-since events of many inputs cost more than those of the calibration; what is still missing makes the whole host faster.
+solved for, so that the replayed step takes the unprofiled time; it is at most the calibrated one, where that is known,
+and what is still missing makes the whole host faster. On the H100 recordings that predicts the other arms better than
+a cost beyond the calibrated one.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,6 @@ from loraprof.analysis.trace.intervals import union
 from loraprof.model.trace import Int64, Trace, distinct
 from loraprof.model.vocabulary import HostKind
 
-MOST: Final = 3.0
 LEAST: Final = 0.3  # of a piece is the host's own, whatever the cost per event says
 NEAR: Final = 0.05
 CLOSE: Final = 1e-5  # of the step: nearer to it need no solution be
@@ -109,7 +109,7 @@ def unslowed(
     def window(calls: Calls, sigma: float) -> int:
         return replayed(calls, sigma, *floors).window_ns
 
-    most = min(clock.most_ns, MOST * event_ns if event_ns else clock.most_ns)
+    most = min(clock.most_ns, event_ns or clock.most_ns)
     cost = _least(lambda cost: window(on_clock(trace, step, clock, cost), 1.0), target_ns, most)
     if cost is not None:
         return Unslowed(on_clock(trace, step, clock, cost), cost, 1.0)

@@ -69,7 +69,9 @@ class _Place:
         start, end = self.at(begin), self.at(begin + step.calls.record_ns)
         call = np.searchsorted(step.calls.first, np.arange(len(step.record)), side="right") - 1
         called = self.at(np.array(self.run.start)[call]), self.at(np.array(self.run.end)[call])
-        order = np.lexsort((trace.device.correlation[work.rows[chosen]], trace.device.stream[work.rows[chosen]], start[at]))
+        order = np.lexsort(
+            (trace.device.correlation[work.rows[chosen]], trace.device.stream[work.rows[chosen]], start[at])
+        )
         chosen, at = chosen[order], at[order]
         columns = {f: getattr(work, f)[chosen] for f in ("rows", "kind", "module", "phase", "role", "launch", "op")}
         return DeviceWork(

@@ -168,9 +168,7 @@ def calls_of(trace: Trace, links: Links, window: tuple[int, int]) -> Calls:
     return step_calls(trace, links, window).calls
 
 
-def step_calls(
-    trace: Trace, links: Links, window: tuple[int, int], noted: tuple[int, int] | None = None
-) -> StepCalls:
+def step_calls(trace: Trace, links: Links, window: tuple[int, int], noted: tuple[int, int] | None = None) -> StepCalls:
     """The calls behind the device records that start in ``window``, and all others in ``noted``, the step's
     annotation; ``links`` from ``link(trace)``.
 

@@ -99,9 +99,13 @@ class StepReplay:
         edited = without(longer, call, record)
         return self._window(edited) - self._window(self.step.calls)
 
-    def _window(self, calls: Calls) -> int:
-        assert self.sigma is not None
-        return replayed(calls, self.sigma, self.latency_ns, self.turnaround_ns).window_ns
+    def faster_ns(self, share: float) -> int:
+        """What the step would save on a host that takes ``share`` of its time, ns."""
+        return self._window(self.step.calls) - self._window(self.step.calls, share)
+
+    def _window(self, calls: Calls, share: float = 1.0) -> int:
+        sigma = 1.0 if self.sigma is None else self.sigma
+        return replayed(calls, share * sigma, self.latency_ns, self.turnaround_ns).window_ns
 
     def _launches(self, added: Sequence[Added]) -> list[Launch]:
         """After the module's last backward launch, else where the backward pass ends."""
