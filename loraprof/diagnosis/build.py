@@ -130,7 +130,7 @@ def _explain(
     extra, unsaid = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
     again = step_replay(analysis, ledger, timing.unprofiled)
     plain = _unprofiled_ledger(analysis, ledger, recording, timing.unprofiled, again)
-    other = counterfactual(analysis, ledger, recording, timing.unprofiled, again, extra)
+    other = counterfactual(analysis, ledger, recording, timing.unprofiled, again, plain, extra)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), other)
     case = Case(
         analysis,
@@ -259,6 +259,7 @@ def _predicted(adapter: Adapter | None, other: Counterfactual | None) -> Adapter
     return msgspec.structs.replace(
         adapter,
         savings=other.savings,
+        added_ns=other.added_ns,
         predicted_full_ns=other.full_ns,
         predicted_full_interval=other.full,
         predicted_frozen_ns=other.frozen_ns,

@@ -166,6 +166,8 @@ class ModuleRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Savings(msgspec.Struct, frozen=True, kw_only=True):
+    """What full fine-tuning does beyond the frozen step, ns of work: for all the parameters that it would train."""
+
     wgrad_ns: int | None = None
     optimizer_ns: int | None = None
     grad_clip_ns: int | None = None
@@ -192,6 +194,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     predicted_full_interval: Interval | None = None
     predicted_frozen_interval: Interval | None = None
     ranks: dict[str, int] | None = None
+    added_ns: int | None = None  # the unprofiled step minus the frozen one: the adapter path and its training
     variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
 
 
