@@ -1,6 +1,6 @@
 """From a trace (and the recording around it) to everything a diagnosis needs: one pure function."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from loraprof.analysis.attribution.graph_launches import GraphWork, graph_work
 from loraprof.analysis.partition.completeness import closure_of
 from loraprof.analysis.partition.cpu import split_cpu
 from loraprof.analysis.partition.gpu import DeviceWork, device_work, split, turnaround_floor
-from loraprof.analysis.partition.host_state import states_of
+from loraprof.analysis.partition.host_state import Timeline, stood_in, timelines
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.trace.launch_links import Links, link
 from loraprof.analysis.trace.step_windows import Marks, cpu_windows, finished, marks_of, windows
@@ -36,6 +36,7 @@ class Analysis:
     floor_ns: int | None
     closure: Closure
     graphs: GraphWork | None = None  # None: no CUDA graph was launched
+    timelines: dict[int, Timeline] = field(default_factory=dict)  # of the launching threads and the main thread
 
     @property
     def on_gpu(self) -> bool:
@@ -55,7 +56,8 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
         reported = reported_step(steps, step)
         closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
         return Analysis(trace, recording, links, who, marks, ledgers, steps, {}, reported, None, tau, None, closure)
-    states = states_of(trace, links, marks.thread)
+    shown = timelines(trace, links, marks.thread)
+    states = stood_in(shown, marks.thread)
     busiest, per_device = None, {}
     for index in distinct(trace.device.device).tolist():
         on_device = trace.device.device == index
@@ -75,8 +77,9 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
     reported = reported_step(steps, step)
     closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
     return Analysis(
-        trace, recording, links, who, marks, ledgers, steps, others, reported, work, tau, floor, closure, graphs
-    )
+        trace, recording, links, who, marks, ledgers, steps, others, reported, work, tau, floor, closure, graphs,
+        shown,
+    )  # fmt: skip
 
 
 def reported_step(steps: tuple[Step, ...], name: str | None = None) -> int | None:

@@ -8,8 +8,10 @@ from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.limits.best_times import limits_of
 from loraprof.analysis.limits.ceiling import ceiling_of, ceilings
 from loraprof.analysis.limits.roofline import Ceiling
+from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction.comm_savings import more_communication
 from loraprof.analysis.prediction.counterfactual import Counterfactual, counterfactual
+from loraprof.analysis.prediction.moved import moved_ledger
 from loraprof.analysis.prediction.replayed import StepReplay, step_replay
 from loraprof.analysis.ranks.collectives import collectives_of, exposed_ns
 from loraprof.analysis.ranks.communication import communication, wire_of
@@ -17,13 +19,14 @@ from loraprof.analysis.statistics import median_interval
 from loraprof.analysis.step import tables
 from loraprof.analysis.step.busy import busy_of
 from loraprof.analysis.step.traffic import impossible, traffic, uncovered
+from loraprof.analysis.step.unprofiled import scaled_ledger
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.compiled import compiled, compiled_notes
 from loraprof.diagnosis.judge import findings
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import Adapter, Report, Source, Step, TimingReport, Unprofiled
+from loraprof.model.report import Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
 
@@ -92,7 +95,8 @@ def _explained(
     scale = timing.unprofiled.median_ns / step.wall_ns if timing.unprofiled and step.wall_ns else 1.0
     extra, unpriced = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
     replayed = step_replay(analysis, ledger, timing.unprofiled)
-    predicted = counterfactual(analysis, ledger, recording, timing.unprofiled, replayed, extra)
+    plain = _unprofiled_ledger(analysis, ledger, recording, timing.unprofiled, replayed)
+    predicted = counterfactual(analysis, ledger, recording, timing.unprofiled, replayed, plain, extra)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), predicted)
     case = Case(
         analysis=analysis,
@@ -109,6 +113,7 @@ def _explained(
         collectives=calls,
         communication=sent,
         ceiling=ceiling,
+        unprofiled=plain,
     )
     found = findings(case) if step.wall_ns else []
     unsent = sent.saved_bytes if sent and extra is None else None
@@ -130,6 +135,33 @@ def _explained(
         traffic=moved,
         compiled=generated,
         communication=sent,
+        unprofiled=_unprofiled_step(plain, replayed),
+    )
+
+
+def _unprofiled_ledger(
+    analysis: Analysis,
+    ledger: Ledger,
+    recording: Recording | None,
+    unprofiled: Unprofiled | None,
+    replay: StepReplay | None,
+) -> Ledger | None:
+    """The reported step's entries without the profiler; None where that is not known."""
+    if unprofiled is None or recording is None or not ledger.ns.sum():
+        return None
+    if not analysis.on_gpu:
+        return scaled_ledger(analysis, ledger, recording, unprofiled.median_ns)
+    return moved_ledger(analysis, ledger, replay, unprofiled.median_ns) if replay else None
+
+
+def _unprofiled_step(ledger: Ledger | None, replay: StepReplay | None) -> UnprofiledStep | None:
+    if ledger is None:
+        return None
+    return UnprofiledStep(
+        wall_ns=int(ledger.ns.sum()),
+        partition=ledger.parts(),
+        basis="replayed" if replay else "scaled",
+        gate_error=replay.gate_error if replay else None,
     )
 
 
@@ -190,6 +222,7 @@ def _predicted(adapter: Adapter | None, predicted: Counterfactual | None) -> Ada
     return replace(
         adapter,
         savings=predicted.savings,
+        added_ns=predicted.added_ns,
         predicted_full_ns=predicted.full_ns,
         predicted_full_interval=predicted.full,
         predicted_frozen_ns=predicted.frozen_ns,

@@ -121,6 +121,25 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         return max(0, sum(p.ns for p in rows) - (floor or 0) * sum(p.events for p in rows))
 
 
+class UnprofiledStep(msgspec.Struct, frozen=True, kw_only=True):
+    """The reported step as it runs without the profiler: ``wall_ns`` is the median of the timed steps.
+
+    ``basis``: the launches were replayed and the partition made anew (a GPU; ``gate_error`` says by how much the
+    replay misses the profiled step), or the profiler's cost was taken out of each row (a CPU). Raises ValueError when
+    the rows do not sum to ``wall_ns`` or one is negative.
+    """
+
+    wall_ns: int
+    partition: list[Part]
+    basis: Literal["replayed", "scaled"]
+    gate_error: float | None = None
+
+    def __post_init__(self) -> None:
+        total = sum(p.ns for p in self.partition)
+        if total != self.wall_ns or any(p.ns < 0 for p in self.partition):
+            raise ValueError(f"the unprofiled partition sums to {total} ns, the step takes {self.wall_ns} ns")
+
+
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     """Kernels (CPU: leaf ops) of one name, role, phase and module; figures are totals over ``count``."""
 
@@ -148,6 +167,8 @@ class ModuleRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Savings(msgspec.Struct, frozen=True, kw_only=True):
+    """What full fine-tuning does beyond the frozen step, ns of work: for all the parameters that it would train."""
+
     wgrad_ns: int | None = None
     optimizer_ns: int | None = None
     grad_clip_ns: int | None = None
@@ -174,6 +195,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     predicted_full_interval: Interval | None = None
     predicted_frozen_interval: Interval | None = None
     ranks: dict[str, int] | None = None
+    added_ns: int | None = None  # the unprofiled step minus the frozen one: the adapter path and its training
     variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
 
 
@@ -324,6 +346,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     compiled: CompiledReport | None = None  # None: no compiled region is in the trace
     rank_summary: RankSummary | None = None
     communication: Communication | None = None
+    unprofiled: UnprofiledStep | None = None  # None: no timing, or the replay was refused
 
     def step(self) -> Step | None:
         """The reported step, or ``None`` when the input has none."""

@@ -40,6 +40,8 @@ class DeviceWork:
     phase: Int64
     role: Int64
     launch: Int64  # -> Trace.host, -1 none
+    call: Int64  # when the launch call started, and ended; 0 none
+    called: Int64
     op: Int64  # -> Trace.host, innermost op around the launch, -1 none
     reach: Int64  # latest end so far, this record's included
 
@@ -85,7 +87,8 @@ def device_work(
     op = through(who.tree.nearest(trace.host.kind == HostKind.OP), -1)
     start, end = device.start[rows], device.end[rows]
     reach = np.maximum.accumulate(end)
-    return DeviceWork(rows, start, end, kind.astype(np.int64), module, phase, role, launch, op, reach)
+    call, called = _taken(trace.host.start, launch, 0), _taken(trace.host.end, launch, 0)
+    return DeviceWork(rows, start, end, kind.astype(np.int64), module, phase, role, launch, call, called, op, reach)
 
 
 def turnaround_floor(trace: Trace, links: Links) -> int:
@@ -205,9 +208,9 @@ def gaps_of(trace: Trace, work: DeviceWork, low: Int64, high: Int64) -> Gaps:
     ender = _taken(by_start, np.where(at < len(by_start), at, -1), -1)
     ender = np.where(_taken(work.start, ender, 0) == high, ender, -1)
     launch = _taken(work.launch, ender, -1)
-    call = _taken(trace.host.start, launch, 0)
+    call = _taken(work.call, ender, 0)
     unknown = (launch < 0) | (call >= high)
-    called = np.clip(_taken(trace.host.end, launch, 0), call, high)
+    called = np.clip(_taken(work.called, ender, 0), call, high)
     return Gaps(low, high, ender, launch, call, called, unknown, ~unknown & (call <= low))
 
 

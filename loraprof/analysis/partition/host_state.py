@@ -136,8 +136,8 @@ def measure(line: Timeline, start: Int64, end: Int64) -> Int64:
     return out
 
 
-def states_of(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
-    """Timeline per thread that launched device work, and of the main thread."""
+def timelines(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
+    """What every thread that launched device work, and the main thread, shows of itself."""
     host = trace.host
     state = classify(trace, links)
     out: dict[int, Timeline] = {}
@@ -145,8 +145,16 @@ def states_of(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
     for thread in {*used, main} - {-1}:
         rows = host.thread == thread
         out[thread] = timeline(host.start[rows], host.end[rows], state[rows])
-    if main in out:
-        for thread in out:
-            if thread != main:
-                out[thread] = stand_in(out[thread], out[main])
     return out
+
+
+def stood_in(shown: dict[int, Timeline], main: int) -> dict[int, Timeline]:
+    """The timelines, each with the main thread's state where it shows nothing itself."""
+    if main not in shown:
+        return shown
+    return {t: line if t == main else stand_in(line, shown[main]) for t, line in shown.items()}
+
+
+def states_of(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
+    """Timeline per thread that launched device work, and of the main thread."""
+    return stood_in(timelines(trace, links, main), main)
