@@ -24,6 +24,7 @@ from loraprof.cli.export import Form
 from loraprof.model.recording import Recording
 from loraprof.report.export.registry import EXPORTERS
 from loraprof.report.export.scalars import scalars
+from loraprof.store.profiles import profiles_dir
 
 KERNELS = [kernel(1_000, 3_000, launch=(100, 600)), kernel(5_000, 9_500, launch=(700, 1_200), name='k "cat"')]
 
@@ -66,10 +67,11 @@ def test_perfetto_shows_the_partition(tmp_path: Path, name: str) -> None:
     ours = [e for e in got[len(given) :] if e["ph"] == "X"]
     named = {e["tid"]: e["args"]["name"] for e in got[len(given) :] if e["name"] == "thread_name"}
     assert [e["args"]["name"] for e in got if e["name"] == "process_name"] == ["loraprof"]
-    assert {e["pid"] for e in got[len(given) :]}.isdisjoint(e["pid"] for e in given)
+    own = {e["pid"] for e in got[len(given) :] if e["ph"] != "s"}  # an arrow starts on a thread of the trace
+    assert own.isdisjoint(e["pid"] for e in given)
     report = loraprof.diagnose(path)
     for s in (s for s in report.steps if s.wall_ns):
-        (tid,) = [t for t, n in named.items() if n.split(" on ")[0] == s.name]
+        (tid,) = [t for t, n in named.items() if n.split(" on ")[0] == s.name and "phases" not in n]
         track = [e for e in ours if e["tid"] == tid]
         sums: Counter[str] = Counter()
         for e in track:
@@ -93,11 +95,33 @@ def test_perfetto_drops_no_slice(tmp_path: Path, read: Callable[[float], int]) -
     host = [step(0, 4_483_781_115_872_905, at)]
     path = write(tmp_path / "in.json", json_of(host, kernels))
     assert run(["export", str(path), "--to", "perfetto", "-o", str(tmp_path / "out.json"), "--quiet"]) == 0
-    track = [e for e in loaded(tmp_path / "out.json")["traceEvents"] if e.get("cat") == "loraprof"]
+    ours = [e for e in loaded(tmp_path / "out.json")["traceEvents"] if e.get("cat") == "loraprof" and e["ph"] == "X"]
+    track = [e for e in ours if e["args"]["kind"] != "phase"]
     assert len(track) > 2000
     assert sum(e["args"]["ns"] for e in track) == loraprof.diagnose(path).steps[0].wall_ns
     assert all(read(a["ts"]) + read(a["dur"]) <= read(b["ts"]) for a, b in pairwise(track))
     assert all(read(e["dur"]) >= e["args"]["ns"] - 3 for e in track)
+
+
+def test_perfetto_has_phases_arrows_the_queue_and_findings(tmp_path: Path) -> None:
+    path = profiles_dir() / "recordings" / "h100-sxm" / "llama-3.2-1b.loraprof"
+    assert run(["export", str(path), "--to", "perfetto", "-o", str(tmp_path / "x.json.gz")]) == 0
+    ours = [e for e in loaded(tmp_path / "x.json.gz")["traceEvents"] if e.get("cat") == "loraprof"]
+    report = loraprof.diagnose(path)
+    step = report.step()
+    assert step is not None
+    phases: Counter[str] = Counter()
+    for e in (e for e in ours if e["ph"] == "X" and e["args"]["kind"] == "phase"):
+        phases[e["name"]] += e["args"]["ns"]
+    assert sum(phases.values()) == sum(s.wall_ns for s in report.steps)
+    assert phases["forward"] == sum(s.ns(phase="forward") for s in report.steps)
+    starts, ends = ({e["id"]: e for e in ours if e["ph"] == ph} for ph in "sf")
+    assert starts.keys() == ends.keys()
+    assert len(starts) > 1000
+    depth = [e["args"]["queued"] for e in ours if e["ph"] == "C"]
+    assert min(depth) == 0 < max(depth)
+    assert depth[-1] == 0
+    assert [e["name"].split(":")[0] for e in ours if e["ph"] == "i"] == [f.id for f in report.findings]
 
 
 def same_report(a: Path, b: Path) -> None:
