@@ -12,6 +12,8 @@ import loraprof
 from loraprof.analysis.costmodel import gemm_counts
 from loraprof.model.report import Report
 
+pytestmark = pytest.mark.slow
+
 GEMMS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::mkldnn_convolution", "aten::convolution_backward")
 
 

@@ -65,13 +65,13 @@ def analysed(document: Document, recording: Recording | None, folder: Path) -> A
     return analyse(read_trace(path), recording)
 
 
-@pytest.fixture(params=INPUTS, ids=lambda p: f"{p[0]}-{p[1]}")
-def analysis(request: pytest.FixtureRequest, tmp_path: Path) -> Analysis:
+@pytest.fixture(scope="module", params=INPUTS, ids=lambda p: f"{p[0]}-{p[1]}")
+def analysis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     name, broken = request.param
     if isinstance(name, str) and not TRACES.is_dir():
         pytest.skip(ABSENT)
     document, recording = input_of(name)
-    return analysed(BROKEN[broken](document), recording, tmp_path)
+    return analysed(BROKEN[broken](document), recording, tmp_path_factory.mktemp("trace"))
 
 
 def records(analysis: Analysis) -> Spans:

@@ -155,6 +155,7 @@ def test_the_tensorboard_run_and_what_force_replaces(tmp_path: Path) -> None:
     assert before == {p: p.read_bytes() for p in before}
 
 
+@pytest.mark.slow
 def test_the_curves_are_the_report(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -182,6 +183,7 @@ def test_the_curves_are_the_report(tmp_path: Path) -> None:
     assert "<details>" not in text
 
 
+@pytest.mark.slow
 def test_a_redacted_recording_says_nothing_of_where_it_was_made(tmp_path: Path) -> None:
     given = recorded("tiny-llama-cpu")
     folder = tmp_path / "alice" / "in.loraprof"
@@ -211,6 +213,7 @@ def test_a_redacted_recording_says_nothing_of_where_it_was_made(tmp_path: Path) 
     same_report(folder, tmp_path / "r.loraprof")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", list(EXPORTERS))
 def test_nothing_is_overwritten_without_force(tmp_path: Path, form: str, capfd: pytest.CaptureFixture[str]) -> None:
     path = recorded("tiny-llama-cpu")
@@ -249,15 +252,16 @@ def test_refusals(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_no_export_imports_torch(tmp_path: Path) -> None:
     path = made(tmp_path)
-    code = "import sys; from loraprof.cli.app import run; assert run({}) == 0; assert 'torch' not in sys.modules"
-    for form in EXPORTERS:
-        if form == "recording":
-            continue
-        argv = ["export", str(path), "--to", form, "-o", str(tmp_path / form)]
-        done = subprocess.run([sys.executable, "-c", code.format(argv)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    forms = [form for form in EXPORTERS if form != "recording"]
+    commands = [["export", str(path), "--to", form, "-o", str(tmp_path / form)] for form in forms]
+    code = f"import sys; from loraprof.cli.app import run; assert not any(map(run, {commands})); "
+    code += "assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all((tmp_path / form).exists() for form in forms)
 
 
+@pytest.mark.slow
 def test_every_rank_is_a_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "in.loraprof"
     folder.mkdir()
@@ -282,6 +286,7 @@ def test_every_rank_is_a_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert "rank 0, the slowest of 3" in capfd.readouterr().err  # of equals the first
 
 
+@pytest.mark.slow
 def test_a_damaged_rank_is_named_without_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "alice" / "in.loraprof"
     folder.mkdir(parents=True)

@@ -26,6 +26,7 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(heap._libc() is None, reason="the C library is not glibc")
 def test_a_kept_heap_takes_no_page_twice() -> None:
     """64 MiB are 16,384 pages of 4 KiB (or fewer, larger ones)."""
