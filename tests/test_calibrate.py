@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from loraprof.capture.device import calibration_cache
-from loraprof.capture.device.calibrate import SQUARES_CPU, best_flops_per_s, calibrate, gemm_rates
+from loraprof.capture.device.calibrate import best_flops_per_s, calibrate, gemm_rates
 from loraprof.capture.device.calibration_cache import Cached, cache_directory, cached_calibration
-from loraprof.capture.device.environment import last_level_cache_bytes
+from loraprof.capture.device.cpu import SQUARES, last_level_cache_bytes
 from loraprof.capture.device.profiler_cost import ROOT, event_cost_ns
 from loraprof.capture.device.stopwatch import LEAST, MOST, median_ns
 from loraprof.errors import MeasurementError, UsageError
@@ -35,13 +35,13 @@ def measured() -> Calibration:
 
 def test_gemms_are_the_sweep_then_each_wanted_shape_once(measured: Calibration) -> None:
     shapes = [(one.m, one.n, one.k) for one in measured.gemm]
-    assert shapes == [(n, n, n) for n in SQUARES_CPU] + SKINNY  # HUGE does not fit the budget
+    assert shapes == [(n, n, n) for n in SQUARES] + SKINNY  # HUGE does not fit the budget
     assert {one.dtype for one in measured.gemm} == {"float32"}
     assert all(one.ns > 0 for one in measured.gemm)
 
 
 def test_more_work_takes_longer_and_rates_are_possible(measured: Calibration) -> None:
-    first, last = measured.gemm[0], measured.gemm[len(SQUARES_CPU) - 1]
+    first, last = measured.gemm[0], measured.gemm[len(SQUARES) - 1]
     assert last.ns > first.ns
     assert 1e8 < best_flops_per_s(measured.gemm) < 1e15
     copies = measured.copy

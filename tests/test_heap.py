@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from loraprof.workloads import heap
+from loraprof.capture.device import heap
 
 FAULTS = """
 import resource, sys, torch
-from loraprof.workloads import heap
+from loraprof.capture.device import heap
 if sys.argv[1] == "kept":
     heap.keep_freed_memory()
 for _ in range(12):  # what glibc keeps back per thread (seven small chunks of a size) has to fill first

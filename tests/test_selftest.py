@@ -15,11 +15,12 @@ import torch
 from builders import op, step, trace_of
 from warm import python
 
+from loraprof.capture.device import cuda
 from loraprof.cli.app import run
 from loraprof.diagnosis.build import build_report
 from loraprof.errors import MeasurementError
 from loraprof.model.selftest import SelfTest
-from loraprof.selftest import measure, pause
+from loraprof.selftest import measure
 from loraprof.selftest.measure import selftest, step_alone
 from loraprof.selftest.plant import TIMED, NotHere, Plant, Quantity, Work, judge
 from loraprof.selftest.registry import PLANTS
@@ -248,10 +249,10 @@ def test_a_pause_is_a_host_function_in_the_streams_order(monkeypatch: pytest.Mon
 
     library = ctypes.CDLL
     driver = SimpleNamespace(cuLaunchHostFunc=launch)
-    monkeypatch.setattr(pause.ctypes, "CDLL", lambda name: driver if name == "libcuda.so.1" else library(name))
-    stream: Any = SimpleNamespace(cuda_stream=3)
-    pause.host_pause(stream, 100)
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: driver if name == "libcuda.so.1" else library(name))
+    stream, gpu = SimpleNamespace(cuda_stream=3), cuda.Cuda(torch.device("cuda"))
+    gpu.pause(stream, 100)
     assert calls == [(3, 0)]
     monkeypatch.setattr(driver, "cuLaunchHostFunc", lambda *given: 400)
     with pytest.raises(RuntimeError, match="CUDA error 400"):
-        pause.host_pause(stream, 100)
+        gpu.pause(stream, 100)
