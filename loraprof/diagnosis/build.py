@@ -6,7 +6,7 @@ import msgspec
 
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.limits.best_times import limits_of
-from loraprof.analysis.limits.ceiling import ceiling_of, ceilings
+from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
 from loraprof.analysis.limits.roofline import Ceiling
 from loraprof.analysis.prediction.comm_savings import more_communication
 from loraprof.analysis.prediction.counterfactual import Counterfactual, counterfactual
@@ -41,6 +41,9 @@ from loraprof.model.report import (
 )
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
+
+
+UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +131,15 @@ def _explain(
     case = Case(
         analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again, calls, sent, ceiling
     )
-    found = findings(case) if step.wall_ns else []
+    found = findings(case) if step.wall_ns and not analysis.unread else []
     unsure = (uncovered(ledger, busy, moved), impossible(table), unsaid)
     unsent = sent.saved_bytes if sent and extra is None else None
     made = compiled(analysis, ledger, busy)
+    told = verdict(step, adapter, timing, other, found, unclear(case, found), unsent)
+    if analysis.unread:
+        told = msgspec.structs.replace(told, sentence=UNREAD)
     return _Explained(
-        verdict=verdict(step, adapter, timing, other, found, unclear(case, found), unsent),
+        verdict=told,
         timing=timing,
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
@@ -158,12 +164,12 @@ def _refused(again: StepReplay | None, timing: TimingReport) -> list[str]:
 
 
 def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:
-    gpu = analysis.trace.gpus[0].name if analysis.trace.gpus else None
+    gpu = main_gpu(analysis)
     return Source(
         path=str(path),
         kind="recording" if recording else "trace",
-        device="cuda" if analysis.on_gpu else "cpu",
-        device_name=recording.device.name if recording else gpu,
+        device="cuda" if analysis.on_gpu else None if analysis.unread else "cpu",
+        device_name=recording.device.name if recording else gpu.name if gpu else None,
         torch=recording.environment.torch if recording else None,
         ranks=ranks,
         workload=recording.workload.name if recording else None,

@@ -23,7 +23,7 @@ Bound = Literal["compute", "memory", "latency", "unknown"]
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     kind: Literal["recording", "trace"]
-    device: Literal["cuda", "cpu"]
+    device: Literal["cuda", "cpu"] | None  # None: an accelerator whose records cannot be read
     device_name: str | None
     torch: str | None
     ranks: int

@@ -83,6 +83,15 @@ def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
     return Ledger(window, kind, phase, role, module, name, op, blocks, ns, full, events, overlap)
 
 
+def split_unread(_trace: Trace, _who: Attribution, window: Window) -> Ledger:
+    """One window of a trace whose accelerator's records cannot be read: when it worked and for what is unknown."""
+    some = int(window.end > window.start)
+    ns = np.full(some, window.end - window.start, np.int64)
+    one, blank = np.ones(some, np.int64), np.full(some, -1, np.int64)
+    kind, phase, role = one * idle_kind("unknown"), one * OTHER_PHASE, one * OTHER_ROLE
+    return Ledger(window, kind, phase, role, blank, blank, blank, blank, ns, ns, one, ())
+
+
 def _busy(trace: Trace, who: Attribution, window: Window, owner: Int64, length: Int64) -> tuple[Int64, ...]:
     host = trace.host
     rows, inverse = np.unique(owner, return_inverse=True)

@@ -50,6 +50,11 @@ class Timeline:
         return out
 
 
+def idle_causes(trace: Trace) -> tuple[str, ...]:
+    """The idle cause of each state: where no ops were recorded, what a host does between its calls is unknown."""
+    return STATES if (trace.host.kind == HostKind.OP).any() else (*STATES[:PYTHON], "unknown")
+
+
 def classify(trace: Trace, links: Links) -> Int8:
     """State index per host row; python for rows that say nothing (frames, plain annotations, markers)."""
     host = trace.host
