@@ -42,7 +42,6 @@ from loraprof.model.report import (
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
 
-
 UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
