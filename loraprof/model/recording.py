@@ -4,13 +4,14 @@ Everything a later analysis needs and cannot know from the trace: the modules, t
 timing, the sequence numbers of module calls, the calibration of the device, and what could not be measured.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from loraprof.model.compilation import Compilation
 
 SCHEMA = "loraprof.recording/1"
+How = Literal["declared", "observed", "shapes"]
 REPLACED: Final = ".original_module."  # in the path, with a dot after it, of weights that PEFT trains a copy of
 
 
@@ -57,6 +58,7 @@ class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
     dropout: float = 0.0
     kernel: tuple[int, ...] = ()  # convolutions
     active: bool = True
+    how: How | None = None  # "declared" by a library, "observed" in the step, "shapes"; None: by an older version
 
 
 class ModuleCall(msgspec.Struct, frozen=True, array_like=True):

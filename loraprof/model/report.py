@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from loraprof.model.recording import How
 from loraprof.model.ranks import Communication, RankRow, RankSummary
 from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
 
@@ -158,6 +159,15 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
     high: int
 
 
+class AdapterLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """One adapted layer; ``how`` it is known. None: recorded by a version that did not say."""
+
+    path: str
+    kind: str
+    rank: int | None
+    how: How | None
+
+
 class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     modules: int
     rank: int | None
@@ -173,6 +183,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     predicted_full_interval: Interval | None = None
     predicted_frozen_interval: Interval | None = None
     ranks: dict[str, int] | None = None
+    sites: list[AdapterLayer] = []
     variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
 
 

@@ -16,8 +16,9 @@ from loraprof.analysis.attribution.forward import forward_roles
 from loraprof.analysis.attribution.names import modules_of, names_of
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.attribution.surroundings import place_between
+from loraprof.analysis.attribution.unmarked.forward import Unmarked, unmarked
 from loraprof.analysis.trace.call_tree import Tree, tree_of
-from loraprof.model.recording import Recording
+from loraprof.model.recording import AdapterSite, Recording
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, HostKind
 
@@ -34,6 +35,7 @@ class Attribution:
     disagreements: int | None
     marked: bool  # module markers say where forward work belongs
     notes: tuple[str, ...]
+    sites: tuple[AdapterSite, ...] = ()  # adapted layers, of the recording or found in the trace
     compiled: CompiledRows | None = None
     compiling: Bool | None = None  # per host row: inside a range in which the compiler worked
 
@@ -60,19 +62,23 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     phase = np.full(len(host), PHASE["other"], dtype=np.int8)
     phase[forward], phase[recompute], phase[in_backward] = PHASE["forward"], PHASE["recompute"], PHASE["backward"]
     phase[in_optimizer] = PHASE["optimizer"]
-    roles = roles_of(table, recording)
+    lone = None if recording is not None or marked.any() else unmarked(trace, names, tree, evaluate, optimizer)
+    roles = roles_of(lone.table if lone else table, recording, lone.sites if lone else ())
     code = Compiled(trace, recording, roles, tree, marker, evaluate)
     role = forward_roles(trace, roles, np.where(code.inside, -1, module).astype(np.int32), marker, tree)
 
-    state = Backward(trace, recording, roles, names, tree, evaluate, in_backward)
+    opened = forward & (opens[host.name] >= 0)
+    if lone is not None:
+        marked = _alone(lone, ~(code.inside | in_optimizer), module, phase, role)
+        opened[lone.calls.row] = True
+    state = Backward(trace, recording, roles, names, tree, evaluate, in_backward, lone is not None)
     disagreements = state.fill(module, role)
-    paths = [m.path or "<model>" for m in table]
+    paths = [m.path or "<model>" for m in roles.table]
     special = {name: len(paths) + i for i, name in enumerate((OPTIMIZER, GRAD_CLIP, LOSS))}
     compiled = code.fill(special[LOSS], module, phase, role)
     loss = (role == ROLE["loss"]) & (module >= 0)
     module[loss] = special[LOSS]
     module[in_optimizer], role[in_optimizer] = special[OPTIMIZER], ROLE["optimizer"]
-    opened = forward & (opens[host.name] >= 0)
     work = np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
     closure = np.zeros(len(host) + 1, dtype=np.bool_)
     closure[optimizer[opened]] = True
@@ -102,9 +108,20 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         disagreements,
         known,
         tuple(notes),
+        tuple(roles.sites),
         compiled,
         compile_ranges(trace, tree),
     )
+
+
+def _alone(lone: Unmarked, free: Bool, module: Int32, phase: Int8, role: Int8) -> Bool:
+    """Fills the rows of calls that no module claims, in place; which they are."""
+    rows = np.flatnonzero((lone.call >= 0) & free)
+    at = lone.call[rows]
+    module[rows], role[rows], phase[rows] = lone.layer[at], lone.role[at], PHASE["forward"]
+    claimed = np.zeros(len(free), dtype=np.bool_)
+    claimed[rows] = True
+    return claimed
 
 
 def _issued(trace: Trace, tree: Tree, enclosing: Bool) -> tuple[Int64, Int64]:

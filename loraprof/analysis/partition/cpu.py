@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.attribution.attribute import Attribution
-from loraprof.analysis.partition.host_state import COLLECTIVE, DATA
+from loraprof.analysis.partition.host_state import COLLECTIVE
 from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.trace.intervals import Cover, innermost, union
-from loraprof.analysis.trace.step_windows import Window
+from loraprof.analysis.trace.step_windows import DATA, Window
 from loraprof.model.report import Overlap
 from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import ROLE, Cause, DeviceClass, HostKind

@@ -17,6 +17,7 @@ from loraprof.model.vocabulary import HostKind
 
 STEP = re.compile(r"^ProfilerStep ?#(\d+)$")
 OPTIMIZER_STEP = "Optimizer.step#"
+DATA = re.compile(r"^enumerate\(DataLoader\)|DataLoader.*__next__")  # ranges in which a batch is loaded
 
 
 @dataclass(frozen=True, slots=True)
