@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from loraprof import units
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.limits.best_times import limits_of
 from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
@@ -34,6 +35,7 @@ from loraprof.model.report import (
     Replay,
     Report,
     Source,
+    Step,
     TimingReport,
     Traffic,
     Unprofiled,
@@ -42,6 +44,7 @@ from loraprof.model.report import (
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
 
+NAMELESS = 0.05  # of the busy time: work of unknown role
 UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
@@ -131,7 +134,7 @@ def _explain(
         analysis, ledger, step, busy, table, adapter, timing, recording, nvml, other, again, calls, sent, ceiling
     )
     found = findings(case) if step.wall_ns and not analysis.unread else []
-    unsure = (uncovered(ledger, busy, moved), impossible(table), unsaid)
+    unsure = (uncovered(ledger, busy, moved), impossible(table), unsaid, _nameless(step, recording))
     unsent = sent.saved_bytes if sent and extra is None else None
     made = compiled(analysis, ledger, busy)
     told = verdict(step, adapter, timing, other, found, unclear(case, found), unsent)
@@ -160,6 +163,15 @@ def _refused(again: StepReplay | None, timing: TimingReport) -> list[str]:
     if again is None or timing.unprofiled is None or again.refusal is None:
         return []
     return [f"{again.refusal}; what depends on idle time is not predicted"]
+
+
+def _nameless(step: Step, recording: Recording | None) -> str | None:
+    """How to record a trace whose work says what it is for."""
+    unknown, busy = step.ns(kind="busy", role="other"), step.ns(kind="busy")
+    if recording is not None or not busy or unknown < NAMELESS * busy:
+        return None
+    share = units.percent(unknown / busy)
+    return f"{share} of the busy time has no known role: `loraprof profile` or with_stack=True, record_shapes=True tell"
 
 
 def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:

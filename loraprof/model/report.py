@@ -8,8 +8,8 @@ from typing import Literal
 
 import msgspec
 
-from loraprof.model.recording import How
 from loraprof.model.ranks import Communication, RankRow, RankSummary
+from loraprof.model.recording import How
 from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
 
 SCHEMA = "loraprof.report/1"

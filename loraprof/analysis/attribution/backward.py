@@ -5,6 +5,7 @@ import numpy as np
 from loraprof.analysis.attribution.names import Names
 from loraprof.analysis.attribution.roles import Roles
 from loraprof.analysis.attribution.sequence import forward_owner, interval_owner
+from loraprof.analysis.attribution.unmarked.nodes import role_of_node
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import Recording
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
@@ -47,17 +48,21 @@ class Backward:
         node_module = np.full(len(host), -1, dtype=np.int32)
         node_role = np.full(len(host), ROLE["other"], dtype=np.int8)
         node_module[numbered] = np.where(found, module[source], -1)
-        node_role[numbered] = np.where(found, role[source], ROLE["other"])
+        if self.unmarked:
+            said = np.array([ROLE[role_of_node(n)] for n in self.trace.names] or [0], dtype=np.int8)
+            node_role[nodes] = said[host.name[nodes]]
+        node_role[numbered] = np.where(found, role[source], node_role[numbered])
         lossy = numbered[found & (module[np.maximum(source, 0)] < 0)]
         disagreements = self._rule_b(numbered, source, module, node_module, node_role)
         self._gradients(node_module, node_role)
-        if self.unmarked:
-            self._follow(nodes, node_module, node_role)
+        self._follow(nodes, node_module, node_role)
         rows = np.flatnonzero(self.flag)
         module[rows] = node_module[self.evaluate[rows]]
         role[rows] = node_role[self.evaluate[rows]]
         self._sums(rows, module, role)
-        if not self.unmarked and (module[ops] >= 0).any():  # beside modules that are known, what ran outside them is the loss function's
+        if (
+            not self.unmarked and (module[ops] >= 0).any()
+        ):  # beside modules that are known, what ran outside them is the loss function's
             outside = np.zeros(len(host), dtype=np.bool_)
             outside[lossy] = True
             self.unplaced_loss = self.flag & outside[np.maximum(self.evaluate, 0)] & (module < 0)
@@ -96,10 +101,13 @@ class Backward:
 
     def _follow(self, nodes: Int64, node_module: Int32, node_role: Int8) -> None:
         """A gradient is accumulated right after the node that made it."""
+        if not self.unmarked:
+            return
         made = nodes[~self.names.accumulate[self.trace.host.name[nodes]]]
         summing = nodes[self.names.accumulate[self.trace.host.name[nodes]]]
         before = np.searchsorted(made, summing) - 1  # rows are in the order of thread and start
-        known = (before >= 0) & (self.trace.host.thread[made[np.maximum(before, 0)]] == self.trace.host.thread[summing])
+        thread = self.trace.host.thread
+        known = (before >= 0) & (np.append(thread[made], -1)[before] == thread[summing])
         node_module[summing[known]] = node_module[made[before[known]]]
         node_role[summing[known]] = node_role[made[before[known]]]
 

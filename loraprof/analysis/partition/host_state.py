@@ -50,7 +50,7 @@ class Timeline:
         return out
 
 
-def idle_causes(trace: Trace) -> tuple[str, ...]:
+def idle_causes(trace: Trace) -> tuple[Cause, ...]:
     """The idle cause of each state: where no ops were recorded, what a host does between its calls is unknown."""
     return STATES if (trace.host.kind == HostKind.OP).any() else (*STATES[:PYTHON], "unknown")
 

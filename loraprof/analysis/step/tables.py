@@ -104,8 +104,8 @@ def adapter(analysis: Analysis, ledger: Ledger, table: list[Kernel], busy: Busy)
 
 
 def _variant(sites: list[AdapterSite], recording: Recording | None) -> str | None:
-    """None without a recording, where layers differ, or run a graph of their own; under autocast too, which may be told not to cast the
-    input (V3b): what is installed does not say."""
+    """None without a recording, where layers differ, or run a graph of their own; under autocast too, which may be
+    told not to cast the input (V3b): what is installed does not say."""
     if recording is None:
         return None
     autocast = recording.workload.autocast

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Sort(IntEnum):
     ADD = 9  # of two tensors of equal size
 
 
+SIZES: Final = ("rows", "inner", "outer", "numel")
 _SORTS: Final = (
     (r"embedding", Sort.EMBEDDING),
     (r"layer_norm|rms_norm|batch_norm|group_norm|instance_norm", Sort.NORM),
@@ -45,7 +46,29 @@ _RULES = tuple((re.compile(pattern), sort) for pattern, sort in _SORTS)
 _ADD = re.compile(r"^aten::(add_?|__iadd__|addcmul_?|lerp_?)$")
 _CAST = re.compile(r"^aten::(to|_to_copy|type_as|copy_|contiguous|clone)$")
 _STATISTIC = re.compile(r"^aten::(pow|square|mul|mean|sum|div|sub)_?$")
+_SCALE = re.compile(r"::(mul|add)_?$")
+_COMPOSED = re.compile(r"tanh|sigmoid|::erf|softplus")  # of activations that people write as several ops
 _BATCHED = re.compile(r"bmm|matmul|einsum")
+
+
+class Facts(NamedTuple):
+    """One row of ``Calls``, of every call with this name and these inputs."""
+
+    sort: int
+    rows: int
+    inner: int
+    outer: int
+    numel: int
+    adds: bool
+    cast: bool
+    view: bool
+    composed: bool
+    before_norm: bool
+    after_norm: bool
+    negates: bool
+    rotates: bool
+    rsqrt: bool
+    role: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,8 +81,7 @@ class Calls:
     rows: Int64
     inner: Int64
     outer: Int64
-    width: Int64  # last dimension of the largest input
-    numel: Int64  # its elements
+    numel: Int64  # elements of the largest input
     adds: Bool  # a product that is added to what its first input holds
     cast: Bool
     view: Bool
@@ -86,39 +108,42 @@ def calls_of(trace: Trace, row: Int64, run: Int64) -> Calls:
     pairs = [divmod(k, len(trace.shapes) + 1) for k in unique.tolist()]
     above = Behaviour(above_attention=any(CORE.search(trace.names[name]) for name, _ in pairs))
     said = [_said(trace.names[name], trace.shapes[shape - 1] if shape else None, above) for name, shape in pairs]
-    table = np.array(said, np.int64).reshape(-1, 16)[inverse]
-    columns = [table[:, i] for i in range(16)]
-    flags = (column.astype(np.bool_) for column in columns[6:15])
-    sort, role = columns[0].astype(np.int8), columns[15].astype(np.int8)
-    return Calls(row, run, sort, *columns[1:6], *flags, role)
+    facts = np.array(said, np.int64).reshape(-1, len(Facts._fields))[inverse]
+    types: dict[str, type[np.generic]] = {"sort": np.int8, "role": np.int8} | dict.fromkeys(SIZES, np.int64)
+    columns: dict[str, Any] = {
+        name: facts[:, i].astype(types.get(name, np.bool_)) for i, name in enumerate(Facts._fields)
+    }
+    return Calls(row=row, run=run, **columns)
 
 
-def _said(op: str, shapes: Shapes | None, behaviour: Behaviour) -> tuple[int, ...]:
+def _said(op: str, shapes: Shapes | None, behaviour: Behaviour) -> Facts:
     tensors = tensors_of(shapes)
     largest = max(tensors, key=prod, default=())
-    vector = bool(shapes) and any(len(d) == 1 and isinstance(d[0], int) and d[0] > 1 for d in shapes.dims)
+    vector = shapes is not None and any(len(d) == 1 and isinstance(d[0], int) and d[0] > 1 for d in shapes.dims)
     column = any(d[-1] == 1 for d in tensors)
     sort, dims = _sort(op, tensors)
     cast = bool(_CAST.search(op))
     narrow = column or vector
     statistic = bool(_STATISTIC.search(op)) or (op in ("aten::add", "aten::add_") and column and len(tensors) == 1)
-    scaled = bool(re.search(r"::(mul|add)_?$", op)) and narrow
+    scaled = bool(_SCALE.search(op)) and narrow
     role: Role = "base.linear" if sort in (Sort.PRODUCT, Sort.FREE) else own_role(op, behaviour)
-    return (
-        int(sort),
-        *dims,
-        largest[-1] if largest else 0,
-        prod(largest) if largest else 0,
-        sort == Sort.PRODUCT and len(tensors) > 2 and prod(tensors[0]) == dims[0] * dims[2],
-        cast,
-        op in ("aten::view", "aten::reshape", "aten::flatten"),
-        sort == Sort.ACTIVATION and bool(re.search(r"tanh|sigmoid|::erf|softplus", op)),
-        cast or statistic,
-        cast or scaled,
-        op in ("aten::neg", "aten::neg_", "aten::view_as_complex"),
-        bool(ROTARY_OPS.match(op)) or "complex" in op,
-        op in ("aten::rsqrt", "aten::rsqrt_"),
-        ROLE[role],
+    rows, inner, outer = dims
+    return Facts(
+        sort=sort,
+        rows=rows,
+        inner=inner,
+        outer=outer,
+        numel=prod(largest) if largest else 0,
+        adds=sort == Sort.PRODUCT and len(tensors) > 2 and prod(tensors[0]) == rows * outer,
+        cast=cast,
+        view=op in ("aten::view", "aten::reshape", "aten::flatten"),
+        composed=sort == Sort.ACTIVATION and bool(_COMPOSED.search(op)),
+        before_norm=cast or statistic,
+        after_norm=cast or scaled,
+        negates=op in ("aten::neg", "aten::neg_", "aten::view_as_complex"),
+        rotates=bool(ROTARY_OPS.match(op)) or "complex" in op,
+        rsqrt=op in ("aten::rsqrt", "aten::rsqrt_"),
+        role=ROLE[role],
     )
 
 
@@ -131,7 +156,8 @@ def _sort(op: str, tensors: list[tuple[int, ...]]) -> tuple[Sort, tuple[int, int
         return Sort.PRODUCT, _dims(op, tensors)
     for pattern, sort in _RULES:
         if pattern.search(op):
-            return sort, (0, *(tensors[0][:2] if sort == Sort.EMBEDDING and tensors else (0, 0)))
+            weight = tensors[0] if sort == Sort.EMBEDDING and tensors else (0, 0)
+            return sort, (0, weight[0], weight[1])
     if _ADD.search(op) and len(tensors) >= 2 and prod(tensors[0]) == prod(tensors[1]):
         return Sort.ADD, (0, 0, 0)
     return Sort.OTHER, (0, 0, 0)

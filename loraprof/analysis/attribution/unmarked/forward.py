@@ -9,16 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loraprof.analysis.attribution.names import Names
 from loraprof.analysis.attribution.unmarked.adapters import Pairs, pairs_of
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort, calls_of
+from loraprof.analysis.attribution.unmarked.layers import layers_of
 from loraprof.analysis.attribution.unmarked.order import norms_of, roles_in_order
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.analysis.trace.step_windows import DATA
-from loraprof.analysis.work.tensors import KINETO
 from loraprof.model.recording import AdapterSite, ModuleInfo
 from loraprof.model.trace import Bool, Int32, Int64, Trace
-from loraprof.model.vocabulary import ROLE, HostKind
+from loraprof.model.vocabulary import HostKind
 
 _BEGINS = [Sort.PRODUCT, Sort.CORE, Sort.EMBEDDING, Sort.NORM]
 
@@ -40,14 +39,14 @@ class Unmarked:
         return [ModuleInfo(id=i, path=site.path, cls="", site=i) for i, site in enumerate(self.sites)]
 
 
-def unmarked(trace: Trace, names: Names, tree: Tree, evaluate: Int32, optimizer: Int32) -> Unmarked:
+def unmarked(trace: Trace, tree: Tree, evaluate: Int32, optimizer: Int32) -> Unmarked:
     """``evaluate`` and ``optimizer``: per host row the backward node or optimizer range around it, -1 none."""
     outside = (evaluate < 0) & (optimizer < 0)
     call, rows = _calls(trace, tree, outside)
     calls = _forward(trace, calls_of(trace, rows, _runs(trace, rows, evaluate, optimizer)), evaluate, optimizer)
     norms = norms_of(calls, calls.rsqrt)
     pairs = pairs_of(calls, norms)
-    layer, sites = _layers(trace, calls, pairs)
+    layer, sites = layers_of(trace, calls, pairs)
     place = np.full(len(trace.host) + 1, -1, np.int64)
     place[calls.row] = np.arange(len(calls))
     return Unmarked(calls, pairs, roles_in_order(calls, pairs, norms), layer, place[call], sites)
@@ -100,53 +99,3 @@ def _forward(trace: Trace, calls: Calls, evaluate: Int32, optimizer: Int32) -> C
     at = calls.run // len(trace.threads)
     leads = (np.append(kind, 0)[at] == 1) & (np.append(kind, 0)[at - 1] != 1)  # into a backward pass
     return calls.take((np.arange(len(calls)) >= first[number]) | (leads & (calls.sort == Sort.LOSS)))
-
-
-def _layers(trace: Trace, calls: Calls, pairs: Pairs) -> tuple[Int64, tuple[AdapterSite, ...]]:
-    """Adapted layers in the order of their bases in a run: every run of a model comes by the same ones."""
-    layer = np.full(len(calls), -1, np.int64)
-    if not len(pairs):
-        return layer, ()
-    base = np.unique(pairs.base)
-    run = calls.run[base]
-    first = np.searchsorted(run, run) if (np.diff(run) >= 0).all() else _first(run)
-    number = np.arange(len(base)) - first
-    of_pair = number[np.searchsorted(base, pairs.base)]
-    for begin, stop, n in zip(pairs.first.tolist(), pairs.last.tolist(), of_pair.tolist(), strict=True):
-        layer[begin : stop + 1] = n
-    flat = pairs.base[calls.view[pairs.base - 1] & (layer[pairs.base - 1] < 0)] - 1  # a base that is no aten::linear
-    layer[flat] = layer[flat + 1]
-    sites = []
-    for n in range(int(number.max()) + 1):
-        at = base[np.flatnonzero(number == n)[0]]
-        sites.append(_site(trace, calls, pairs, n, int(at)))
-    return layer, tuple(sites)
-
-
-def _first(run: Int64) -> Int64:
-    """Per place the first place of its run."""
-    _, first, inverse = np.unique(run, return_index=True, return_inverse=True)
-    out: Int64 = first[inverse]
-    return out
-
-
-def _site(trace: Trace, calls: Calls, pairs: Pairs, number: int, base: int) -> AdapterSite:
-    mine = np.flatnonzero(pairs.base == base)
-    inner, outer = int(calls.inner[base]), int(calls.outer[base])
-    return AdapterSite(
-        path=f"adapted layer {number} ({inner} to {outer})",
-        kind="lora",
-        rank=int(calls.outer[pairs.down[mine]].sum()),
-        in_features=inner,
-        out_features=outer,
-        dtype=_dtype(trace, int(calls.row[pairs.down[mine[0]]])),
-        base_dtype=_dtype(trace, int(calls.row[base])),
-        how="shapes",
-    )
-
-
-def _dtype(trace: Trace, row: int) -> str:
-    """Of a product's second operand; "" where the trace does not say."""
-    shape = int(trace.host.shapes[row])
-    known = [KINETO[t] for t in trace.shapes[shape].types if t in KINETO] if shape >= 0 else []
-    return known[1] if len(known) > 1 else ""

@@ -91,7 +91,9 @@ def _first_of_input(calls: Calls, pairs: Pairs, role: Int8) -> Int64:
     values); per other call its own place, with -1 last."""
     out = np.append(np.arange(len(calls)), -1)
     at = np.flatnonzero(role == ROLE["base.linear"])
-    ends = np.cumsum((role == ROLE["norm"]) | np.isin(calls.sort, ENDS) | ((calls.sort == Sort.ADD) & (role == _UNSAID)))
+    ends = np.cumsum(
+        (role == ROLE["norm"]) | np.isin(calls.sort, ENDS) | ((calls.sort == Sort.ADD) & (role == _UNSAID))
+    )
     columns = np.stack((calls.run[at], calls.rows[at], calls.inner[at], ends[at]))
     fresh = np.append(True, (columns[:, 1:] != columns[:, :-1]).any(axis=0))[: len(at)]
     out[at] = at[np.maximum.accumulate(np.where(fresh, np.arange(len(at)), 0))]
