@@ -7,7 +7,7 @@ import numpy as np
 from loraprof.analysis.attribution.attribute import Attribution, attribute
 from loraprof.analysis.attribution.graph_launches import GraphWork, graph_work
 from loraprof.analysis.partition.completeness import closure_of
-from loraprof.analysis.partition.cpu import split_cpu
+from loraprof.analysis.partition.cpu import split_cpu, split_unread
 from loraprof.analysis.partition.gpu import DeviceWork, device_work, split, turnaround_floor
 from loraprof.analysis.partition.host_state import Timeline, stood_in, timelines
 from loraprof.analysis.partition.ledger import Ledger
@@ -42,6 +42,11 @@ class Analysis:
     def on_gpu(self) -> bool:
         return self.work is not None
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Categories of the accelerator's records, where the trace holds no others: its steps are not explained."""
+        return self.trace.unread if self.work is None else ()
+
 
 def analyse(trace: Trace, recording: Recording | None = None, step: str | None = None) -> Analysis:
     """Never raises on a valid Trace; what is unknown is in ``closure.notes``. ``step`` names the one to report."""
@@ -51,7 +56,8 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
     graphs = graph_work(trace, links, who, marks, recording)
     notes = [*trace.notes, *who.notes, *([marks.note] if marks.note else []), *(graphs.notes if graphs else ())]
     if not len(trace.device):
-        ledgers = tuple(split_cpu(trace, who, w) for w in cpu_windows(marks))
+        split_host = split_unread if trace.unread else split_cpu
+        ledgers = tuple(split_host(trace, who, w) for w in cpu_windows(marks))
         steps = tuple(_step(ledger, None) for ledger in ledgers)
         reported = reported_step(steps, step)
         closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
@@ -83,13 +89,17 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
 
 
 def reported_step(steps: tuple[Step, ...], name: str | None = None) -> int | None:
-    """Index of the step ``name``, else of that with the lower median window; the earlier of equals. None without."""
+    """Index of the step ``name``, else of that with the lower median window; the earlier of equals. None without.
+
+    One without work is it only where all are: the last annotation of a profiler's schedule often holds none.
+    """
     if not steps:
         return None
     named = [i for i, step in enumerate(steps) if step.name == name]
     if named:
         return named[0]
-    order = sorted(range(len(steps)), key=lambda i: (steps[i].wall_ns, i))
+    working = [i for i, step in enumerate(steps) if step.ns(kind="busy")] or range(len(steps))
+    order = sorted(working, key=lambda i: (steps[i].wall_ns, i))
     return order[(len(order) - 1) // 2]
 
 
@@ -127,8 +137,8 @@ def _step(ledger: Ledger, launches: Launches | None) -> Step:
 
 def _launches(trace: Trace, links: Links, work: DeviceWork, ledger: Ledger, tau: int, floor: int | None) -> Launches:
     window, host = ledger.window, trace.host
-    inside = work.starting(window.start, window.end)
-    inside = inside[work.launch[inside] >= 0]
+    inside = work.overlapping(window)
+    inside = inside[(work.start[inside] >= window.start) & (work.launch[inside] >= 0)]
     calls = distinct(work.launch[inside])
     durations = host.end[calls] - host.start[calls]
     return Launches(

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from loraprof import units
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.limits.best_times import limits_of
-from loraprof.analysis.limits.ceiling import ceiling_of, ceilings
+from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
 from loraprof.analysis.limits.roofline import Ceiling
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction.comm_savings import more_communication
@@ -29,6 +30,9 @@ from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
+
+NAMELESS = 0.05  # of the busy time: work of unknown role
+UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,17 +119,19 @@ def _explained(
         ceiling=ceiling,
         unprofiled=plain,
     )
-    found = findings(case) if step.wall_ns else []
+    found = findings(case) if step.wall_ns and not analysis.unread else []
     unsent = sent.saved_bytes if sent and extra is None else None
     generated = compiled(analysis, ledger, busy)
+    unsure = (uncovered(ledger, busy, moved), impossible(table), unpriced, _nameless(step, recording))
     notes = [
         *compiled_notes(generated, recording.compilation if recording else None),
-        *(note for note in (uncovered(ledger, busy, moved), impossible(table), unpriced) if note),
+        *(note for note in unsure if note),
         *_refused(replayed, timing),
     ]
+    told = verdict(step, adapter, timing, predicted, found, unclear(case, found), unsent)
     return replace(
         report,
-        verdict=verdict(step, adapter, timing, predicted, found, unclear(case, found), unsent),
+        verdict=replace(told, sentence=UNREAD) if analysis.unread else told,
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
         adapter=adapter,
@@ -171,13 +177,22 @@ def _refused(replayed: StepReplay | None, timing: TimingReport) -> list[str]:
     return [f"{replayed.refusal}; what depends on idle time is not predicted"]
 
 
+def _nameless(step: Step, recording: Recording | None) -> str | None:
+    """How to record a trace whose work says what it is for."""
+    unknown, busy = step.ns(kind="busy", role="other"), step.ns(kind="busy")
+    if recording is not None or not busy or unknown < NAMELESS * busy:
+        return None
+    share = units.percent(unknown / busy)
+    return f"{share} of the busy time has no known role: `loraprof profile` or with_stack=True, record_shapes=True tell"
+
+
 def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:
-    gpu = analysis.trace.gpus[0].name if analysis.trace.gpus else None
+    gpu = main_gpu(analysis)
     return Source(
         path=str(path),
         kind="recording" if recording else "trace",
-        device="cuda" if analysis.on_gpu else "cpu",
-        device_name=recording.device.name if recording else gpu,
+        device="cuda" if analysis.on_gpu else None if analysis.unread else "cpu",
+        device_name=recording.device.name if recording else gpu.name if gpu else None,
         torch=recording.environment.torch if recording else None,
         ranks=ranks,
         workload=recording.workload.name if recording else None,

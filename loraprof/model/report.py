@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from loraprof.model.ranks import Communication, RankRow, RankSummary
+from loraprof.model.recording import How
 from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
 
 SCHEMA = "loraprof.report/1"
@@ -24,7 +25,7 @@ Bound = Literal["compute", "memory", "latency", "unknown"]
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     kind: Literal["recording", "trace"]
-    device: Literal["cuda", "cpu"]
+    device: Literal["cuda", "cpu"] | None  # None: an accelerator whose records cannot be read
     device_name: str | None
     torch: str | None
     ranks: int
@@ -180,6 +181,15 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
     high: int
 
 
+class AdapterLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """One adapted layer; ``how`` it is known. None: recorded by a version that did not say."""
+
+    path: str
+    kind: str
+    rank: int | None
+    how: How | None
+
+
 class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     modules: int
     rank: int | None
@@ -196,6 +206,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     predicted_frozen_interval: Interval | None = None
     ranks: dict[str, int] | None = None
     added_ns: int | None = None  # the unprofiled step minus the frozen one: the adapter path and its training
+    sites: list[AdapterLayer] = []
     variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
 
 

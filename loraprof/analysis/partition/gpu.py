@@ -12,7 +12,7 @@ import numpy as np
 
 from loraprof.analysis.attribution.attribute import Attribution
 from loraprof.analysis.attribution.graph_launches import GraphWork
-from loraprof.analysis.partition.host_state import STATES, Timeline, measure
+from loraprof.analysis.partition.host_state import Timeline, idle_causes, measure
 from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.trace.intervals import Cover, cover_of_disjoint, gaps, owned, union
 from loraprof.analysis.trace.launch_links import Links
@@ -45,10 +45,15 @@ class DeviceWork:
     op: Int64  # -> Trace.host, innermost op around the launch, -1 none
     reach: Int64  # latest end so far, this record's included
 
-    def overlapping(self, low: int, high: int) -> Int64:
-        """Records that share time with ``[low, high)``, or lie inside it."""
-        first, last = np.searchsorted(self.reach, low, side="right"), np.searchsorted(self.start, high)
-        return first + np.flatnonzero(self.end[first:last] > low)
+    def overlapping(self, window: Window) -> Int64:
+        """Records that share time with a window; one that lasts no time belongs to the window it closes."""
+        low, high = window.start, window.end
+        first = np.searchsorted(self.reach, low, side="left" if window.first else "right")
+        last = np.searchsorted(self.start, high, side="right")
+        start, end = self.start[first:last], self.end[first:last]
+        empty = start == end
+        inside = ((end > low) & ((start < high) | empty)) | (empty & window.first & (start == low))
+        return first + np.flatnonzero(inside)
 
     def starting(self, low: int, high: int) -> Int64:
         """Records that start in ``[low, high)``."""
@@ -108,7 +113,7 @@ def turnaround_floor(trace: Trace, links: Links) -> int:
 
 def split(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Timeline], tau: int) -> Ledger:
     """One window's ledger."""
-    near = work.overlapping(window.start, window.end)
+    near = work.overlapping(window)
     start = np.maximum(work.start[near], window.start)
     end = np.minimum(work.end[near], window.end)
     ns, covers = _busy(start, end, work.kind[near])
@@ -234,8 +239,8 @@ def _idle(trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[
     for one in distinct(thread[waiting]).tolist():
         mine = np.flatnonzero(waiting & (thread == one))
         spent = measure(states[one], low[mine], gap.call[mine])
-        for i, state in enumerate(STATES):
-            pieces.setdefault(state, np.zeros(len(low), dtype=np.int64))[mine] += spent[i]
+        for i, cause in enumerate(idle_causes(trace)):
+            pieces.setdefault(cause, np.zeros(len(low), dtype=np.int64))[mine] += spent[i]
     phase, role = gap.owner(work.phase, OTHER_PHASE), gap.owner(work.role, OTHER_ROLE)
     module = gap.owner(work.module, -1)
     columns: list[tuple[Int64, ...]] = []

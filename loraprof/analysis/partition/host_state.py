@@ -12,6 +12,7 @@ import numpy as np
 
 from loraprof.analysis.trace.intervals import union
 from loraprof.analysis.trace.launch_links import Links
+from loraprof.analysis.trace.step_windows import DATA
 from loraprof.model.trace import Int8, Int64, Trace, distinct
 from loraprof.model.vocabulary import Cause, HostKind
 
@@ -23,7 +24,6 @@ _SYNC = re.compile(r"(Device|Stream|Event)Synchronize|^(cuda|hip)Memcpy(_v2|With
 _ALLOCATOR = re.compile(
     r"^(cuda|hip)(Malloc|Free|HostAlloc|HostMalloc|HostFree)|^cuMem|^hipMem(Alloc|Free|Create|Map|Release)"
 )
-DATA = re.compile(r"^enumerate\(DataLoader\)|DataLoader.*__next__")
 COLLECTIVE = re.compile(r"^(gloo|nccl|mpi|ucc):")
 
 
@@ -48,6 +48,11 @@ class Timeline:
             for i in range(len(STATES)):
                 out[i, 1:] = np.cumsum(np.where(self.state[:-1] == i, step, 0))
         return out
+
+
+def idle_causes(trace: Trace) -> tuple[Cause, ...]:
+    """The idle cause of each state: where no ops were recorded, what a host does between its calls is unknown."""
+    return STATES if (trace.host.kind == HostKind.OP).any() else (*STATES[:PYTHON], "unknown")
 
 
 def classify(trace: Trace, links: Links) -> Int8:
