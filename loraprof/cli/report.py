@@ -2,6 +2,7 @@
 
 import tempfile
 import webbrowser
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from loraprof.cli.light import light
 from loraprof.errors import UsageError
-from loraprof.report.output import Format, emit, refuse_existing, say
+from loraprof.report.output import Format, emit, refuse_existing, say, scene_of_source
 
 if TYPE_CHECKING:
     from loraprof.analysis.ranks.examine import Run
@@ -28,7 +29,6 @@ def report(
     """Analyse a recording or a foreign trace and print where the step's time went."""
     with light():
         from loraprof.diagnosis.load import report_of
-        from loraprof.report.export.job import Job
         from loraprof.store.recordings import load_source
 
         refuse_existing(output, force)
@@ -37,7 +37,7 @@ def report(
         if open:
             output = _page_to_open(source.path.name)
             format, force = Format.html, True
-        emit(report_of(source, run), format, output, force, Job(source, Path(), run=run).scene)
+        emit(report_of(source, run), format, output, force, partial(scene_of_source, source, run))
     if open and output is not None:
         webbrowser.open(output.as_uri())
     if output is not None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,9 +15,11 @@ from loraprof.errors import MeasurementError, UsageError
 from loraprof.store.writing import check_folder, check_target, disk, not_written, write
 
 if TYPE_CHECKING:
+    from loraprof.analysis.ranks.examine import Run
     from loraprof.model.scene import Scene
     from loraprof.report.shown import Shown
     from loraprof.store.places import Place
+    from loraprof.store.recordings import Source
 
 
 class Format(StrEnum):
@@ -153,15 +156,21 @@ def _terminal(result: "Shown") -> None:
     render(result, Page())
 
 
+def scene_of_source(source: "Source", run: "Run") -> "Scene | None":
+    """The reported step of the shown rank, to be drawn; its trace is read once more."""
+    from loraprof.report.export.job import Job
+
+    return Job(source, Path(), run=run).scene()
+
+
 def show_recording(place: "Place", form: Format, output: Path | None, force: bool, quiet: bool) -> None:
     """The report of what was just recorded, and where that is."""
     from loraprof.analysis.ranks.examine import processes
     from loraprof.diagnosis.load import report_of
-    from loraprof.report.export.job import Job
     from loraprof.store.recordings import load_source
 
     source = load_source(place)
-    emit(report_of(source, processes), form, output, force, Job(source, Path()).scene)
+    emit(report_of(source, processes), form, output, force, partial(scene_of_source, source, processes))
     say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
 
 
