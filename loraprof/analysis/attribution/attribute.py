@@ -83,7 +83,6 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     opened = forward & (opens[host.name] >= 0)
     if found is not None and alone:
         marked = _claim(found, ~(code.inside | in_optimizer), module, phase, role)
-        opened[found.calls.row] = True
     elif found is not None:
         _mend(found, role)
     state = Backward(trace, recording, roles, names, tree, evaluate, in_backward, alone)
