@@ -102,6 +102,9 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     outside = (~(in_optimizer | in_backward | marked) | (in_optimizer & closure[optimizer])) & work
     tops = (opened, evaluate, optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
+    if alone:
+        updates = np.flatnonzero((tree.nearest(names.updates[host.name]) >= 0) & ~in_backward & work)
+        module[updates], phase[updates], role[updates] = special[OPTIMIZER], PHASE["optimizer"], ROLE["optimizer"]
     module[state.unplaced_loss & (module < 0) & ~code.inside] = special[LOSS]
     around = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
     role[work & (tree.nearest(around) >= 0)] = ROLE["comm"]
