@@ -187,7 +187,7 @@ def test_a_record_without_a_launch_call_across_a_step_edge_is_counted_once() -> 
 def test_unattributed_work_is_a_category() -> None:
     """A kernel whose call is lost is busy time of no module, and of nobody's role."""
     trace = trace_of(
-        host=[step(0, 0, 1000), op("aten::mm", 10, 900)], device=[kernel(100, 700), kernel(800, 900, (600, 650))]
+        host=[step(0, 0, 1000), op("my::op", 10, 900)], device=[kernel(100, 700), kernel(800, 900, (600, 650))]
     )
     analysis = analyse(trace)
     ledger = analysis.ledgers[0]

@@ -83,7 +83,6 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     opened = forward & (opens[host.name] >= 0)
     if found is not None and alone:
         marked = _claim(found, ~(code.inside | in_optimizer), module, phase, role)
-        opened[found.calls.row] = True
     elif found is not None:
         _mend(found, role)
     state = Backward(trace, recording, roles, names, tree, evaluate, in_backward, alone)
@@ -103,6 +102,9 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     outside = (~(in_optimizer | in_backward | marked) | (in_optimizer & closure[optimizer])) & work
     tops = (opened, evaluate, optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
+    if alone:
+        updates = np.flatnonzero((tree.nearest(names.updates[host.name]) >= 0) & ~in_backward & work)
+        module[updates], phase[updates], role[updates] = special[OPTIMIZER], PHASE["optimizer"], ROLE["optimizer"]
     module[state.unplaced_loss & (module < 0) & ~code.inside] = special[LOSS]
     around = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
     role[work & (tree.nearest(around) >= 0)] = ROLE["comm"]

@@ -42,7 +42,8 @@ def pairs_of(calls: Calls, ends: Bool) -> Pairs:
     down, up = _chains(calls.take(at), at, barriers)
     free = np.ones(len(at), np.bool_)
     free[down], free[up] = False, False
-    base = _bases(calls.take(at), at, barriers, down, up, free)
+    sums = np.concatenate(([0], np.cumsum(calls.sort == Sort.ADD)))
+    base = _bases(calls.take(at), at, (barriers + sums, barriers), (down, up), free)
     known = base >= 0
     down, up, base = down[known], up[known], base[known]
     last = _sums(calls, at, barriers, up, base, free)
@@ -76,15 +77,19 @@ def _chains(p: Calls, at: Int64, barriers: Int64) -> tuple[Int64, Int64]:
     return np.concatenate([none, *downs]), np.concatenate([none, *ups])
 
 
-def _bases(p: Calls, at: Int64, barriers: Int64, down: Int64, up: Int64, free: Bool) -> Int64:
-    """Per chain the nearest product that goes its way in one; first of those before it. -1 none."""
+def _bases(p: Calls, at: Int64, between: tuple[Int64, Int64], chain: tuple[Int64, Int64], free: Bool) -> Int64:
+    """Per chain the nearest product that goes its way in one, -1 none.
+
+    First one before it without a sum between, then one after it; a base with several pairs has their sums between.
+    """
+    down, up = chain
     base = np.full(len(down), -1, np.int64)
-    for sign, end in ((-1, down), (1, up)):
+    for barriers, sign, end in ((between[0], -1, down), (between[0], 1, up), (between[1], -1, down)):
         for distance in range(1, NEAR + 1):
             b = end + sign * distance
             inside = (b >= 0) & (b < len(p))
             b = np.where(inside, b, 0)
-            fits = inside & free[b] & (base < 0) & (p.run[b] == p.run[down]) if len(p) else inside
+            fits = inside & (base < 0) & (p.run[b] == p.run[down]) & free[b] if len(p) else inside
             fits &= (p.rows[b] == p.rows[down]) & (p.inner[b] == p.inner[down]) & (p.outer[b] == p.outer[up])
             base = np.where(fits & _open(barriers, at[b], at[end]), b, base)
     return base

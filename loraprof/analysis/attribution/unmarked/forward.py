@@ -1,8 +1,8 @@
 """Forward work of a trace without modules: which calls it is, whose role they have, and the adapted layers among them.
 
 A call is the outermost op of a namespace: what a Python ``autograd.Function`` calls counts by itself. Calls of one
-thread between two backward passes or optimizer steps are a run; a run with a product is forward work from its first
-product, norm or embedding on.
+thread between two backward passes or optimizer steps are a run; it is forward work from its first product, norm,
+embedding or loss on.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from loraprof.analysis.attribution.unmarked.calls import Calls, Sort, calls_of
 from loraprof.analysis.attribution.unmarked.layers import layers_of
 from loraprof.analysis.attribution.unmarked.order import norms_of, roles_in_order
 from loraprof.analysis.trace.call_tree import Tree
-from loraprof.analysis.trace.step_windows import DATA
+from loraprof.analysis.trace.step_windows import DATA, STEP
 from loraprof.model.recording import AdapterSite, ModuleInfo
 from loraprof.model.trace import Bool, Int32, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 
-_BEGINS = [Sort.PRODUCT, Sort.CORE, Sort.EMBEDDING, Sort.NORM]
+_BEGINS = [Sort.PRODUCT, Sort.CORE, Sort.EMBEDDING, Sort.NORM, Sort.LOSS]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ def unmarked(trace: Trace, tree: Tree, evaluate: Int32, optimizer: Int32) -> Unm
     """``evaluate`` and ``optimizer``: per host row the backward node or optimizer range around it, -1 none."""
     outside = (evaluate < 0) & (optimizer < 0)
     call, rows = _calls(trace, tree, outside)
-    calls = _forward(trace, calls_of(trace, rows, _runs(trace, rows, evaluate, optimizer)), evaluate, optimizer)
+    calls = _forward(calls_of(trace, rows, _runs(trace, rows, evaluate, optimizer)))
     norms = norms_of(calls, calls.rsqrt)
     pairs = pairs_of(calls, norms)
     layer, sites = layers_of(trace, calls, pairs)
@@ -70,32 +70,23 @@ def _calls(trace: Trace, tree: Tree, outside: Bool) -> tuple[Int32, Int64]:
     return tree.nearest(flag), np.flatnonzero(flag)
 
 
-def _edges(trace: Trace, evaluate: Int32, optimizer: Int32) -> tuple[Int64, Int64]:
-    """Starts of backward nodes (1) and optimizer ranges (2), and which each is, in order."""
-    index = np.arange(len(trace.host))
-    nodes, ranges = np.flatnonzero(evaluate == index), np.flatnonzero(optimizer == index)
-    start = trace.host.start[np.concatenate((nodes, ranges))]
-    kind = np.repeat((1, 2), (len(nodes), len(ranges)))
-    order = np.argsort(start, kind="stable")
-    return start[order], kind[order]
-
-
 def _runs(trace: Trace, rows: Int64, evaluate: Int32, optimizer: Int32) -> Int64:
-    start, _ = _edges(trace, evaluate, optimizer)
-    run: Int64 = np.searchsorted(start, trace.host.start[rows], side="right") * len(trace.threads)
-    return run + trace.host.thread[rows]
+    """Each call's run: by the backward nodes, optimizer ranges and steps that began before it, and by its thread."""
+    host, index = trace.host, np.arange(len(trace.host))
+    stepping = np.array([bool(STEP.match(n)) for n in trace.names] or [False])[host.name]
+    stepping &= host.kind == HostKind.ANNOTATION
+    edges = np.sort(host.start[(evaluate == index) | (optimizer == index) | stepping])
+    run: Int64 = np.searchsorted(edges, host.start[rows], side="right") * len(trace.threads)
+    return run + host.thread[rows]
 
 
-def _forward(trace: Trace, calls: Calls, evaluate: Int32, optimizer: Int32) -> Calls:
+def _forward(calls: Calls) -> Calls:
     """Those of forward work."""
     if not len(calls):
         return calls
-    _, kind = _edges(trace, evaluate, optimizer)
     fresh = np.append(True, calls.run[1:] != calls.run[:-1])
     number = np.cumsum(fresh) - 1
     first = np.full(int(number[-1]) + 1, len(calls))
     begins = np.flatnonzero(np.isin(calls.sort, _BEGINS))
     np.minimum.at(first, number[begins], begins)
-    at = calls.run // len(trace.threads)
-    leads = (np.append(kind, 0)[at] == 1) & (np.append(kind, 0)[at - 1] != 1)  # into a backward pass
-    return calls.take((np.arange(len(calls)) >= first[number]) | (leads & (calls.sort == Sort.LOSS)))
+    return calls.take(np.arange(len(calls)) >= first[number])

@@ -46,7 +46,7 @@ def roles_in_order(calls: Calls, pairs: Pairs, norms: Bool) -> Int8:
     give(norms | (calls.sort == Sort.NORM), "norm")
     _attention(calls, pairs, role, give)
     _activations(calls, give)
-    _head(calls, role, give)
+    _head(calls, pairs, role, give)
     return np.where(role == _UNSAID, calls.role, role).astype(np.int8)
 
 
@@ -127,16 +127,20 @@ def _activations(calls: Calls, give: Give) -> None:
     give(np.isin(place, place[calls.composed]), "activation")
 
 
-def _head(calls: Calls, role: Int8, give: Give) -> None:
+def _head(calls: Calls, pairs: Pairs, role: Int8, give: Give) -> None:
     """The product with an embedding's weight, else the last one before the loss; what follows it is the loss."""
     product, told = calls.sort == Sort.PRODUCT, calls.sort == Sort.EMBEDDING
     weights = {*zip(calls.inner[told].tolist(), calls.outer[told].tolist(), strict=True)}
     widths = [*zip(calls.outer.tolist(), calls.inner.tolist(), strict=True)] if weights else []
     head = product & np.array([pair in weights for pair in widths] or np.zeros(len(calls)), np.bool_)
+    _, after = _neighbours(head, calls.run)
+    head &= (after == len(calls)) & (role == ROLE["base.linear"])  # the last such: a model may be as wide as its words
+    head[pairs.base] = False
     if not head.any():
         before, _ = _neighbours(product, calls.run)
         last = before[calls.sort == Sort.LOSS]
-        head[last[last >= 0]] = True
-    role[head & (role == ROLE["base.linear"])] = ROLE["head"]
+        last = last[last >= 0]
+        head[last[role[last] == ROLE["base.linear"]]] = True
+    role[head] = ROLE["head"]
     before, _ = _neighbours(head, calls.run)
     give(before >= 0, "loss")
