@@ -9,7 +9,7 @@ def sentence(launches: Launches | None, *parts: Part, plain: bool = False, infla
     step = Step(name="s", wall_ns=sum(p.ns for p in parts), partition=list(parts), overlap=[], launches=launches)
     known = Unprofiled(median_ns=1, low_ns=1, high_ns=1, steps=1) if inflation else None
     timing = TimingReport(unprofiled=known, profiled_ns=None, inflation=inflation, tokens_per_step=None)
-    return verdict(step, None, timing, None, [], plain=plain).sentence
+    return verdict(step, None, timing, None, [], unprofiled=plain).sentence
 
 
 def busy(role: str, ns: int) -> Part:

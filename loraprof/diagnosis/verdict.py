@@ -32,8 +32,8 @@ IDLE = {  # idle cause: words on a CPU, on a GPU
 }
 
 
-def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport, plain: bool) -> str:
-    """Shares of the step: as it runs without the profiler where ``plain``."""
+def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport, unprofiled: bool) -> str:
+    """Shares of the step: as it runs without the profiler where ``unprofiled``."""
     if step is None or not step.wall_ns:
         return "The trace holds no step to explain."
     linears = "the frozen linear layers" if adapter is not None else "the linear layers"
@@ -56,12 +56,12 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport, pla
     extra = ""
     if adapter is not None and parts[linears]:
         extra = f" The adapters take {units.ratio(adapted / parts[linears])} the frozen layers' own time."
-    return f"Of {_whole(timing, plain)}, {goes}.{extra}"
+    return f"Of {_whole(timing, unprofiled)}, {goes}.{extra}"
 
 
-def _whole(timing: TimingReport, plain: bool) -> str:
+def _whole(timing: TimingReport, unprofiled: bool) -> str:
     """Which step the shares are of: a reader takes them for those of the step that runs without a profiler."""
-    if plain:
+    if unprofiled:
         return "this step without the profiler"
     if timing.unprofiled is None or timing.inflation is None:
         return "this step"
@@ -88,14 +88,15 @@ def verdict(
     found: list[Finding],
     unclear: str | None = None,
     uncounted_bytes: int | None = None,
-    plain: bool = False,
+    unprofiled: bool = False,
 ) -> Verdict:
     """The predicted speed-up with its interval where the recording allows one; never a number without it.
 
-    ``plain``: ``step`` is the one that runs without the profiler. ``uncounted_bytes``: gradients that full fine-tuning would also reduce, in a time that is not known.
+    ``unprofiled``: ``step`` is the one that runs without the profiler. ``uncounted_bytes``: gradients that full
+    fine-tuning would also reduce, in a time that is not known.
     """
     cause = limiting(found)
-    plain = Verdict(sentence=_where(step, adapter, timing, plain), limiting_cause=cause, unclear=unclear)
+    plain = Verdict(sentence=_where(step, adapter, timing, unprofiled), limiting_cause=cause, unclear=unclear)
     if other is None or timing.unprofiled is None:
         return plain
     now = timing.unprofiled.median_ns
