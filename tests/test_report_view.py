@@ -100,7 +100,7 @@ def test_without_a_predicted_full_step_there_is_no_account() -> None:
     given = report()
     assert given.adapter is not None
     without = replace(given, adapter=replace(given.adapter, predicted_full_ns=None))
-    assert [s.id for s in view(without).sections][0] == "time"
+    assert next(s.id for s in view(without).sections) == "time"
     assert [s.id for s in view(given).sections][:2] == ["account", "time"]
 
 

@@ -74,14 +74,15 @@ def _against_full(report: Report) -> str:
 
 def _identity(report: Report) -> list[str]:
     source, t, a = report.source, report.timing, report.adapter
-    words = [source.workload or source.path, source.device_name or source.device]
+    words: list[str] = [source.workload or source.path, source.device_name or source.device]
     if t.tokens_per_step and t.unprofiled and t.unprofiled.median_ns:
         words.append(f"{units.count(round(t.tokens_per_step / t.unprofiled.median_ns * 1e9))} tokens/s")
     if source.ranks > 1:
         words.append(f"{units.count(source.ranks)} ranks, the slowest shown")
     if a is not None:
         words.append(f"rank {ranks(a)} on {units.count(a.modules)} layers")
-        words.append(f"{DTYPES.get(a.dtype or 'mixed', a.dtype)} adapters")
+        dtype = a.dtype or "mixed"
+        words.append(f"{DTYPES.get(dtype, dtype)} adapters")
     return words
 
 
