@@ -74,7 +74,7 @@ def _against_full(report: Report) -> str:
 
 def _identity(report: Report) -> list[str]:
     source, t, a = report.source, report.timing, report.adapter
-    words: list[str] = [source.workload or source.path, source.device_name or source.device]
+    words: list[str] = [source.workload or source.path, source.device_name or source.device or "device unknown"]
     if t.tokens_per_step and t.unprofiled and t.unprofiled.median_ns:
         words.append(f"{units.count(round(t.tokens_per_step / t.unprofiled.median_ns * 1e9))} tokens/s")
     if source.ranks > 1:
