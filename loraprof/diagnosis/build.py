@@ -128,7 +128,9 @@ def _explained(
         *(note for note in unsure if note),
         *_refused(replayed, timing),
     ]
-    told = verdict(step, adapter, timing, predicted, found, unclear(case, found), unsent)
+    seen = _unprofiled_step(plain, replayed)
+    shown, causes = step if seen is None else seen.like(step), unclear(case, found)
+    told = verdict(shown, adapter, timing, predicted, found, causes, unsent, seen is not None)
     return replace(
         report,
         verdict=replace(told, sentence=UNREAD) if analysis.unread else told,
@@ -141,7 +143,7 @@ def _explained(
         traffic=moved,
         compiled=generated,
         communication=sent,
-        unprofiled=_unprofiled_step(plain, replayed),
+        unprofiled=seen,
     )
 
 

@@ -140,6 +140,10 @@ class UnprofiledStep(msgspec.Struct, frozen=True, kw_only=True):
         if total != self.wall_ns or any(p.ns < 0 for p in self.partition):
             raise ValueError(f"the unprofiled partition sums to {total} ns, the step takes {self.wall_ns} ns")
 
+    def like(self, step: Step) -> Step:
+        """It as a step with what else is known of the profiled one."""
+        return msgspec.structs.replace(step, wall_ns=self.wall_ns, partition=self.partition)
+
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     """Kernels (CPU: leaf ops) of one name, role, phase and module; figures are totals over ``count``."""
@@ -362,3 +366,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def step(self) -> Step | None:
         """The reported step, or ``None`` when the input has none."""
         return next((s for s in self.steps if s.name == self.reported_step), None)
+
+    def plain_step(self) -> Step | None:
+        """The reported step as it runs without the profiler; ``None`` where that is not known."""
+        step = self.step()
+        return None if step is None or self.unprofiled is None else self.unprofiled.like(step)
