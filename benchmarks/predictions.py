@@ -66,7 +66,7 @@ def measure(one: Configuration, rounds: int) -> dict[str, Any]:
     import loraprof
     from loraprof.capture.passes.plan import Plan
     from loraprof.capture.passes.session import Session
-    from loraprof.capture.ranks.save import save
+    from loraprof.capture.ranks.write import Writer
     from loraprof.model.recording import Workload
     from loraprof.store.specs import load_workload
     from loraprof.workloads.build import build
@@ -84,11 +84,9 @@ def measure(one: Configuration, rounds: int) -> dict[str, Any]:
             for _ in range(2):
                 built[arm].step()
             samples[arm].append((time.perf_counter_ns() - begin) // 2)
-    session = Session(Plan(skip=2, timed=max(rounds, 10)), lambda: None)
-    session.install()
-    while not session.done:
-        built["lora"].step()
-    session.remove()
+    with Session(Plan(skip=2, timed=max(rounds, 10))) as session:
+        while not session.over:
+            built["lora"].step()
     workload = Workload(
         name=one.workload,
         kind="builtin",
@@ -99,7 +97,9 @@ def measure(one: Configuration, rounds: int) -> dict[str, Any]:
         autocast=spec.autocast,
     )
     with tempfile.TemporaryDirectory() as folder:
-        report = loraprof.diagnose(save(session, workload, Path(folder) / "x.loraprof", True, lambda text: None))
+        place = Path(folder) / "x.loraprof"
+        Writer(place, True, lambda text: None).write(session, workload)
+        report = loraprof.diagnose(place)
     return {
         "measured": {arm: statistics.median(values) for arm, values in samples.items()},
         "adapter": msgspec.to_builtins(report.adapter),

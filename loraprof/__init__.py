@@ -41,5 +41,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext loraprof``: reports show themselves, and ``%%loraprof`` profiles the training loop of a cell."""
+    import_module("loraprof.integrations.notebook").extend(shell)
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""How does a Python program profile its own training step? The passes of ``capture.session`` around its loop.
+"""How does a Python program profile its own training step? The passes of ``capture.passes`` around its loop.
 
 The optimizer's hooks advance the passes, so the loop stays as it is: it asks ``done`` and stops, or goes on.
 """
@@ -12,12 +12,11 @@ from types import TracebackType
 from typing import ClassVar, Literal, Self, TypedDict, Unpack
 
 import msgspec
-import torch
 
+from loraprof.capture.device.kinds import default_device, measured
 from loraprof.capture.passes.plan import Plan
 from loraprof.capture.passes.session import Session
-from loraprof.capture.ranks.launch import launch
-from loraprof.capture.ranks.save_rank import absent, save_launch
+from loraprof.capture.ranks.write import Writer
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.model.recording import Recording, Workload
 from loraprof.model.report import Report
@@ -61,7 +60,8 @@ class Profile:
     @property
     def done(self) -> bool:
         """Whether the loop may stop, or go on unwatched: every step was seen, or there can be no recording."""
-        return self._seen or (self._session is not None and self._session.state in ("done", "failed"))
+        session = self._session
+        return self._seen or (session is not None and session.over and not session.inert)
 
     @property
     def report(self) -> Report:
@@ -91,16 +91,17 @@ class Profile:
         self._check()
         if Profile._current is not None:
             Profile._current.close()
-        if Profile._profiled and torch.cuda.is_available():
+        here = measured(default_device())
+        if Profile._profiled and not here.profiles_again:
             raise MeasurementError(
                 "this process was profiled before: on a GPU a second profiler session loses kernels",
                 "start a new process; in a notebook, restart the kernel",
             )
         self.path, self._seen = None, False
-        self._session = Session(self._plan, self._complete, self._pace)
+        self._session = Session(self._plan, self._complete, self._tell)
         self._session.install()
         Profile._current = self
-        self._tell(self._plan.sentence(torch.cuda.is_available()))
+        self._tell(self._plan.sentence(here.asynchronous))
         return self
 
     def poll(self, warn: bool = False) -> bool:
@@ -126,21 +127,23 @@ class Profile:
         if session is None:
             raise UsageError(f"{self._target}: not being recorded", "not started, or another profile was started since")
         missing = MeasurementError(self._lacking(session), FEW_STEPS if session.steps else NO_STEPS)
-        refused = session.failure or (None if session.done else missing)
+        refused = session.failure or (missing if session.recorded is None else None)
+        writer = Writer(self._target, self._force, self._tell)
         if refused is not None:
-            self._give_up(refused.message)
+            writer.absent(refused.message)
             raise refused
-        if save_launch(session, self._workload, self._target, self._force, self._tell):
+        if writer.write(session, self._workload):
             self.path = self._target
         return self.path
 
     def close(self) -> None:
-        """Detaches. What was not written is given up with a warning."""
-        session = self._detach()
-        if session is not None:
-            hint = FEW_STEPS if session.steps else NO_STEPS
-            self._give_up(self._lacking(session))
-            warnings.warn(f"loraprof wrote nothing: {self._lacking(session)}; {hint}", stacklevel=2)
+        """Detaches, and writes what there is; where that is nothing, a warning says why."""
+        if self._session is not None:
+            try:
+                self.finish()
+            except LoraprofError as error:
+                hint = f"; {error.hint}" if error.hint else ""
+                warnings.warn(f"loraprof wrote nothing: {error}{hint}", stacklevel=2)
 
     def run(self, train: Callable[[], object]) -> Self:
         """Calls ``train`` until the steps have been seen, and writes the recording.
@@ -164,11 +167,14 @@ class Profile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Writes what is complete, whatever the loop raised; raises MeasurementError when steps are missing."""
-        if self._session is not None and (error is None or self._session.done):
+        """Writes what there is, whatever the loop raised; raises MeasurementError when steps are missing."""
+        session = self._session
+        if session is None or session.inert:
+            return
+        if error is None or session.recorded is not None:
             self.finish()
-        if self._detach() is not None and kind is not None:
-            self._give_up(f"its loop raised {kind.__name__}")
+        elif self._detach() is not None and kind is not None:
+            Writer(self._target, self._force, self._tell).absent(f"its loop raised {kind.__name__}")
 
     def _check(self) -> None:
         if self._target.suffix != ".loraprof":
@@ -188,9 +194,6 @@ class Profile:
         if self._call is not None and self._session is not None and self._session.steps > self._call + 1:
             raise _Complete
 
-    def _pace(self, step_ns: int, done: int) -> None:
-        self._tell(self._plan.pace(step_ns, done, torch.cuda.is_available()))
-
     def _detach(self) -> Session | None:
         session, self._session = self._session, None
         if Profile._current is self:
@@ -201,15 +204,9 @@ class Profile:
             self._seen = session.done
         return session
 
-    def _give_up(self, reason: str) -> None:
-        """The other ranks need not wait for this one."""
-        if launch().world > 1:
-            absent(self._target, self._force, reason)
-
     def _lacking(self, session: Session) -> str:
-        cuda = session.device.type == "cuda"
-        needed, least = self._plan.total(cuda), "at least " if cuda else ""
-        return f"the recording needs {least}{needed} optimizer steps, {session.steps} were seen"
+        least = "at least " if session.device.asynchronous else ""
+        return f"the recording needs {least}{session.needed} optimizer steps, {session.steps} were seen"
 
     def _written(self) -> Path:
         if self.path is None:
@@ -239,9 +236,10 @@ def profile(
     whole ``train``) until it has seen enough. Then ``p.path`` is the recording and ``p.report`` its diagnosis.
 
     Counts are optimizer steps: ``skip`` pass before anything is measured, ``timed`` run with nothing attached,
-    ``steps`` are recorded; four more lie between. A GPU takes more: timing goes on until it is steady, and NVML is
-    sampled over seconds of steps. ``name`` is the workload's in the report, by default the running
-    script's. ``force`` overwrites. ``progress`` (``print``, say) is told what happens.
+    ``steps`` are recorded. On a CPU the first six steps give a recording, should the loop end, and the others a better
+    one; on a GPU timing goes on until it is steady, and NVML is sampled over seconds of steps. ``name`` is the
+    workload's in the report, by default the running script's. ``force`` overwrites. ``progress`` (``print``, say) is
+    told what happens.
 
     Raises UsageError for a bad name or count before anything runs, MeasurementError when the loop ends too early or
     nothing can be measured here. What the loop itself raises passes through; nothing half-written is left.

@@ -173,21 +173,28 @@ def ns_interval(median: float | None, low: float | None, high: float | None) -> 
     return f"{mid} {unit} [{lo}, {hi}]"
 
 
-def ratio_interval(value: float | None, low: float | None, high: float | None) -> str:
+def ns_between(low: float, high: float, beside: float) -> str:
+    """``[107, 116]``, in the unit and with the digits that ``beside`` has in a text: its bounds."""
+    divisor, _ = _step(beside, _TIME, 3)
+    decimals = _decimals(beside / divisor, 3) if divisor > 1 else 0
+    return f"[{_fixed(low / divisor, decimals)}, {_fixed(high / divisor, decimals)}]"
+
+
+def ratio_interval(value: float | None, low: float | None, high: float | None, most: int = 4) -> str:
     """``1.31x [1.24, 1.38]``."""
     if value is None or low is None or high is None:
         return ratio(value)
-    decimals = interval_decimals(low, high, least=2, most=4) if high > low else 2
+    decimals = interval_decimals(low, high, least=2, most=most) if high > low else 2
     return f"{_fixed(value, decimals)}x [{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
 
 
-def ns_scale(values: Sequence[int], decimals: int | None = None) -> Scale:
+def ns_scale(values: Sequence[int], digits: int = 4) -> Scale:
     """The scale for a column of times: the unit of the largest, four digits of it."""
     largest = max((abs(v) for v in values), default=0)
     divisor, unit = _step(largest, _TIME, 3)
     if divisor == 1:
         return Scale(1, unit, 0)
-    return Scale(divisor, unit, _decimals(largest / divisor, 4) if decimals is None else decimals)
+    return Scale(divisor, unit, _decimals(largest / divisor, digits))
 
 
 # The units a value may have in the JSON: scaled ones, plain ones, and plurals of what is counted.

@@ -14,7 +14,7 @@ from loraprof.capture.passes.session import Session
 from loraprof.model.recording import Calibration
 
 FEW: dict[str, Any] = {"skip": 1, "timed": 2, "steps": 1}
-NEEDED = Plan(skip=1, timed=2, steps=1).total(False)
+NEEDED = Plan(skip=1, timed=2, steps=1).least(True)
 
 
 @contextmanager

@@ -1,10 +1,39 @@
-"""What every test shares: one place for temporary folders, which pytest clears."""
+"""What every test shares: temporary folders that pytest clears, one thread a process, kept recordings."""
 
+import gc
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: threads would fight with other workers for cores
+
+import kept
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # once, before the workers start
+        kept.tidy()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is never garbage: the collector need not look at it after every test."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    kept.used.clear()
+    kept.allowed = item.get_closest_marker("slow") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        kept.doubt()
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

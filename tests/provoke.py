@@ -1,16 +1,13 @@
 """Findings of a recording by id, and small changes to recordings and traces that provoke one or nearly do."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import msgspec
+from recorded import profiled
 from synthetic.lora import Shape, program
 from synthetic.machine import Hardware
 from synthetic.presets import preset
@@ -20,9 +17,6 @@ from synthetic.simulate import Synthetic, simulate
 import loraprof
 from loraprof.model.recording import Calibration, CopyRate, GemmRate, Nvml, Recording, Timing
 from loraprof.model.report import Finding
-
-HERE = Path(__file__).parent
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # recordings made beside other work: threads would fight for the cores
 
 CALIBRATION = Calibration(
     gemm=[GemmRate(m=4096, n=4096, k=4096, dtype="bfloat16", ns=343_597)],  # 400 TFLOP/s
@@ -69,12 +63,6 @@ def workload(recording: Recording, **changes: Any) -> dict[str, Any]:
     return {"workload": msgspec.structs.replace(recording.workload, **changes)}
 
 
-@cache
 def toy(what: str) -> Path:
     """A recording of ``scripts/toy.py`` with one peculiarity, made through the command line."""
-    place = Path(mkdtemp(prefix="loraprof-")) / f"{what}.loraprof"
-    options = ["--quiet", "--skip", "1", "--timed", "4", "--steps", "2", "--record", str(place)]
-    command = [sys.executable, "-m", "loraprof", "profile", *options, str(HERE / "scripts" / "toy.py"), what]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=HERE.parent)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return place
+    return profiled("toy.py", what)

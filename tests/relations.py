@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import msgspec
@@ -60,9 +61,15 @@ def input_of(name: str | int) -> tuple[Document, Recording | None]:
     return run.document, run.recording
 
 
-def case_of(name: str | int, folder: Path) -> Case:
+@cache
+def report_of(name: str | int) -> Report:
     document, recording = input_of(name)
-    return Case(document, recording, diagnosed(text_of(document), recording, folder), folder)
+    with TemporaryDirectory() as folder:
+        return diagnosed(text_of(document), recording, Path(folder))
+
+
+def case_of(name: str | int, folder: Path) -> Case:
+    return Case(*input_of(name), report_of(name), folder)
 
 
 def sampled(cases: Cases, pick: Callable[[Case], Iterable[T]], least: int) -> list[tuple[Case, T]]:

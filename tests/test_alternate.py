@@ -9,12 +9,11 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from loraprof.capture.device.memory import available_bytes, peak_bytes
+from loraprof.capture.device.cpu import Cpu
 from loraprof.comparison.ratios import ratios_of
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.runs.compare import arm_process, workers
-from loraprof.runs.compare import measure as comparison
 from loraprof.runs.compare.alternate import STEPS, alternate
 from loraprof.runs.compare.job import Job, Outcome
 from loraprof.runs.compare.measure import measure_arms
@@ -112,16 +111,16 @@ def test_a_process_tells_why_an_arm_cannot_run(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(arm_process, "build", full_device)
     lost = arm_process.measure(Job(arm="full", spec=tiny()))
     assert (lost.status, lost.reason) == ("oom", "CUDA out of memory. Tried to allocate 2.00 GiB")
-    assert lost.peak_bytes == peak_bytes(CPU)
+    assert lost.peak_bytes == Cpu(CPU).peak_bytes()
 
 
 def test_a_killed_process_counts_as_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     kill = f"import os, signal; print('x' * 9); os.kill(os.getpid(), {int(signal.SIGKILL)})"
-    monkeypatch.setattr(workers, "command", lambda *_: [sys.executable, "-c", kill])
+    monkeypatch.setattr(workers, "ARM", lambda *_: [sys.executable, "-c", kill])
     found = workers.run_job(Job(arm="full"))
     assert found.status == "oom"
     assert found.peak_bytes is not None
-    monkeypatch.setattr(workers, "command", lambda *_: [sys.executable, "-c", "raise SystemExit('no such luck')"])
+    monkeypatch.setattr(workers, "ARM", lambda *_: [sys.executable, "-c", "raise SystemExit('no such luck')"])
     found = workers.run_job(Job(arm="full"))
     assert (found.status, found.reason) == ("refused", "its process ended with code 1: no such luck")
 
@@ -132,7 +131,7 @@ def answers(**special: Outcome) -> Callable[[Job], Outcome]:
 
 
 def test_arms_that_do_not_fit_side_by_side_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "available_bytes", lambda _: 2 << 20)
+    monkeypatch.setattr(Cpu, "available_bytes", lambda _: 2 << 20)
     found = measure_arms(tiny(), ["full", "lora"], 0, lambda _: None, answers())
     assert "the arms do not fit side by side: timed in alternating processes" in found.notes
     assert len(found.timed.series["lora"].blocks) == 2
@@ -154,14 +153,15 @@ def test_arms_that_cannot_run_are_reported_and_the_others_timed() -> None:
 def test_memory_of_process_machine_and_container(tmp_path: Path) -> None:
     status, meminfo = tmp_path / "status", tmp_path / "meminfo"
     status.write_text("Name:\tx\nVmHWM:\t  12 kB\n")
-    assert peak_bytes(CPU, status) == 12 * 1024
-    assert peak_bytes(CPU, tmp_path / "none") is None
+    cpu = Cpu(CPU)
+    assert cpu.peak_bytes(status) == 12 * 1024
+    assert cpu.peak_bytes(tmp_path / "none") is None
     meminfo.write_text("MemTotal: 100 kB\nMemAvailable: 50 kB\n")
-    assert available_bytes(CPU, meminfo, tmp_path) == 50 * 1024
+    assert cpu.available_bytes(meminfo, tmp_path) == 50 * 1024
     (tmp_path / "memory.max").write_text("40960\n")
     (tmp_path / "memory.current").write_text("10240\n")
-    assert available_bytes(CPU, meminfo, tmp_path) == 30 * 1024
+    assert cpu.available_bytes(meminfo, tmp_path) == 30 * 1024
     (tmp_path / "memory.max").write_text("max\n")
-    assert available_bytes(CPU, meminfo, tmp_path) == 50 * 1024
-    assert available_bytes(CPU, tmp_path / "none", tmp_path) is None
-    assert (peak_bytes(CPU) or 0) > 2**20
+    assert cpu.available_bytes(meminfo, tmp_path) == 50 * 1024
+    assert cpu.available_bytes(tmp_path / "none", tmp_path) is None
+    assert (cpu.peak_bytes() or 0) > 2**20

@@ -10,6 +10,7 @@ from recordings import trace_bytes, write_recording
 from torch import nn
 
 import loraprof
+from loraprof.capture.device.cpu import Cpu
 from loraprof.capture.passes.plan import Plan
 from loraprof.capture.passes.session import Session
 from loraprof.errors import InputError, MeasurementError, UsageError
@@ -200,7 +201,7 @@ def test_a_second_session_on_a_gpu_is_refused(
     training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loraprof.profile(training.step, tmp_path / "x.loraprof", **FEW)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Cpu, "profiles_again", False)
     with pytest.raises(MeasurementError, match="profiled before"):
         loraprof.profile(training.step, tmp_path / "y.loraprof", **FEW)
 

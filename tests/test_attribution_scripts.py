@@ -3,33 +3,21 @@
 Counts and sums only: what ran is known, how long it took is not.
 """
 
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
+from recorded import profiled
 
 import loraprof
 from loraprof.model.report import Report
 
-SCRIPTS = Path(__file__).parent / "scripts"
+pytestmark = pytest.mark.slow
 WAYS = ("parameters", "functional", "parametrized", "outside", "fused")
 
 
 @cache
-def profiled(folder: Path, script: str, word: str) -> Report:
-    place = folder / f"{word}.loraprof"
-    options = ["--quiet", "--skip", "1", "--timed", "1", "--steps", "1", "--record", str(place), "--format", "json"]
-    command = [sys.executable, "-m", "loraprof", "profile", *options, str(SCRIPTS / script), word]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return loraprof.diagnose(place)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("profiled")
+def reported(script: str, word: str) -> Report:
+    return loraprof.diagnose(profiled(script, word, timed=1, steps=1))
 
 
 def ops(report: Report, name: str, **where: str) -> int:
@@ -43,8 +31,8 @@ def unplaced(report: Report) -> list[str]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_handwritten_lora(folder: Path, way: str) -> None:
-    report = profiled(folder, "handwritten.py", way)
+def test_handwritten_lora(way: str) -> None:
+    report = reported("handwritten.py", way)
     assert unplaced(report) == []
     assert report.adapter is not None
     layers = 2 if way == "fused" else 8  # qkv, out, up, down of two blocks
@@ -62,9 +50,9 @@ def test_handwritten_lora(folder: Path, way: str) -> None:
     assert products == {"parametrized": layers, "fused": layers}.get(way, 2 * layers * passes)
 
 
-def test_a_closure_is_not_the_optimizer(folder: Path) -> None:
+def test_a_closure_is_not_the_optimizer() -> None:
     """LBFGS runs forward, loss and backward inside its step."""
-    report = profiled(folder, "handwritten.py", "functional")
+    report = reported("handwritten.py", "functional")
     step = report.steps[0]
     assert {p.phase for p in step.partition if p.kind == "busy"} >= {"forward", "backward", "optimizer"}
     assert ops(report, "aten::_log_softmax", role="loss", phase="forward") == 2
@@ -76,8 +64,8 @@ def test_a_closure_is_not_the_optimizer(folder: Path) -> None:
     ("name", "layers", "tokens"),
     [("t5", 20, 3 * (20 + 12)), ("clip", 12, 3 * 20), ("mixtral", 4, 3 * 20), ("bloom", 2, 3 * 20)],
 )
-def test_models_that_no_preset_has(folder: Path, name: str, layers: int, tokens: int) -> None:
-    report = profiled(folder, "models.py", name)
+def test_models_that_no_preset_has(name: str, layers: int, tokens: int) -> None:
+    report = reported("models.py", name)
     assert report.adapter is not None
     assert report.adapter.modules == layers
     assert report.timing.tokens_per_step == tokens
@@ -86,14 +74,14 @@ def test_models_that_no_preset_has(folder: Path, name: str, layers: int, tokens:
     assert report.closure.unattributed_ns <= 0.01 * busy
 
 
-def test_experts_are_linear_layers_and_their_routing_moves_the_stream(folder: Path) -> None:
-    report = profiled(folder, "models.py", "mixtral")
+def test_experts_are_linear_layers_and_their_routing_moves_the_stream() -> None:
+    report = reported("models.py", "mixtral")
     experts = [k for k in report.kernels if k.module and k.module.endswith("experts")]
     assert {k.role for k in experts if k.op == "aten::mm"} == {"base.linear"}
     assert {k.role for k in experts if k.op == "aten::index"} == {"residual"}
     assert not [k for k in experts if k.role == "attention"]
 
 
-def test_an_autograd_function_of_the_model_has_its_module_s_role(folder: Path) -> None:
-    report = profiled(folder, "models.py", "bloom")
+def test_an_autograd_function_of_the_model_has_its_module_s_role() -> None:
+    report = reported("models.py", "bloom")
     assert {k.role for k in report.kernels if k.module and k.module.endswith("gelu_impl")} == {"activation"}

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from loraprof.capture.device import calibration_cache
-from loraprof.capture.device.calibrate import SQUARES_CPU, best_flops_per_s, calibrate, gemm_rates
+from loraprof.capture.device.calibrate import best_flops_per_s, calibrate, gemm_rates
 from loraprof.capture.device.calibration_cache import Cached, cache_directory, cached_calibration
-from loraprof.capture.device.environment import last_level_cache_bytes
+from loraprof.capture.device.cpu import SQUARES, last_level_cache_bytes
 from loraprof.capture.device.profiler_cost import ROOT, event_cost_ns
 from loraprof.capture.device.stopwatch import LEAST, MOST, median_ns
 from loraprof.errors import MeasurementError, UsageError
@@ -35,13 +35,13 @@ def measured() -> Calibration:
 
 def test_gemms_are_the_sweep_then_each_wanted_shape_once(measured: Calibration) -> None:
     shapes = [(one.m, one.n, one.k) for one in measured.gemm]
-    assert shapes == [(n, n, n) for n in SQUARES_CPU] + SKINNY  # HUGE does not fit the budget
+    assert shapes == [(n, n, n) for n in SQUARES] + SKINNY  # HUGE does not fit the budget
     assert {one.dtype for one in measured.gemm} == {"float32"}
     assert all(one.ns > 0 for one in measured.gemm)
 
 
 def test_more_work_takes_longer_and_rates_are_possible(measured: Calibration) -> None:
-    first, last = measured.gemm[0], measured.gemm[len(SQUARES_CPU) - 1]
+    first, last = measured.gemm[0], measured.gemm[len(SQUARES) - 1]
     assert last.ns > first.ns
     assert 1e8 < best_flops_per_s(measured.gemm) < 1e15
     copies = measured.copy
@@ -110,6 +110,7 @@ def test_calls_too_short_for_the_clock_are_repeated() -> None:
     assert repeats == {1, 200}
 
 
+@pytest.mark.slow
 def test_event_cost_comes_from_another_process() -> None:
     """This process may have its own profiler session still: none has run here."""
     cost = event_cost_ns(CPU)
@@ -127,8 +128,22 @@ def test_event_cost_comes_from_another_process() -> None:
     assert float(done.stdout) > 10
 
 
+@pytest.mark.slow
 def test_event_cost_that_cannot_be_measured_is_unknown() -> None:
     assert event_cost_ns(torch.device("cuda", 77)) is None
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch, measured: Calibration) -> list[Calibration]:
+    """For tests of the cache alone: what was measured before is measured again at once. One entry per call."""
+    calls: list[Calibration] = []
+
+    def calibrate(*_: object, **__: object) -> Calibration:
+        calls.append(measured)
+        return measured
+
+    monkeypatch.setattr(calibration_cache, "calibrate", calibrate)
+    return calls
 
 
 def first_time(directory: Path, **options: bool) -> tuple[Calibration, list[str]]:
@@ -140,6 +155,7 @@ def only_file(directory: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("played")
 def test_a_hit_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, notes = first_time(tmp_path)
     assert notes == []
@@ -169,21 +185,23 @@ def test_new_shapes_are_added_to_what_is_known(tmp_path: Path) -> None:
     assert {one.dtype for one in both.gemm} == {"float32", "bfloat16"}
 
 
+@pytest.mark.usefixtures("played")
 def test_an_event_cost_the_cache_lacks_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first_time(tmp_path)
     asked: list[torch.device] = []
 
-    def played(device: torch.device) -> float:
+    def event_cost(device: torch.device) -> float:
         asked.append(device)
         return 432.5
 
-    monkeypatch.setattr(calibration_cache, "event_cost_ns", played)
+    monkeypatch.setattr(calibration_cache, "event_cost_ns", event_cost)
     for _ in range(2):
         found, _ = cached_calibration(CPU, SKINNY, "float32", 1.0, directory=tmp_path)
         assert found.event_ns == 432.5
     assert asked == [CPU]
 
 
+@pytest.mark.usefixtures("played")
 def test_a_calibration_that_contradicts_itself_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration_cache, "unsteady", lambda calibration: "copies of 1 MiB were slow")
     _, notes = first_time(tmp_path)
@@ -200,7 +218,7 @@ def test_a_shape_beyond_the_budget_is_a_note(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("torch", "1.0"), ("driver", "1.2.3"), ("power_limit_mw", 300_000), ("device", "other")]
 )
-def test_a_mismatch_is_measured_anew(tmp_path: Path, field: str, value: object) -> None:
+def test_a_mismatch_is_measured_anew(tmp_path: Path, played: list[Calibration], field: str, value: object) -> None:
     first_time(tmp_path)
     path = only_file(tmp_path)
     cached = msgspec.json.decode(path.read_bytes(), type=Cached)
@@ -211,10 +229,11 @@ def test_a_mismatch_is_measured_anew(tmp_path: Path, field: str, value: object) 
     assert field in notes[0]
     assert msgspec.json.decode(path.read_bytes(), type=Cached).key == cached.key
     assert first_time(tmp_path)[1] == []
+    assert len(played) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"key": {}}'])
-def test_an_unreadable_cache_is_ignored_with_a_note(tmp_path: Path, content: bytes) -> None:
+def test_an_unreadable_cache_is_ignored_with_a_note(tmp_path: Path, played: list[Calibration], content: bytes) -> None:
     first_time(tmp_path)
     path = only_file(tmp_path)
     path.write_bytes(content)
@@ -223,8 +242,10 @@ def test_an_unreadable_cache_is_ignored_with_a_note(tmp_path: Path, content: byt
     assert str(path) in notes[0]
     assert found.gemm
     assert first_time(tmp_path)[1] == []
+    assert len(played) == 2
 
 
+@pytest.mark.usefixtures("played")
 def test_a_directory_that_cannot_be_written_is_a_note(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found, notes = first_time(tmp_path / "file" / "cache")
@@ -232,6 +253,7 @@ def test_a_directory_that_cannot_be_written_is_a_note(tmp_path: Path) -> None:
     assert any("was not cached" in note for note in notes)
 
 
+@pytest.mark.usefixtures("played")
 def test_the_threads_belong_to_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first_time(tmp_path)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)

@@ -109,7 +109,7 @@ def test_on_a_device_exposed_times_add_up_to_the_partition() -> None:
     ]
     found = analysed(json_of([step(0, 0, 4000)], device))
     calls = collectives_of(found, found.ledgers[0])
-    assert (calls.exposed.tolist(), calls.hidden.tolist()) == ([1000, 1000], [500, 500])
+    assert (calls.exposed.tolist(), calls.hidden.tolist()) == ([1000, 1000], [500, 0])
     assert int(calls.exposed.sum()) == exposed_ns(found.steps[0], on_gpu=True) == 2000
 
 

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from loraprof.capture.device.cpu import Cpu
 from loraprof.model.compare import ArmResult, Comparison, Ratio
 from loraprof.model.workload import WorkloadSpec
 from loraprof.runs.compare import extras as compare_extras
@@ -104,7 +105,7 @@ def test_the_largest_batch_is_said_in_numbers(monkeypatch: pytest.MonkeyPatch) -
         return Outcome(times_ns=[batch * 10**6] * 3, tokens_per_step=batch * 100, peak_bytes=(fixed + 50 * batch) * MIB)
 
     monkeypatch.setattr(compare_extras, "run_job", run_job)
-    monkeypatch.setattr(compare_extras, "available_bytes", lambda _: 10**12)
+    monkeypatch.setattr(Cpu, "available_bytes", lambda _: 10**12)
     slower = Ratio(of="lora", to="full", ratio=1.2, low=1.1, high=1.3, verdict="slower")
     arms = {"full": ArmResult(), "lora": ArmResult(), "dora": ArmResult(), "top": ArmResult(status="refused")}
     before = replace(comparison(**arms), ratios=[slower])
@@ -119,7 +120,7 @@ def test_the_largest_batch_is_said_in_numbers(monkeypatch: pytest.MonkeyPatch) -
     assert found.arms["lora"].iso_peak_bytes == 1000 * MIB
     assert found.recommendation == ("Run lora. Within 1,000 MiB: full runs batch 8 at 100,000 tokens/s.")
     assert "not even a batch of 1 fits into 1,000 MiB: dora" in found.notes
-    monkeypatch.setattr(compare_extras, "available_bytes", lambda _: 500 * MIB)
+    monkeypatch.setattr(Cpu, "available_bytes", lambda _: 500 * MIB)
     lowered = with_iso_memory(before, tiny(), 1000 * MIB, quietly)
     assert lowered.arms["lora"].iso_batch == 4
     assert "memory limit lowered to 400 MiB: more is not free here" in lowered.notes

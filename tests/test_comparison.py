@@ -1,7 +1,6 @@
 """``loraprof compare``: recordings against each other, and arms in turn."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 from recorded import recorded
+from warm import python
 
 from loraprof.cli.app import run
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
@@ -30,9 +30,7 @@ TINY = ("compare", "tiny-llama-cpu", "--layers", "1", "--seq", "16", "--batch", 
 
 
 def loraprof(cwd: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "loraprof", *args]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
+    return python("-m", "loraprof", *args, cwd=cwd, **env)
 
 
 def variant(source: Path, target: Path, change: Callable[[Recording], Recording]) -> Path:
@@ -60,6 +58,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return base, new
 
 
+@pytest.mark.slow
 def test_the_bars_of_two_recordings_add_up(pair: tuple[Path, Path]) -> None:
     found = compare(*pair)
     way = found.waterfall
@@ -77,6 +76,7 @@ def test_the_bars_of_two_recordings_add_up(pair: tuple[Path, Path]) -> None:
     assert found.arms["base"].trainable > found.arms["new"].trainable
 
 
+@pytest.mark.slow
 def test_swapping_two_recordings_negates_every_bar(pair: tuple[Path, Path]) -> None:
     there, back = compare(*pair).waterfall, compare(*pair[::-1]).waterfall
     assert there is not None
@@ -86,6 +86,7 @@ def test_swapping_two_recordings_negates_every_bar(pair: tuple[Path, Path]) -> N
     }
 
 
+@pytest.mark.slow
 def test_a_recording_against_itself_is_all_zeros(pair: tuple[Path, Path]) -> None:
     found = compare(pair[1], pair[1])
     assert found.waterfall is not None
@@ -95,6 +96,7 @@ def test_a_recording_against_itself_is_all_zeros(pair: tuple[Path, Path]) -> Non
     assert len(found.arms) == 2
 
 
+@pytest.mark.slow
 def test_recordings_of_one_name_are_told_apart_by_few_folders(pair: tuple[Path, Path], tmp_path: Path) -> None:
     places = [tmp_path / "runs" / side / "lora.loraprof" for side in ("before", "after")]
     for place in places:
@@ -103,6 +105,7 @@ def test_recordings_of_one_name_are_told_apart_by_few_folders(pair: tuple[Path, 
     assert list(compare(places[0], places[0]).arms) == ["lora", "lora (2)"]
 
 
+@pytest.mark.slow
 def test_other_workloads_and_token_counts_need_a_word(pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, _ = pair
     other = variant(base, tmp_path / "other.loraprof", works(lambda w: replace(w, name="gpt2-xl")))
@@ -118,6 +121,7 @@ def test_other_workloads_and_token_counts_need_a_word(pair: tuple[Path, Path], t
     assert not any(f.severity == "blocker" for f in compare(many, near).findings)
 
 
+@pytest.mark.slow
 def test_a_setting_that_differs_is_a_finding(pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, new = pair
     assert "G1" not in {f.id for f in compare(*pair).findings}
@@ -127,6 +131,7 @@ def test_a_setting_that_differs_is_a_finding(pair: tuple[Path, Path], tmp_path: 
     assert [(e.what, e.value) for e in finding.evidence] == [("autocast", "none in base, bfloat16 in mixed")]
 
 
+@pytest.mark.slow
 def test_checkpointing_in_one_arm_only_is_a_finding(pair: tuple[Path, Path], tmp_path: Path) -> None:
     """Whether the recording says so, or only its step shows recomputed work, as a script's does."""
     base, new = pair
@@ -143,6 +148,7 @@ def test_checkpointing_in_one_arm_only_is_a_finding(pair: tuple[Path, Path], tmp
     assert next(bar.ns for bar in found.waterfall.bars if bar.key == "recompute") > 0
 
 
+@pytest.mark.slow
 def test_few_steps_give_no_verdict(pair: tuple[Path, Path], tmp_path: Path) -> None:
     few = variant(pair[1], tmp_path / "few.loraprof", timed(300 * MS, 4))
     found = compare(pair[0], few)
@@ -151,6 +157,7 @@ def test_few_steps_give_no_verdict(pair: tuple[Path, Path], tmp_path: Path) -> N
     assert "too few timed steps for a verdict in few: record with --timed 10 or more" in found.notes
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:
     untimed = variant(pair[1], tmp_path / "untimed.loraprof", lambda r: replace(r, timing=None))
     with pytest.raises(InputError, match="no unprofiled step times"):
@@ -161,6 +168,7 @@ def test_what_cannot_be_compared(pair: tuple[Path, Path], tmp_path: Path) -> Non
         compare(*pair[:1])
 
 
+@pytest.mark.slow
 def test_thresholds_decide_the_exit_code(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     base, new = map(str, pair)
     assert run(["compare", base, new, "--fail-on", "slower>12%", "--format", "json"]) == 0
@@ -176,6 +184,7 @@ def test_thresholds_decide_the_exit_code(pair: tuple[Path, Path], capsys: pytest
     assert run(["compare", base, new, "--fail-on", "faster"]) == 2
 
 
+@pytest.mark.slow
 def test_options_and_words_that_do_not_fit_recordings(pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, new = map(str, pair)
     assert run(["compare", base, new, "--rank", "8"]) == 2
@@ -239,6 +248,7 @@ def test_a_trace_is_not_run_as_a_script(tmp_path: Path, capsys: pytest.CaptureFi
     assert "a trace has no unprofiled step times" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_arms_of_a_workload(tmp_path: Path) -> None:
     done = loraprof(tmp_path, *TINY, "--arms", "full,top:9,lora", "--budget", "3s", "--format", "json")
     assert done.returncode == 0, done.stderr
@@ -283,6 +293,7 @@ def test_arms_of_an_unmodified_script(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_scripts_that_refuse_an_arm_or_fail(tmp_path: Path) -> None:
     refused = loraprof(
         tmp_path, "compare", "--arms", "full,lora", "--budget", "1s", str(SCRIPTS / "bare.py"), "--lr", "1e-3"
@@ -296,6 +307,7 @@ def test_scripts_that_refuse_an_arm_or_fail(tmp_path: Path) -> None:
     assert "Traceback" not in crashed.stderr
 
 
+@pytest.mark.slow
 def test_recordings_are_compared_without_torch(pair: tuple[Path, Path]) -> None:
     argv: Any = ["compare", *map(str, pair), "--format", "json"]
     code = f"import sys; from loraprof.cli.app import run; assert run({argv}) == 0; assert 'torch' not in sys.modules"
@@ -303,6 +315,7 @@ def test_recordings_are_compared_without_torch(pair: tuple[Path, Path]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step_ns", "words"),
     [

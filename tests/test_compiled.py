@@ -1,40 +1,32 @@
 """Compiled steps through the command line: attribution against the eager step, and that recording changes nothing."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from shutil import copy
-from tempfile import mkdtemp
 
 import msgspec
 import pytest
 from provoke import facts, found, toy
+from recorded import profiled
 from reports import assert_conserved, busy_ns
+from warm import python
 
 import loraprof
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 WAYS = ("whole", "in-place", "blocks", "function", "branch")
 PRODUCTS = ("aten::mm", "aten::addmm")
 
 
-@cache
 def recorded(way: str) -> Path:
-    """A recording of ``scripts/compiled.py``; inductor compiles C++ in some seconds, once per machine."""
-    place = Path(mkdtemp(prefix="loraprof-")) / f"{way}.loraprof"
-    options = ["--quiet", "--skip", "1", "--timed", "2", "--steps", "2", "--record", str(place)]
-    command = [sys.executable, "-m", "loraprof", "profile", *options, str(HERE / "scripts" / "compiled.py"), way]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=HERE.parent)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "global hooks" not in done.stderr
-    (place.parent / "out.txt").write_text(done.stdout)
+    """A recording of ``scripts/compiled.py``; inductor compiles C++ in some seconds."""
+    place = profiled("compiled.py", way, timed=2)
+    assert "global hooks" not in (place.parent / "err.txt").read_text()
     return place
 
 
@@ -53,11 +45,7 @@ def products(report: Report) -> Counter[tuple[str, str, str | None]]:
 
 def test_recording_neither_breaks_graphs_nor_compiles_again() -> None:
     """Frames, graphs, breaks: equal with and without loraprof, while it records, and after it has left."""
-    command = [sys.executable, str(HERE / "dynamo_counts.py"), *WAYS]
-    path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"PYTHONPATH": path}
-    )
+    done = python(str(HERE / "dynamo_counts.py"), *WAYS)
     assert done.returncode == 0, done.stderr[-2000:]
     counted = json.loads(done.stdout)
     for way in WAYS:
@@ -68,7 +56,6 @@ def test_recording_neither_breaks_graphs_nor_compiles_again() -> None:
     assert not counted["whole"][0][0]["continuations"]
 
 
-@pytest.mark.slow
 def test_products_of_compiled_blocks_belong_where_those_of_the_eager_step_do() -> None:
     """Three blocks compiled one by one share graphs that were made from two of them."""
     eager, compiled = loraprof.diagnose(recorded("eager")), loraprof.diagnose(recorded("blocks"))
@@ -81,7 +68,6 @@ def test_products_of_compiled_blocks_belong_where_those_of_the_eager_step_do() -
     assert eager.compiled is None
 
 
-@pytest.mark.slow
 def test_fused_kernels_carry_the_modules_the_compiler_names() -> None:
     report = loraprof.diagnose(recorded("blocks"))
     fused = [k for k in report.kernels if "cpp_fused" in k.name]
@@ -105,7 +91,6 @@ def test_fused_kernels_carry_the_modules_the_compiler_names() -> None:
     assert "regions in the forward pass: 3" in " ".join(shown.split())
 
 
-@pytest.mark.slow
 def test_compiling_in_the_warm_up_alone_is_no_finding() -> None:
     place = recorded("blocks")
     assert "H3" not in found(place)
@@ -121,7 +106,6 @@ def test_compiling_in_the_warm_up_alone_is_no_finding() -> None:
     assert recording(recorded("eager")).compilation is None
 
 
-@pytest.mark.slow
 def test_without_the_compilers_word_shapes_tell_the_adapters_products(tmp_path: Path) -> None:
     made = recording(recorded("blocks"))
     assert made.compilation is not None
@@ -147,7 +131,6 @@ def test_without_the_compilers_word_shapes_tell_the_adapters_products(tmp_path: 
     assert {k.role for k in gelu} == {"activation"}
 
 
-@pytest.mark.slow
 def test_dropout_in_kernels_of_other_roles_is_seen() -> None:
     """How much of such a kernel is dropout is unknown, so that nothing is known to be at its bound."""
     seen = found(recorded("whole-dropout"))

@@ -65,13 +65,13 @@ def analysed(document: Document, recording: Recording | None, folder: Path) -> A
     return analyse(read_trace(path), recording)
 
 
-@pytest.fixture(params=INPUTS, ids=lambda p: f"{p[0]}-{p[1]}")
-def analysis(request: pytest.FixtureRequest, tmp_path: Path) -> Analysis:
+@pytest.fixture(scope="module", params=INPUTS, ids=lambda p: f"{p[0]}-{p[1]}")
+def analysis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     name, broken = request.param
     if isinstance(name, str) and not TRACES.is_dir():
         pytest.skip(ABSENT)
     document, recording = input_of(name)
-    return analysed(BROKEN[broken](document), recording, tmp_path)
+    return analysed(BROKEN[broken](document), recording, tmp_path_factory.mktemp("trace"))
 
 
 def records(analysis: Analysis) -> Spans:
@@ -187,7 +187,7 @@ def test_a_record_without_a_launch_call_across_a_step_edge_is_counted_once() -> 
 def test_unattributed_work_is_a_category() -> None:
     """A kernel whose call is lost is busy time of no module, and of nobody's role."""
     trace = trace_of(
-        host=[step(0, 0, 1000), op("aten::mm", 10, 900)], device=[kernel(100, 700), kernel(800, 900, (600, 650))]
+        host=[step(0, 0, 1000), op("my::op", 10, 900)], device=[kernel(100, 700), kernel(800, 900, (600, 650))]
     )
     analysis = analyse(trace)
     ledger = analysis.ledgers[0]

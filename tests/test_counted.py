@@ -14,6 +14,8 @@ from loraprof.model.recording import Recording
 from loraprof.model.report import Report
 from loraprof.store.recordings import load_source
 
+pytestmark = pytest.mark.slow
+
 CAT = "the element type of a tensor list is not recorded"
 DIFFERENT = {
     "aten::cat": CAT,

@@ -21,7 +21,7 @@ FAKE = str(Path(fakenvml.__file__).resolve())
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_cuda_devices", lambda: 0)
+    monkeypatch.setattr(module, "accelerators", list)
     monkeypatch.setattr(module, "driver_version", lambda: None)
 
 
@@ -30,8 +30,8 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     card = DeviceInfo(
         kind="cuda", name="NVIDIA H100", index=0, uuid=fakenvml.UUID, memory_bytes=80 << 30, driver="570.86.15"
     )
-    monkeypatch.setattr(module, "_cuda_devices", lambda: 1)
-    monkeypatch.setattr(module, "device_info", lambda device: card)
+    monkeypatch.setattr(module, "accelerators", lambda: [torch.device("cuda", 0)])
+    monkeypatch.setattr(module, "measured", lambda place: SimpleNamespace(info=lambda: card))
     monkeypatch.setattr(module, "driver_version", lambda: "570.86.15")
 
 

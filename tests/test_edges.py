@@ -167,7 +167,7 @@ def test_almost_nothing(name: str, tmp_path: Path) -> None:
 
 
 def test_the_clock_error_of_a_call_after_its_kernel(tmp_path: Path) -> None:
-    document = json_of([step(0, 0, 900)], [kernel(100, 200, (50, 60)), kernel(400, 500, (400, 420))])
+    document = json_of([step(0, 0, 900), op("x", 40, 70)], [kernel(100, 200, (50, 60)), kernel(400, 500, (400, 420))])
     report = report_of(tmp_path, document, None)
     assert report.steps[0].ns(cause="unknown") == 200
     assert report.closure.negative_latency == 1

@@ -9,15 +9,10 @@ import msgspec
 import pytest
 import torch
 
-from loraprof.capture.device.environment import (
-    VARIABLES,
-    cpu_name,
-    device_info,
-    driver_version,
-    environment,
-    gpu_uuid,
-    last_level_cache_bytes,
-)
+from loraprof.capture.device.cpu import cpu_name, last_level_cache_bytes
+from loraprof.capture.device.cuda import driver_version, gpu_uuid
+from loraprof.capture.device.environment import VARIABLES, environment
+from loraprof.capture.device.kinds import measured
 from loraprof.errors import MeasurementError
 
 SECRET = "hf_do_not_store_me"
@@ -55,7 +50,7 @@ def test_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cpu_device() -> None:
-    found = device_info(torch.device("cpu"))
+    found = measured(torch.device("cpu")).info()
     assert (found.kind, found.uuid, found.sms, found.driver) == ("cpu", None, None, None)
     assert found.cpu_threads == torch.get_num_threads()
     assert found.name == cpu_name()
@@ -66,14 +61,14 @@ def test_cpu_device() -> None:
 @pytest.mark.parametrize("kind", ["xpu", "mps"])
 def test_unmeasurable_devices_are_named(kind: str) -> None:
     with pytest.raises(MeasurementError, match=kind) as caught:
-        device_info(torch.device(kind))
+        measured(torch.device(kind)).info()
     assert caught.value.exit_code == 4
 
 
 def test_cuda_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MeasurementError, match="no CUDA device") as caught:
-        device_info(torch.device("cuda"))
+        measured(torch.device("cuda")).info()
     assert caught.value.exit_code == 4
 
 
@@ -86,11 +81,11 @@ def test_cuda_properties(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: played)
-    found = device_info(torch.device("cuda", 1))
+    found = measured(torch.device("cuda", 1)).info()
     assert (found.index, found.uuid, found.sms, found.capability) == (1, "GPU-1b2c", 132, (9, 0))
     assert (found.memory_bytes, found.l2_bytes) == (80 << 30, 50 << 20)
     with pytest.raises(MeasurementError, match="cuda:2"):
-        device_info(torch.device("cuda", 2))
+        measured(torch.device("cuda", 2)).info()
 
 
 def test_system_files(tmp_path: Path) -> None:

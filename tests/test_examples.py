@@ -111,6 +111,7 @@ def test_the_comparison(
     assert "new takes 2.00 times base (2.00 to 2.00): slower" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step_ns", "code"), [(1_000, 3), (10**12, 0)])
 def test_the_gate(trained: Path, tmp_path: Path, step_ns: int, code: int) -> None:
     """Against steps that are far faster, and far slower, than this machine can be."""

@@ -24,7 +24,7 @@ def stepped(optimizer: torch.optim.Optimizer, layer: nn.Linear, steps: int) -> i
         optimizer.step(closure)
     markers = Markers()
     markers.adopt([layer])
-    found = memory_of(markers, optimizer, torch.device("cpu"))
+    found = memory_of(markers, optimizer, None)
     assert (found.weights_bytes, found.gradients_bytes) == (WEIGHTS, WEIGHTS)
     return found.optimizer_bytes
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from loraprof.errors import InputError
+from loraprof.store.kineto import feed
 from loraprof.store.kineto.feed import Feed, Inflated, repaired
-from loraprof.store.kineto.read import feed
 
 TRICKY = 'a"},{"ph":"X"}, {' + "]}\\"
 

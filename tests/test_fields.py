@@ -86,6 +86,7 @@ def listed(kind: str) -> set[str]:
     return {row[0].strip(" `") for row in rows if row[column + 1].strip() == "yes"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("LORAPROF_GOLDEN") == "write", reason="the page is being written")
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_page_promises_is_there(kind: str, tmp_path: Path) -> None:
@@ -95,6 +96,7 @@ def test_what_the_page_promises_is_there(kind: str, tmp_path: Path) -> None:
     assert not {path for path in promised if within(path, null)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("LORAPROF_GOLDEN") != "write", reason="only on request")
 def test_write_the_page(tmp_path: Path) -> None:
     found = {}

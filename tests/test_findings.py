@@ -53,6 +53,7 @@ def test_every_unit_of_evidence_is_one_that_reads_well() -> None:
     assert "share" in used
 
 
+@pytest.mark.slow
 def test_largest_gain_first_and_blockers_before_all() -> None:
     report = loraprof.diagnose(made(synthetic("bandwidth-v5")))
     gains = [f.gain.ns if f.gain else 0 for f in report.findings]
@@ -81,6 +82,7 @@ def test_a_full_step_has_no_advice_on_adapters() -> None:
         assert not [i for i in found(made(run, **workload(run.recording))) if i[0] in "LGW"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "overrides", "cause", "silent"),
     [

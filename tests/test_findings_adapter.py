@@ -18,6 +18,7 @@ TINY = "tiny-llama-cpu"
 BF16 = "dtype=bfloat16"
 
 
+@pytest.mark.slow
 def test_fp32_adapters_on_a_bf16_base() -> None:
     finding = found(recorded(TINY, BF16))["L2"]
     seen = facts(finding)
@@ -29,6 +30,7 @@ def test_fp32_adapters_on_a_bf16_base() -> None:
     assert finding.gain.low <= finding.gain.speedup <= finding.gain.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("near", [(BF16, "adapter_dtype=same"), ("dtype=float32",), (BF16, "autocast=bfloat16")])
 def test_no_fp32_products_no_finding(near: tuple[str, ...]) -> None:
     assert "L2" not in found(recorded(TINY, *near))
@@ -42,6 +44,7 @@ def test_fp32_adapters_on_a_gpu() -> None:
     assert "L2" not in found(made(shaped(variant="V1", **large)))
 
 
+@pytest.mark.slow
 def test_casts_that_autocast_undoes() -> None:
     finding = found(recorded(TINY, BF16, "autocast=bfloat16"))["L3"]
     seen = facts(finding)
@@ -51,6 +54,7 @@ def test_casts_that_autocast_undoes() -> None:
     assert "disable_input_dtype_casting" in finding.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "near", [(BF16,), (BF16, "autocast=bfloat16", "adapter_dtype=same"), ("dtype=float32", "autocast=bfloat16")]
 )
@@ -58,6 +62,7 @@ def test_casts_that_are_needed(near: tuple[str, ...]) -> None:
     assert "L3" not in found(recorded(TINY, *near))
 
 
+@pytest.mark.slow
 def test_dropout_in_the_adapter() -> None:
     finding = found(recorded(TINY, "dropout=0.1"))["L4"]
     seen = facts(finding)
@@ -66,11 +71,13 @@ def test_dropout_in_the_adapter() -> None:
     assert "lora_dropout=0.0" in finding.remedy
 
 
+@pytest.mark.slow
 def test_dropout_of_the_base_only() -> None:
     assert "L4" not in found(recorded("gpt2-xl"))  # GPT-2 drops out in its blocks
     assert "L4" not in found(recorded(TINY))
 
 
+@pytest.mark.slow
 def test_every_linear_is_a_target() -> None:
     finding = found(recorded(TINY))["L6"]
     seen = facts(finding)
@@ -78,6 +85,7 @@ def test_every_linear_is_a_target() -> None:
     assert "target_modules=['q_proj', 'v_proj']" in finding.remedy
 
 
+@pytest.mark.slow
 def test_the_remedy_for_too_many_targets_is_enough() -> None:
     narrow = recorded(TINY, "targets=q_proj,v_proj")
     assert "L6" not in found(narrow)
@@ -120,6 +128,7 @@ def test_the_ridge_is_that_of_the_adapters_own_dtype() -> None:
     assert "L5" not in found(made(run))  # no rate is known
 
 
+@pytest.mark.slow
 def test_a_dense_weight_difference() -> None:
     finding = found(toy("dora"))["L7"]
     assert facts(finding)["layers that build a matrix as large as their weight"] == 4
@@ -127,6 +136,7 @@ def test_a_dense_weight_difference() -> None:
     assert "L7" not in found(toy("plain"))
 
 
+@pytest.mark.slow
 def test_a_value_read_in_the_adapter() -> None:
     finding = found(toy("item"))["L8"]
     seen = facts(finding)

@@ -10,6 +10,7 @@ from loraprof.model.recording import DeviceInfo, GemmRate, Memory
 TINY = "tiny-llama-cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["reentrant", "non-reentrant"])
 def test_checkpointing(mode: str) -> None:
     finding = found(recorded(TINY, f"checkpointing={mode}"))["B2"]
@@ -31,6 +32,7 @@ def test_needless_checkpointing() -> None:
     assert 1.3 < spare.gain.speedup < 1.45  # the recomputed forward is 28 % of this step
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary() -> None:
     finding = found(toy("vocabulary"))["B6"]
     seen = facts(finding)
@@ -40,6 +42,7 @@ def test_a_large_vocabulary() -> None:
     assert "B6" not in found(made(shaped(hidden=4096, ffn=11008, tokens=4096, vocab=1024)))
 
 
+@pytest.mark.slow
 def test_a_head_that_trains_in_full() -> None:
     seen = facts(found(toy("save"))["B7"])
     assert seen["parameters trained in full"] == 64 * 128
@@ -47,6 +50,7 @@ def test_a_head_that_trains_in_full() -> None:
     assert "B7" not in found(toy("plain"))
 
 
+@pytest.mark.slow
 def test_a_base_that_trains() -> None:
     finding = found(toy("unfrozen"))["G5"]
     assert finding.severity == "blocker"
@@ -56,6 +60,7 @@ def test_a_base_that_trains() -> None:
     assert "G5" not in found(recorded(TINY, "arm=full"))
 
 
+@pytest.mark.slow
 def test_adapters_without_gradients() -> None:
     finding = found(toy("reentrant"))["G5"]
     assert facts(finding)["of them without a gradient after backward"] == 8
@@ -63,6 +68,7 @@ def test_adapters_without_gradients() -> None:
     assert "G5" not in found(toy("non-reentrant"))
 
 
+@pytest.mark.slow
 def test_experts_one_by_one() -> None:
     seen = facts(found(toy("experts"))["B9"])
     assert seen["experts that ran one by one"] == 16
@@ -70,6 +76,7 @@ def test_experts_one_by_one() -> None:
     assert "B9" not in found(toy("grouped-experts"))
 
 
+@pytest.mark.slow
 def test_attention_in_pieces() -> None:
     """Attention dropout on a CPU keeps SDPA from its fused kernel."""
     seen = facts(found(recorded("gpt2-xl"))["B3"])

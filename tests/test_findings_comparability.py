@@ -113,6 +113,7 @@ def test_a_trace_that_begins_in_the_midst_of_training(tmp_path: Path, queued: bo
     assert ("G3" in {f.id for f in report.findings}) == (not queued)
 
 
+@pytest.mark.slow
 def test_padding() -> None:
     finding = found(toy("padding"))["G4"]
     seen = facts(finding)
@@ -123,12 +124,14 @@ def test_padding() -> None:
     assert "G4" not in found(toy("plain"))
 
 
+@pytest.mark.slow
 def test_recompilation_within_the_run() -> None:
     assert facts(found(toy("recompile"))["H3"])["recompilations"] > 0
     assert "H3" not in found(toy("compiled"))
     assert "H3" not in found(toy("plain"))
 
 
+@pytest.mark.slow
 def test_a_loader_and_a_pause() -> None:
     """On a real step: the input pipeline is H4, a pause in a module is H2."""
     late = found(toy("slow-data"))

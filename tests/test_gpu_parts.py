@@ -164,6 +164,7 @@ def test_a_bug_in_an_arm_is_no_lack_of_memory(options: Options, monkeypatch: pyt
         timed_arms(spec_of(options, "tinyllama-1.1b", {}), ("lora",), 10**8)
 
 
+@pytest.mark.slow
 def test_a_recordings_figures_and_its_copy_to_publish(options: Options, tmp_path: Path) -> None:
     place = recorded("tiny-llama-cpu")
     report = diagnose(place)

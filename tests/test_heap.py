@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from loraprof.workloads import heap
+from loraprof.capture.device import heap
 
 FAULTS = """
 import resource, sys, torch
-from loraprof.workloads import heap
+from loraprof.capture.device import heap
 if sys.argv[1] == "kept":
     heap.keep_freed_memory()
 for _ in range(12):  # what glibc keeps back per thread (seven small chunks of a size) has to fill first
@@ -26,6 +26,7 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(heap._libc() is None, reason="the C library is not glibc")
 def test_a_kept_heap_takes_no_page_twice() -> None:
     """64 MiB are 16,384 pages of 4 KiB (or fewer, larger ones)."""

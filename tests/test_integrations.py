@@ -129,3 +129,30 @@ def test_the_frame_holds_the_page_and_nothing_else() -> None:
     assert before == "<iframe srcdoc="
     assert html.unescape(page).encode() == to_html(report())
     assert after.count("<") == 1  # the closing tag
+
+
+@pytest.mark.slow
+def test_a_cell_can_be_profiled(tmp_path: Path) -> None:
+    pytest.importorskip("IPython", reason="pip install 'loraprof[notebook]'")
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    cell = """
+import torch
+layer = torch.nn.Linear(64, 64)
+optimizer = torch.optim.SGD(layer.parameters())
+for _ in range(40):
+    layer(torch.ones(8, 64)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+    try:
+        loraprof.load_ipython_extension(shell)
+        made = shell.run_cell_magic("loraprof", str(tmp_path / "cell.loraprof"), cell)
+        assert made.source.kind == "recording"
+        assert made.timing.unprofiled.steps > 2
+        with pytest.raises(ZeroDivisionError):
+            shell.run_cell_magic("loraprof", str(tmp_path / "failed.loraprof"), "1 / 0")
+        assert not (tmp_path / "failed.loraprof").exists()
+    finally:
+        InteractiveShell.clear_instance()

@@ -4,11 +4,14 @@ import gc
 from collections.abc import Callable
 
 import pytest
+import torch
 
+from loraprof.capture.device.cpu import Cpu
 from loraprof.capture.device.memory import is_out_of_memory
+from loraprof.capture.device.protocol import DeviceState
 from loraprof.comparison.ratios import ratios_of
 from loraprof.errors import MeasurementError
-from loraprof.runs.compare.interleave import DeviceState, HostTimer, interleave
+from loraprof.runs.compare.interleave import StepTimer, interleave
 
 MS = 1_000_000
 
@@ -35,8 +38,8 @@ class Machine:
     def clock(self) -> int:
         return self.now
 
-    def timer(self) -> HostTimer:
-        return HostTimer(self.clock)
+    def timer(self) -> StepTimer:
+        return StepTimer(Cpu(torch.device("cpu"), self.clock))
 
 
 def noisy(ns: int) -> Callable[[int], int]:
@@ -144,9 +147,9 @@ def test_no_arm_left_is_an_error_and_other_errors_pass() -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(MeasurementError, match="no memory"):
-        interleave({"a": starved}, HostTimer(), 10**9)
+        interleave({"a": starved}, StepTimer(Cpu(torch.device("cpu"))), 10**9)
     with pytest.raises(RuntimeError, match="shapes"):
-        interleave({"a": wrong}, HostTimer(), 10**9)
+        interleave({"a": wrong}, StepTimer(Cpu(torch.device("cpu"))), 10**9)
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
     assert not is_out_of_memory(RuntimeError("shapes"))
 

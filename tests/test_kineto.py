@@ -16,7 +16,7 @@ from kineto_events import MINIMAL, event, host_rows, read, read_events
 
 from loraprof.model.trace import Collective, DeviceFacts, Faults, Shapes, Trace
 from loraprof.model.vocabulary import DeviceKind, HostKind
-from loraprof.store.kineto.read import feed
+from loraprof.store.kineto import feed
 
 
 def content(trace: Trace) -> dict[str, Any]:

@@ -58,8 +58,10 @@ def test_negative_and_huge_durations() -> None:
 
 def test_device_records_without_start_or_duration_are_an_error_marker() -> None:
     marked = [event("kernel", ts=0), event("kernel", dur=0), event("gpu_memcpy", ts=0, dur=0)]
-    trace = read_events(*marked, event("cpu_op"))
+    trace = read_events(*marked, event("cpu_op", dur=5.5))
     assert (len(trace.device), trace.faults) == (0, Faults(zero_timestamps=3))
+    whole = read_events(*marked, event("cpu_op"))  # in whole microseconds a short record lasts none
+    assert (len(whole.device), whole.faults) == (1, Faults(zero_timestamps=2))
     assert read_events(event("cpu_op", ts=0, dur=0)).faults == Faults()
 
 

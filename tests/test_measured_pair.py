@@ -14,6 +14,8 @@ from loraprof.comparison.recordings import load_recorded
 from loraprof.model.compare import ArmResult, Comparison
 from loraprof.report.terminal.render import to_text
 
+pytestmark = pytest.mark.slow
+
 
 def profiled(place: Path, step_ns: int, *overrides: str) -> Profiled:
     return load_recorded(variant(recorded("tiny-llama-cpu", *overrides), place, timed(step_ns)))

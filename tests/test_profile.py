@@ -10,16 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
+from warm import python
 
 import loraprof
 
+pytestmark = pytest.mark.slow
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
 def run(cwd: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "loraprof", *args]
-    environment = {**os.environ, **env}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
+    return python("-m", "loraprof", *args, cwd=cwd, **env)
 
 
 def files(folder: Path) -> list[str]:
@@ -44,9 +44,7 @@ def test_a_bare_loop(tmp_path: Path) -> None:
 
 
 def test_finish_lets_the_script_go_on_with_its_own_exit_code(tmp_path: Path) -> None:
-    plain = subprocess.run(
-        [sys.executable, str(SCRIPTS / "bare.py"), "--lr", "1e-3"], capture_output=True, text=True, check=True
-    )
+    plain = python(str(SCRIPTS / "bare.py"), "--lr", "1e-3")
     done = run(
         tmp_path, "profile", "--finish", "--record", "x.loraprof", str(SCRIPTS / "bare.py"), "--lr", "1e-3", CODE="7"
     )

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from loraprof.capture.compiled.dynamo import is_wrapper, named_modules
-from loraprof.capture.compiled.graph_names import graph_nodes
 from loraprof.capture.compiled.provenance import FRAME, NOWHERE, Origin, Places, Provenance, parts_of
 from loraprof.capture.compiled.watch import CompileWatch
+from loraprof.capture.device.graph_names import graph_nodes
 from loraprof.capture.modules.markers import Markers
 from loraprof.model.recording import ModuleInfo
 

@@ -13,6 +13,8 @@ import loraprof
 from loraprof.model.report import Report
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
+pytestmark = pytest.mark.slow
+
 TINY = "tiny-llama-cpu"
 BF16 = "dtype=bfloat16"
 
@@ -83,7 +85,6 @@ def test_gradients_arrive_with_the_other_kind_of_checkpointing() -> None:
     assert "G5" not in found(toy("non-reentrant"))
 
 
-@pytest.mark.slow
 def test_workers_load_while_the_step_runs() -> None:
     """num_workers=4: each batch takes 80 ms to make, so the step can fall to a quarter of that."""
     before, after = report(toy("slow-data")), report(toy("prefetched-data"))

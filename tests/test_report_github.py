@@ -5,6 +5,7 @@ from sample_comparison import comparison
 from sample_report import report
 
 from loraprof.report.github import to_github
+from loraprof.report.views.answer import headline
 
 COMMAND = re.compile(r"::(error|warning|notice) title=([^:,\n]*)::(.*)")
 
@@ -14,7 +15,7 @@ def test_one_command_per_finding_after_the_verdict() -> None:
     found = [COMMAND.fullmatch(line) for line in lines]
     assert all(found)
     assert [m.group(1) for m in found if m] == ["notice", "warning", "notice", "notice"]
-    assert lines[0] == f"::notice title=loraprof::{report().verdict.sentence}"
+    assert lines[0] == f"::notice title=loraprof::{headline(report())}"
 
 
 def test_a_blocker_is_an_error() -> None:

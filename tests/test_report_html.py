@@ -91,7 +91,7 @@ def test_the_stacked_bar_fills_its_box() -> None:
     widths = [float(a["width"] or 0) for t, a in page.tags if t == "rect"]
     assert sum(widths) == pytest.approx(1000, abs=0.01)
     label = next(a["aria-label"] for t, a in page.tags if t == "svg")
-    assert "adapter 25.2 %" in (label or "")
+    assert "adapter 26.1 %" in (label or "")
 
 
 def test_every_column_head_can_be_reached_and_sorts_by_numbers() -> None:

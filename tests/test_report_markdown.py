@@ -43,5 +43,5 @@ def test_details_are_folded_and_closed() -> None:
 
 def test_findings_and_headline_are_there() -> None:
     text = to_markdown(report()).decode()
-    assert text.splitlines()[2].startswith("**LoRA is predicted to be 1.31x faster")
+    assert text.splitlines()[2].startswith("**LoRA is 1.31x faster")
     assert "**L2 fp32 adapters on a bf16 base: every adapter call casts up and down** (major)" in text

@@ -5,38 +5,21 @@ from sample_comparison import comparison
 from sample_report import bare_report, report
 
 from loraprof.model.compare import ArmResult, Bar, Waterfall
-from loraprof.model.report import Report
-from loraprof.report.document import Facts, Table
+from loraprof.model.report import Interval, Unprofiled
+from loraprof.report.document import Facts, Proposals, Table
 from loraprof.report.terminal.render import to_text
 from loraprof.report.views import compare as view_compare
+from loraprof.report.views.adapter import saved_rows
+from loraprof.report.views.answer import lowered
+from loraprof.report.views.as_it_runs import as_it_runs, as_profiled
 from loraprof.report.views.report import partition_bar, view
 from loraprof.report.views.tables import (
     idle_causes,
     kernel_table,
     phase_roles,
-    short_kernel,
     traffic_sentence,
     traffic_table,
 )
-
-
-@pytest.mark.parametrize(
-    ("name", "short"),
-    [
-        ("aten::mm", "aten::mm"),
-        ("sm90_gemm_tn_n", "sm90_gemm_tn_n"),
-        ("void (anonymous namespace)::softmax_warp_forward<float, 4>(float*)", "softmax_warp_forward"),
-        (
-            "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float> >(int)",
-            "vectorized_elementwise_kernel<CUDAFunctor_add>",
-        ),
-        ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL"),  # noqa: E501
-        ("Memcpy DtoH (Device -> Pageable)", "Memcpy DtoH (Device -> Pageable)"),
-        ("<lambda>", "<lambda>"),
-    ],
-)  # fmt: skip
-def test_short_kernel(name: str, short: str) -> None:
-    assert short_kernel(name) == short
 
 
 def test_the_bar_holds_the_whole_step() -> None:
@@ -92,36 +75,99 @@ def test_what_is_absent_says_so() -> None:
     assert sections["kernels"].title == "Top ops"
 
 
-def test_the_account_never_turns_unknown_into_zero() -> None:
-    account = account_of(report())
-    assert account is not None
-    texts = {row[0].text: row[1].text for row in account.rows}
-    assert texts["saved: communication"] == "n/a"
-    assert texts["saved: weight gradients of the frozen layers"] == "-98.20"
-
-
-def test_the_account_adds_up_to_the_two_steps() -> None:
+def test_the_account_adds_up_to_the_two_steps_and_the_frozen_one() -> None:
     given = report()
+    rows, adapter, now = saved_rows(given), given.adapter, given.timing.unprofiled
+    assert rows is not None
+    assert adapter is not None
+    assert now is not None
+    assert adapter.predicted_full_ns is not None
+    assert adapter.added_ns is not None
+    assert adapter.predicted_frozen_ns == now.median_ns - adapter.added_ns
+    assert adapter.predicted_full_ns - sum(ns for _, ns in rows) + adapter.added_ns == now.median_ns
+    assert "communication" not in dict(rows)  # unknown is no zero
+
+
+def test_what_the_adapters_add_is_the_sum_of_its_rows() -> None:
+    given = as_it_runs(report())
+    section = next(s for s in view(report()).sections if s.id == "adapter")
+    table = next(b for b in section.blocks if isinstance(b, Table))
     assert given.adapter is not None
-    assert given.timing.unprofiled is not None
-    assert given.adapter.predicted_full_ns is not None
-    account = account_of(given)
-    assert account is not None
-    total = account.footer[0][1].value
-    assert total == given.timing.unprofiled.median_ns - given.adapter.predicted_full_ns
-    assert sum(row[1].value or 0 for row in account.rows) == total
+    assert sum(row[3].value or 0 for row in table.rows) == table.footer[0][3].value == given.adapter.added_ns
 
 
 def test_without_a_predicted_full_step_there_is_no_account() -> None:
     given = report()
     assert given.adapter is not None
-    assert account_of(replace(given, adapter=replace(given.adapter, predicted_full_ns=None))) is None
+    without = replace(given, adapter=replace(given.adapter, predicted_full_ns=None))
+    assert next(s.id for s in view(without).sections) == "time"
+    assert [s.id for s in view(given).sections][:2] == ["account", "time"]
 
 
-def account_of(given: Report) -> Table | None:
-    section = next(s for s in view(given).sections if s.id == "adapter")
-    tables = [b for b in section.blocks if isinstance(b, Table)]
-    return next((t for t in tables if t.columns[0].title.startswith("against")), None)
+def test_the_page_is_of_the_step_without_the_profiler() -> None:
+    given = report()
+    shown, step, plain = as_it_runs(given), given.step(), given.unprofiled
+    assert step is not None
+    assert plain is not None
+    moved = shown.step()
+    assert moved is not None
+    assert (moved.wall_ns, moved.partition) == (plain.wall_ns, plain.partition)
+    assert as_it_runs(as_profiled(given)).step() == step
+    assert "without the profiler" in next(s.title for s in view(given).sections if s.id == "time")
+    other = view(as_profiled(given))
+    assert "under the profiler" in next(s.title for s in other.sections if s.id == "time")
+    assert other.headline.startswith("Shares are of the step under the profiler, which takes")
+
+
+def test_kernels_and_modules_are_scaled_to_the_partition_by_role() -> None:
+    """A CPU's ops take less without the profiler: half, here."""
+    given = report()
+    step, plain = given.step(), given.unprofiled
+    assert step is not None
+    assert plain is not None
+    rows = [replace(p, ns=2 * p.ns if p.kind == "busy" else p.ns) for p in plain.partition]
+    slow = replace(step, partition=rows, wall_ns=sum(p.ns for p in rows))
+    twice = replace(given, steps=[slow if s.name == step.name else s for s in given.steps])
+    shown = as_it_runs(twice)
+    assert [k.total_ns for k in shown.kernels] == [round(k.total_ns / 2) for k in twice.kernels]
+    reached, before = ([k.roof_ns / k.total_ns for k in r.kernels if k.roof_ns] for r in (shown, twice))
+    assert reached == pytest.approx(before, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("full_ms", "low", "high", "said"),
+    [
+        (100, 95, 105, "LoRA is 4.12x slower than full fine-tuning here: 412 ms against 100 ms [95, 105] predicted."),
+        (824, 700, 950, "LoRA is 2.00x faster than full fine-tuning here: 412 ms against 824 ms [700, 950] predicted."),
+        (412, 300, 500, "LoRA is about as fast as full fine-tuning here, neither is established: 412 ms against"),
+        (412, 0, 900, "Whether LoRA is faster than full fine-tuning here is not known: 412 ms against 412 ms [0, 900]"),
+    ],
+)
+def test_the_answer_comes_first(full_ms: int, low: int, high: int, said: str) -> None:
+    given = report()
+    assert given.adapter is not None
+    interval = Interval(low=low * 10**6, high=high * 10**6)
+    adapter = replace(given.adapter, predicted_full_ns=full_ms * 10**6, predicted_full_interval=interval)
+    verdict = replace(given.verdict, basis="predicted")
+    now = Unprofiled(median_ns=412 * 10**6, low_ns=411 * 10**6, high_ns=413 * 10**6, steps=20)
+    timing = replace(given.timing, unprofiled=now)
+    assert view(replace(given, adapter=adapter, verdict=verdict, timing=timing)).headline.startswith(said)
+
+
+def test_a_title_within_a_sentence() -> None:
+    titles = {"Too many target modules": "too many", "LoRA is the wrong lever": "LoRA is", "GC ran": "GC ran"}
+    assert all(lowered(title).startswith(start) for title, start in titles.items())
+    assert lowered("fp32 adapters") == "fp32 adapters"
+
+
+def test_changes_that_keep_the_training_come_first_and_numbers_run_on() -> None:
+    section = next(s for s in view(report()).sections if s.id == "do")
+    block = section.blocks[0]
+    assert isinstance(block, Proposals)
+    items = [item for _, items in block.groups for item in items]
+    assert [item.number for item in items] == list(range(1, len(items) + 1))
+    assert len(items) <= 4
+    assert block.groups[0][0] == "Do this, same training"
 
 
 def test_the_waterfall_adds_up_when_small_bars_are_summed() -> None:

@@ -10,7 +10,7 @@ import pytest
 from reports import REAL, real
 
 from loraprof.errors import InputError
-from loraprof.store.kineto.read import feed
+from loraprof.store.kineto import feed
 from loraprof.store.kineto.rewrite import Change, rewrite, runtime_category
 
 TRAPS = [

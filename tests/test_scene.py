@@ -61,6 +61,7 @@ def test_an_idle_slice_blames_the_call_that_launched_what_ended_it() -> None:
     assert trace.names
 
 
+@pytest.mark.slow
 def test_a_cpu_step_has_no_streams_and_tiles_too() -> None:
     scene = job_of(recorded("tiny-llama-cpu")).scene()
     assert scene is not None

@@ -1,22 +1,21 @@
 """Another arm of an unmodified script: applied after its first step, or refused with the reason."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm import python
 
 import loraprof
 
+pytestmark = pytest.mark.slow
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
 def profile(cwd: Path, arm: str, script: str, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "loraprof", "profile", "--arm", arm, "--record", f"{arm}.loraprof"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = ["-m", "loraprof", "profile", "--arm", arm, "--record", f"{arm}.loraprof"]
     command += ["--format", "json", "-o", f"{arm}.json", "--quiet", str(SCRIPTS / script), *args]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
+    return python(*command, cwd=cwd)
 
 
 def roles(path: Path) -> set[str]:
@@ -25,7 +24,6 @@ def roles(path: Path) -> set[str]:
     return {p.role for p in step.partition if p.kind == "busy"}
 
 
-@pytest.mark.slow
 def test_the_trainer_as_full_and_as_frozen(tmp_path: Path) -> None:
     for arm in ("full", "frozen"):
         done = profile(tmp_path, arm, "trainer.py", str(tmp_path / "out"))

@@ -100,6 +100,7 @@ def test_random_steps(seed: int, tmp_path: Path) -> None:
     assert_same_time(analyse(read_trace(tmp_path / "x.json")))
 
 
+@pytest.mark.slow
 def test_a_cpu_recording() -> None:
     source = load_source(recorded("tiny-llama-cpu"))
     assert_same_time(analyse(read_trace(source.traces[0]), source.recording))

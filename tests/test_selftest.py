@@ -3,7 +3,6 @@
 import ctypes
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,24 +13,24 @@ import msgspec
 import pytest
 import torch
 from builders import op, step, trace_of
+from warm import python
 
+from loraprof.capture.device import cuda
 from loraprof.cli.app import run
 from loraprof.diagnosis.build import build_report
 from loraprof.errors import MeasurementError
 from loraprof.model.selftest import SelfTest
-from loraprof.selftest import measure, pause
+from loraprof.selftest import measure
 from loraprof.selftest.measure import selftest, step_alone
 from loraprof.selftest.plant import TIMED, NotHere, Plant, Quantity, Work, judge
 from loraprof.selftest.registry import PLANTS
 from loraprof.selftest.run import REPEATS, Kineto, Planted, plant_all
 
 CPU = torch.device("cpu")
-HERE = Path(__file__).parent
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "loraprof", "selftest", *words]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, cwd=HERE.parent)
+    return python("-m", "loraprof", "selftest", *words)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +43,7 @@ def found(done: subprocess.CompletedProcess[str]) -> SelfTest:
     return msgspec.json.decode(done.stdout, type=SelfTest, strict=True)
 
 
+@pytest.mark.slow
 def test_counts_are_exact_on_a_cpu(found: SelfTest) -> None:
     rows = {(row.plant, row.what): row for row in found.rows}
     expected = [(p.name, q) for p in PLANTS for q in p.quantities if "cpu" in p.kinds and "cpu" in q.kinds]
@@ -55,17 +55,20 @@ def test_counts_are_exact_on_a_cpu(found: SelfTest) -> None:
     assert all(row.reported for row in found.rows if row.unit in TIMED)
 
 
+@pytest.mark.slow
 def test_what_needs_a_gpu_says_so(found: SelfTest) -> None:
     gpu = [plant.name for plant in PLANTS if "cpu" not in plant.kinds]
     assert [(s.plant, s.reason, s.failed) for s in found.skipped] == [(name, "needs CUDA", False) for name in gpu]
 
 
+@pytest.mark.slow
 def test_the_exit_code_follows_the_result(done: subprocess.CompletedProcess[str], found: SelfTest) -> None:
     assert found.ok == all(row.ok for row in found.rows)
     assert done.returncode == (0 if found.ok else 3)
     assert json.loads(done.stdout)["schema"] == "loraprof.selftest/1"
 
 
+@pytest.mark.slow
 def test_the_table_marks_every_row() -> None:
     done = command("--quiet", "--only", "lora,item")
     assert (done.returncode, done.stderr) == (0, "")
@@ -164,6 +167,7 @@ def failing(after: int, error: Exception) -> Callable[[], Sequence[float]]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "kept"),
     [(0, None), (1, None), (2, None), (3, 0), (5, 2)],
@@ -186,6 +190,7 @@ def test_a_plant_that_fails_leaves_the_others_alone(after: int, kept: int | None
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 def test_a_plant_that_cannot_be_made_is_left_out() -> None:
     def make(device: torch.device) -> Work:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -244,10 +249,10 @@ def test_a_pause_is_a_host_function_in_the_streams_order(monkeypatch: pytest.Mon
 
     library = ctypes.CDLL
     driver = SimpleNamespace(cuLaunchHostFunc=launch)
-    monkeypatch.setattr(pause.ctypes, "CDLL", lambda name: driver if name == "libcuda.so.1" else library(name))
-    stream: Any = SimpleNamespace(cuda_stream=3)
-    pause.host_pause(stream, 100)
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: driver if name == "libcuda.so.1" else library(name))
+    stream, gpu = SimpleNamespace(cuda_stream=3), cuda.Cuda(torch.device("cuda"))
+    gpu.pause(stream, 100)
     assert calls == [(3, 0)]
     monkeypatch.setattr(driver, "cuLaunchHostFunc", lambda *given: 400)
     with pytest.raises(RuntimeError, match="CUDA error 400"):
-        pause.host_pause(stream, 100)
+        gpu.pause(stream, 100)

@@ -6,8 +6,9 @@ import pytest
 from typer.main import get_command
 
 from loraprof.cli.app import ClickException, app
-from loraprof.cli.workload_options import as_words, workload_options
+from loraprof.cli.workload_options import workload_options
 from loraprof.errors import UsageError
+from loraprof.runs.compare.workers import settings
 
 
 def parsed(*args: str) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def test_any_field_of_a_preset_can_be_set() -> None:
 
     verb(rank=4, set=["config.hidden_size=256", "lr=0.1"])
     assert seen == [{"rank": 4, "config.hidden_size": "256", "lr": "0.1"}]
-    assert as_words(seen[0]) == ["--rank", "4", "--set", "config.hidden_size=256", "--set", "lr=0.1"]
+    assert settings(seen[0]) == ["--set", "rank=4", "--set", "config.hidden_size=256", "--set", "lr=0.1"]
     assert parsed("tiny-llama-cpu", "--set", "lr=0.1", "--set", "clip=2")["set"] == ["lr=0.1", "clip=2"]
     with pytest.raises(UsageError, match="is not KEY=VALUE"):
         verb(set=["lr"])

@@ -112,6 +112,8 @@ def test_tensorboard_shows_device_times_curves_and_the_diagnosis(tmp_path: Path)
     (logdir / "unchanged").mkdir()
     write(logdir / "unchanged" / "raw_0.1.pt.trace.json", hand_made())
     with board(logdir, len(paths) + 1) as shown:
+        assert shown.get("data/plugins_listing")["loraprof"]["enabled"]
+        assert shown.get("data/plugin/loraprof/runs") == sorted(paths)
         assert shown.device_us("hand") == {"aten::mm": KERNELS_US["gemm"], "aten::relu": KERNELS_US["relu"]}
         assert shown.kernels_us("hand") == KERNELS_US
         assert shown.device_us("unchanged", "raw_0") == {}  # what the export is for
@@ -128,3 +130,27 @@ def test_tensorboard_shows_device_times_curves_and_the_diagnosis(tmp_path: Path)
             assert "Where the step goes" in text["text"]
             assert "details" not in text["text"]
             assert "\\" not in text["text"]
+
+
+def test_the_tab_lists_runs_with_a_page_and_serves_no_other_file(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from werkzeug.test import Client
+
+    from loraprof.integrations.tensorboard import LoraprofPlugin
+
+    (tmp_path / "secret.txt").write_text("mine")
+    (tmp_path / "without").mkdir()
+    plugin = LoraprofPlugin(SimpleNamespace(logdir=str(tmp_path)))
+    assert not plugin.is_active()
+    path = write(tmp_path / "hand.json", hand_made())
+    assert run(["export", str(path), "--to", "tensorboard", "-o", str(tmp_path / "a" / "b"), "--quiet"]) == 0
+    assert plugin.is_active()
+    apps = {name: Client(app) for name, app in plugin.get_plugin_apps().items()}
+    assert apps["/runs"].get("/").json == ["a/b"]
+    page = apps["/page"].get("/?run=a/b")
+    assert page.data == (tmp_path / "a" / "b" / "loraprof.page.html").read_bytes()
+    assert [apps["/page"].get(f"/?run={name}").status_code for name in ("", "..", "a", "../secret.txt")] == [404] * 4
+    script = apps["/index.js"].get("/")
+    assert script.content_type == "application/javascript"
+    assert "http" not in script.text  # nothing from elsewhere

@@ -9,7 +9,7 @@ from provoke import made, synthetic
 from recorded import recorded
 
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.analysis.step.unprofiled import LEAST, MOST, unprofiled_ns
+from loraprof.analysis.step.unprofiled import LEAST, MOST, scaled_ledger, unprofiled_ns
 from loraprof.model.recording import Calibration, CopyRate, GemmRate, Recording
 from loraprof.store.kineto.read import read_trace
 from loraprof.store.recordings import load_source
@@ -33,6 +33,7 @@ def step() -> tuple[Analysis, Any, Recording]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.5, 0.9, 0.999, 1.0, 1.3])
 def test_entries_sum_to_the_unprofiled_step(step: tuple[Analysis, Any, Recording], factor: float) -> None:
     analysis, ledger, recording = step
@@ -42,6 +43,7 @@ def test_entries_sum_to_the_unprofiled_step(step: tuple[Analysis, Any, Recording
         assert unprofiled_ns(analysis, ledger, plain, total).sum() == pytest.approx(total)
 
 
+@pytest.mark.slow
 def test_the_difference_is_taken_from_events_before_all_is_scaled(step: tuple[Analysis, Any, Recording]) -> None:
     """A difference that MOST times the calibrated cost covers leaves long entries as long as they were."""
     analysis, ledger, recording = step
@@ -57,6 +59,17 @@ def test_the_difference_is_taken_from_events_before_all_is_scaled(step: tuple[An
     assert np.all(time >= LEAST * 0.9 * ledger.ns)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("total", [1, 12_345_677, 99_999_999])
+def test_whole_nanoseconds_sum_exactly(step: tuple[Analysis, Any, Recording], total: int) -> None:
+    analysis, ledger, recording = step
+    whole = scaled_ledger(analysis, ledger, recording, total)
+    assert int(whole.ns.sum()) == total
+    assert np.abs(whole.ns - unprofiled_ns(analysis, ledger, recording, total)).max() <= 1
+    assert sum(p.ns for p in whole.parts()) == total
+
+
+@pytest.mark.slow
 def test_a_step_that_was_faster_under_the_profiler_is_only_scaled(step: tuple[Analysis, Any, Recording]) -> None:
     analysis, ledger, recording = step
     time = unprofiled_ns(analysis, ledger, recording, int(ledger.ns.sum() * 2))

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.results import KernelTime, KernelTimes, Options
-from loraprof.capture.device.stopwatch import event_clock, host_clock
+from loraprof.capture.device.kinds import measured
+from loraprof.capture.device.stopwatch import host_clock
 from loraprof.model.trace import Trace
 from loraprof.model.vocabulary import HostKind
 from loraprof.selftest.device import LONG_CYCLES
@@ -81,7 +82,7 @@ def _burst(device: torch.device, work: Work) -> float:
         return host_clock(work, LAUNCHES) / LAUNCHES
     torch.cuda.synchronize()
     torch.cuda._sleep(LONG_CYCLES)  # type: ignore[no-untyped-call]
-    return event_clock(work, LAUNCHES) / LAUNCHES
+    return measured(device).once_ns(work, LAUNCHES) / LAUNCHES
 
 
 def _traced(trace: Trace, op: str) -> tuple[float, float]:

@@ -19,7 +19,8 @@ from loraprof.analysis.costmodel import VARIANTS, crossover_hidden
 from loraprof.analysis.costmodel.variants import Variant
 from loraprof.analysis.limits.rates import Rates
 from loraprof.capture.device.calibration_cache import cached_calibration
-from loraprof.capture.device.stopwatch import clock_of, median_ns
+from loraprof.capture.device.kinds import measured as seam
+from loraprof.capture.device.stopwatch import median_ns
 from loraprof.runs.compare.interleave import is_out_of_memory
 
 RANK: Final = 16
@@ -62,7 +63,7 @@ def measured(device: torch.device, hidden: int, tokens: int) -> Layer:
     w = torch.randn(hidden, hidden, device=device, dtype=bf16) / math.sqrt(hidden)
     dy = torch.randn(tokens, hidden, device=device, dtype=bf16)
     trained = w.clone().requires_grad_()
-    clock = clock_of(device)
+    clock = seam(device).time_ns
 
     def time_of(layer: Callable[[Tensor], Tensor], wanted: list[Tensor]) -> int:
         return median_ns(lambda: torch.autograd.grad(layer(x), [*wanted, x], dy), clock, BUDGET_NS)

@@ -15,13 +15,12 @@ import loraprof
 from benchmarks.gpu.recorded import recorded
 from benchmarks.gpu.results import Arm, Model, Options
 from benchmarks.gpu.workload import spec_of, words_of
+from loraprof.capture.device.kinds import measured
 from loraprof.comparison.ratios import Timed, arm_result, ratios_of
 from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.runs.compare.alternate import STEPS, WARM_UP, alternate
-from loraprof.runs.compare.arm_process import timer_of
-from loraprof.runs.compare.device_state import state_reader
-from loraprof.runs.compare.interleave import interleave, is_out_of_memory
+from loraprof.runs.compare.interleave import StepTimer, interleave, is_out_of_memory
 from loraprof.runs.compare.job import Job, Outcome
 from loraprof.runs.compare.workers import profile_pass, run_job
 from loraprof.workloads.batches import tokens_per_step
@@ -113,7 +112,7 @@ def _side_by_side(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int) -> tu
             refused[arm] = error.message
     if not steps:
         raise MeasurementError("; ".join(f"{arm}: {reason}" for arm, reason in refused.items()))
-    return interleave(steps, timer_of(device), budget_ns, state=state_reader(device)), refused
+    return interleave(steps, StepTimer(measured(device)), budget_ns, state=measured(device).state), refused
 
 
 def _arm(name: str, timed: Timed, reasons: dict[str, str]) -> Arm:

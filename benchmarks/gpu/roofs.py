@@ -11,7 +11,7 @@ from benchmarks.gpu.results import Options, Roofs
 from loraprof.analysis.limits.rates import Rates
 from loraprof.capture.device.calibrate import best_flops_per_s
 from loraprof.capture.device.calibration_cache import cached_calibration
-from loraprof.capture.device.stopwatch import clock_of
+from loraprof.capture.device.kinds import measured
 from loraprof.selftest.rates import matmul_dtype
 
 TIMES: Final = 30
@@ -39,7 +39,7 @@ def run(options: Options) -> Roofs:
 
 def best_gemm(device: torch.device, dtype: torch.dtype, side: int) -> float:
     """FLOP/s."""
-    clock = clock_of(device)
+    clock = measured(device).time_ns
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out, best = torch.empty_like(a), 0.0
     for factor in (b, b.t()):
@@ -51,7 +51,7 @@ def best_gemm(device: torch.device, dtype: torch.dtype, side: int) -> float:
 
 def best_copy(device: torch.device, size_bytes: int) -> float:
     """Bytes read plus written per second; half of ``size_bytes`` is read."""
-    clock = clock_of(device)
+    clock = measured(device).time_ns
     source = torch.ones(size_bytes // 8, device=device)
     target = torch.empty_like(source)
     target.copy_(source)

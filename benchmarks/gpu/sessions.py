@@ -14,8 +14,9 @@ from torch.profiler import record_function
 
 from benchmarks.gpu.results import Options, Session, Sessions
 from loraprof.analysis.analyse import analyse
+from loraprof.capture.device.kinds import measured
 from loraprof.model.vocabulary import HostKind
-from loraprof.selftest.run import Kineto, waiter
+from loraprof.selftest.run import Kineto
 from loraprof.store.kineto.read import read_trace
 
 STEPS: Final = 3
@@ -33,7 +34,7 @@ def run(options: Options) -> Sessions:
 
 
 def _session(device: torch.device, path: Path) -> Session:
-    x, wait = torch.zeros(1024, device=device), waiter(device)
+    x, wait = torch.zeros(1024, device=device), measured(device).synchronise
     recorder = Kineto(device)
     recorder.prepare()
     x.add_(1)

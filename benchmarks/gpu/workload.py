@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from benchmarks.gpu.results import Options
-from loraprof.cli.workload_options import as_words
 from loraprof.model.workload import WorkloadSpec
+from loraprof.runs.compare.workers import settings
 from loraprof.store.specs import load_workload
 from loraprof.workloads.shrink import shrink
 
@@ -27,4 +27,4 @@ def words_of(spec: WorkloadSpec) -> list[str]:
         if field not in BASE and new != old:
             changed[field] = ",".join(new) if isinstance(new, tuple) else new
     changed |= {f"config.{key}": value for key, value in spec.config.items() if value != preset.config.get(key)}
-    return [*as_words(changed), spec.name]
+    return [*settings(changed), spec.name]

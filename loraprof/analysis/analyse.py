@@ -1,15 +1,15 @@
 """From a trace (and the recording around it) to everything a diagnosis needs: one pure function."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from loraprof.analysis.attribution.attribute import Attribution, attribute
 from loraprof.analysis.attribution.graph_launches import GraphWork, graph_work
 from loraprof.analysis.partition.completeness import closure_of
-from loraprof.analysis.partition.cpu import split_cpu
+from loraprof.analysis.partition.cpu import split_cpu, split_unread
 from loraprof.analysis.partition.gpu import DeviceWork, device_work, split, turnaround_floor
-from loraprof.analysis.partition.host_state import states_of
+from loraprof.analysis.partition.host_state import Timeline, stood_in, timelines
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.trace.launch_links import Links, link
 from loraprof.analysis.trace.step_windows import Marks, cpu_windows, finished, marks_of, windows
@@ -36,10 +36,16 @@ class Analysis:
     floor_ns: int | None
     closure: Closure
     graphs: GraphWork | None = None  # None: no CUDA graph was launched
+    timelines: dict[int, Timeline] = field(default_factory=dict)  # of the launching threads and the main thread
 
     @property
     def on_gpu(self) -> bool:
         return self.work is not None
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Categories of the accelerator's records, where the trace holds no others: its steps are not explained."""
+        return self.trace.unread if self.work is None else ()
 
 
 def analyse(trace: Trace, recording: Recording | None = None, step: str | None = None) -> Analysis:
@@ -50,12 +56,14 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
     graphs = graph_work(trace, links, who, marks, recording)
     notes = [*trace.notes, *who.notes, *([marks.note] if marks.note else []), *(graphs.notes if graphs else ())]
     if not len(trace.device):
-        ledgers = tuple(split_cpu(trace, who, w) for w in cpu_windows(marks))
+        split_host = split_unread if trace.unread else split_cpu
+        ledgers = tuple(split_host(trace, who, w) for w in cpu_windows(marks))
         steps = tuple(_step(ledger, None) for ledger in ledgers)
         reported = reported_step(steps, step)
         closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
         return Analysis(trace, recording, links, who, marks, ledgers, steps, {}, reported, None, tau, None, closure)
-    states = states_of(trace, links, marks.thread)
+    shown = timelines(trace, links, marks.thread)
+    states = stood_in(shown, marks.thread)
     busiest, per_device = None, {}
     for index in distinct(trace.device.device).tolist():
         on_device = trace.device.device == index
@@ -75,18 +83,23 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
     reported = reported_step(steps, step)
     closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
     return Analysis(
-        trace, recording, links, who, marks, ledgers, steps, others, reported, work, tau, floor, closure, graphs
-    )
+        trace, recording, links, who, marks, ledgers, steps, others, reported, work, tau, floor, closure, graphs,
+        shown,
+    )  # fmt: skip
 
 
 def reported_step(steps: tuple[Step, ...], name: str | None = None) -> int | None:
-    """Index of the step ``name``, else of that with the lower median window; the earlier of equals. None without."""
+    """Index of the step ``name``, else of that with the lower median window; the earlier of equals. None without.
+
+    One without work is it only where all are: the last annotation of a profiler's schedule often holds none.
+    """
     if not steps:
         return None
     named = [i for i, step in enumerate(steps) if step.name == name]
     if named:
         return named[0]
-    order = sorted(range(len(steps)), key=lambda i: (steps[i].wall_ns, i))
+    working = [i for i, step in enumerate(steps) if step.ns(kind="busy")] or range(len(steps))
+    order = sorted(working, key=lambda i: (steps[i].wall_ns, i))
     return order[(len(order) - 1) // 2]
 
 
@@ -124,8 +137,8 @@ def _step(ledger: Ledger, launches: Launches | None) -> Step:
 
 def _launches(trace: Trace, links: Links, work: DeviceWork, ledger: Ledger, tau: int, floor: int | None) -> Launches:
     window, host = ledger.window, trace.host
-    inside = work.starting(window.start, window.end)
-    inside = inside[work.launch[inside] >= 0]
+    inside = work.overlapping(window)
+    inside = inside[(work.start[inside] >= window.start) & (work.launch[inside] >= 0)]
     calls = distinct(work.launch[inside])
     durations = host.end[calls] - host.start[calls]
     return Launches(

@@ -113,15 +113,14 @@ def _arms(asked: _Asked, progress: Callable[[str], None]) -> Comparison:
             raise UsageError(f"--{alien[0]} is for built-in workloads; {words[0] if words else ''} is a script", None)
     elif len(words) > 1:
         raise UsageError(f"{words[0]} is a built-in workload and takes no arguments: {words[1]}", None)
-    import torch
-
+    from loraprof.capture.device.kinds import default_device
     from loraprof.runs.compare.arms import arm_names, compare_builtin, compare_script
     from loraprof.runs.compare.extras import Extras
     from loraprof.workloads.apply import SCRIPT_ARMS
 
     if script:
         return compare_script(words, asked.module, arm_names(asked.arms, SCRIPT_ARMS, True), asked.budget_ns, progress)
-    name = words[0] if words else default_workload("cuda" if torch.cuda.is_available() else "cpu")
+    name = words[0] if words else default_workload(default_device().type)
     spec = load_workload(name, asked.overrides)
     extras = Extras(asked.quality_steps, asked.iso_bytes)
     arms = arm_names(asked.arms, spec.arms, False)

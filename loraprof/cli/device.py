@@ -12,11 +12,11 @@ def named_device(name: str | None) -> "torch.device":
     """Raises UsageError for a name that torch does not know, MeasurementError for what cannot be measured."""
     import torch
 
-    from loraprof.capture.device.environment import device_info
+    from loraprof.capture.device.kinds import KINDS, default_device, measured
 
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name) if name else default_device()
     except RuntimeError:
-        raise UsageError(f"no device {name!r}", "cpu, cuda or cuda:N") from None
-    device_info(device)  # refuses what cannot be measured
+        raise UsageError(f"no device {name!r}", f"{', '.join(KINDS)}, or one of several with :N") from None
+    measured(device).info()  # refuses what cannot be measured
     return device

@@ -2,6 +2,7 @@
 
 import tempfile
 import webbrowser
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from loraprof.cli.light import light
 from loraprof.errors import UsageError
-from loraprof.report.output import Format, emit, refuse_existing, say
+from loraprof.report.output import Format, emit, refuse_existing, say, scene_of_source
 
 if TYPE_CHECKING:
     from loraprof.analysis.ranks.examine import Run
@@ -24,20 +25,27 @@ def report(
     open: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Every table, nothing cut.")] = False,
+    section: Annotated[str | None, typer.Option(help="One section alone: kernels, idle, findings, …")] = None,
+    profiled: Annotated[bool, typer.Option("--as-profiled", help="Times of the step under the profiler.")] = False,
 ) -> None:
     """Analyse a recording or a foreign trace and print where the step's time went."""
     with light():
         from loraprof.diagnosis.load import report_of
-        from loraprof.report.export.job import Job
+        from loraprof.report.views.as_it_runs import as_profiled
         from loraprof.store.recordings import load_source
 
         refuse_existing(output, force)
+        if profiled and format is Format.json:
+            raise UsageError("the JSON holds the step with and without the profiler", "leave --as-profiled out")
         source = load_source(path)
         run = ranks_run(source, address)
         if open:
             output = _page_to_open(source.path.name)
             format, force = Format.html, True
-        emit(report_of(source, run), format, output, force, Job(source, Path(), run=run).scene)
+        found = report_of(source, run)
+        shown = as_profiled(found) if profiled else found
+        emit(shown, format, output, force, partial(scene_of_source, source, run), full, section)
     if open and output is not None:
         webbrowser.open(output.as_uri())
     if output is not None:

@@ -18,8 +18,6 @@ from loraprof.model.selftest import Row, SelfTest
 from loraprof.report.output import clean_stdout, say, standard_output
 
 if TYPE_CHECKING:
-    import torch
-
     from loraprof.selftest.plant import Plant
 
 BOUNDS = {"equal": "", "at least": ">= ", "at most": "<= "}
@@ -32,11 +30,12 @@ def selftest(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the result and errors.")] = False,
 ) -> None:
     """Plant known work on this device and check that the analysis finds it."""
+    from loraprof.cli.device import named_device
     from loraprof.diagnosis.build import build_report
     from loraprof.selftest.measure import selftest as measure
     from loraprof.selftest.registry import PLANTS  # imports torch
 
-    chosen, place = _chosen(PLANTS, only), _device(device)
+    chosen, place = _chosen(PLANTS, only), named_device(device)
     say(f"planting {len(chosen)} kinds of known work on {place}", quiet)
     with clean_stdout(format == "json"):
         result = measure(place, chosen, build_report)
@@ -56,18 +55,6 @@ def _chosen(plants: "Sequence[Plant]", only: str | None) -> "list[Plant]":
         if name not in known:
             raise UsageError(f"no plant {name!r}", f"known: {', '.join(known)}")
     return [plant for plant in plants if plant.name in names]
-
-
-def _device(name: str | None) -> "torch.device":
-    import torch
-
-    from loraprof.cli.device import named_device
-
-    device = named_device(name)
-    if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)
-        torch.cuda.set_device(device)
-    return device
 
 
 def _emit(format: str, result: SelfTest) -> None:

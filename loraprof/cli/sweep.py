@@ -60,9 +60,9 @@ def sweep(
 
 
 def _default() -> str:
-    import torch
+    from loraprof.capture.device.kinds import default_device
 
-    return default_workload("cuda" if torch.cuda.is_available() else "cpu")
+    return default_workload(default_device().type)
 
 
 def overrides_of(name: str, overrides: dict[str, Any], values: dict[str, str]) -> dict[str, Any]:
@@ -105,6 +105,7 @@ def _measure(
 ) -> dict[str, SweepCell]:
     """Every cell, by key: those that are there, then those that are not."""
     from loraprof.runs.sweep.cells import finished, open_folder, run_cells
+    from loraprof.runs.worker import of_module
 
     open_folder(folder, shared, force)
     there = {key: cell for key in cells if (cell := finished(folder, key)) is not None}
@@ -120,16 +121,12 @@ def _measure(
 
         running = run_on_ray(jobs, folder, address)
     else:
-        running = run_cells(jobs, folder, _command, lambda text: say(text, quiet))
+        running = run_cells(jobs, folder, of_module("loraprof.runs.sweep.cell"), lambda text: say(text, quiet))
     with _progress(len(jobs), quiet) as advance:
         for key, cell in running:
             there[key] = cell
             advance(key, cell)
     return there
-
-
-def _command(job: Path, answer: Path) -> list[str]:
-    return [sys.executable, "-m", "loraprof.runs.sweep.cell", str(job), str(answer)]
 
 
 @contextmanager

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from loraprof import units
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.limits.best_times import limits_of
-from loraprof.analysis.limits.ceiling import ceiling_of, ceilings
+from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
 from loraprof.analysis.limits.roofline import Ceiling
+from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction.comm_savings import more_communication
 from loraprof.analysis.prediction.counterfactual import Counterfactual, counterfactual
+from loraprof.analysis.prediction.moved import moved_ledger
 from loraprof.analysis.prediction.replayed import StepReplay, step_replay
 from loraprof.analysis.ranks.collectives import collectives_of, exposed_ns
 from loraprof.analysis.ranks.communication import communication, wire_of
@@ -17,15 +20,19 @@ from loraprof.analysis.statistics import median_interval
 from loraprof.analysis.step import tables
 from loraprof.analysis.step.busy import busy_of
 from loraprof.analysis.step.traffic import impossible, traffic, uncovered
+from loraprof.analysis.step.unprofiled import scaled_ledger
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.compiled import compiled, compiled_notes
 from loraprof.diagnosis.judge import findings
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import Adapter, Report, Source, Step, TimingReport, Unprofiled
+from loraprof.model.report import Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
+
+NAMELESS = 0.05  # of the busy time: work of unknown role
+UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +99,8 @@ def _explained(
     scale = timing.unprofiled.median_ns / step.wall_ns if timing.unprofiled and step.wall_ns else 1.0
     extra, unpriced = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
     replayed = step_replay(analysis, ledger, timing.unprofiled)
-    predicted = counterfactual(analysis, ledger, recording, timing.unprofiled, replayed, extra)
+    plain = _unprofiled_ledger(analysis, ledger, recording, timing.unprofiled, replayed)
+    predicted = counterfactual(analysis, ledger, recording, timing.unprofiled, replayed, plain, extra)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), predicted)
     case = Case(
         analysis=analysis,
@@ -109,18 +117,23 @@ def _explained(
         collectives=calls,
         communication=sent,
         ceiling=ceiling,
+        unprofiled=plain,
     )
-    found = findings(case) if step.wall_ns else []
+    found = findings(case) if step.wall_ns and not analysis.unread else []
     unsent = sent.saved_bytes if sent and extra is None else None
     generated = compiled(analysis, ledger, busy)
+    unsure = (uncovered(ledger, busy, moved), impossible(table), unpriced, _nameless(step, recording))
     notes = [
         *compiled_notes(generated, recording.compilation if recording else None),
-        *(note for note in (uncovered(ledger, busy, moved), impossible(table), unpriced) if note),
+        *(note for note in unsure if note),
         *_refused(replayed, timing),
     ]
+    seen = _unprofiled_step(plain, replayed)
+    shown, causes = step if seen is None else seen.like(step), unclear(case, found)
+    told = verdict(shown, adapter, timing, predicted, found, causes, unsent, seen is not None)
     return replace(
         report,
-        verdict=verdict(step, adapter, timing, predicted, found, unclear(case, found), unsent),
+        verdict=replace(told, sentence=UNREAD) if analysis.unread else told,
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
         adapter=adapter,
@@ -130,6 +143,33 @@ def _explained(
         traffic=moved,
         compiled=generated,
         communication=sent,
+        unprofiled=seen,
+    )
+
+
+def _unprofiled_ledger(
+    analysis: Analysis,
+    ledger: Ledger,
+    recording: Recording | None,
+    unprofiled: Unprofiled | None,
+    replay: StepReplay | None,
+) -> Ledger | None:
+    """The reported step's entries without the profiler; None where that is not known."""
+    if unprofiled is None or recording is None or not ledger.ns.sum():
+        return None
+    if not analysis.on_gpu:
+        return scaled_ledger(analysis, ledger, recording, unprofiled.median_ns)
+    return moved_ledger(analysis, ledger, replay, unprofiled.median_ns) if replay else None
+
+
+def _unprofiled_step(ledger: Ledger | None, replay: StepReplay | None) -> UnprofiledStep | None:
+    if ledger is None:
+        return None
+    return UnprofiledStep(
+        wall_ns=int(ledger.ns.sum()),
+        partition=ledger.parts(),
+        basis="replayed" if replay else "scaled",
+        gate_error=replay.gate_error if replay else None,
     )
 
 
@@ -139,13 +179,22 @@ def _refused(replayed: StepReplay | None, timing: TimingReport) -> list[str]:
     return [f"{replayed.refusal}; what depends on idle time is not predicted"]
 
 
+def _nameless(step: Step, recording: Recording | None) -> str | None:
+    """How to record a trace whose work says what it is for."""
+    unknown, busy = step.ns(kind="busy", role="other"), step.ns(kind="busy")
+    if recording is not None or not busy or unknown < NAMELESS * busy:
+        return None
+    share = units.percent(unknown / busy)
+    return f"{share} of the busy time has no known role: `loraprof profile` or with_stack=True, record_shapes=True tell"
+
+
 def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:
-    gpu = analysis.trace.gpus[0].name if analysis.trace.gpus else None
+    gpu = main_gpu(analysis)
     return Source(
         path=str(path),
         kind="recording" if recording else "trace",
-        device="cuda" if analysis.on_gpu else "cpu",
-        device_name=recording.device.name if recording else gpu,
+        device="cuda" if analysis.on_gpu else None if analysis.unread else "cpu",
+        device_name=recording.device.name if recording else gpu.name if gpu else None,
         torch=recording.environment.torch if recording else None,
         ranks=ranks,
         workload=recording.workload.name if recording else None,
@@ -190,6 +239,7 @@ def _predicted(adapter: Adapter | None, predicted: Counterfactual | None) -> Ada
     return replace(
         adapter,
         savings=predicted.savings,
+        added_ns=predicted.added_ns,
         predicted_full_ns=predicted.full_ns,
         predicted_full_interval=predicted.full,
         predicted_frozen_ns=predicted.frozen_ns,

@@ -57,6 +57,7 @@ class Case:
     collectives: Collectives | None = None
     communication: Communication | None = None
     ceiling: Ceiling | None = None
+    unprofiled: Ledger | None = None  # the reported step's entries without the profiler
 
     @property
     def workload(self) -> Workload | None:
@@ -114,7 +115,9 @@ class Case:
         if unprofiled is None or recording is None or not unprofiled.median_ns:
             return []
         return [
-            timed_ledger(ledger, unprofiled_ns(self.analysis, ledger, recording, unprofiled.median_ns))
+            timed_ledger(self.unprofiled, self.unprofiled.ns.astype(np.float64))
+            if self.unprofiled is not None and ledger is self.ledger
+            else timed_ledger(ledger, unprofiled_ns(self.analysis, ledger, recording, unprofiled.median_ns))
             for ledger in self.analysis.ledgers
             if ledger.ns.sum()
         ]

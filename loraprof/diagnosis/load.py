@@ -1,16 +1,19 @@
 """From a path to a report: reads a recording or foreign traces and runs the analysis."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from loraprof.analysis.analyse import analyse
 from loraprof.analysis.ranks.examine import Run, sequential
+from loraprof.analysis.ranks.merged import merged_ranks
 from loraprof.diagnosis.build import Among, build_report
 from loraprof.errors import InputError
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
+from loraprof.model.trace import Trace
 from loraprof.store.directories import RankFile
 from loraprof.store.kineto.read import read_trace
 from loraprof.store.places import RemotePath
@@ -45,8 +48,22 @@ def report_of(source: Source, run: Run = sequential, clean: Clean = _as_it_is) -
     recording = source.recording
     if source.ranks and source.ranks[0].own is not None:
         recording = _described(source.ranks[0], source, clean)
-    report = build_report(read_trace(source.traces[0]), source.path, recording, source.nvml)
-    return _with_notes(report, *source.notes)
+    trace = read_trace(source.traces[0])
+    if recording is None and (merged := merged_ranks(trace)):
+        return merged_report(source, merged)
+    return _with_notes(build_report(trace, source.path, recording, source.nvml), *source.notes)
+
+
+def merged_report(source: Source, merged: Sequence[tuple[str, Trace]]) -> Report:
+    """The report of the slowest of several ranks whose traces are one file."""
+    from loraprof.analysis.ranks.breakdown import breakdown_of
+    from loraprof.analysis.ranks.survey import survey
+
+    seen = survey(breakdown_of(i, process, analyse(trace), None) for i, (process, trace) in enumerate(merged))
+    trace = next(trace for process, trace in merged if process == seen.trace)
+    processes = ", ".join(process for process, _ in merged)
+    note = f"{len(merged)} ranks in one file, in the order of their processes: {processes}"
+    return _among(seen, len(merged), trace, source, None, note)
 
 
 def surveyed(source: Source, run: Run) -> "Survey":
@@ -68,11 +85,16 @@ def file_of(source: Source, seen: "Survey") -> RankFile:
 def ranks_report(source: Source, seen: "Survey", clean: Clean = _as_it_is) -> Report:
     """The report of the slowest rank, with what all ranks say together."""
     file = file_of(source, seen)
-    recording = _described(file, source, clean)
-    among = Among(len(source.traces), seen.step, seen.transfer_ns)
-    report = build_report(read_trace(file.trace), source.path, recording, source.nvml, among)
+    return _among(seen, len(source.traces), read_trace(file.trace), source, _described(file, source, clean))
+
+
+def _among(
+    seen: "Survey", ranks: int, trace: Trace, source: Source, recording: Recording | None, *notes: str
+) -> Report:
+    among = Among(ranks, seen.step, seen.transfer_ns)
+    report = build_report(trace, source.path, recording, source.nvml, among)
     report = msgspec.structs.replace(report, ranks=seen.rows, rank_summary=seen.summary)
-    return _with_notes(report, *seen.notes, *source.notes)
+    return _with_notes(report, *notes, *seen.notes, *source.notes)
 
 
 def _described(file: RankFile, source: Source, clean: Clean) -> Recording | None:

@@ -112,7 +112,8 @@ def worth(case: Case, select: Select) -> Worth | None:
         return None
     values = {id(t.ledger): _worth(t, select(t.ledger)) for t in case.timed}
     low, high = unprofiled.low_ns / unprofiled.median_ns, unprofiled.high_ns / unprofiled.median_ns
-    return Worth(values[id(case.ledger)], min(values.values()) * low, max(values.values()) * high)
+    reported = case.ledger if case.unprofiled is None else case.unprofiled
+    return Worth(values[id(reported)], min(values.values()) * low, max(values.values()) * high)
 
 
 def _worth(timed: TimedLedger, chosen: Bool) -> float:

@@ -32,34 +32,40 @@ IDLE = {  # idle cause: words on a CPU, on a GPU
 }
 
 
-def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport) -> str:
-    """Shares of the reported step: where the idle time without the profiler is known, of the unprofiled one."""
+def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport, unprofiled: bool) -> str:
+    """Shares of the step: as it runs without the profiler where ``unprofiled``."""
     if step is None or not step.wall_ns:
         return "The trace holds no step to explain."
     linears = "the frozen linear layers" if adapter is not None else "the linear layers"
     parts: dict[str, float] = {linears: step.ns(kind="busy", role="base.linear")}
     for group, roles in GROUPS.items():
         parts[group] = sum(step.ns(kind="busy", role=role) for role in roles)
+    adapted = sum(step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
     if adapter is not None:
-        parts["the adapter path"] = sum(step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
-    busy, waited = step.ns(kind="busy"), step.ns(kind="idle")
-    parts["everything else"] = busy - sum(parts.values())
-    left = waited if timing.idle_unprofiled_ns is None else timing.idle_unprofiled_ns
+        parts["the adapter path"] = adapted
+    parts["everything else"] = step.ns(kind="busy") - sum(parts.values())
     for p in step.partition:
         if p.kind == "idle":
             name = IDLE[p.cause or "unknown"][step.launches is not None]
-            parts[name] = parts.get(name, 0) + p.ns * left / max(waited, 1)
+            parts[name] = parts.get(name, 0) + p.ns
     for name, sign in ((_HOST[1], -1), (_QUEUE[1], 1)) if step.held_ns else ():
-        parts[name] = parts.get(name, 0) + sign * step.held_ns * left / max(waited, 1)
-    wall = busy + left
+        parts[name] = parts.get(name, 0) + sign * step.held_ns
     ranked = sorted(((ns, name) for name, ns in parts.items() if ns), reverse=True)[:3]
-    shares = ", ".join(f"{units.percent(ns / wall)} to {name}" for ns, name in ranked).replace(" to ", " goes to ", 1)
-    base = parts[linears]
+    shares = [f"{units.percent(ns / step.wall_ns)} to {name}" for ns, name in ranked]
+    goes = ", ".join(shares).replace(" to ", " goes to ", 1)
     extra = ""
-    if adapter is not None and base:
-        extra = f" The adapter adds {units.percent(adapter.busy_ns / base)} on top of the frozen layers' own work."
-    whole = "this step" if timing.idle_unprofiled_ns is None else "this step without the profiler"
-    return f"Of {whole}, {shares}.{extra}"
+    if adapter is not None and parts[linears]:
+        extra = f" The adapters take {units.ratio(adapted / parts[linears])} the frozen layers' own time."
+    return f"Of {_whole(timing, unprofiled)}, {goes}.{extra}"
+
+
+def _whole(timing: TimingReport, unprofiled: bool) -> str:
+    """Which step the shares are of: a reader takes them for those of the step that runs without a profiler."""
+    if unprofiled:
+        return "this step without the profiler"
+    if timing.unprofiled is None or timing.inflation is None:
+        return "this step"
+    return f"this step under the profiler, which takes {units.ratio(timing.inflation)} the time it does without"
 
 
 def limiting(found: list[Finding]) -> str | None:
@@ -82,13 +88,15 @@ def verdict(
     found: list[Finding],
     unclear: str | None = None,
     uncounted_bytes: int | None = None,
+    unprofiled: bool = False,
 ) -> Verdict:
     """The predicted speed-up with its interval where the recording allows one; never a number without it.
 
-    ``uncounted_bytes``: gradients that full fine-tuning would also reduce, in a time that is not known.
+    ``unprofiled``: ``step`` is the one that runs without the profiler. ``uncounted_bytes``: gradients that full
+    fine-tuning would also reduce, in a time that is not known.
     """
     cause = limiting(found)
-    plain = Verdict(sentence=_where(step, adapter, timing), limiting_cause=cause, unclear=unclear)
+    plain = Verdict(sentence=_where(step, adapter, timing, unprofiled), limiting_cause=cause, unclear=unclear)
     if other is None or timing.unprofiled is None:
         return plain
     now = timing.unprofiled.median_ns

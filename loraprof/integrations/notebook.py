@@ -3,10 +3,12 @@
 IPython looks formatters up by type; registering them by name keeps ``model`` free of renderers and of IPython.
 """
 
+import datetime
 import html
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from loraprof.model.report import Report
     from loraprof.report.shown import Shown
 
 TYPES: Final = (
@@ -27,6 +29,25 @@ def show_reports() -> None:
     for module, name in TYPES:
         formatters["text/html"].for_type_by_name(module, name, frame)
         formatters["text/plain"].for_type_by_name(module, name, _print)
+
+
+def extend(shell: Any) -> None:
+    """Reports show themselves from now on, and cells can be profiled."""
+    show_reports()
+    shell.register_magic_function(lambda line, cell: profiled(shell, line, cell), "cell", "loraprof")
+
+
+def profiled(shell: Any, line: str, cell: str) -> "Report":
+    """``%%loraprof [NAME.loraprof]``: the cell trains; what its steps were is the cell's result.
+
+    Raises MeasurementError where the cell makes too few optimizer steps, the cell's own error where it fails.
+    """
+    from loraprof.api import profile
+
+    place = line.strip() or f"cell-{datetime.datetime.now():%Y%m%d-%H%M%S}.loraprof"
+    with profile(place) as recorded:
+        shell.run_cell(cell).raise_error()
+    return recorded.report
 
 
 def frame(shown: "Shown") -> str:

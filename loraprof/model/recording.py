@@ -4,7 +4,7 @@ Everything a later analysis needs and cannot know from the trace: the modules, t
 timing, the sequence numbers of module calls, the calibration of the device, and what could not be measured.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -31,6 +31,7 @@ from loraprof.model.ranges import (
 )
 
 SCHEMA = "loraprof.recording/1"
+How = Literal["declared", "observed", "shapes"]
 REPLACED: Final = ".original_module."  # in the path, with a dot after it, of weights that PEFT trains a copy of
 
 
@@ -77,6 +78,7 @@ class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
     dropout: Fraction = 0.0
     kernel: tuple[Size, ...] = ()  # convolutions
     active: bool = True
+    how: How | None = None  # "declared" by a library, "observed" in the step, "shapes"; None: by an older version
 
 
 class ModuleCall(msgspec.Struct, frozen=True, array_like=True):

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from loraprof.model.ranks import Communication, RankRow, RankSummary
+from loraprof.model.recording import How
 from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
 
 SCHEMA = "loraprof.report/1"
@@ -24,7 +25,7 @@ Bound = Literal["compute", "memory", "latency", "unknown"]
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     kind: Literal["recording", "trace"]
-    device: Literal["cuda", "cpu"]
+    device: Literal["cuda", "cpu"] | None  # None: an accelerator whose records cannot be read
     device_name: str | None
     torch: str | None
     ranks: int
@@ -121,6 +122,29 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         return max(0, sum(p.ns for p in rows) - (floor or 0) * sum(p.events for p in rows))
 
 
+class UnprofiledStep(msgspec.Struct, frozen=True, kw_only=True):
+    """The reported step as it runs without the profiler: ``wall_ns`` is the median of the timed steps.
+
+    ``basis``: the launches were replayed and the partition made anew (a GPU; ``gate_error`` says by how much the
+    replay misses the profiled step), or the profiler's cost was taken out of each row (a CPU). Raises ValueError when
+    the rows do not sum to ``wall_ns`` or one is negative.
+    """
+
+    wall_ns: int
+    partition: list[Part]
+    basis: Literal["replayed", "scaled"]
+    gate_error: float | None = None
+
+    def __post_init__(self) -> None:
+        total = sum(p.ns for p in self.partition)
+        if total != self.wall_ns or any(p.ns < 0 for p in self.partition):
+            raise ValueError(f"the unprofiled partition sums to {total} ns, the step takes {self.wall_ns} ns")
+
+    def like(self, step: Step) -> Step:
+        """It as a step with what else is known of the profiled one."""
+        return msgspec.structs.replace(step, wall_ns=self.wall_ns, partition=self.partition)
+
+
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     """Kernels (CPU: leaf ops) of one name, role, phase and module; figures are totals over ``count``."""
 
@@ -148,6 +172,8 @@ class ModuleRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Savings(msgspec.Struct, frozen=True, kw_only=True):
+    """What full fine-tuning does beyond the frozen step, ns of work: for all the parameters that it would train."""
+
     wgrad_ns: int | None = None
     optimizer_ns: int | None = None
     grad_clip_ns: int | None = None
@@ -157,6 +183,15 @@ class Savings(msgspec.Struct, frozen=True, kw_only=True):
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
     low: int
     high: int
+
+
+class AdapterLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """One adapted layer; ``how`` it is known. None: recorded by a version that did not say."""
+
+    path: str
+    kind: str
+    rank: int | None
+    how: How | None
 
 
 class Adapter(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,6 +209,8 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     predicted_full_interval: Interval | None = None
     predicted_frozen_interval: Interval | None = None
     ranks: dict[str, int] | None = None
+    added_ns: int | None = None  # the unprofiled step minus the frozen one: the adapter path and its training
+    sites: list[AdapterLayer] = []
     variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
 
 
@@ -324,7 +361,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     compiled: CompiledReport | None = None  # None: no compiled region is in the trace
     rank_summary: RankSummary | None = None
     communication: Communication | None = None
+    unprofiled: UnprofiledStep | None = None  # None: no timing, or the replay was refused
 
     def step(self) -> Step | None:
         """The reported step, or ``None`` when the input has none."""
         return next((s for s in self.steps if s.name == self.reported_step), None)
+
+    def plain_step(self) -> Step | None:
+        """The reported step as it runs without the profiler; ``None`` where that is not known."""
+        step = self.step()
+        return None if step is None or self.unprofiled is None else self.unprofiled.like(step)

@@ -120,7 +120,7 @@ class DeviceFacts:
 class Faults:
     """What was wrong with the file's events; each is also a line in ``Trace.notes`` when not 0."""
 
-    zero_timestamps: int = 0  # device records with ts = 0 or dur = 0
+    zero_timestamps: int = 0  # device records with ts = 0, or with dur = 0 where times are finer than 1 us
     missing_ts: int = 0
     negative_durations: int = 0
     not_finite: int = 0
@@ -145,5 +145,6 @@ class Trace:
     groups: tuple[Group, ...] = ()
     rocm: bool = False
     has_shapes: bool = False
+    unread: tuple[str, ...] = ()  # categories of records of an accelerator whose meaning is not known
     faults: Faults = field(default_factory=Faults)
     notes: tuple[str, ...] = ()

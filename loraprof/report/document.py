@@ -45,6 +45,7 @@ class Segment:
     time: str
     share: str
     tone: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,43 @@ class Change:
 class Waterfall:
     changes: tuple[Change, ...]
     unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    label: str
+    ns: int
+    text: str
+    tone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Two levels, and lines of changes between them: (what became of them, the changes as (label, text))."""
+
+    before: Level
+    changes: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    after: Level
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One change to make: its cause, the step before and after, the speed-up, how that is known, and what to type."""
+
+    number: int
+    title: str
+    id: str
+    step: str
+    speedup: str
+    basis: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Groups of changes, each with a title."""
+
+    groups: tuple[tuple[str, tuple[Proposal, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +141,27 @@ class Remarks:
     items: tuple[Remark, ...]
 
 
-Block = Table | Bar | Waterfall | Facts | Paragraph | Remarks
+Block = Table | Bar | Waterfall | Balance | Proposals | Facts | Paragraph | Remarks
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """``detail`` sections are for pages with room: a terminal leaves them out."""
+    """``brief`` sections are all that a terminal shows unless asked for more; ``detail`` ones are folded on pages."""
 
     id: str
     title: str
     blocks: tuple[Block, ...]
     aside: str = ""
     detail: bool = False
+    brief: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
+    """``lines`` follow the headline as they are."""
+
     title: str
     headline: str
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...] = field(default_factory=tuple)
+    lines: tuple[str, ...] = ()

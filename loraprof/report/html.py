@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from loraprof.model.report import Report
 from loraprof.model.scene import Scene
 from loraprof.report.document import (
+    Balance,
     Bar,
     Block,
     Cell,
@@ -14,6 +15,7 @@ from loraprof.report.document import (
     Document,
     Facts,
     Paragraph,
+    Proposals,
     Remarks,
     Row,
     Section,
@@ -63,7 +65,9 @@ def _body(document: Document, live: str = "") -> str:
     plain = [_section(s) for s in document.sections if not s.detail]
     details = [_section(s) for s in document.sections if s.detail]
     sections = "\n".join([*plain, *([live] if live else []), *details])
-    return f"<h1>{escape(document.headline)}</h1>\n{_facts(document.facts)}\n{sections}"
+    lines = "".join(f"<p>{escape(line)}</p>" for line in document.lines)
+    facts = _facts(document.facts) if document.facts else ""
+    return f"<h1>{escape(document.headline)}</h1>\n{lines}{facts}\n{sections}"
 
 
 def _section(section: Section) -> str:
@@ -82,6 +86,10 @@ def _block(block: Block) -> str:
             return _bar(block)
         case Waterfall():
             return _waterfall(block)
+        case Balance():
+            return _balance(block)
+        case Proposals():
+            return _proposals(block)
         case Facts():
             return _facts(block.lines)
         case Paragraph():
@@ -169,6 +177,23 @@ def _change(c: Change, low: float, high: float) -> str:
     texts = ("", "", "", c.text) if c.level else (c.text, c.count, c.duration, c.after)
     cells = "".join(f'<td class="n">{escape(t)}</td>' for t in texts)
     return f"<tr><td>{escape(c.label)}</td><td>{chart}</td>{cells}</tr>"
+
+
+def _balance(data: Balance) -> str:
+    rows = [(Cell(data.before.label, tone=data.before.tone), Cell(data.before.text, data.before.ns))]
+    for what, changes in data.changes:
+        rows += [(Cell(f"{what}: {name}"), Cell(value)) for name, value in changes]
+    rows.append((Cell(data.after.label, tone=data.after.tone), Cell(data.after.text, data.after.ns)))
+    return _table(Table((Column(""), Column("", number=True)), tuple(rows)))
+
+
+def _proposals(block: Proposals) -> str:
+    columns = tuple(Column(c) for c in ("change", "cause", "step", "speed-up", "how known", "do"))
+    made = []
+    for group, items in block.groups:
+        rows = tuple(tuple(map(Cell, (p.title, p.id, p.step, p.speedup, p.basis, p.text))) for p in items)
+        made.append(f"<h3>{escape(group)}</h3>\n{_table(Table(columns, rows))}")
+    return "\n".join(made)
 
 
 def _remarks(block: Remarks) -> str:

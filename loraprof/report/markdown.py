@@ -4,16 +4,19 @@ import re
 from collections.abc import Iterator, Sequence
 
 from loraprof.report.document import (
+    Balance,
     Bar,
     Block,
     Document,
     Facts,
     Paragraph,
+    Proposals,
     Remarks,
     Section,
     Table,
     Waterfall,
 )
+from loraprof.report.palette import TONES
 from loraprof.report.shown import Shown, document_of
 from loraprof.text import printable
 
@@ -40,6 +43,9 @@ def _lines(document: Document) -> Iterator[str]:
     yield ""
     yield f"**{escape(document.headline)}**"
     yield ""
+    for line in document.lines:
+        yield escape(line)
+        yield ""
     yield from _facts(document.facts)
     for section in document.sections:
         yield from _section(section)
@@ -70,6 +76,10 @@ def _block(block: Block) -> Iterator[str]:
             yield from _bar(block)
         case Waterfall():
             yield from _waterfall(block)
+        case Balance():
+            yield from _balance(block)
+        case Proposals():
+            yield from _proposals(block)
         case Facts():
             yield from _facts(block.lines)
         case Paragraph():
@@ -93,9 +103,25 @@ def _bar(bar: Bar) -> Iterator[str]:
     longest = max(s.ns for s in bar.segments)
     rows = []
     for s in bar.segments:
-        block = "░" if s.label.startswith("idle") else "█"
-        rows.append([s.label, block * max(1, round(_BAR_CELLS * s.ns / longest)), s.time, s.share])
-    yield from _table(["", "", "time", "% of step"], [False, False, True, True], rows)
+        drawn = TONES[s.tone].glyph * max(1, round(_BAR_CELLS * s.ns / longest))
+        rows.append([s.label, drawn, s.time, s.share, s.note])
+    yield from _table(["", "", "time", "% of step", ""], [False, False, True, True, False], rows)
+
+
+def _balance(data: Balance) -> Iterator[str]:
+    rows = [[data.before.label, data.before.text]]
+    rows += [[what, " · ".join(f"{name} {value}" for name, value in changes)] for what, changes in data.changes]
+    yield from _table(["", ""], [False, True], [*rows, [data.after.label, data.after.text]])
+
+
+def _proposals(block: Proposals) -> Iterator[str]:
+    for group, items in block.groups:
+        yield f"**{escape(group)}**"
+        yield ""
+        heads = ["", "change", "step", "speed-up", "how known", "do"]
+        rows = [[str(p.number), f"{p.title} ({p.id})", p.step, p.speedup, p.basis, p.text] for p in items]
+        yield from _table(heads, [True, False, False, False, False, False], rows)
+        yield ""
 
 
 def _waterfall(data: Waterfall) -> Iterator[str]:

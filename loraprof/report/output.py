@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,9 +15,11 @@ from loraprof.errors import MeasurementError, UsageError
 from loraprof.store.writing import check_folder, check_target, disk, not_written, write
 
 if TYPE_CHECKING:
+    from loraprof.analysis.ranks.examine import Run
     from loraprof.model.scene import Scene
     from loraprof.report.shown import Shown
     from loraprof.store.places import Place
+    from loraprof.store.recordings import Source
 
 
 class Format(StrEnum):
@@ -89,17 +92,27 @@ def emit(
     output: Path | None,
     force: bool,
     scene: "Callable[[], Scene | None]" = lambda: None,
+    full: bool = False,
+    section: str | None = None,
 ) -> None:
-    """Writes ``result`` in ``form`` to ``output`` or stdout. ``scene``: the step that a page in a browser can show.
+    """Writes ``result`` in ``form`` to ``output`` or stdout. ``scene``: the step that a page in a browser can show;
+    ``full`` and ``section``: what a terminal shows.
 
-    Raises UsageError for an existing file, MeasurementError where nothing can be written.
+    Raises UsageError for an existing file or a choice where there is none, MeasurementError where nothing can be
+    written.
     """
     refuse_existing(output, force)
+    if form is not Format.terminal and (full or section is not None):
+        raise UsageError(f"--format {form.value} always holds everything", "leave --full and --section out")
     if form is Format.terminal and output is None:
         with standard_output():
-            _terminal(result)
+            _terminal(result, full, section)
         return
-    if form is Format.html:
+    if form is Format.terminal:
+        from loraprof.report.terminal.render import to_text
+
+        content = to_text(result, full=full, section=section)
+    elif form is Format.html:
         from loraprof.report.html import to_html
 
         content = to_html(result, scene())
@@ -140,7 +153,7 @@ def let_go() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _terminal(result: "Shown") -> None:
+def _terminal(result: "Shown", full: bool, section: str | None) -> None:
     from rich.console import Console
 
     from loraprof.report.terminal.render import render
@@ -150,18 +163,24 @@ def _terminal(result: "Shown") -> None:
             """Not the end of the process: a script's exit code is to be kept."""
             raise BrokenPipeError
 
-    render(result, Page())
+    render(result, Page(), full, section)
+
+
+def scene_of_source(source: "Source", run: "Run") -> "Scene | None":
+    """The reported step of the shown rank, to be drawn; its trace is read once more."""
+    from loraprof.report.export.job import Job
+
+    return Job(source, Path(), run=run).scene()
 
 
 def show_recording(place: "Place", form: Format, output: Path | None, force: bool, quiet: bool) -> None:
     """The report of what was just recorded, and where that is."""
     from loraprof.analysis.ranks.examine import processes
     from loraprof.diagnosis.load import report_of
-    from loraprof.report.export.job import Job
     from loraprof.store.recordings import load_source
 
     source = load_source(place)
-    emit(report_of(source, processes), form, output, force, Job(source, Path()).scene)
+    emit(report_of(source, processes), form, output, force, partial(scene_of_source, source, processes))
     say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
 
 

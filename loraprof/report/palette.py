@@ -10,34 +10,37 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Tone:
-    """``light`` and ``dark`` are hex colours for pages of that kind; a terminal takes ``dark``."""
+    """``light`` and ``dark`` are hex colours for pages of that kind; ``ansi`` is one of the terminal's own, which its
+    theme keeps readable, and ``glyph`` tells what fills a bar where there is no colour."""
 
     label: str
     light: str
     dark: str
+    ansi: str = ""
+    glyph: str = "█"
 
 
 TONES: Final[dict[str, Tone]] = {
-    "base": Tone("base linears", "#0072b2", "#4ba3d9"),
-    "adapter": Tone("adapter", "#d55e00", "#ef8536"),
-    "attention": Tone("attention and positions", "#009e73", "#2fbf94"),
-    "block": Tone("norms, activations, adds", "#7aa6a1", "#8fc1bb"),
-    "head": Tone("embedding, head, loss", "#8a5fb0", "#b48ad6"),
-    "dequant": Tone("dequantisation", "#8c6d31", "#c4a35a"),
-    "optimizer": Tone("optimizer and clipping", "#cc79a7", "#e096bf"),
-    "comm": Tone("communication", "#b8a300", "#f0e442"),
-    "rest": Tone("copies and other work", "#6b7280", "#9aa3b2"),
-    "host": Tone("idle: the host is late", "#b3261e", "#e5675e"),
-    "wait": Tone("idle: waiting (sync, data, memory)", "#a8633a", "#d29a74"),
-    "queue": Tone("idle: between queued kernels", "#9ca3af", "#6f7887"),
-    "unknown": Tone("idle: profiler or unknown", "#c3c7cf", "#4d5563"),
-    "good": Tone("faster", "#1a7f4b", "#4cc38a"),
-    "bad": Tone("slower", "#b3261e", "#e5675e"),
+    "base": Tone("base linears", "#0072b2", "#4ba3d9", "blue", "█"),
+    "adapter": Tone("adapter", "#d55e00", "#ef8536", "red", "▓"),
+    "attention": Tone("attention and positions", "#009e73", "#2fbf94", "green", "█"),
+    "block": Tone("norms, activations, adds", "#7aa6a1", "#8fc1bb", "cyan", "█"),
+    "head": Tone("embedding, head, loss", "#8a5fb0", "#b48ad6", "magenta", "█"),
+    "dequant": Tone("dequantisation", "#8c6d31", "#c4a35a", "magenta", "▓"),
+    "optimizer": Tone("optimizer and clipping", "#cc79a7", "#e096bf", "magenta", "█"),
+    "comm": Tone("communication", "#b8a300", "#f0e442", "yellow", "▒"),
+    "rest": Tone("copies and other work", "#6b7280", "#9aa3b2", "", "█"),
+    "host": Tone("idle: the host is late", "#b3261e", "#e5675e", "red", "░"),
+    "wait": Tone("idle: sync, data, memory", "#a8633a", "#d29a74", "yellow", "░"),
+    "queue": Tone("idle: between queued kernels", "#9ca3af", "#6f7887", "", "░"),
+    "unknown": Tone("idle: profiler or unknown", "#c3c7cf", "#4d5563", "", "░"),
+    "good": Tone("faster", "#1a7f4b", "#4cc38a", "green", "█"),
+    "bad": Tone("slower", "#b3261e", "#e5675e", "red", "█"),
 }
 
 # Without a device nothing is launched: there idle means outside every op.
 CPU_LABELS: Final[dict[str, str]] = {
-    "host": "idle: Python between the ops",
+    "host": "idle: Python between ops",
     "wait": "idle: waiting (data, other ranks)",
 }
 

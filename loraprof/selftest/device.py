@@ -1,18 +1,17 @@
-"""Plants for what only a GPU has: launches, their queue, synchronising calls, several streams, graphs.
+"""Plants for what only devices with a launch queue have: launches, synchronising calls, several streams, graphs.
 
-Spin kernels (``torch.cuda._sleep``) last as long as they are told, whatever the device; device time is taken between
+Spin kernels last as long as they are told, whatever the device; device time is taken between
 two events, host time with ``perf_counter_ns`` around the very call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Final
 
 import torch
 from torch import nn
 
-from loraprof.capture.device.stopwatch import timing_event
-from loraprof.selftest.pause import host_pause
+from loraprof.capture.device.kinds import queued
 from loraprof.selftest.plant import NotHere, Work
 
 ALONE: Final = 20  # null kernels on an empty queue
@@ -27,15 +26,6 @@ COPIED_BYTES: Final = 256 << 20  # long beside the events around it, short besid
 NODES: Final = 40  # kernels of the graph
 NODE_CYCLES: Final = 200_000  # about 100 us
 REPLAYS: Final = 3
-GRAPHS_SINCE: Final = (12, 6)  # before, CUDA graphs and the profiler do not agree (pytorch/pytorch#101879)
-
-
-def _spin(cycles: int) -> None:
-    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
-
-
-def _stream() -> torch.cuda.Stream:
-    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 def nulls(device: torch.device) -> Work:
@@ -43,14 +33,14 @@ def nulls(device: torch.device) -> Work:
 
     No launch can take longer than the host saw launch and synchronisation together take.
     """
-    x = torch.zeros(1, device=device)
+    on, x = queued(device), torch.zeros(1, device=device)
 
     def run() -> Sequence[float]:
         trips = []
         for _ in range(ALONE):
             begin = perf_counter_ns()
             x.add_(1)
-            torch.cuda.synchronize()
+            on.synchronise()
             trips.append(perf_counter_ns() - begin)
         for _ in range(NULLS):
             x.add_(1)
@@ -61,13 +51,13 @@ def nulls(device: torch.device) -> Work:
 
 def syncing(device: torch.device) -> Work:
     """A synchronising call that waits while nothing runs."""
-    x = torch.zeros(1, device=device)
+    on, x = queued(device), torch.zeros(1, device=device)
 
     def run() -> Sequence[float]:
         x.add_(1)
-        host_pause(torch.cuda.current_stream(), PAUSE_US)
+        on.pause(on.current_stream(), PAUSE_US)
         begin = perf_counter_ns()
-        torch.cuda.synchronize()
+        on.synchronise()
         waited = perf_counter_ns() - begin
         x.add_(1)
         return [waited]
@@ -77,20 +67,21 @@ def syncing(device: torch.device) -> Work:
 
 def waiting(device: torch.device) -> Work:
     """A kernel, launched long before, that waits for another stream."""
-    x, side = torch.zeros(1, device=device), _stream()
+    on, x = queued(device), torch.zeros(1, device=device)
+    side = on.stream()
 
     def run() -> Sequence[float]:
-        main, first, last = torch.cuda.current_stream(), timing_event(), timing_event()
-        _spin(LONG_CYCLES)  # everything below is launched before it ends
+        main, first, last = on.current_stream(), on.event(), on.event()
+        on.spin(LONG_CYCLES)  # everything below is launched before it ends
         for _ in range(FEW):
             x.add_(1)
         side.wait_stream(main)
         first.record(side)
-        host_pause(side, PAUSE_US)
+        on.pause(side, PAUSE_US)
         last.record(side)
         main.wait_stream(side)
         x.add_(1)
-        torch.cuda.synchronize()
+        on.synchronise()
         return [first.elapsed_time(last) * 1e6]
 
     return Work(run)
@@ -98,18 +89,19 @@ def waiting(device: torch.device) -> Work:
 
 def overlapping(device: torch.device) -> Work:
     """A copy from the host on one stream under a long kernel on another."""
-    side = _stream()
+    on = queued(device)
+    side = on.stream()
     source = torch.ones(COPIED_BYTES // 4).pin_memory()
     target = torch.empty_like(source, device=device)
 
     def run() -> Sequence[float]:
-        first, last = timing_event(), timing_event()
-        _spin(LONG_CYCLES)
-        with torch.cuda.stream(side):
+        first, last = on.event(), on.event()
+        on.spin(LONG_CYCLES)
+        with on.on(side):
             first.record(side)
             target.copy_(source, non_blocking=True)
             last.record(side)
-        torch.cuda.synchronize()
+        on.synchronise()
         return [first.elapsed_time(last) * 1e6]
 
     return Work(run)
@@ -120,15 +112,16 @@ def queueing(device: torch.device) -> Work:
 
     Raises RuntimeError where no call waited.
     """
+    on = queued(device)
 
     def run() -> Sequence[float]:
         longest = 0
-        _spin(LONG_CYCLES)
+        on.spin(LONG_CYCLES)
         for _ in range(QUEUED):
             begin = perf_counter_ns()
-            _spin(SHORT_CYCLES)
+            on.spin(SHORT_CYCLES)
             longest = max(longest, perf_counter_ns() - begin)
-        torch.cuda.synchronize()
+        on.synchronise()
         if longest < BLOCKED_NS:
             raise RuntimeError(f"{QUEUED} launches did not fill the launch queue of this device")
         return [QUEUED + 1, longest, 0, 0]
@@ -139,27 +132,28 @@ def queueing(device: torch.device) -> Work:
 class _Replayed(nn.Module):
     """A captured graph as a module, so that its launches lie in a marker."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph) -> None:
+    def __init__(self, replay: Callable[[], None]) -> None:
         super().__init__()
-        self.graph = graph
+        self.replay = replay
 
     def forward(self) -> None:
-        self.graph.replay()
+        self.replay()
 
 
 def replaying(device: torch.device) -> Work:
-    """A CUDA graph: one launch call starts many kernels."""
-    version = tuple(int(part) for part in (torch.version.cuda or "0").split("."))
-    if version < GRAPHS_SINCE:
-        raise NotHere(f"CUDA graphs under the profiler need CUDA 12.6, this torch has {torch.version.cuda}")
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    """A graph: one launch call starts many kernels."""
+    on = queued(device)
+    if (refused := on.no_graphs()) is not None:
+        raise NotHere(refused)
+
+    def spins() -> None:
         for _ in range(NODES):
-            _spin(NODE_CYCLES)
-    module = _Replayed(graph)
+            on.spin(NODE_CYCLES)
+
+    module = _Replayed(on.graph(spins))
 
     def run() -> Sequence[float]:
-        first, last = timing_event(), timing_event()
+        first, last = on.event(), on.event()
         first.record()
         for _ in range(REPLAYS):
             module()

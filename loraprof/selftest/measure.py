@@ -16,7 +16,9 @@ import torch
 from msgspec.structs import replace
 
 from loraprof.capture.device.calibration_cache import cached_calibration
-from loraprof.capture.device.environment import device_info, environment
+from loraprof.capture.device.environment import environment
+from loraprof.capture.device.kinds import measured
+from loraprof.capture.device.protocol import Device
 from loraprof.capture.modules.facts import tables_of
 from loraprof.capture.modules.markers import Markers
 from loraprof.errors import MeasurementError
@@ -26,8 +28,7 @@ from loraprof.model.selftest import Row, SelfTest
 from loraprof.model.trace import Bool, DeviceTable, HostTable, Trace
 from loraprof.model.vocabulary import HostKind
 from loraprof.selftest.plant import TIMED, Plant, Quantity, Seen, judge, miss
-from loraprof.selftest.rates import matmul_dtype
-from loraprof.selftest.run import Kineto, plant_all, waiter
+from loraprof.selftest.run import Kineto, plant_all
 from loraprof.store.kineto.read import read_trace
 
 T = TypeVar("T", HostTable, DeviceTable)
@@ -41,12 +42,13 @@ def selftest(device: torch.device, plants: Sequence[Plant], diagnose: Diagnose) 
     Raises MeasurementError where a profiler runs already, or records nothing of a GPU.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    calibration, notes = _calibration(device)  # first: work may stay slower after a profiler session
-    with TemporaryDirectory(prefix="loraprof-") as folder:
+    on = measured(device)
+    with on.current(), TemporaryDirectory(prefix="loraprof-") as folder:
+        calibration, notes = _calibration(on)  # first: work may stay slower after a profiler session
         path = Path(folder) / "selftest.json"
-        done = plant_all(device, plants, Kineto(device), path, waiter(device))
+        done = plant_all(device, plants, Kineto(device), path, on.synchronise)
         trace = read_trace(path)
-    if device.type == "cuda" and done.truths and not len(trace.device):
+    if on.asynchronous and done.truths and not len(trace.device):
         raise MeasurementError("the profiler recorded no kernel", CUPTI_HINT)
     recording = recording_of(device, done.markers, calibration)
     rows = [row for plant, truths in done.truths for row in rows_of(plant, truths, trace, recording, diagnose)]
@@ -60,12 +62,12 @@ def selftest(device: torch.device, plants: Sequence[Plant], diagnose: Diagnose) 
     )
 
 
-def _calibration(device: torch.device) -> tuple[Calibration | None, list[str]]:
+def _calibration(on: Device) -> tuple[Calibration | None, list[str]]:
     """The roofs that a GPU's plants are held against."""
-    if device.type != "cuda":
+    if not on.asynchronous:
         return None, []
     try:
-        return cached_calibration(device, dtype=str(matmul_dtype(device)).removeprefix("torch."))
+        return cached_calibration(on.place, dtype=str(on.matrix_dtype()).removeprefix("torch."))
     except RuntimeError as error:
         return None, [f"the device could not be calibrated: {str(error).splitlines()[0]}"]
 
@@ -76,7 +78,7 @@ def recording_of(device: torch.device, markers: Markers, calibration: Calibratio
     return Recording(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         environment=environment(),
-        device=device_info(device),
+        device=measured(device).info(),
         workload=Workload(name="selftest", kind="builtin", argv=["selftest"]),
         modules=modules,
         parameters=parameters,

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from loraprof.capture.device.kinds import KINDS
 from loraprof.model.report import Report, Step
 from loraprof.model.selftest import Relation, Row, Unit
 from loraprof.model.trace import Trace
@@ -64,7 +65,7 @@ class Quantity:
     unit: Unit
     read: Callable[[Seen], float | None]
     relation: Relation = "equal"
-    kinds: tuple[str, ...] = ("cpu", "cuda")
+    kinds: tuple[str, ...] = tuple(KINDS)
 
 
 @dataclass(frozen=True, slots=True)

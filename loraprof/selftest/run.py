@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import nn
 from torch.profiler import record_function
 
+from loraprof.capture.device.kinds import measured
 from loraprof.capture.modules.markers import Markers
 from loraprof.capture.passes.profiler import prepare, session
 from loraprof.errors import MeasurementError
@@ -39,7 +40,7 @@ class Kineto:
     def __init__(self, device: torch.device) -> None:
         if torch._C._autograd._profiler_enabled():
             raise MeasurementError("a profiler runs in this process already", "the self-test needs the only session")
-        self._session = session(device)
+        self._session = session(measured(device))
 
     def prepare(self) -> None:
         prepare(self._session)
@@ -135,10 +136,3 @@ def _steps(
         truths[name] = truth
     done.markers.step = None
     return truths
-
-
-def waiter(device: torch.device) -> Callable[[], Any]:
-    """Waits for all work of ``device``."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None

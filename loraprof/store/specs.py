@@ -28,7 +28,7 @@ POSITIONS: Final = {
 
 def default_workload(device: str) -> str:
     """The workload ``profile`` runs when none is named; ``device`` is "cpu" or "cuda"."""
-    return CUDA_DEFAULT if device == "cuda" else CPU_DEFAULT
+    return CPU_DEFAULT if device == "cpu" else CUDA_DEFAULT
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

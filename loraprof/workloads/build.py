@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loraprof.capture.device.kinds import measured
 from loraprof.model.workload import WorkloadSpec
 from loraprof.workloads.adapters import count, trained
 from loraprof.workloads.arms import resolve_arm
 from loraprof.workloads.batches import Source, fixed, tokens_per_step
-from loraprof.workloads.heap import keep_freed_memory
 from loraprof.workloads.models import enable_checkpointing, make_model, quiet, torch_device
 from loraprof.workloads.shrink import shrink
 
@@ -48,8 +48,7 @@ def build(spec: WorkloadSpec, arm: str = "lora", batches: Source = fixed) -> Bui
     Raises UsageError for an arm that does not fit the workload, MeasurementError for a missing device or package.
     """
     device, how = torch_device(spec), resolve_arm(arm)
-    if device.type == "cpu":
-        keep_freed_memory()
+    measured(device).keep_freed_memory()
     torch.manual_seed(spec.seed)
     with quiet():
         base = make_model(spec, device)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from loraprof.capture.device.kinds import default_device, measured
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.store.specs import changed_config
@@ -20,10 +21,9 @@ HF_HINT = "pip install 'loraprof[hf]'"
 
 def torch_device(spec: WorkloadSpec) -> torch.device:
     """Raises MeasurementError when the device asked for is not here."""
-    available = torch.cuda.is_available()
-    if spec.device == "cuda" and not available:
-        raise MeasurementError("no CUDA device is available", "loraprof doctor says why; --device cpu runs without")
-    return torch.device("cuda" if available and spec.device != "cpu" else "cpu")
+    place = default_device() if spec.device == "auto" else torch.device(spec.device)
+    measured(place).info()
+    return torch.device(place.type)
 
 
 def make_model(spec: WorkloadSpec, device: torch.device) -> nn.Module:

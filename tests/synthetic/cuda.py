@@ -18,7 +18,8 @@ from dispatch import recorded, tensors
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loraprof.analysis.attribution.names import EVALUATE
-from loraprof.capture.device import stopwatch
+from loraprof.capture.device.cpu import Cpu
+from loraprof.capture.device.cuda import Cuda
 from loraprof.capture.modules import markers
 from synthetic.kineto import document
 from synthetic.ledger import Work
@@ -91,7 +92,7 @@ class SimulatedCuda(TorchDispatchMode):
         with pytest.MonkeyPatch.context() as patch, self:
             for name, value in {
                 "_sleep": lambda cycles: self._launch(Kernel("spin_kernel", max(cycles // 2, SHORTEST_NS))),
-                "synchronize": machine.synchronize,
+                "synchronize": lambda device=None: machine.synchronize(),
                 "Stream": lambda: Stream(machine, next(self._numbers)),
                 "current_stream": lambda: current,
                 "stream": self._on,
@@ -103,13 +104,12 @@ class SimulatedCuda(TorchDispatchMode):
             patch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
             patch.setattr(torch.autograd.profiler, "record_function", self._loader)
             patch.setattr(markers, "_Range", lambda name: _Range(machine, name))
-            for module in (stopwatch, *modules):
+            for module in modules:
                 for name, value in {
-                    "timing_event": lambda: Event(self),
-                    "once_clock_of": lambda device: stopwatch.event_clock,
+                    "measured": lambda place: _Device(self),
+                    "queued": lambda place: _Device(self),
                     "perf_counter_ns": self._clock,
                     "sleep": lambda s: machine.spend(round(s * 1e9)),
-                    "host_pause": self._pause,
                 }.items():
                     if hasattr(module, name):
                         patch.setattr(module, name, value)
@@ -133,7 +133,7 @@ class SimulatedCuda(TorchDispatchMode):
         self.machine.spend(CLOCK_NS)
         return self.machine.now
 
-    def _pause(self, stream: Stream, us: int) -> None:
+    def pause(self, stream: Stream, us: int) -> None:
         self.machine.hold(stream.number, stream.reached() + us * 1000)
 
     @contextmanager
@@ -188,6 +188,25 @@ class SimulatedCuda(TorchDispatchMode):
                 self.machine.synchronize(stream=self.current.number)
             self.machine.spend(PYTHON_NS)
         return result
+
+
+class _Device(Cuda):
+    """loraprof's own code for such devices; sizes and dtypes are what the CPU's tensors need."""
+
+    sizes = Cpu.sizes
+
+    def __init__(self, simulated: SimulatedCuda) -> None:
+        super().__init__(torch.device("cuda"))
+        self.simulated = simulated
+
+    def matrix_dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def event(self) -> Event:
+        return Event(self.simulated)
+
+    def pause(self, stream: Stream, us: int) -> None:
+        self.simulated.pause(stream, us)
 
 
 class _Range:

@@ -31,6 +31,7 @@ class Hardware:
     api_ns: int = 4000
     return_ns: int = 2000  # of a synchronising call, after what it waits for has ended
     host_percent: int = 100  # host time relative to the program's; above 100 models a profiler
+    event_ns: int = 0  # that every host record costs, half around its begin, half around its end
     rocm: bool = False
 
 
@@ -82,6 +83,7 @@ class Machine:
     @contextmanager
     def inside(self, cat: str, name: str, cause: str | None = None, args: Document | None = None) -> Iterator[None]:
         """A record that encloses the body; ``cause`` is what time in it counts as (``None``: says nothing)."""
+        self._recorded()
         begin, args = self.now, dict(args or {})
         if cat == "cpu_op":
             self._external += 1
@@ -89,12 +91,15 @@ class Machine:
             self._externals.append(self._external)
         if cause:
             self._enter(cause)
+        self._recorded()
         yield
+        self._recorded()
         if cause:
             self._leave()
         if cat == "cpu_op":
             self._externals.pop()
         self._emit(host_event(cat, name, self.thread, begin, self.now, args))
+        self._recorded()
 
     def op(self, name: str, **args: Any) -> Any:
         return self.inside("cpu_op", name, "framework", args)
@@ -110,9 +115,10 @@ class Machine:
 
     def launch(self, kernels: Sequence[Kernel], work: Work, api_ns: int = 0, name: str = "") -> None:
         """One launch call; several kernels are those of a graph."""
-        hardware, called = self.hardware, self.now
+        hardware = self.hardware
         name = name or _launch_name(kernels[0], len(kernels))
         with self._api(name, "launch_api") as correlation:
+            called = self.now - hardware.event_ns // 4
             room = self._started[0] if len(self._started) == hardware.queue else 0
             ready = called + (api_ns or hardware.api_ns) * hardware.host_percent // 100
             returned = max(ready, room)
@@ -174,16 +180,24 @@ class Machine:
 
     @contextmanager
     def _api(self, name: str, cause: str) -> Iterator[int]:
+        self._recorded()
         self._correlation += 1
         correlation, begin = self._correlation, self.now
         self._enter(cause)
+        self._recorded()
         yield correlation
+        self._recorded()
         self._leave()
         args: Document = {"correlation": correlation, "cbid": 211}
         if self._externals:
             args["External id"] = self._externals[-1]
         name = name.replace("cuda", "hip") if self.hardware.rocm else name
         self._emit(host_event("cuda_runtime", name, self.thread, begin, self.now, args))
+        self._recorded()
+
+    def _recorded(self) -> None:
+        self.now += self.hardware.event_ns // 4
+        self.host_ns += self.hardware.event_ns // 4
 
     def _enter(self, cause: str) -> None:
         stack = self._causes.setdefault(self.thread, [])

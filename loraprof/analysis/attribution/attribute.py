@@ -7,6 +7,7 @@ disagreements are counted. Work outside every module is placed by what surrounds
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -16,10 +17,17 @@ from loraprof.analysis.attribution.forward import forward_roles
 from loraprof.analysis.attribution.names import modules_of, names_of
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.attribution.surroundings import place_between
+from loraprof.analysis.attribution.unmarked.forward import Unmarked, unmarked
+from loraprof.analysis.attribution.unmarked.frames import framed
 from loraprof.analysis.trace.call_tree import Tree, tree_of
-from loraprof.model.recording import Recording
+from loraprof.model.recording import AdapterSite, Recording
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, HostKind
+
+_HOW: Final = {
+    "observed": "by their module frames: one product, a narrow pair of its widths, and their sum",
+    "shapes": "by shapes: narrow pairs of products beside one of their widths, and their sum",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +42,7 @@ class Attribution:
     disagreements: int | None
     marked: bool  # module markers say where forward work belongs
     notes: tuple[str, ...]
+    sites: tuple[AdapterSite, ...] = ()  # adapted layers, of the recording or found in the trace
     compiled: CompiledRows | None = None
     compiling: Bool | None = None  # per host row: inside a range in which the compiler worked
 
@@ -60,11 +69,23 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     phase = np.full(len(host), PHASE["other"], dtype=np.int8)
     phase[forward], phase[recompute], phase[in_backward] = PHASE["forward"], PHASE["recompute"], PHASE["backward"]
     phase[in_optimizer] = PHASE["optimizer"]
-    roles = roles_of(table, recording)
+    alone = recording is None and not marked.any()
+    found = unmarked(trace, tree, evaluate, optimizer) if recording is None else None
+    sites: tuple[AdapterSite, ...] = ()
+    if found is not None and alone:
+        table, sites = found.table, found.sites
+    elif found is not None:
+        table, sites, found = framed(trace, tree, found, table, opens, marker)
+    roles = roles_of(table, recording, sites)
     code = Compiled(trace, recording, roles, tree, marker, evaluate)
     role = forward_roles(trace, roles, np.where(code.inside, -1, module).astype(np.int32), marker, tree)
 
-    state = Backward(trace, recording, roles, names, tree, evaluate, in_backward)
+    opened = forward & (opens[host.name] >= 0)
+    if found is not None and alone:
+        marked = _claim(found, ~(code.inside | in_optimizer), module, phase, role)
+    elif found is not None:
+        _mend(found, role)
+    state = Backward(trace, recording, roles, names, tree, evaluate, in_backward, alone)
     disagreements = state.fill(module, role)
     paths = [m.path or "<model>" for m in table]
     special = {name: len(paths) + i for i, name in enumerate((OPTIMIZER, GRAD_CLIP, LOSS))}
@@ -72,7 +93,6 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     loss = (role == ROLE["loss"]) & (module >= 0)
     module[loss] = special[LOSS]
     module[in_optimizer], role[in_optimizer] = special[OPTIMIZER], ROLE["optimizer"]
-    opened = forward & (opens[host.name] >= 0)
     work = np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
     closure = np.zeros(len(host) + 1, dtype=np.bool_)
     closure[optimizer[opened]] = True
@@ -82,6 +102,9 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     outside = (~(in_optimizer | in_backward | marked) | (in_optimizer & closure[optimizer])) & work
     tops = (opened, evaluate, optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
+    if alone:
+        updates = np.flatnonzero((tree.nearest(names.updates[host.name]) >= 0) & ~in_backward & work)
+        module[updates], phase[updates], role[updates] = special[OPTIMIZER], PHASE["optimizer"], ROLE["optimizer"]
     module[state.unplaced_loss & (module < 0) & ~code.inside] = special[LOSS]
     around = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
     role[work & (tree.nearest(around) >= 0)] = ROLE["comm"]
@@ -90,7 +113,8 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     for column in (module, phase, role):
         column[call] = column[issuer]
     known = bool(marked.any())
-    notes = [f"host ranges cross instead of nesting, on this many threads: {tree.crossing}"] if tree.crossing else []
+    notes = [f"{len(sites)} adapted layers found {_HOW[site.how]}" for site in sites[:1] if site.how in _HOW]
+    notes += [f"host ranges cross instead of nesting, on this many threads: {tree.crossing}"] if tree.crossing else []
     if recording is not None and not known:
         notes.append("no module markers in the trace: roles of forward work and the adapter's time are unknown")
     return Attribution(
@@ -102,9 +126,27 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         disagreements,
         known,
         tuple(notes),
+        tuple(roles.sites),
         compiled,
         compile_ranges(trace, tree),
     )
+
+
+def _mend(found: Unmarked, role: Int8) -> None:
+    """Roles of adapters that no frame holds, in place."""
+    rows = np.flatnonzero(found.call >= 0)
+    rows = rows[found.layer[found.call[rows]] >= 0]
+    role[rows] = found.role[found.call[rows]]
+
+
+def _claim(found: Unmarked, free: Bool, module: Int32, phase: Int8, role: Int8) -> Bool:
+    """Fills the rows of calls that no module claims, in place; which they are."""
+    rows = np.flatnonzero((found.call >= 0) & free)
+    at = found.call[rows]
+    module[rows], role[rows], phase[rows] = found.layer[at], found.role[at], PHASE["forward"]
+    claimed = np.zeros(len(free), dtype=np.bool_)
+    claimed[rows] = True
+    return claimed
 
 
 def _issued(trace: Trace, tree: Tree, enclosing: Bool) -> tuple[Int64, Int64]:

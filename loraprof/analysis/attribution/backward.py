@@ -5,6 +5,7 @@ import numpy as np
 from loraprof.analysis.attribution.names import Names
 from loraprof.analysis.attribution.roles import Roles
 from loraprof.analysis.attribution.sequence import forward_owner, interval_owner
+from loraprof.analysis.attribution.unmarked.nodes import role_of_node
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import Recording
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
@@ -27,7 +28,10 @@ class Backward:
         tree: Tree,
         evaluate: Int32,
         flag: Bool,
+        unmarked: bool = False,
     ) -> None:
+        """``unmarked``: modules are adapted layers only, and most forward work has none."""
+        self.unmarked = unmarked
         self.trace, self.recording, self.roles, self.names = trace, recording, roles, names
         self.tree, self.evaluate, self.flag = tree, evaluate, flag
         self.unplaced_loss: Bool = np.zeros(len(flag), dtype=np.bool_)
@@ -44,15 +48,21 @@ class Backward:
         node_module = np.full(len(host), -1, dtype=np.int32)
         node_role = np.full(len(host), ROLE["other"], dtype=np.int8)
         node_module[numbered] = np.where(found, module[source], -1)
-        node_role[numbered] = np.where(found, role[source], ROLE["other"])
+        if self.unmarked:
+            said = np.array([ROLE[role_of_node(n)] for n in self.trace.names] or [0], dtype=np.int8)
+            node_role[nodes] = said[host.name[nodes]]
+        node_role[numbered] = np.where(found, role[source], node_role[numbered])
         lossy = numbered[found & (module[np.maximum(source, 0)] < 0)]
         disagreements = self._rule_b(numbered, source, module, node_module, node_role)
         self._gradients(node_module, node_role)
+        self._follow(nodes, node_module, node_role)
         rows = np.flatnonzero(self.flag)
         module[rows] = node_module[self.evaluate[rows]]
         role[rows] = node_role[self.evaluate[rows]]
         self._sums(rows, module, role)
-        if (module[ops] >= 0).any():  # beside modules that are known, what ran outside them is the loss function's
+        if (
+            not self.unmarked and (module[ops] >= 0).any()
+        ):  # beside modules that are known, what ran outside them is the loss function's
             outside = np.zeros(len(host), dtype=np.bool_)
             outside[lossy] = True
             self.unplaced_loss = self.flag & outside[np.maximum(self.evaluate, 0)] & (module < 0)
@@ -89,6 +99,18 @@ class Backward:
             node_module[node] = parameter.module
             node_role[node] = ROLE[self.roles.of_parameter(parameter)]
 
+    def _follow(self, nodes: Int64, node_module: Int32, node_role: Int8) -> None:
+        """A gradient is accumulated right after the node that made it."""
+        if not self.unmarked:
+            return
+        made = nodes[~self.names.accumulate[self.trace.host.name[nodes]]]
+        summing = nodes[self.names.accumulate[self.trace.host.name[nodes]]]
+        before = np.searchsorted(made, summing) - 1  # rows are in the order of thread and start
+        thread = self.trace.host.thread
+        known = (before >= 0) & (np.append(thread[made], -1)[before] == thread[summing])
+        node_module[summing[known]] = node_module[made[before[known]]]
+        node_role[summing[known]] = node_role[made[before[known]]]
+
     def _sums(self, rows: Int64, module: Int32, role: Int8) -> None:
         """Sums of gradients run inside a node but outside its own function.
 
@@ -99,7 +121,7 @@ class Backward:
         host, table = self.trace.host, self.roles.table
         add = np.array([n in ("aten::add", "aten::add_") for n in self.trace.names] or [False])
         sums = rows[add[host.name[rows]]]
-        sums = sums[(self.tree.parent[sums] == self.evaluate[sums]) & (module[sums] >= 0)]
+        sums = sums[(self.tree.parent[sums] == self.evaluate[sums]) & ((module[sums] >= 0) | self.unmarked)]
         active = {i for i, site in enumerate(self.roles.sites) if site.active}
         site = np.array([m.site if m.site in active else -1 for m in table] or [-1], dtype=np.int64)
         site = np.append(site, [-1, -1, -1])[module[sums]]

@@ -11,6 +11,8 @@ from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 
 EVALUATE = "autograd::engine::evaluate_function: "
+_UPDATE = re.compile(r"^aten::(_fused_(adamw?|sgd|adagrad)_|_foreach_(lerp|addcdiv|addcmul|sqrt|div|pow|sub)_?)$")
+_NODE = re.compile(r"^[A-Za-z:]*?\w+Backward\d*$|^(torch::autograd::)?AccumulateGrad$")
 # What DDP and FSDP do around their collectives: filling and emptying buckets, shards into weights and back.
 _MARKER = re.compile(rf"({MODULE_MARKER}|{GRADIENT_MARKER})([0-9]{{1,9}})")
 _COMM_OP = re.compile(r"^(c10d::|torch::distributed::|torch\.distributed\.)")
@@ -26,6 +28,7 @@ class Names:
     evaluate: Bool
     accumulate: Bool
     optimizer: Bool
+    updates: Bool  # an op that only optimizers call
     norm: Bool
     backward: Bool
     comm_op: Bool
@@ -38,12 +41,16 @@ def names_of(trace: Trace) -> Names:
         return int(found[2]) if found is not None and found[1] == prefix else -1
 
     names = trace.names or ("",)
+    evaluate = [n.startswith(EVALUATE) for n in names]
+    if not any(evaluate):  # files of 2021, and those that other writers thinned out: the nodes themselves are all
+        evaluate = [bool(_NODE.search(n)) for n in names]
     return Names(
         module=np.array([number(n, MODULE_MARKER) for n in names], dtype=np.int64),
         gradient=np.array([number(n, GRADIENT_MARKER) for n in names], dtype=np.int64),
-        evaluate=np.array([n.startswith(EVALUATE) for n in names]),
-        accumulate=np.array([n.startswith(EVALUATE) and "AccumulateGrad" in n for n in names]),
+        evaluate=np.array(evaluate),
+        accumulate=np.array([is_node and "AccumulateGrad" in n for n, is_node in zip(names, evaluate, strict=True)]),
         optimizer=np.array([n.startswith("Optimizer.") for n in names]),
+        updates=np.array([bool(_UPDATE.search(n)) for n in names]),
         norm=np.array(["norm" in n and "layer_norm" not in n for n in names]),
         comm_op=np.array([bool(_COMM_OP.search(n)) for n in names]),
         comm_range=np.array([bool(_COMM_RANGE.search(n)) for n in names]),

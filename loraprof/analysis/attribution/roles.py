@@ -5,7 +5,7 @@ nothing (blocks, whole models, a script's own layers) is judged by what it does:
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,7 +40,7 @@ _CLASSES: Final[tuple[tuple[str, Role], ...]] = (
     ("activation", "activation"),
     ("softmax", "attention"),
 )
-_ROTARY_OPS = re.compile(r"aten::(mul|neg|cat|add|sub|cos|sin|split|chunk|narrow|slice|unsqueeze|_unsafe_view)_?$")
+ROTARY_OPS = re.compile(r"aten::(mul|neg|cat|add|sub|cos|sin|split|chunk|narrow|slice|unsqueeze|_unsafe_view)_?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Roles:
         return found
 
     def _rotates(self, op: str, context: Context) -> bool:
-        return self.rotary and context.before_core and bool(_ROTARY_OPS.match(op))
+        return self.rotary and context.before_core and bool(ROTARY_OPS.match(op))
 
     def _in_site(self, info: ModuleInfo, op: str, shapes: Shapes | None) -> Role:
         if info.part in ADAPTER_PARTS:
@@ -123,12 +123,15 @@ class Roles:
         return "adapter.down" if not plain and PRODUCT.search(op) else "adapter.elementwise"
 
 
-def roles_of(table: list[ModuleInfo], recording: Recording | None) -> Roles:
-    """The roles of a table of modules; a recording adds adapted layers and the shapes of weights."""
+def roles_of(table: list[ModuleInfo], recording: Recording | None, sites: Sequence[AdapterSite] = ()) -> Roles:
+    """The roles of a table of modules; a recording adds adapted layers and the shapes of weights.
+
+    ``sites`` are those of a trace without one.
+    """
     parameters = recording.parameters if recording else []
     return Roles(
         table,
-        recording.sites if recording else [],
+        recording.sites if recording else list(sites),
         Weights.of(table, parameters),
         {},
         frozenset(_heads(table, [p.shape for p in parameters if table[p.module].cls == "Embedding"])),

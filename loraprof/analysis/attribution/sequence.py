@@ -25,19 +25,25 @@ def logical_threads(trace: Trace, ops: Int64, nodes: Int64) -> dict[int, int]:
 
 
 def forward_owner(trace: Trace, ops: Int64, nodes: Int64) -> Int64:
-    """Rule (a): per node the last (then innermost) forward op with its number, -1 none."""
+    """Rule (a): per node the last (then innermost) forward op with its number that began before it, -1 none.
+
+    Where none began before, the last of all: numbers that start over are told apart by time, clocks may be off.
+    """
     host = trace.host
     out = np.full(len(nodes), -1, dtype=np.int64)
     threads = logical_threads(trace, ops, nodes)
     for logical, thread in threads.items():
         mine = ops[host.thread[ops] == thread]
-        mine = mine[np.lexsort((-host.end[mine], host.start[mine], host.sequence[mine]))]
-        numbers = host.sequence[mine]
+        mine = mine[np.lexsort((-host.end[mine], host.start[mine]))]
         which = np.flatnonzero(host.fwd_thread[nodes] == logical)
+        earlier = np.searchsorted(host.start[mine], host.start[nodes[which]])
+        order = np.argsort(host.sequence[mine], kind="stable")  # of one number by time
+        mine, key = mine[order], host.sequence[mine[order]] * (len(mine) + 1) + order
         wanted = host.sequence[nodes[which]]
-        at = np.searchsorted(numbers, wanted, side="right") - 1
-        hit = (at >= 0) & (numbers[np.maximum(at, 0)] == wanted) if len(numbers) else np.zeros(len(wanted), bool)
-        out[which[hit]] = mine[at[hit]]
+        for limit in (len(mine), earlier):
+            at = np.searchsorted(key, wanted * (len(mine) + 1) + limit) - 1
+            hit = (at >= 0) & (np.append(host.sequence[mine], -1)[at] == wanted)
+            out[which[hit]] = mine[at[hit]]
     return out
 
 

@@ -51,7 +51,7 @@ class Weights:
 
     def of_site(self, info: ModuleInfo, site: AdapterSite, op: str, shapes: Shapes | None) -> Role:
         """Base or adapter, where one module issues both: A contracts ``in_features`` into r, B contracts r."""
-        operands = _operands(shapes)
+        operands = tensors_of(shapes)
         known = {shape: part for shape, part in self.own.get(info.id, []) if part in _PARTS and len(shape) > 1}
         if PRODUCT.search(op):
             bare = {_bare(s): part for s, part in known.items()}
@@ -98,7 +98,7 @@ def free_product(op: str, shapes: Shapes | None, weights: Weights, module: int) 
 
 def _owners(shapes: Shapes | None, weights: Weights, module: int) -> list[int]:
     below = weights.below.get(module, {})
-    operands = [_bare(d) for d in _operands(shapes)]
+    operands = [_bare(d) for d in tensors_of(shapes)]
     found = [below.get(d, below.get((*d[:-2], *d[:-3:-1]))) for d in operands]
     return [owner for owner in found if owner is not None]
 
@@ -108,7 +108,7 @@ def _enclosing(path: str) -> list[str]:
     return [".".join(parts[:i]) for i in range(len(parts) + 1)]
 
 
-def _operands(shapes: Shapes | None) -> list[Dims]:
+def tensors_of(shapes: Shapes | None) -> list[Dims]:
     """Tensors of at least two dimensions; those of a list count."""
     out: list[Dims] = []
     for dims in shapes.dims if shapes else ():

@@ -13,7 +13,8 @@ from loraprof.store.gpus import resolve_gpu
 
 def ceiling_of(analysis: Analysis, recording: Recording | None, nvml: Nvml | None) -> tuple[Ceiling | None, str | None]:
     """The ceiling, or ``None`` and why there is none."""
-    spec, reason = _spec(analysis, recording, nvml) if analysis.on_gpu else (None, "a CPU's roofs are calibrated ones")
+    absent = "the accelerator is not known" if analysis.unread else "a CPU's roofs are calibrated ones"
+    spec, reason = _spec(analysis, recording, nvml) if analysis.on_gpu else (None, absent)
     if recording is not None and recording.calibration is not None:
         device = recording.device
         found = calibrated(recording.calibration, device.sms, device.l2_bytes, analysis.on_gpu, spec)
@@ -31,18 +32,24 @@ def _spec(analysis: Analysis, recording: Recording | None, nvml: Nvml | None) ->
     if recording is not None:
         device = recording.device
         return resolve_gpu(device.name, device.memory_bytes, device.sms, limit)
-    facts = _main_gpu(analysis)
+    facts = main_gpu(analysis)
     if facts is None or not facts.name:
         return None, "the trace does not name its GPU"
     return resolve_gpu(facts.name, facts.memory_bytes, facts.sms, limit)
 
 
-def _main_gpu(analysis: Analysis) -> DeviceFacts | None:
-    """The device whose steps are reported."""
-    if analysis.work is None or not len(analysis.work.rows):
-        return None
-    index = int(analysis.trace.device.device[analysis.work.rows[0]])
-    return next((g for g in analysis.trace.gpus if g.index == index), None)
+def main_gpu(analysis: Analysis) -> DeviceFacts | None:
+    """The device whose steps are reported; where all that are listed are alike, one listed under another number.
+
+    A process that sees some of a machine's devices numbers them from 0, and its records may keep the machine's numbers.
+    """
+    gpus = analysis.trace.gpus
+    if analysis.work is not None and len(analysis.work.rows):
+        index = int(analysis.trace.device.device[analysis.work.rows[0]])
+        if (listed := next((g for g in gpus if g.index == index), None)) is not None:
+            return listed
+    alike = len({(g.name, g.memory_bytes, g.sms) for g in gpus}) == 1
+    return gpus[0] if alike else None
 
 
 def ceilings(analysis: Analysis, recording: Recording | None, ceiling: Ceiling | None) -> Ceilings | None:

@@ -4,6 +4,8 @@ Records of the device and of the host have to pair up by correlation, times have
 follow one another. What fails is counted here and its time is ``unknown`` in the partition.
 """
 
+from typing import Final
+
 import numpy as np
 
 from loraprof.analysis.attribution.attribute import Attribution
@@ -12,7 +14,9 @@ from loraprof.analysis.trace.launch_links import Links
 from loraprof.model.recording import Recording
 from loraprof.model.report import Closure
 from loraprof.model.trace import Trace
-from loraprof.model.vocabulary import ROLE
+from loraprof.model.vocabulary import ROLE, HostKind
+
+PROGRAMMATIC: Final = (9, 0)  # compute capability from which a kernel may start before its forerunner ends
 
 
 def closure_of(
@@ -44,22 +48,36 @@ def _unattributed(ledger: Ledger | None) -> int:
 def _device_notes(trace: Trace, lost_device: bool) -> list[str]:
     if lost_device:
         return ["no device activity was recorded although a GPU ran: only the host is analysed"]
+    if not len(trace.device) and trace.unread:
+        return [f"an accelerator's records are none that loraprof reads ({', '.join(trace.unread)}): steps unexplained"]
     if not len(trace.device):
         return ["no device records: analysed as a CPU trace"]
     notes = ["ROCm: records abut, the turnaround floor is 0"] if trace.rocm else []
-    if overlapping := overlaps_on_stream(trace):
-        notes.append(f"{overlapping} device records overlap the one before on their stream: programmatic launches")
+    if not (trace.host.kind == HostKind.OP).any():
+        notes.append("no CPU ops were recorded: what the host did between its calls is unknown")
+    branches, others = overlaps_on_stream(trace)
+    overlap = "device records overlap the one before on their stream"
+    if branches:
+        notes.append(f"{branches} {overlap}: parallel branches of a CUDA graph")
+    if others:
+        able = all(gpu.capability is None or gpu.capability >= PROGRAMMATIC for gpu in trace.gpus)
+        notes.append(f"{others} {overlap}: {'programmatic launches' if able else 'nothing on this GPU explains it'}")
     return notes
 
 
-def overlaps_on_stream(trace: Trace) -> int:
-    """Records that start before their forerunner on the same stream ends (C5); files in whole us may be 1 us off."""
+def overlaps_on_stream(trace: Trace) -> tuple[int, int]:
+    """Records that start before their forerunner on the same stream ends (C5): of one graph launch, and others.
+
+    Files in whole us may be 1 us off.
+    """
     device = trace.device
     order = np.lexsort((device.end, device.start, device.stream, device.device))
-    same = (np.diff(device.stream[order]) == 0) & (np.diff(device.device[order]) == 0)
-    early = (device.end[order][:-1] - device.start[order][1:])[same]
+    first, second = order[:-1], order[1:]
     coarse = bool(((device.end - device.start) % 1000 == 0).all())
-    return int((early > (1000 if coarse else 0)).sum())
+    early = device.end[first] - device.start[second] > (1000 if coarse else 0)
+    early &= (device.stream[first] == device.stream[second]) & (device.device[first] == device.device[second])
+    one_launch = early & (device.correlation[first] == device.correlation[second]) & (device.correlation[first] >= 0)
+    return int(one_launch.sum()), int(early.sum() - one_launch.sum())
 
 
 def _link_notes(links: Links) -> list[str]:
@@ -68,6 +86,7 @@ def _link_notes(links: Links) -> list[str]:
         (links.orphans, "device records were launched before the trace began"),
         (lost, "device records have no launch record: the gaps they end are unknown"),
         (links.launches_without_kernel, "launch calls have no device record: records were lost"),
+        (links.captured, "launch calls were captured into a graph: they ran nothing"),
         (links.negative_latency, "device records start at or before their launch call: clock error"),
         (links.ambiguous, "correlation ids belong to several launch calls"),
     )

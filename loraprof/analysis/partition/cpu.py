@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.attribution.attribute import Attribution
-from loraprof.analysis.partition.host_state import COLLECTIVE, DATA
+from loraprof.analysis.partition.host_state import COLLECTIVE
 from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.trace.intervals import Cover, innermost, union
-from loraprof.analysis.trace.step_windows import Window
+from loraprof.analysis.trace.step_windows import DATA, Window
 from loraprof.model.report import Overlap
 from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import ROLE, Cause, DeviceClass, HostKind
@@ -81,6 +81,15 @@ def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
     overlap = _overlap(trace, who, window, begin[~data], stop[~data])
     blocks = np.full(len(ns), -1, dtype=np.int64)
     return Ledger(window, kind, phase, role, module, name, op, blocks, ns, full, events, overlap)
+
+
+def split_unread(_trace: Trace, _who: Attribution, window: Window) -> Ledger:
+    """One window of a trace whose accelerator's records cannot be read: when it worked and for what is unknown."""
+    some = int(window.end > window.start)
+    ns = np.full(some, window.end - window.start, np.int64)
+    one, blank = np.ones(some, np.int64), np.full(some, -1, np.int64)
+    kind, phase, role = one * idle_kind("unknown"), one * OTHER_PHASE, one * OTHER_ROLE
+    return Ledger(window, kind, phase, role, blank, blank, blank, blank, ns, ns, one, ())
 
 
 def _busy(trace: Trace, who: Attribution, window: Window, owner: Int64, length: Int64) -> tuple[Int64, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from loraprof.analysis.attribution.attribute import Attribution
 from loraprof.analysis.attribution.graph_launches import GraphWork
-from loraprof.analysis.partition.host_state import STATES, Timeline, measure
+from loraprof.analysis.partition.host_state import Timeline, idle_causes, measure
 from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.trace.intervals import Cover, cover_of_disjoint, gaps, owned, union
 from loraprof.analysis.trace.launch_links import Links
@@ -40,13 +40,20 @@ class DeviceWork:
     phase: Int64
     role: Int64
     launch: Int64  # -> Trace.host, -1 none
+    call: Int64  # when the launch call started, and ended; 0 none
+    called: Int64
     op: Int64  # -> Trace.host, innermost op around the launch, -1 none
     reach: Int64  # latest end so far, this record's included
 
-    def overlapping(self, low: int, high: int) -> Int64:
-        """Records that share time with ``[low, high)``, or lie inside it."""
-        first, last = np.searchsorted(self.reach, low, side="right"), np.searchsorted(self.start, high)
-        return first + np.flatnonzero(self.end[first:last] > low)
+    def overlapping(self, window: Window) -> Int64:
+        """Records that share time with a window; one that lasts no time belongs to the window it closes."""
+        low, high = window.start, window.end
+        first = np.searchsorted(self.reach, low, side="left" if window.first else "right")
+        last = np.searchsorted(self.start, high, side="right")
+        start, end = self.start[first:last], self.end[first:last]
+        empty = start == end
+        inside = ((end > low) & ((start < high) | empty)) | (empty & window.first & (start == low))
+        return first + np.flatnonzero(inside)
 
     def starting(self, low: int, high: int) -> Int64:
         """Records that start in ``[low, high)``."""
@@ -85,7 +92,8 @@ def device_work(
     op = through(who.tree.nearest(trace.host.kind == HostKind.OP), -1)
     start, end = device.start[rows], device.end[rows]
     reach = np.maximum.accumulate(end)
-    return DeviceWork(rows, start, end, kind.astype(np.int64), module, phase, role, launch, op, reach)
+    call, called = _taken(trace.host.start, launch, 0), _taken(trace.host.end, launch, 0)
+    return DeviceWork(rows, start, end, kind.astype(np.int64), module, phase, role, launch, call, called, op, reach)
 
 
 def turnaround_floor(trace: Trace, links: Links) -> int:
@@ -105,7 +113,7 @@ def turnaround_floor(trace: Trace, links: Links) -> int:
 
 def split(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Timeline], tau: int) -> Ledger:
     """One window's ledger."""
-    near = work.overlapping(window.start, window.end)
+    near = work.overlapping(window)
     start = np.maximum(work.start[near], window.start)
     end = np.minimum(work.end[near], window.end)
     ns, covers = _busy(start, end, work.kind[near])
@@ -205,9 +213,9 @@ def gaps_of(trace: Trace, work: DeviceWork, low: Int64, high: Int64) -> Gaps:
     ender = _taken(by_start, np.where(at < len(by_start), at, -1), -1)
     ender = np.where(_taken(work.start, ender, 0) == high, ender, -1)
     launch = _taken(work.launch, ender, -1)
-    call = _taken(trace.host.start, launch, 0)
+    call = _taken(work.call, ender, 0)
     unknown = (launch < 0) | (call >= high)
-    called = np.clip(_taken(trace.host.end, launch, 0), call, high)
+    called = np.clip(_taken(work.called, ender, 0), call, high)
     return Gaps(low, high, ender, launch, call, called, unknown, ~unknown & (call <= low))
 
 
@@ -231,8 +239,8 @@ def _idle(trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[
     for one in distinct(thread[waiting]).tolist():
         mine = np.flatnonzero(waiting & (thread == one))
         spent = measure(states[one], low[mine], gap.call[mine])
-        for i, state in enumerate(STATES):
-            pieces.setdefault(state, np.zeros(len(low), dtype=np.int64))[mine] += spent[i]
+        for i, cause in enumerate(idle_causes(trace)):
+            pieces.setdefault(cause, np.zeros(len(low), dtype=np.int64))[mine] += spent[i]
     phase, role = gap.owner(work.phase, OTHER_PHASE), gap.owner(work.role, OTHER_ROLE)
     module = gap.owner(work.module, -1)
     columns: list[tuple[Int64, ...]] = []

@@ -12,6 +12,7 @@ import numpy as np
 
 from loraprof.analysis.trace.intervals import union
 from loraprof.analysis.trace.launch_links import Links
+from loraprof.analysis.trace.step_windows import DATA
 from loraprof.model.trace import Int8, Int64, Trace, distinct
 from loraprof.model.vocabulary import Cause, HostKind
 
@@ -23,7 +24,6 @@ _SYNC = re.compile(r"(Device|Stream|Event)Synchronize|^(cuda|hip)Memcpy(_v2|With
 _ALLOCATOR = re.compile(
     r"^(cuda|hip)(Malloc|Free|HostAlloc|HostMalloc|HostFree)|^cuMem|^hipMem(Alloc|Free|Create|Map|Release)"
 )
-DATA = re.compile(r"^enumerate\(DataLoader\)|DataLoader.*__next__")
 COLLECTIVE = re.compile(r"^(gloo|nccl|mpi|ucc):")
 
 
@@ -48,6 +48,11 @@ class Timeline:
             for i in range(len(STATES)):
                 out[i, 1:] = np.cumsum(np.where(self.state[:-1] == i, step, 0))
         return out
+
+
+def idle_causes(trace: Trace) -> tuple[Cause, ...]:
+    """The idle cause of each state: where no ops were recorded, what a host does between its calls is unknown."""
+    return STATES if (trace.host.kind == HostKind.OP).any() else (*STATES[:PYTHON], "unknown")
 
 
 def classify(trace: Trace, links: Links) -> Int8:
@@ -136,8 +141,8 @@ def measure(line: Timeline, start: Int64, end: Int64) -> Int64:
     return out
 
 
-def states_of(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
-    """Timeline per thread that launched device work, and of the main thread."""
+def timelines(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
+    """What every thread that launched device work, and the main thread, shows of itself."""
     host = trace.host
     state = classify(trace, links)
     out: dict[int, Timeline] = {}
@@ -145,8 +150,16 @@ def states_of(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
     for thread in {*used, main} - {-1}:
         rows = host.thread == thread
         out[thread] = timeline(host.start[rows], host.end[rows], state[rows])
-    if main in out:
-        for thread in out:
-            if thread != main:
-                out[thread] = stand_in(out[thread], out[main])
     return out
+
+
+def stood_in(shown: dict[int, Timeline], main: int) -> dict[int, Timeline]:
+    """The timelines, each with the main thread's state where it shows nothing itself."""
+    if main not in shown:
+        return shown
+    return {t: line if t == main else stand_in(line, shown[main]) for t, line in shown.items()}
+
+
+def states_of(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
+    """Timeline per thread that launched device work, and of the main thread."""
+    return stood_in(timelines(trace, links, main), main)

@@ -5,9 +5,9 @@ full   = frozen + weight gradients of the frozen layers + optimizer and clipping
          + communication of the gradients that LoRA does not have
 
 T is the unprofiled median. On a CPU the parts are sums over the recorded steps' entries, freed of the profiler's cost
-(the median step counts). On a GPU both steps are replayed with the calls they would make, at the host speed at which
-the replay of the recorded step meets T; where the gate refuses the replay and the device waits (for its host, for other
-ranks), nothing is predicted. What is added was measured alone, on this device, after the step
+(those of the reported step count). On a GPU both steps are replayed with the calls they would make, at the host speed
+at which the replay of the recorded step meets T; where the gate refuses the replay and the device waits (for its host,
+for other ranks), nothing is predicted. What is added was measured alone, on this device, after the step
 (``capture.device.gradient_cost``).
 
 The interval has parts that vary by themselves and add in squares: the unprofiled median's own, the spread of the
@@ -30,7 +30,7 @@ from loraprof.analysis.prediction.comm_savings import MoreCommunication
 from loraprof.analysis.prediction.gradients import factor, gradients, missing_inputs, module_ns, tied_ns
 from loraprof.analysis.prediction.replayed import Added, StepReplay
 from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
-from loraprof.model.recording import GradientCost, Recording, TrainingCost
+from loraprof.model.recording import GradientCost, Recording
 from loraprof.model.report import Interval, Savings, Unprofiled
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE, DeviceClass, Role
 
@@ -47,7 +47,7 @@ class Counterfactual:
     frozen_ns: int
     frozen: Interval
     savings: Savings
-    adapter_ns: int  # unprofiled time of the adapter path, idle included
+    added_ns: int  # by the adapters and by training them: the step minus the frozen one
     trained_ns: int  # optimizer and clipping of the adapter's parameters
 
 
@@ -68,10 +68,12 @@ def counterfactual(
     recording: Recording | None,
     unprofiled: Unprofiled | None,
     step: StepReplay | None,
+    plain: Ledger | None,
     extra: MoreCommunication | None = None,
 ) -> Counterfactual | None:
     """None where an input is missing (unprofiled timing, calibration, training cost, adapters), or a GPU step that
-    waits for its host could not be replayed. ``step`` is that of ``ledger``, None on a CPU."""
+    waits for its host could not be replayed. ``step`` is that of ``ledger``, None on a CPU; ``plain`` the same step's
+    entries without the profiler, where that is known."""
     if recording is None or unprofiled is None or recording.calibration is None or not recording.sites:
         return None
     cost, rates = recording.training_cost, Rates(recording.calibration)
@@ -81,7 +83,7 @@ def counterfactual(
     ledgers = [one for one in analysis.ledgers if one.ns.sum()]
     now = unprofiled.median_ns
     each = [_parts(one, unprofiled_ns(analysis, one, recording, now), recording, known) for one in ledgers]
-    parts = _median(each)
+    parts = _parts(plain, plain.ns.astype(np.float64), recording, known) if plain is not None else _median(each)
     wgrad = parts.factor * sum(g.calls * g.weight_ns for g in known) + tied_ns(recording, rates)
     micro = recording.workload.micro_batches or 1
     clip, accumulate = float(cost.clip_ns) if parts.clip else 0.0, float(cost.accumulate_ns) * (micro - 1)
@@ -89,8 +91,9 @@ def counterfactual(
     times = _times(ledger, parts, recording, known, (wgrad, end + cost.reread_ns), now, step)
     if times is None:
         return None
-    time = unprofiled_ns(analysis, ledger, recording, now)
-    comm, comm_low, comm_high = _communication(extra, ledger, time, wgrad)
+    own = ledger if plain is None else plain
+    time = unprofiled_ns(analysis, ledger, recording, now) if plain is None else plain.ns.astype(np.float64)
+    comm, comm_low, comm_high = _communication(extra, own, time, wgrad)
     frozen, full = times[0], times[1] + comm
     spread = _half([p.adapter for p in each])
     timing = (unprofiled.high_ns - unprofiled.low_ns) / 2
@@ -103,8 +106,13 @@ def counterfactual(
         ),
         frozen_ns=round(frozen),
         frozen=_interval(frozen, timing, spread, MODEL * parts.adapter),
-        savings=_savings(cost, parts, wgrad + accumulate, clip, round(comm) if extra else None),
-        adapter_ns=round(parts.adapter),
+        savings=Savings(
+            wgrad_ns=round(wgrad + accumulate),
+            optimizer_ns=cost.optimizer_ns,
+            grad_clip_ns=round(clip),
+            comm_ns=round(comm) if extra else None,
+        ),
+        added_ns=now - round(frozen),
         trained_ns=round(parts.optimizer + parts.clip),
     )
 
@@ -158,15 +166,6 @@ def _parts(ledger: Ledger, time: Floats, recording: Recording, known: list[Gradi
 def _median(each: Sequence[_Parts]) -> _Parts:
     fields = _Parts.__slots__
     return _Parts(**{f: median(getattr(p, f) for p in each) for f in fields})
-
-
-def _savings(cost: TrainingCost, parts: _Parts, wgrad: float, clip: float, comm_ns: int | None) -> Savings:
-    return Savings(
-        wgrad_ns=round(wgrad),
-        optimizer_ns=round(cost.optimizer_ns - parts.optimizer),
-        grad_clip_ns=round(clip - parts.clip),
-        comm_ns=comm_ns,
-    )
 
 
 def _interval(value: float, *halves: float) -> Interval:

@@ -30,13 +30,15 @@ def without(calls: Calls, call: Bool, record: Bool) -> Calls:
     left = np.bincount(owner[~record], minlength=len(counts))
     launched = counts > 0
     keep = np.where(launched, left > 0, ~call)
-    return Calls(
+    return replace(
+        calls,
         gap_ns=calls.gap_ns[keep],
         duration_ns=calls.duration_ns[keep],
         kind=calls.kind[keep],
         first=np.concatenate(([0], np.cumsum(left[keep]))),
         record_ns=calls.record_ns[~record],
         stream=calls.stream[~record],
+        span_ns=None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Would the step be faster on a faster host? Replays host calls and device queues at another host speed sigma.
+"""Where do a step's calls and device records end up on a host of another speed? A replay of its launches.
 
     s      = t + sigma gap                            the call starts
     launch: t = s + sigma min(duration, cap), and not before the Q-th last call's first record started (a full queue
@@ -6,13 +6,14 @@
     sync:   t = max(s + sigma min(duration, 2 us), last end + 2 us)
     other:  t = s + sigma duration
 
-The window is last end - first start. cap = 3 median launch durations: longer calls are back-pressure, which Q
-models; graph launches, longer by nature, have a median of their own. Model only where the replay at sigma = 1
-reproduces the profiled window within 5 %: dependencies between streams are not in a trace, and a step that has them
-must fail this gate. Related: Daydream (ATC'20).
+One pass starts with an empty queue, as a profiled step does: its window is last end - first start. Steps that follow
+one another are the second of two passes: its window is from one last end to the next, and ``lead_ns`` is the host's
+time between the last call of a step and the first of the next. cap = 3 median launch durations: longer calls are
+back-pressure, which Q models; graph launches, longer by nature, have a median of their own. Model only where one pass
+at sigma = 1 reproduces the profiled window within 5 %: dependencies between streams are not in a trace, and a step
+that has them must fail this gate. Related: Daydream (ATC'20).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -28,7 +29,6 @@ QUEUE: Final = 1022
 SYNC_NS: Final = 2000
 CAP: Final = 3  # median launch calls
 GATE: Final = 0.05
-SOLVE_STEPS: Final = 20
 
 
 class Call(IntEnum):
@@ -44,7 +44,8 @@ class Call(IntEnum):
 class Calls:
     """Host calls in order, and the device records each launched: ``first[i]`` to ``first[i + 1]``.
 
-    ``gap_ns`` is host time before the call; ``span_ns`` the profiled window, first start to last end.
+    ``gap_ns`` is host time before the call, of the first 0; ``lead_ns`` that between two steps; ``span_ns`` the
+    profiled window, first start to last end.
     """
 
     gap_ns: Int64
@@ -54,6 +55,7 @@ class Calls:
     record_ns: Int64
     stream: Int64
     span_ns: int | None = None
+    lead_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,9 +67,26 @@ class StepCalls:
     record: Int64
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Replayed:
+    """The last pass: each call's ``start`` and ``end``, each record's ``begin``; ``host`` is when the host was done
+    with the pass before, ``[opened, closed)`` the window. ns."""
+
+    start: list[int]
+    end: list[int]
+    begin: list[int]
+    host: int
+    opened: int
+    closed: int
+
+    @property
+    def window_ns(self) -> int:
+        return self.closed - self.opened
+
+
 def replay(calls: Calls, sigma: float, latency_ns: int, turnaround_ns: int, queue: int = QUEUE) -> int:
-    """The window in ns at ``sigma`` times the host's time; 0 without device records."""
-    return _engine(calls, latency_ns, turnaround_ns, queue)(sigma)
+    """The window of one pass in ns at ``sigma`` times the host's time; 0 without device records."""
+    return replayed(calls, sigma, latency_ns, turnaround_ns, queue, passes=1).window_ns
 
 
 def gate_error(calls: Calls, latency_ns: int, turnaround_ns: int, queue: int = QUEUE) -> float | None:
@@ -82,65 +101,66 @@ def accepted(error: float | None) -> bool:
     return error is not None and abs(error) <= GATE
 
 
-def solve_host_factor(
-    calls: Calls, target_ns: int, latency_ns: int, turnaround_ns: int, queue: int = QUEUE
-) -> float | None:
-    """The largest sigma in [0, 1] whose window is at most ``target_ns``, to 1e-6.
-
-    ``None`` where the gate refuses, or no sigma reaches the target: it lies below the replay's floor.
-    """
-    if not accepted(gate_error(calls, latency_ns, turnaround_ns, queue)):
-        return None
-    window = _engine(calls, latency_ns, turnaround_ns, queue)
-    if window(1.0) <= target_ns:
-        return 1.0
-    if window(0.0) > target_ns:
-        return None
-    low, high = 0.0, 1.0
-    for _ in range(SOLVE_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if window(middle) <= target_ns else (low, middle)
-    return low
+def host_ns(calls: Calls) -> int:
+    """Time of the host in one step, waits left out."""
+    return int(calls.gap_ns.sum() + _capped(calls).sum()) + calls.lead_ns
 
 
-def _engine(calls: Calls, latency_ns: int, turnaround_ns: int, queue: int) -> Callable[[float], int]:
-    """The replay as a function of sigma; columns become lists once, since solving calls it twenty times."""
+def replayed(
+    calls: Calls, sigma: float, latency_ns: int, turnaround_ns: int, queue: int = QUEUE, passes: int = 2
+) -> Replayed:
+    """The last of ``passes`` at ``sigma`` times the host's time."""
+    gaps = np.rint(sigma * calls.gap_ns).astype(np.int64).tolist()
+    durations = np.rint(sigma * _capped(calls)).astype(np.int64).tolist()
+    counts, lead = np.diff(calls.first).tolist(), round(sigma * calls.lead_ns)
+    waits = ((calls.kind == Call.SYNC) | (calls.kind == Call.BLOCKING)).tolist()
+    lengths, streams = calls.record_ns.tolist(), calls.stream.tolist()
+    long_ago = -latency_ns - turnaround_ns  # no stream is busy when the first pass begins
+    free: dict[int, int] = dict.fromkeys(streams, long_ago)
+    started: list[int] = []
+    t = last = opened = host = 0
+    for index in range(passes):
+        start: list[int] = []
+        end: list[int] = []
+        begin: list[int] = []
+        host, opened = t, last
+        t += lead if index else 0
+        at = 0
+        for gap, duration, count, wait in zip(gaps, durations, counts, waits, strict=True):
+            s = t + gap
+            t = s + duration
+            if count:
+                if len(started) >= queue and started[-queue] > t:
+                    t = started[-queue]
+                ready = s + latency_ns
+                for record in range(at, at + count):
+                    stream = streams[record]
+                    queued = free[stream] + turnaround_ns
+                    begins = ready if ready > queued else queued
+                    begin.append(begins)
+                    free[stream] = ended = begins + lengths[record]
+                    if ended > last:
+                        last = ended
+                started.append(begin[at])
+                at += count
+            if wait and started and last + SYNC_NS > t:
+                t = last + SYNC_NS
+            start.append(s)
+            end.append(t)
+    opened = min(begin, default=last) if passes == 1 else opened
+    return Replayed(start, end, begin, host, opened, last)
+
+
+def _capped(calls: Calls) -> Int64:
+    """Host time of each call, without its waits."""
     launches = (calls.kind == Call.LAUNCH) | (calls.kind == Call.BLOCKING)
     limit = np.where(calls.kind == Call.SYNC, SYNC_NS, np.iinfo(np.int64).max)
     graph = launches & (np.diff(calls.first) > 1)
     for alike in (launches & ~graph, graph):
         if alike.any():
             limit[alike] = CAP * int(np.median(calls.duration_ns[alike]))
-    capped = np.minimum(calls.duration_ns, limit)
-    kinds, first = calls.kind.tolist(), calls.first.tolist()
-    records = list(zip(calls.record_ns.tolist(), calls.stream.tolist(), strict=True))
-
-    def window(sigma: float) -> int:
-        gaps = np.rint(sigma * calls.gap_ns).astype(np.int64).tolist()
-        durations = np.rint(sigma * capped).astype(np.int64).tolist()
-        free: dict[int, int] = {}
-        started: list[int] = []
-        t = last = 0
-        begun: int | None = None
-        for i, kind in enumerate(kinds):
-            s = t + gaps[i]
-            t = s + durations[i]
-            if kind in (Call.LAUNCH, Call.BLOCKING):
-                if len(started) >= queue:
-                    t = max(t, started[-queue])
-                for at in range(first[i], first[i + 1]):
-                    duration, stream = records[at]
-                    begin = max(s + latency_ns, free[stream] + turnaround_ns) if stream in free else s + latency_ns
-                    if at == first[i]:
-                        started.append(begin)
-                    begun = begin if begun is None else min(begun, begin)
-                    free[stream] = begin + duration
-                    last = max(last, begin + duration)
-            if kind in (Call.SYNC, Call.BLOCKING) and started:
-                t = max(t, last + SYNC_NS)
-        return 0 if begun is None else last - begun
-
-    return window
+    capped: Int64 = np.minimum(calls.duration_ns, limit)
+    return capped
 
 
 def calls_of(trace: Trace, links: Links, window: tuple[int, int]) -> Calls:
@@ -148,8 +168,9 @@ def calls_of(trace: Trace, links: Links, window: tuple[int, int]) -> Calls:
     return step_calls(trace, links, window).calls
 
 
-def step_calls(trace: Trace, links: Links, window: tuple[int, int]) -> StepCalls:
-    """The calls behind the device records that start in ``window``; ``links`` from ``link(trace)``.
+def step_calls(trace: Trace, links: Links, window: tuple[int, int], noted: tuple[int, int] | None = None) -> StepCalls:
+    """The calls behind the device records that start in ``window``, and all others in ``noted``, the step's
+    annotation; ``links`` from ``link(trace)``.
 
     Calls of all launching threads in order of start. A driver call inside a runtime call belongs to the outer one.
     """
@@ -160,14 +181,15 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int]) -> StepCalls
         return StepCalls(Calls(none, none, np.zeros(0, np.int8), np.zeros(1, np.int64), none, none), none, none)
     used = links.launch[chosen]
     threads = distinct(host.thread[used])
-    around = (host.end >= host.start[used].min()) & (host.start <= host.start[used].max())
+    low, high = int(host.start[used].min()), int(host.start[used].max())
+    low, high = (min(low, noted[0]), max(high, noted[1] - 1)) if noted else (low, high)
+    around = (host.end >= low) & (host.start <= high)
     rows = np.flatnonzero(around & (host.kind == HostKind.RUNTIME) & np.isin(host.thread, threads))
     outer = _outermost(host.start[rows], host.end[rows], host.thread[rows])
     owner = np.zeros(len(host), np.int64)
     owner[rows] = rows[outer]
     used = owner[used]
-    low, high = int(host.start[used].min()), int(host.start[used].max())
-    # Calls after the last launch cannot change the window.
+    low = min(low, int(host.start[used].min()))
     keep = distinct(rows[outer])
     keep = keep[(host.start[keep] >= low) & (host.start[keep] <= high)]
     keep = keep[np.lexsort((host.thread[keep], host.start[keep]))]
@@ -188,6 +210,7 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int]) -> StepCalls
         record_ns=(device.end - device.start)[records],
         stream=_stream(trace, records),
         span_ns=int(device.end[records].max() - device.start[records].min()),
+        lead_ns=max(0, int(start[0]) - noted[0]) + max(0, noted[1] - int(end.max())) if noted else 0,
     )
     return StepCalls(calls, keep, records)
 

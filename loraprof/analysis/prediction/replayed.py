@@ -1,12 +1,13 @@
 """Does a replay of the step's launches reproduce it, and what would it take with other calls?
 
 The gate decides whether counterfactuals about idle time may be printed: a trace whose cross-stream dependencies are
-missing fails it. One host-speed factor is then solved so that the replay meets the unprofiled time; a step that is
-bound by its kernels ends within NEAR of the replay's floor, and its host speed does not matter.
+missing fails it. The profiler's cost is then taken out of the host's time so that the replay of steps that follow one
+another meets the unprofiled time; a step that is bound by its kernels ends near the replay's floor, and its host does
+not matter.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,20 +15,22 @@ from loraprof import units
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction.edits import Launch, stretched, with_launches, without
+from loraprof.analysis.prediction.host_clock import HostClock, host_clock, unslowed
 from loraprof.analysis.prediction.replay import (
     Call,
+    Calls,
     StepCalls,
     accepted,
     gate_error,
-    replay,
-    solve_host_factor,
+    host_ns,
+    replayed,
     step_calls,
 )
+from loraprof.model.recording import Recording
 from loraprof.model.report import Replay, Unprofiled
 from loraprof.model.trace import Bool, Int64
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE, Role
 
-NEAR = 0.05
 END: tuple[Role, ...] = ("optimizer", "grad_clip")
 
 
@@ -41,7 +44,8 @@ class Added:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepReplay:
-    """The reported step's calls, and who issued them. ``sigma`` is None where no counterfactual may be printed."""
+    """The reported step's calls without the profiler, and who issued them. ``sigma``, the speed of the host that is
+    left, is None where no counterfactual may be printed: the calls are the profiled ones then."""
 
     step: StepCalls
     module: Int64  # per call
@@ -53,6 +57,8 @@ class StepReplay:
     gate_error: float
     sigma: float | None
     solved: float | None  # the host factor, where the replay meets the unprofiled time exactly
+    clock: HostClock
+    cost_ns: float  # of an event, as taken out
 
     @property
     def report(self) -> Replay:
@@ -93,9 +99,13 @@ class StepReplay:
         edited = without(longer, call, record)
         return self._window(edited) - self._window(self.step.calls)
 
-    def _window(self, calls: object) -> int:
-        assert self.sigma is not None
-        return replay(calls, self.sigma, self.latency_ns, self.turnaround_ns)  # type: ignore[arg-type]
+    def faster_ns(self, share: float) -> int:
+        """What the step would save on a host that takes ``share`` of its time, ns."""
+        return self._window(self.step.calls) - self._window(self.step.calls, share)
+
+    def _window(self, calls: Calls, share: float = 1.0) -> int:
+        sigma = 1.0 if self.sigma is None else self.sigma
+        return replayed(calls, share * sigma, self.latency_ns, self.turnaround_ns).window_ns
 
     def _launches(self, added: Sequence[Added]) -> list[Launch]:
         """After the module's last backward launch, else where the backward pass ends."""
@@ -123,16 +133,22 @@ def step_replay(analysis: Analysis, ledger: Ledger, unprofiled: Unprofiled | Non
     """None on a CPU, and where no device record of the step has a launch call."""
     if not analysis.on_gpu or analysis.floor_ns is None:
         return None
-    step = step_calls(analysis.trace, analysis.links, (ledger.window.start, ledger.window.end))
-    floor, tau = analysis.floor_ns, analysis.tau_ns
-    error = gate_error(step.calls, floor, tau)
+    window, floors = ledger.window, (analysis.floor_ns, analysis.tau_ns)
+    noted = (window.noted_start, window.noted_end)
+    step = step_calls(analysis.trace, analysis.links, (window.start, window.end), noted)
+    error = gate_error(step.calls, *floors)
     if error is None:
         return None
-    solved = solve_host_factor(step.calls, unprofiled.median_ns, floor, tau) if unprofiled else None
-    sigma = solved
-    if solved is None and unprofiled is not None and accepted(error):
-        near = replay(step.calls, 0.0, floor, tau) <= (1 + NEAR) * unprofiled.median_ns
-        sigma = 0.0 if near else None
+    clock = host_clock(analysis.trace, step, noted, window.thread)
+    plain = None
+    if unprofiled is not None and accepted(error):
+        event_ns = _event_ns(analysis.recording)
+        plain = unslowed(analysis.trace, step, clock, unprofiled.median_ns, floors, event_ns)
+    solved = None
+    if plain is not None:
+        if plain.sigma:
+            solved = plain.sigma * host_ns(plain.calls) / host_ns(step.calls)
+        step = replace(step, calls=plain.calls)
     who = analysis.who
     launch = np.maximum(analysis.links.launch[step.record], 0)
     role = who.role[step.row].astype(np.int64)
@@ -146,12 +162,18 @@ def step_replay(analysis: Analysis, ledger: Ledger, unprofiled: Unprofiled | Non
         role=role,
         phase=who.phase[step.row].astype(np.int64),
         record_role=record_role,
-        latency_ns=floor,
-        turnaround_ns=tau,
+        latency_ns=floors[0],
+        turnaround_ns=floors[1],
         gate_error=error,
-        sigma=sigma,
+        sigma=plain.sigma if plain else None,
         solved=solved,
+        clock=clock,
+        cost_ns=plain.cost_ns if plain else 0.0,
     )
+
+
+def _event_ns(recording: Recording | None) -> float | None:
+    return recording.calibration.event_ns if recording and recording.calibration else None
 
 
 def _are(role: Int64, names: Sequence[Role]) -> Bool:

@@ -132,8 +132,9 @@ def cell_of(key: int) -> Cell:
 
 
 def breakdown_of(rank: int, name: str, analysis: Analysis, recording: Recording | None) -> RankBreakdown:
-    """Of the steps that hold time, the first ``MOST_STEPS``."""
-    chosen = [i for i, step in enumerate(analysis.steps) if step.wall_ns][:MOST_STEPS]
+    """Of the steps that hold work, or else time, the first ``MOST_STEPS``."""
+    working = [i for i, step in enumerate(analysis.steps) if step.ns(kind="busy")]
+    chosen = (working or [i for i, step in enumerate(analysis.steps) if step.wall_ns])[:MOST_STEPS]
     most = MOST_COLLECTIVES // max(len(chosen), 1)
     found = [collectives_of(analysis, analysis.ledgers[i]) for i in chosen]
     base_ns = analysis.trace.base_ns or 0

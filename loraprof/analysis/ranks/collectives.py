@@ -1,8 +1,9 @@
 """What do the devices say to each other in a step: which collectives, how large, how long, and how much is exposed?
 
 Exposed is the time of the step that a collective owns alone: on a device nothing but communication ran and this record
-started first (the partition's own rule), on a CPU the main thread waited for it. ``exposed + hidden`` is the
-collective's time inside the step, and the exposed times add up to the step's exposed communication.
+started first (the partition's own rule), on a CPU the main thread waited for it. Hidden is the rest of the time in
+which no collective that started earlier ran: two that overlap hide each other from nobody. The exposed times add up to
+the step's exposed communication, and with the hidden ones to the time in which any collective ran.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class Collectives:
     start: Int64  # ns, this trace's clock
     end: Int64
     exposed: Int64  # ns
-    hidden: Int64  # ns
+    hidden: Int64  # ns, by computation
     nbytes: Int64  # S of nccl-tests
     group: Int64  # -> groups
     sequence: Int64  # of the group
@@ -59,7 +60,7 @@ def collectives_of(analysis: Analysis, ledger: Ledger) -> Collectives:
 def _on_device(analysis: Analysis, ledger: Ledger) -> Collectives:
     trace, work, window = analysis.trace, analysis.work, ledger.window
     assert work is not None
-    near = work.overlapping(window.start, window.end)  # the ledger's first entries are these records
+    near = work.overlapping(window)  # the ledger's first entries are these records
     at = np.flatnonzero(work.kind[near] == DeviceClass.COMM)
     rows = work.rows[near[at]]
     device, known = trace.device, trace.collectives
@@ -72,10 +73,10 @@ def _on_device(analysis: Analysis, ledger: Ledger) -> Collectives:
         sequence = told.sequence if told else None
         columns.append((kind_of(named), _known(size), groups.of(told) if told else UNKNOWN, _known(sequence)))
     kind, nbytes, group, number = _columns(columns)
-    exposed, whole = ledger.ns[at], ledger.full_ns[at]
-    start, end = device.start[rows], device.end[rows]
+    exposed, start, end = ledger.ns[at], device.start[rows], device.end[rows]
+    begin, stop = owned(np.maximum(start, window.start), np.minimum(end, window.end))
     began = (start >= window.start) | window.first
-    return Collectives(kind, start, end, exposed, whole - exposed, nbytes, group, number, began, groups.all)
+    return Collectives(kind, start, end, exposed, stop - begin - exposed, nbytes, group, number, began, groups.all)
 
 
 def _on_cpu(analysis: Analysis, ledger: Ledger) -> Collectives:
@@ -89,10 +90,9 @@ def _on_cpu(analysis: Analysis, ledger: Ledger) -> Collectives:
     waits = waits_of(trace, analysis.who, window, low, high)
     begin, stop = owned(np.maximum(start, window.start), np.minimum(end, window.end))
     exposed = waits.measure(begin, stop)
-    hidden = np.minimum(end, window.end) - np.maximum(start, window.start) - exposed
     kind, nbytes, group, sequence = _columns([(one.kind, _known(one.nbytes), only, UNKNOWN) for one in found])
     began = start >= window.start
-    return Collectives(kind, start, end, exposed, hidden, nbytes, group, sequence, began, groups.all)
+    return Collectives(kind, start, end, exposed, stop - begin - exposed, nbytes, group, sequence, began, groups.all)
 
 
 def _inside(trace: Trace, row: int, ledger: Ledger) -> bool:

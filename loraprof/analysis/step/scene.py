@@ -80,7 +80,7 @@ def _partition(analysis: Analysis, window: Window, names: _Names, at: dict[int, 
     tone = np.where(busy, pieces.role, pieces.kind - len(CLASSES) + len(ROLES))
     label = [names.of(TONES[t] if t < len(ROLES) else TONES[t].replace("idle:", "idle: ")) for t in tone.tolist()]
     row = _row("partition", "partition", 0, window, pieces.start, pieces.end, label, tone.tolist())
-    launched = _launched_after(analysis, pieces.end)
+    launched = launched_after(analysis, pieces.end)
     first_host = 1 + sum(1 for _ in _streams(analysis, window, _Names()))
     for i, call in enumerate(launched.tolist()):
         if not busy[i] and call in at:
@@ -93,7 +93,7 @@ def _reported(analysis: Analysis, window: Window) -> Segments:
     return next(piece for piece in segments(analysis) if piece.window == window)
 
 
-def _launched_after(analysis: Analysis, end: Int64) -> Int64:
+def launched_after(analysis: Analysis, end: Int64) -> Int64:
     """Per time: the launch record of the first device record that starts then or later; on a CPU the first op."""
     host, device = analysis.trace.host, analysis.trace.device
     if analysis.work is None:

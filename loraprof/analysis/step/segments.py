@@ -14,15 +14,14 @@ from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.attribution.attribute import Attribution
 from loraprof.analysis.partition.cpu import free_of, slices_of, waits_of
 from loraprof.analysis.partition.gpu import DeviceWork, device_work, gaps_of
-from loraprof.analysis.partition.host_state import PYTHON, STATES, Timeline, states_of
-from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, idle_kind
+from loraprof.analysis.partition.host_state import PYTHON, Timeline, idle_causes, states_of
+from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.trace.intervals import cover_of_disjoint, gaps, meet, owned, union
 from loraprof.analysis.trace.step_windows import Window, windows
 from loraprof.model.trace import Int64, Trace, distinct
 from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLE, ROLES, Cause, DeviceClass
 
 FAR = np.int64(2**62)
-STATE_KIND = np.array([idle_kind(state) for state in STATES], np.int64)
 
 Pieces = tuple[Int64, Int64, Int64, Int64, Int64]  # start, end, kind, phase, role
 
@@ -61,7 +60,8 @@ def segments(analysis: Analysis) -> Iterator[Segments]:
     trace = analysis.trace
     if analysis.work is None:
         for ledger in analysis.ledgers:
-            yield _segments(ledger.window, -1, _cpu(trace, analysis.who, ledger.window))
+            pieces = _unread(ledger) if analysis.unread else _cpu(trace, analysis.who, ledger.window)
+            yield _segments(ledger.window, -1, pieces)
         return
     states = states_of(trace, analysis.links, analysis.marks.thread)
     device = trace.device.device
@@ -81,7 +81,7 @@ def _segments(window: Window, device: int, pieces: Pieces) -> Segments:
 
 
 def _device(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Timeline], tau: int) -> Pieces:
-    near = work.overlapping(window.start, window.end)
+    near = work.overlapping(window)
     start, end = np.maximum(work.start[near], window.start), np.minimum(work.end[near], window.end)
     out, above = [], cover_of_disjoint(np.zeros(0, np.int64), np.zeros(0, np.int64))
     for cls in range(len(CLASSES)):
@@ -114,13 +114,14 @@ def _idle(
     rows = np.flatnonzero(~gap.unknown & ~gap.queued)
     yield pieces("launch_api", rows, gap.call[rows], gap.called[rows])
     yield pieces("launch_latency", rows, gap.called[rows], high[rows])
+    kinds = np.array([idle_kind(cause) for cause in idle_causes(trace)], np.int64)
     thread = trace.host.thread[gap.launch[rows]]
     for one in distinct(thread).tolist():
         mine = rows[thread == one]
         edges = np.concatenate(([-FAR], states[one].at, [FAR]))
         state = np.concatenate(([PYTHON], states[one].state))
         start, end, at, during = meet(low[mine], gap.call[mine], edges[:-1], edges[1:])
-        yield start, end, STATE_KIND[state[during]], phase[mine[at]], role[mine[at]]
+        yield start, end, kinds[state[during]], phase[mine[at]], role[mine[at]]
 
 
 def _cpu(trace: Trace, who: Attribution, window: Window) -> Pieces:
@@ -147,6 +148,11 @@ def _cpu(trace: Trace, who: Attribution, window: Window) -> Pieces:
         start, end, row, _ = meet(low, high, s, e)
         out.append(idle(cause, start, end, slices.next_op(high[row])))
     return _joined(out)
+
+
+def _unread(ledger: Ledger) -> Pieces:
+    start = np.full(len(ledger.ns), ledger.window.start, np.int64)
+    return start, start + ledger.ns, ledger.kind, ledger.phase, ledger.role
 
 
 def _joined(parts: list[Pieces]) -> Pieces:

@@ -10,7 +10,7 @@ from loraprof.analysis.limits.best_times import Limits
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.busy import Busy
 from loraprof.model.recording import AdapterSite, Nvml, Recording
-from loraprof.model.report import Adapter, Kernel, MemoryReport, ModuleRow, NvmlReport, Savings
+from loraprof.model.report import Adapter, AdapterLayer, Kernel, MemoryReport, ModuleRow, NvmlReport, Savings
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES
 
 
@@ -72,7 +72,7 @@ def modules(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[ModuleRow]:
 def adapter(analysis: Analysis, ledger: Ledger, table: list[Kernel], busy: Busy) -> Adapter | None:
     """The adapter path of the reported step. None: no adapted layer is known, or not what it ran."""
     recording = analysis.recording
-    sites = [s for s in recording.sites if s.active] if recording else []
+    sites = [s for s in analysis.who.sites if s.active]
     roles = [ROLES.index(r) for r in ADAPTER_ROLES]
     mine = np.isin(ledger.role, roles)
     if not analysis.who.marked or (not sites and not mine.any()):
@@ -98,14 +98,17 @@ def adapter(analysis: Analysis, ledger: Ledger, table: list[Kernel], busy: Busy)
         savings=Savings(),
         predicted_full_ns=None,
         predicted_frozen_ns=None,
+        sites=[AdapterLayer(path=s.path, kind=s.kind, rank=s.rank, how=s.how) for s in sites],
         variant=_variant(sites, recording),
     )
 
 
 def _variant(sites: list[AdapterSite], recording: Recording | None) -> str | None:
-    """None where layers differ, or run a graph of their own; under autocast too, which may be told not to cast the
-    input (V3b): what is installed does not say."""
-    autocast = recording.workload.autocast if recording else None
+    """None without a recording, where layers differ, or run a graph of their own; under autocast too, which may be
+    told not to cast the input (V3b): what is installed does not say."""
+    if recording is None:
+        return None
+    autocast = recording.workload.autocast
     found = {detect_variant(s.dtype, s.base_dtype, autocast, s.dropout) if s.kind == "lora" else None for s in sites}
     return next(iter(found)) if len(found) == 1 and found <= {"V1", "V2", "V5", "V6"} else None
 

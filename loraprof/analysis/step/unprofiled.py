@@ -1,5 +1,7 @@
 """How long did each entry of a step take without the profiler? Its entries sum to the unprofiled step."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,3 +32,12 @@ def unprofiled_ns(analysis: Analysis, ledger: Ledger, recording: Recording, tota
         raw = np.maximum(raw - share * cost, LEAST * raw)
     scaled: Floats = raw * (total_ns / raw.sum())
     return scaled
+
+
+def scaled_ledger(analysis: Analysis, ledger: Ledger, recording: Recording, total_ns: int) -> Ledger:
+    """The ledger with the unprofiled time of its entries in whole ns; they sum to ``total_ns`` exactly."""
+    exact = unprofiled_ns(analysis, ledger, recording, total_ns)
+    whole = np.floor(exact).astype(np.int64)
+    largest = np.argsort(whole - exact, kind="stable")[: total_ns - int(whole.sum())]
+    whole[largest] += 1
+    return replace(ledger, ns=whole)

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from loraprof.analysis.trace.intervals import nesting
+from loraprof.analysis.trace.intervals import nesting, outlasting
 from loraprof.model.trace import Bool, HostTable, Int32, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 
@@ -77,6 +77,10 @@ def tree_of(trace: Trace) -> Tree:
             continue
         above, level, nested = nesting(host.start[rows], host.end[rows])
         crossing += not nested
+        if not nested:  # a range that an op began and did not end says nothing of what comes after
+            ranged = (host.kind[rows] == HostKind.ANNOTATION) | (host.kind[rows] == HostKind.PYTHON)
+            rows = rows[~outlasting(host.start[rows], host.end[rows], ranged)]
+            above, level, _ = nesting(host.start[rows], host.end[rows])
         parent[rows] = np.where(above >= 0, rows[np.maximum(above, 0)], -1)
         depth[rows] = level
     deepest = int(depth.max()) if len(depth) else -1

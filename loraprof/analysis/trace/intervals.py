@@ -143,6 +143,20 @@ def _crossing(start: Int64, end: Int64) -> tuple[Int64, Int64]:
     return parent, depth
 
 
+def outlasting(start: Int64, end: Int64, ranged: Bool) -> Bool:
+    """Which ``ranged`` intervals begin inside one that is not and end after it; input sorted by (start, -end)."""
+    out = np.zeros(len(start), dtype=np.bool_)
+    stack: list[int] = []
+    ends = end.tolist()
+    for i, (s, e, is_range) in enumerate(zip(start.tolist(), ends, ranged.tolist(), strict=True)):
+        stack = [open_end for open_end in stack if open_end > s]
+        if not is_range:
+            stack.append(e)
+        elif any(open_end < e for open_end in stack):
+            out[i] = True
+    return out
+
+
 def innermost(start: Int64, end: Int64) -> tuple[Int64, Int64, Int64]:
     """Cut the union into slices owned by the latest-started interval that covers them.
 

@@ -23,6 +23,7 @@ class Links:
     orphans: int  # of those: launched before the trace began
     negative_latency: int  # device records that start at or before their launch call
     ambiguous: int  # correlations shared by several launch calls
+    captured: int = 0  # launch calls that a stream capture took into a graph: nothing ran
 
 
 def is_launch_name(name: str) -> bool:
@@ -45,6 +46,8 @@ def link(trace: Trace) -> Links:
     is_launch[launch[launch >= 0]] = True
     calls = np.flatnonzero((host.kind == HostKind.RUNTIME) & named[host.name] & (host.correlation >= 0))
     without = calls[~np.isin(host.correlation[calls], device.correlation)]
+    captured = _captured(trace, without)
+    without = without[~captured]
     is_launch[calls] = True
     missing = launch < 0
     first = int(host.correlation[order].min()) if len(order) else 0
@@ -54,11 +57,25 @@ def link(trace: Trace) -> Links:
         launch=launch,
         is_launch=is_launch,
         launches_without_kernel=len(without),
+        captured=int(captured.sum()),
         kernels_without_launch=int(missing.sum()),
         orphans=orphans,
         negative_latency=int(late.sum()),
         ambiguous=ambiguous,
     )
+
+
+def _captured(trace: Trace, calls: Int64) -> Bool:
+    """Which calls lie between their thread's begin and end of a stream capture."""
+    host = trace.host
+    edge = np.array([1 if "StreamBeginCapture" in n else -("StreamEndCapture" in n) for n in trace.names] or [0])
+    rows = np.flatnonzero((host.kind == HostKind.RUNTIME) & (edge[host.name] != 0))  # by thread and start, as all rows
+    last = np.searchsorted(rows, calls) - 1
+    if not len(rows):
+        return np.zeros(len(calls), np.bool_)
+    before = rows[np.maximum(last, 0)]
+    found: Bool = (last >= 0) & (host.thread[before] == host.thread[calls]) & (edge[host.name[before]] > 0)
+    return found
 
 
 def _join(keys: Int64, starts: Int64, rows: Int64, wanted: Int64, when: Int64) -> tuple[Int64, int]:

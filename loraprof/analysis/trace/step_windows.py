@@ -15,8 +15,9 @@ from loraprof.analysis.trace.launch_links import Links
 from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 
-_STEP = re.compile(r"^ProfilerStep ?#(\d+)$")
+STEP = re.compile(r"^ProfilerStep ?#(\d+)$")
 OPTIMIZER_STEP = "Optimizer.step#"
+DATA = re.compile(r"^enumerate\(DataLoader\)|DataLoader.*__next__")  # ranges in which a batch is loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Marks:
 def marks_of(trace: Trace) -> Marks:
     """The step annotations of a trace, or what stands in for them."""
     host = trace.host
-    wanted = np.array([bool(_STEP.match(n)) for n in trace.names] or [False], dtype=np.bool_)
+    wanted = np.array([bool(STEP.match(n)) for n in trace.names] or [False], dtype=np.bool_)
     rows = np.flatnonzero((host.kind == HostKind.ANNOTATION) & wanted[host.name])
     if len(rows):
         rows = rows[np.argsort(host.start[rows], kind="stable")]
@@ -66,7 +67,7 @@ def _disorder(trace: Trace, rows: Int64) -> str | None:
     overlap = int((host.start[rows[1:]] < host.end[rows[:-1]]).sum())
     if overlap:
         return f"{overlap} step annotations overlap the one before: their work is counted with the earlier step"
-    numbers = [int(match[1]) for match in map(_STEP.match, (trace.names[i] for i in host.name[rows])) if match]
+    numbers = [int(match[1]) for match in map(STEP.match, (trace.names[i] for i in host.name[rows])) if match]
     gaps = sum(after != before + 1 for before, after in pairwise(numbers))
     return f"steps are missing: their numbers jump {gaps} times" if gaps else None
 

@@ -4,7 +4,7 @@
            except W, of which enough copies take turns to come from memory as a model's weights do
     copy   dst.copy_(src), bytes = read + written, from 16 KiB to at least 8 times the last-level cache, on a GPU
            to 2 GiB: small copies are latency, not bandwidth
-    CUDA   launch_floor_ns: host time to launch a null kernel on an empty queue and hear of its end, the least seen;
+    queue  launch_floor_ns: host time to launch a null kernel on an empty queue and hear of its end, the least seen;
            turnaround_ns: per kernel of a full queue that waits behind a long one
     CPU    op_ns: one tiny op inside C++ (a foreach over many), without Python
     both   host_ns: one eager op called from Python; event_ns: see profiler_cost
@@ -15,31 +15,22 @@ from the sweep, exceeds what is left of the budget.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Final
 
 import torch
 
-from loraprof.capture.device.environment import last_level_cache_bytes
+from loraprof.capture.device.kinds import measured
 from loraprof.capture.device.profiler_cost import event_cost_ns
-from loraprof.capture.device.stopwatch import LEAST, clock_of, event_clock, host_clock, median_ns
+from loraprof.capture.device.stopwatch import LEAST, median_ns
 from loraprof.errors import UsageError
 from loraprof.model.recording import Calibration, CopyRate, GemmRate
 
 Shape = tuple[int, int, int]  # m, n, k
 
-SQUARES_CUDA: Final = (1024, 2048, 4096, 6144, 8192)
-SQUARES_CPU: Final = (128, 256, 512, 1024)
-SQUARE_CPU_LONG: Final = 2048  # where the budget is LONG_S or more
-LONG_S: Final = 4.0
 SMALLEST_COPY: Final = 16 << 10
-CACHE_MULTIPLE: Final = 8
-LARGEST_COPY_CUDA: Final = 2 << 30
 ROTATED_BYTES: Final = 256 << 20
 ROTATED_MOST: Final = 16
-QUEUED: Final = 500  # null kernels behind one long kernel; the launch queue holds about 1,024
-LONG_KERNEL_CYCLES: Final = 20_000_000  # about 10 ms: all null kernels are queued before it ends
-TINY_OPS: Final = 256
 TRIFLE: Final = 0.02
 SHARES: Final = {"squares": 0.35, "copies": 0.2, "tiny": 0.05}  # of the time left; the shapes get the rest
 DTYPES: Final = {
@@ -65,13 +56,10 @@ def calibrate(
     deadline = time.perf_counter() + budget_s
     event_ns = event_cost_ns(device) if event_cost else None
     left_ns = max(deadline - time.perf_counter(), 0.3 * budget_s) * 1e9
-    on_cuda = device.type == "cuda"
     with measuring(device):
-        host_ns = _host_ns(device, SHARES["tiny"] * left_ns)
-        op_ns = None if on_cuda else _op_ns(SHARES["tiny"] * left_ns)
-        floor_ns, turnaround_ns = _launch(device) if on_cuda else (None, None)
+        tiny = measured(device).overheads(SHARES["tiny"] * left_ns)
         copy = copy_rates(device, SHARES["copies"] * left_ns)
-        squares = [(n, n, n) for n in _squares(device, budget_s)]
+        squares = [(n, n, n) for n in measured(device).squares(budget_s)]
         gemm = gemm_rates(device, squares, dtype, SHARES["squares"] * left_ns)
         wanted = [shape for shape in dict.fromkeys(shapes) if shape not in squares]
         left_ns = max((deadline - time.perf_counter()) * 1e9, 0.1 * budget_s * 1e9)
@@ -79,20 +67,19 @@ def calibrate(
     return Calibration(
         gemm=gemm,
         copy=copy,
-        launch_floor_ns=floor_ns,
-        turnaround_ns=turnaround_ns,
-        op_ns=op_ns,
+        launch_floor_ns=tiny.launch_floor_ns,
+        turnaround_ns=tiny.turnaround_ns,
+        op_ns=tiny.op_ns,
         event_ns=event_ns,
-        host_ns=host_ns,
+        host_ns=tiny.host_ns,
     )
 
 
 @contextmanager
 def measuring(device: torch.device) -> Iterator[None]:
     """``device`` is current, autograd is off, and random data is the same each time; all restored after."""
-    on_cuda = device.type == "cuda"
-    current = torch.cuda.device(device) if on_cuda else nullcontext()
-    with current, torch.inference_mode(), torch.random.fork_rng(devices=[device] if on_cuda else []):
+    on = measured(device)
+    with on.current(), torch.inference_mode(), on.kept_rng():
         torch.manual_seed(0)
         yield
 
@@ -132,19 +119,14 @@ def _gemm_ns(device: torch.device, shape: Shape, dtype: str, budget_ns: float) -
     activation = torch.randn(m, k, device=device, dtype=kind)
     out = torch.empty(m, n, device=device, dtype=kind)
     turn = iter(range(1 << 60))
-    return median_ns(lambda: torch.mm(activation, weights[next(turn) % copies], out=out), clock_of(device), budget_ns)
+    return median_ns(
+        lambda: torch.mm(activation, weights[next(turn) % copies], out=out), measured(device).time_ns, budget_ns
+    )
 
 
 def copy_rates(device: torch.device, budget_ns: float) -> list[CopyRate]:
-    """Copy times over sizes, powers of 4 apart and ending beyond CACHE_MULTIPLE times the last-level cache."""
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        cache, memory = getattr(properties, "L2_cache_size", 64 << 20), properties.total_memory
-    else:
-        cache, memory = last_level_cache_bytes() or 32 << 20, 8 << 30
-    least = LARGEST_COPY_CUDA if device.type == "cuda" else 64 << 20
-    largest = min(max(CACHE_MULTIPLE * cache, least), memory // 8)
-    sizes = [SMALLEST_COPY]
+    """Copy times over sizes, powers of 4 apart and ending beyond every cache."""
+    largest, sizes = measured(device).largest_copy_bytes(), [SMALLEST_COPY]
     while sizes[-1] < largest:
         sizes.append(min(4 * sizes[-1], largest))
     return [_copy_rate(device, size, budget_ns / len(sizes)) for size in sizes]
@@ -153,50 +135,5 @@ def copy_rates(device: torch.device, budget_ns: float) -> list[CopyRate]:
 def _copy_rate(device: torch.device, size_bytes: int, budget_ns: float) -> CopyRate:
     source = torch.ones(size_bytes // 8, device=device)  # half of the bytes are read, half written
     target = torch.empty_like(source)
-    took_ns = median_ns(lambda: target.copy_(source), clock_of(device), budget_ns)
+    took_ns = median_ns(lambda: target.copy_(source), measured(device).time_ns, budget_ns)
     return CopyRate(bytes=2 * source.nbytes, ns=took_ns)
-
-
-def _squares(device: torch.device, budget_s: float) -> tuple[int, ...]:
-    if device.type == "cuda":
-        return SQUARES_CUDA
-    return (*SQUARES_CPU, SQUARE_CPU_LONG) if budget_s >= LONG_S else SQUARES_CPU
-
-
-def _host_ns(device: torch.device, budget_ns: float) -> float:
-    x, y = torch.zeros(1, device=device), torch.ones(1, device=device)
-
-    def burst() -> None:
-        for _ in range(TINY_OPS):
-            x.add_(y)
-
-    if device.type == "cpu":
-        return median_ns(burst, host_clock, budget_ns) / TINY_OPS
-    times = []
-    for _ in range(LEAST):  # a burst fits the launch queue, so the host never waits for the device
-        torch.cuda.synchronize(device)
-        times.append(host_clock(burst, 1))
-    return sorted(times)[len(times) // 2] / TINY_OPS
-
-
-def _op_ns(budget_ns: float) -> int:
-    """CPU foreach has no fused kernel for add: it dispatches one op per tensor, from C++."""
-    xs, ys = [torch.zeros(1) for _ in range(TINY_OPS)], [torch.ones(1) for _ in range(TINY_OPS)]
-    return max(1, median_ns(lambda: torch._foreach_add_(xs, ys), host_clock, budget_ns) // TINY_OPS)
-
-
-def _launch(device: torch.device) -> tuple[int, int]:
-    """Launch floor and turnaround of null kernels, ns."""
-    x = torch.zeros(1, device=device)
-    floors, turnarounds = [], []
-    for _ in range(2 * LEAST):
-        torch.cuda.synchronize(device)
-        floors.append(host_clock(lambda: _launch_and_wait(x), 1))
-        torch.cuda._sleep(LONG_KERNEL_CYCLES)  # type: ignore[no-untyped-call]
-        turnarounds.append(event_clock(x.zero_, QUEUED) / QUEUED)
-    return round(min(floors)), round(sorted(turnarounds)[LEAST])
-
-
-def _launch_and_wait(x: torch.Tensor) -> None:
-    x.zero_()
-    torch.cuda.synchronize(x.device)

@@ -16,7 +16,7 @@ import torch
 
 from loraprof.analysis.limits.rates import unsteady
 from loraprof.capture.device.calibrate import Shape, best_flops_per_s, calibrate, gemm_rates, measuring
-from loraprof.capture.device.environment import device_info
+from loraprof.capture.device.kinds import measured
 from loraprof.capture.device.profiler_cost import event_cost_ns
 from loraprof.capture.nvml.client import probe
 from loraprof.errors import UsageError
@@ -56,7 +56,7 @@ def cached_calibration(
     ``fresh`` measures whatever the cache says. ``directory`` replaces the user's cache directory. Raises
     MeasurementError for a device that cannot be measured, UsageError for an unknown dtype.
     """
-    key = calibration_key(device_info(device))
+    key = calibration_key(measured(device).info())
     path = (directory or cache_directory()) / f"calibration-{_digest(key.device)}.json"
     notes: list[str] = []
     known = None if fresh else _read(path, key, notes)
@@ -80,7 +80,7 @@ def cached_calibration(
 
 
 def calibration_key(info: DeviceInfo) -> CalibrationKey:
-    """The key of a device; on CUDA NVML is asked for the power limit, in another process."""
+    """The key of a device; where it has a UUID, NVML is asked for the power limit, in another process."""
     limit = None
     if info.uuid is not None:
         nvml, _ = probe(info.uuid)

@@ -16,9 +16,10 @@ import torch
 import torch.profiler
 
 from loraprof import units
-from loraprof.capture.device.environment import cpu_name, device_info, driver_version
+from loraprof.capture.device.cpu import cpu_name
+from loraprof.capture.device.cuda import driver_version
+from loraprof.capture.device.kinds import KINDS, accelerators, measured
 from loraprof.capture.nvml.client import probe
-from loraprof.errors import MeasurementError
 from loraprof.model.recording import DeviceInfo, Nvml
 
 DISK_BYTES: Final = 2 << 30  # a large trace and its temporary copy
@@ -38,17 +39,13 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 def checks(nvml_library: str | None = None, directory: Path | None = None) -> list[Check]:
     """Every check, in the order in which a user would look. ``nvml_library`` replaces pynvml."""
-    cards = [device_info(torch.device("cuda", index)) for index in range(_cuda_devices())]
+    cards = [measured(place).info() for place in accelerators()]
     found = [_torch(), *_devices(cards), _profiler(bool(cards)), _driver(bool(cards))]
     if not cards:
         found += [Check(name=name, ok=None, detail=ABSENT_HERE) for name in ("NVML", "GPM")]
     for card in cards:
         found += _nvml(card, nvml_library)
     return [*found, _counters(bool(cards)), *_packages(), _disk(directory or Path.cwd())]
-
-
-def _cuda_devices() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _torch() -> Check:
@@ -73,16 +70,9 @@ def _devices(cards: list[DeviceInfo]) -> Iterator[Check]:
         detail = "torch sees none" if built else "this torch cannot use one"
         yield Check(name="GPU", ok=False, detail=f"{detail}; CPU steps can be profiled", remedy=remedy)
     for kind in ("xpu", "mps"):
-        if getattr(torch, kind).is_available():
-            yield Check(name=kind, ok=False, detail=_refusal(kind), remedy="profile with --device cpu")
-
-
-def _refusal(kind: str) -> str:
-    try:
-        device_info(torch.device(kind))
-    except MeasurementError as error:
-        return error.message
-    return "can be measured"
+        if kind not in KINDS and getattr(torch, kind).is_available():
+            detail = f"{kind}: torch knows this device, loraprof cannot measure it"
+            yield Check(name=kind, ok=False, detail=detail, remedy="profile with --device cpu")
 
 
 def _profiler(gpu: bool) -> Check:
@@ -92,7 +82,7 @@ def _profiler(gpu: bool) -> Check:
         return Check(name="profiler", ok=False, detail="Kineto is not in this torch", remedy=remedy)
     activities = torch.profiler.supported_activities()  # type: ignore[no-untyped-call]
     names = ", ".join(sorted(one.name for one in activities))
-    if gpu and torch.profiler.ProfilerActivity.CUDA not in activities:
+    if gpu and not activities - {torch.profiler.ProfilerActivity.CPU}:
         remedy = "install a CUDA build of torch with CUPTI"
         return Check(name="profiler", ok=False, detail=f"Kineto without GPU records ({names})", remedy=remedy)
     return Check(name="profiler", ok=True, detail=f"Kineto, records {names}")

@@ -1,4 +1,4 @@
-"""What ran here? Software versions, the allow-listed environment variables, and the device.
+"""What ran here? Software versions and the allow-listed environment variables.
 
 Only the variables named below are stored, whatever else the environment holds: none of them carries a path, a
 host name or a secret.
@@ -7,14 +7,11 @@ host name or a secret.
 import importlib.metadata
 import os
 import platform
-import re
-from pathlib import Path
 from typing import Final
 
 import torch
 
-from loraprof.errors import MeasurementError
-from loraprof.model.recording import DeviceInfo, Environment
+from loraprof.model.recording import Environment
 
 VARIABLES: Final = (
     "ACCELERATE_MIXED_PRECISION",
@@ -92,76 +89,6 @@ def environment() -> Environment:
         rank=_number("RANK", 0),
         world_size=_number("WORLD_SIZE", 1),
     )
-
-
-def device_info(device: torch.device) -> DeviceInfo:
-    """The device that is measured. On CPU ``l2_bytes`` is the last-level cache: the last stop before memory.
-
-    Raises MeasurementError where torch knows the device but it cannot be measured, or it is not there.
-    """
-    if device.type == "cpu":
-        return DeviceInfo(
-            kind="cpu",
-            name=cpu_name(),
-            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            l2_bytes=last_level_cache_bytes(),
-            cpu_threads=torch.get_num_threads(),
-        )
-    if device.type != "cuda":
-        raise MeasurementError(
-            f"{device.type} devices cannot be measured", "use --device cpu, or a machine with an NVIDIA GPU"
-        )
-    if not torch.cuda.is_available():
-        raise MeasurementError("no CUDA device here", "loraprof doctor says what is missing; --device cpu works")
-    if (device.index or 0) >= torch.cuda.device_count():
-        raise MeasurementError(f"no device {device}", f"torch sees {torch.cuda.device_count()} CUDA device(s)")
-    index = torch.cuda.current_device() if device.index is None else device.index
-    properties = torch.cuda.get_device_properties(index)
-    uuid = getattr(properties, "uuid", None)
-    return DeviceInfo(
-        kind="cuda",
-        name=properties.name,
-        index=index,
-        uuid=None if uuid is None else gpu_uuid(str(uuid)),
-        sms=properties.multi_processor_count,
-        capability=(properties.major, properties.minor),
-        memory_bytes=properties.total_memory,
-        l2_bytes=getattr(properties, "L2_cache_size", None),
-        driver=driver_version(),
-    )
-
-
-def gpu_uuid(text: str) -> str:
-    """The UUID as NVML writes it; torch leaves the prefix out."""
-    return text if text.startswith(("GPU-", "MIG-")) else f"GPU-{text}"
-
-
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's model name, or the architecture where the system does not give one."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine() or "CPU"
-
-
-def last_level_cache_bytes(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int | None:
-    """The largest cache that the first CPU sees, in bytes."""
-    sizes = []
-    for path in root.glob("index*/size"):
-        found = re.fullmatch(r"(\d+)([KMG]?)", path.read_text().strip())
-        if found:
-            sizes.append(int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]])
-    return max(sizes, default=None)
-
-
-def driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
-    """The NVIDIA kernel module's version."""
-    try:
-        found = re.search(r"Kernel Module[^\n]*?\s(\d+\.\d+(?:\.\d+)?)\s", path.read_text())
-    except OSError:
-        return None
-    return found[1] if found else None
 
 
 def _version(package: str) -> str | None:

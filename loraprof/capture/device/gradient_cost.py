@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from loraprof.capture.device.stopwatch import LEAST, MOST, clock_of, undisturbed
+from loraprof.capture.device.kinds import measured
+from loraprof.capture.device.stopwatch import LEAST, MOST, undisturbed
 from loraprof.capture.modules.markers import Called
 from loraprof.model.recording import GradientCost
 
 BUDGET_NS: Final = 2_000_000_000
 KEPT_BYTES: Final = 64 << 20  # of weight gradients, which stay until the optimizer has run
-FLUSH_BYTES: Final = {"cpu": 32 << 20, "cuda": 512 << 20}
 
 
 def gradient_costs(
@@ -39,10 +39,11 @@ def gradient_costs(
     keys = {module: _key(module, one) for module, one in called.items() if frozen_of(module)}
     firsts = {key: module for module, key in reversed(keys.items())}
     known: dict[object, tuple[int, int | None] | None] = {}
-    flush = torch.empty(FLUSH_BYTES[device.type], dtype=torch.uint8, device=device)
+    on = measured(device)
+    flush = torch.empty(on.sizes.flushing_bytes, dtype=torch.uint8, device=device)
     until = time.perf_counter_ns() + BUDGET_NS
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        floor_ns = _floor_ns(flush) if device.type == "cpu" else 0.0
+    with on.kept_rng():
+        floor_ns = 0.0 if on.asynchronous else _floor_ns(flush)
         for key, module in firsts.items():
             share_ns = (until - time.perf_counter_ns()) / (len(firsts) - len(known))
             known[key] = _Bench(called[module], flush, floor_ns, share_ns).cost(module)
@@ -103,7 +104,7 @@ class _Bench:
 
 def _times(out: Tensor, leaves: list[Tensor], kept_bytes: int, flush: Tensor, budget_ns: float) -> list[float]:
     """LEAST to MOST runs of the engine from ``out`` to ``leaves``, ns; nothing where LEAST exceed the budget."""
-    upstream, clock = torch.randn_like(out), clock_of(flush.device)
+    upstream, clock = torch.randn_like(out), measured(flush.device).time_ns
     kept: deque[object] = deque(maxlen=kept_bytes // max(sum(t.nbytes for t in leaves), 1))
 
     def run() -> None:
@@ -131,5 +132,5 @@ def _example(module: nn.Module, called: Called, device: torch.device) -> Tensor:
 
 def _floor_ns(flush: Tensor) -> float:
     """Host time of the smallest call of the engine, under the same conditions."""
-    leaf = torch.zeros(1, requires_grad=True)
+    leaf = torch.zeros(1, requires_grad=True, device=flush.device)
     return undisturbed(_times(leaf.view(1), [leaf], 0, flush, BUDGET_NS / 4))

@@ -18,6 +18,7 @@ from typing import Final
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from loraprof.capture.device.kinds import measured
 from loraprof.lifeline import bound
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -44,10 +45,7 @@ def measure(device: torch.device) -> float:
     block = _block(device)
     _times(block, device)  # warm-up
     before = _times(block, device)
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities, record_shapes=True) as session:
+    with profile(activities=[ProfilerActivity.CPU, *measured(device).activities], record_shapes=True) as session:
         _times(block, device)
         profiled = _times(block, device)
     after = _times(block, device)
@@ -75,12 +73,11 @@ def _block(device: torch.device) -> Callable[[], None]:
 
 
 def _times(block: Callable[[], None], device: torch.device) -> list[int]:
-    times = []
+    times, on = [], measured(device)
     for _ in range(BLOCKS):
         started = time.perf_counter_ns()
         block()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        on.synchronise()
         times.append(time.perf_counter_ns() - started)
     return times
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from loraprof.capture.device.stopwatch import clock_of, undisturbed
+from loraprof.capture.device.kinds import measured
+from loraprof.capture.device.stopwatch import undisturbed
 from loraprof.capture.modules.markers import Markers
 from loraprof.capture.modules.shards import local
 from loraprof.model.recording import REPLACED, TrainingCost
@@ -63,14 +64,12 @@ def training_cost(frozen: Sequence[Frozen], optimizer: Optimizer) -> TrainingCos
         return None
     total, sampled = (sum(f.tensor.numel() for f in part) for part in (frozen, sample))
     device = sample[0].tensor.device
-    state = torch.random.get_rng_state()
     try:
-        bench = _Bench(sample, optimizer, device)
-        times = [bench.step() for _ in range(REPEATS + 1)][1:]
+        with measured(device).kept_rng():
+            bench = _Bench(sample, optimizer, device)
+            times = [bench.step() for _ in range(REPEATS + 1)][1:]
     except (RuntimeError, TypeError, ValueError):
         return None
-    finally:
-        torch.random.set_rng_state(state)
     accumulate, clip, optimize, reread = (undisturbed(part) for part in zip(*times, strict=True))
     scale = total / sampled
     return TrainingCost(
@@ -116,7 +115,7 @@ class _Bench:
         self.target.copy_(self.source)
 
     def _ns(self, run: Callable[[], object]) -> int:
-        return round(clock_of(self.device)(run, 1))
+        return round(measured(self.device).time_ns(run, 1))
 
 
 def _random(like: Tensor) -> Tensor:

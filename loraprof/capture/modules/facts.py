@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from loraprof.capture.adapters.find import find_sites
 from loraprof.capture.adapters.sites import dtype_name, features
 from loraprof.capture.compiled.dynamo import never_compiled
+from loraprof.capture.device.protocol import Allocator
 from loraprof.capture.modules.markers import Markers
 from loraprof.capture.modules.shards import is_sharded, local
 from loraprof.model.recording import AdapterSite, Memory, ModuleInfo, ParameterInfo
@@ -24,30 +25,30 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum({(t.data_ptr(), t.numel()): t.numel() * t.element_size() for t in held}.values())
 
 
-def memory_of(markers: Markers, optimizer: Optimizer, device: torch.device, saved_bytes: int | None = None) -> Memory:
-    """Sizes by kind; peak and reserved only where the allocator keeps statistics (CUDA).
+def memory_of(
+    markers: Markers, optimizer: Optimizer, allocator: Allocator | None, saved_bytes: int | None = None
+) -> Memory:
+    """Sizes by kind; peak and reserved only where an allocator keeps statistics.
 
-    Activations are what is left of the peak, on a CPU the ``saved_bytes`` that the forward pass kept.
+    Activations are what is left of the peak, elsewhere the ``saved_bytes`` that the forward pass kept.
     """
     parameters = [p for _, _, p in markers.parameters]
     weights = tensor_bytes([*parameters, *(b for m in markers.ids for b in m.buffers(recurse=False))])
     gradients = tensor_bytes(p.grad for p in parameters if p.grad is not None)
     state = tensor_bytes(v for s in optimizer.state.values() for v in _tensors(list(s.values())) if v.dim())
-    if device.type != "cuda":
+    if allocator is None:
         return Memory(
             weights_bytes=weights, gradients_bytes=gradients, optimizer_bytes=state, activations_bytes=saved_bytes
         )
-    stats: dict[str, Any] = torch.cuda.memory_stats(device)
-    peak = torch.cuda.max_memory_allocated(device)
     return Memory(
-        peak_bytes=peak,
-        reserved_bytes=torch.cuda.memory_reserved(device),
-        allocator_retries=int(stats.get("num_alloc_retries", 0)),
-        total_bytes=torch.cuda.get_device_properties(device).total_memory,
+        peak_bytes=allocator.peak_bytes,
+        reserved_bytes=allocator.reserved_bytes,
+        allocator_retries=allocator.retries,
+        total_bytes=allocator.total_bytes,
         weights_bytes=weights,
         gradients_bytes=gradients,
         optimizer_bytes=state,
-        activations_bytes=max(peak - weights - gradients - state, 0),
+        activations_bytes=max(allocator.peak_bytes - weights - gradients - state, 0),
     )
 
 

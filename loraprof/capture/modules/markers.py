@@ -63,9 +63,9 @@ class Markers:
         self._silenced: Any = None
 
     def install(self) -> None:
-        """From here on module calls leave markers. Raises RuntimeError when already installed."""
+        """From here on module calls leave markers."""
         if self._installed:
-            raise RuntimeError("markers are installed")
+            return
         never_compiled(Markers._enter, Markers._leave, Markers._stack, Markers._look_up, Markers._note)
         never_compiled(Markers._meet, Markers._number, Markers.adopt)
         warnings.filterwarnings("ignore", message=_HOOKS_SEEN)  # the hooks are not the user's
@@ -150,6 +150,8 @@ class Markers:
         return stack
 
     def _enter(self, module: nn.Module, args: Any) -> None:
+        if not self._hooks:
+            return  # taken off by a hook before this one
         number = self.ids.get(module)
         if number is None:
             if is_wrapper(module):

@@ -46,7 +46,7 @@ class NvmlSampler:
         """Starts the process where there is none, and a loop. Returns when the first counters are read."""
         if self._process is None and self.reason is None:
             self._process = _spawn(self._command)
-            self._end = weakref.finalize(self, _end, self._process)
+            self._end = weakref.finalize(self, _end, self._process, os.getpid())
             self._ask(None)
         if self._process is not None:
             self._ask("start")
@@ -132,7 +132,10 @@ def _last_words(process: subprocess.Popen[bytes]) -> str:
     return words[-1] if words else "no message"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    """By the process that started it; a fork of that leaves it alone."""
+    if os.getpid() != owner:
+        return
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None and not pipe.closed:
             pipe.close()

@@ -1,8 +1,13 @@
-"""Does the script profile itself? Nested sessions lose events or crash, and timing under one is not timing."""
+"""Where loraprof meets the script: a profiler of its own, the optimizer's range that is still open, its warnings.
+
+Nested profiler sessions lose events or crash, and timing under one is not timing.
+"""
 
 import gc
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -25,22 +30,39 @@ def _in_use(thing: object) -> bool:
     return thing.profiler is not None or thing.step_rec_fn is not None
 
 
-def when_step_returns(action: Callable[[], None]) -> None:
-    """Runs ``action`` on this thread once the ``Optimizer.step`` that is running has closed its range.
+def when_step_returns(*actions: Callable[[], None]) -> None:
+    """Runs ``actions`` on this thread once the ``Optimizer.step`` that is running has closed its range.
 
-    What ``action`` raises goes to the caller of the step.
+    What they raise goes to the caller of the step.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None and not (frame.f_code.co_name == "wrapper" and "optim" in frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:
-        action()
+        for action in actions:
+            action()
         return
     before = sys.getprofile()
 
     def watch(at: FrameType, event: str, _: Any) -> None:
         if at is frame and event == "return":
             sys.setprofile(before)
-            action()
+            for action in actions:
+                action()
 
     sys.setprofile(watch)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """No warning that loraprof causes is shown, or raised where the script made errors of them; its filters stay."""
+    ignore = ("ignore", None, Warning, None, 0)
+    filters: Any = warnings.filters
+    filters.insert(0, ignore)
+    try:
+        yield
+    finally:
+        for i, one in enumerate(filters):
+            if one is ignore:
+                del filters[i]
+                break

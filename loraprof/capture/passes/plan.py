@@ -1,7 +1,7 @@
 """What will a profile take: steps per pass, time and memory? The plan is printed before anything runs."""
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 from loraprof import units
 
@@ -13,7 +13,7 @@ CALIBRATION_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Optimizer steps per pass, in order. The NVML loop is in seconds, on CUDA only."""
+    """Optimizer steps per pass, in order. The NVML loop is in seconds, only where NVML can be sampled."""
 
     skip: int = 3  # passed before anything is measured
     timed: int = 10  # pass T, nothing attached
@@ -23,19 +23,34 @@ class Plan:
     steps: int = 3  # pass P, recorded
     finish: bool = False  # let the script go on afterwards
 
-    def total(self, cuda: bool) -> int:
-        """Steps needed when the NVML loop takes one step or none."""
-        return self.skip + self.timed + int(cuda) + self.count + self.warmup + self.steps
+    @classmethod
+    def timing(cls, skip: int, timed: int) -> Self:
+        """Nothing but the times of exactly ``timed`` steps."""
+        return cls(skip=skip, timed=timed, nvml_s=0.0, count=0, warmup=0, steps=0)
 
-    def pace(self, step_ns: int, done: int, cuda: bool) -> str:
-        """Said once the pace is known: how long the passes that are left will take at this step time."""
-        plain = max(self.skip + self.timed - done, 0)
-        steps = plain + COUNTED * self.count + PROFILED * (self.warmup + self.steps)
-        left = steps * step_ns + (self.nvml_s * 1e9 if cuda else 0.0) + CALIBRATION_S * 1e9
+    @property
+    def early(self) -> "Plan | None":
+        """The least that gives a recording, made first where the profiler may run twice; None: this is it."""
+        first = replace(self, skip=1, timed=3, count=1, warmup=0, steps=1)
+        return first if self.steps and self.skip and self.timed >= first.timed and self.count else None
+
+    def least(self, again: bool) -> int:
+        """Optimizer steps below which there is no recording; ``again``: the profiler may run twice."""
+        return self.early.total(False) if again and self.early else self.total(not again)
+
+    def total(self, sampled: bool) -> int:
+        """Steps needed when the NVML loop takes one step or none."""
+        return self.skip + self.timed + int(sampled) + self.count + self.warmup + self.steps
+
+    def pace(self, step_ns: int, plain: int, sampled: bool) -> str:
+        """Said once the pace is known: how long the rest will take, ``plain`` steps and the passes that follow."""
+        counted = 0 if self.early and not sampled else COUNTED * self.count
+        steps = max(plain, 0) + counted + PROFILED * (self.warmup + self.steps)
+        left = steps * step_ns + (self.nvml_s * 1e9 if sampled else 0.0) + CALIBRATION_S * 1e9
         return f"a step takes about {units.ns(step_ns, 2)}: about {units.ns(left, 2)} to go, calibration included"
 
-    def sentence(self, cuda: bool) -> str:
-        nvml = f", {self.nvml_s:.0f} s of steps under NVML sampling" if cuda else ""
+    def sentence(self, sampled: bool) -> str:
+        nvml = f", {self.nvml_s:.0f} s of steps under NVML sampling" if sampled else ""
         return (
             f"plan: {self.skip} steps to warm up, {self.timed} timed with nothing attached{nvml}, "
             f"{self.count} counted, {self.warmup} + {self.steps} profiled"

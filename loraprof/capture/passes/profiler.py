@@ -1,4 +1,4 @@
-"""The one profiler session of a process: Kineto with shapes, and CUPTI where the device has it."""
+"""The one profiler session of a process: Kineto with shapes, and what the device has besides."""
 
 import warnings
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
+from loraprof.capture.device.protocol import Device
 
-def session(device: torch.device) -> Any:
+
+def session(device: Device) -> Any:
     """Not started: ``prepare``, ``start_trace``, ``stop_trace``, ``export_chrome_trace``."""
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
+    activities = [ProfilerActivity.CPU, *device.activities]
     return torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
 
 

@@ -1,8 +1,8 @@
 """Which launch does this process belong to? Its rank, the world's size, and a key that all ranks of it agree on.
 
-On one machine the key is the launcher's process and when that began; over several machines, whose clocks and process
-numbers differ, it is what the launcher tells every rank (rendezvous, job number). A restart by torchrun is a launch of
-its own. The key names no person and no machine.
+A process alone is a launch of one rank. On one machine the key is the launcher's process and when that began; over
+several machines, whose clocks and process numbers differ, it is what the launcher tells every rank (rendezvous, job
+number). A restart by torchrun is a launch of its own. The key names no person and no machine.
 """
 
 import hashlib
@@ -31,9 +31,10 @@ def launch() -> Launch:
     """As torchrun and its kind announce it; rank 0 of 1 alone."""
     world = _number("WORLD_SIZE", 1)
     one_machine = _number("LOCAL_WORLD_SIZE", world) == world
-    ticks = _start_ticks(os.getppid())
+    launcher = os.getppid() if world > 1 else os.getpid()
+    ticks = _start_ticks(launcher)
     told = [os.environ.get(name, "") for name in (*SHARED, RESTARTS)]
-    same = [os.getppid(), ticks, os.environ.get(RESTARTS, "")] if one_machine else told
+    same = [launcher, ticks, os.environ.get(RESTARTS, "")] if one_machine else told
     key = hashlib.sha256(repr((same, world)).encode()).hexdigest()[:12]
     began_s = time.time() if ticks is None else _boot_s() + ticks / os.sysconf("SC_CLK_TCK")
     return Launch(_number("RANK", 0), world, key, began_s, one_machine)

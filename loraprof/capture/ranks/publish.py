@@ -26,6 +26,7 @@ from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording
 from loraprof.store.layout import NVML, RECORDING
 from loraprof.store.places import Place, RemotePath
+from loraprof.store.writing import check_target
 
 PATIENCE_S: Final = 60.0  # how long the leader waits for ranks that are slower to write
 LAST_WORDS_S: Final = 10.0  # the same when the job is being torn down: torchrun kills after 30 s
@@ -41,7 +42,9 @@ def joined(target: Place, launch: Launch, force: bool) -> Stage | None:
     if exists(target):
         if launch_of(target) == launch.key:
             return None
-        if not force:
+        if isinstance(target, Path):
+            check_target(target, force)
+        elif not force:
             raise UsageError(f"{target}: exists already", "--force overwrites it")
     return stage_of(target, launch, force)
 

@@ -1,28 +1,26 @@
-"""From a finished session to a recording directory."""
+"""From a finished session to what a recording says beside the trace."""
 
 import datetime
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 from torch import nn
 
-from loraprof.capture.compiled.graph_names import graph_nodes
 from loraprof.capture.device.calibrate import DTYPES
 from loraprof.capture.device.calibration_cache import cached_calibration
-from loraprof.capture.device.environment import device_info, environment
+from loraprof.capture.device.environment import environment
 from loraprof.capture.device.gradient_cost import gradient_costs
+from loraprof.capture.device.graph_names import graph_nodes
 from loraprof.capture.device.training_cost import frozen_parameters, training_cost
 from loraprof.capture.modules.facts import autocast_of, tables_of
 from loraprof.capture.modules.markers import Markers
+from loraprof.capture.passes.phases import Recorded
 from loraprof.capture.passes.session import Session
-from loraprof.capture.ranks.trace_file import export_trace
+from loraprof.errors import MeasurementError
 from loraprof.model.compilation import Compilation
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, TrainingCost, Workload
-from loraprof.store.recordings import RecordingWriter
 
 
 def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int) -> list[tuple[int, int, int]]:
@@ -35,7 +33,7 @@ def gemm_shapes(modules: list[ModuleInfo], sites: list[AdapterSite], tokens: int
 
 def hook_cost_ns(markers: Markers) -> float:
     """Median cost of the markers around one module call, ns: an empty module with and without them."""
-    module, x = nn.Identity(), torch.zeros(1)
+    module, x = nn.Identity(), torch.zeros(1, device="cpu")
 
     def per_call(n: int = 2000) -> float:
         begin = time.perf_counter_ns()
@@ -56,29 +54,32 @@ def hook_cost_ns(markers: Markers) -> float:
 
 def recording_of(session: Session, workload: Workload, calibrate: bool = True) -> Recording:
     """Everything but the trace. ``workload`` fields left null are filled from what the session saw."""
-    modules, sites, parameters = session.tables or tables_of(session.markers)
+    recorded = session.recorded
+    if recorded is None:
+        raise MeasurementError("no step was profiled", None)
+    modules, sites, parameters = recorded.tables or tables_of(session.markers)
     compilation = _compilation(session, modules)
     seen: dict[str, Any] = {
         "tokens_per_step": session.tokens,
         "micro_batches": session.micro_batches,
-        "optimizer": session.optimizer,
+        "optimizer": session.optimizer_name,
         "missing_gradients": session.missing,
         "autocast": autocast_of(session.markers),
         **_compile_facts(compilation),
     }
     tokens = workload.tokens_per_step or session.tokens
-    if session.real_share is not None and tokens:
-        seen["real_tokens_per_step"] = round(session.real_share * tokens)
+    if recorded.real_share is not None and tokens:
+        seen["real_tokens_per_step"] = round(recorded.real_share * tokens)
     facts = {k: v for k, v in seen.items() if getattr(workload, k) in (None, [])}
     recording = Recording(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         environment=environment(),
-        device=device_info(session.device),
+        device=session.device.info(),
         workload=msgspec.structs.replace(workload, **facts),
         modules=modules,
         parameters=parameters,
         sites=sites,
-        calls=session.markers.calls,
+        calls=recorded.calls or session.markers.calls,
         timing=session.timing,
         counted=session.counted,
         memory=session.memory,
@@ -88,11 +89,19 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         },
         compilation=compilation,
         graph_nodes=graph_nodes(),
-        first_step=session.first_step,
-        whole_steps=None if session.done else session.whole_steps,
-        notes=session.notes,
+        first_step=recorded.first_step,
+        whole_steps=None if recorded.complete else recorded.whole_steps,
+        notes=[*session.notes, *([] if session.done else [_early(session, recorded)])],
     )
     return calibrated(session, recording) if calibrate else recording
+
+
+def _early(session: Session, recorded: Recorded) -> str:
+    timed = len(session.timing.samples_ns) if session.timing else 0
+    return (
+        f"the training ended after {session.steps} steps, before all that was planned was measured: "
+        f"{recorded.whole_steps} profiled, {timed} timed"
+    )
 
 
 def calibrated(session: Session, recording: Recording) -> Recording:
@@ -101,7 +110,7 @@ def calibrated(session: Session, recording: Recording) -> Recording:
     dtype = _matrix_dtype(recording.workload.autocast, sites)
     per = (recording.workload.tokens_per_step or 0) // (recording.workload.micro_batches or 1)
     shapes = gemm_shapes(recording.modules, sites, per) if per and sites else []
-    calibration, notes = cached_calibration(session.device, shapes, dtype)
+    calibration, notes = cached_calibration(session.device.place, shapes, dtype)
     cost = _training_cost(session) if sites else None
     notes = [*recording.notes, *notes]
     return msgspec.structs.replace(recording, calibration=calibration, training_cost=cost, notes=notes)
@@ -137,21 +146,8 @@ def _matrix_dtype(autocast: str | None, sites: list[AdapterSite]) -> str:
 def _training_cost(session: Session) -> TrainingCost | None:
     """What training the frozen weights would add; None where the optimizer cannot be run on them."""
     markers = session.markers
-    cost = training_cost(frozen_parameters(markers), session.twin) if session.twin is not None else None
+    cost = training_cost(frozen_parameters(markers), session.optimizer) if session.optimizer is not None else None
     if cost is None:
         return None
-    gradients = gradient_costs(markers.called, markers.ids.__getitem__, session.device)
+    gradients = gradient_costs(markers.called, markers.ids.__getitem__, session.device.place)
     return msgspec.structs.replace(cost, gradients=gradients)
-
-
-def save(session: Session, workload: Workload, target: Path, force: bool, progress: Callable[[str], None]) -> Path:
-    """Writes ``target`` (a ``NAME.loraprof`` directory) in one rename. Raises MeasurementError when it cannot."""
-    session.stop_profiler()
-    with RecordingWriter(target, force=force) as alone:
-        progress("writing the trace")
-        export_trace(session.profiler, alone.trace(0))
-        progress("calibrating the device")
-        alone.recording(recording_of(session, workload))
-        if session.nvml is not None:
-            alone.nvml(session.nvml)
-        return alone.commit()

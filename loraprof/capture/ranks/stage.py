@@ -59,6 +59,12 @@ def claim_of(rank: int) -> str:
     return f"rank{rank}.claim"
 
 
+def files_of(ranks: set[int], launch: Launch) -> set[str]:
+    """What a recording keeps of its ranks; of one alone ``recording.json`` says everything."""
+    owns = {own_name(rank) for rank in ranks} if launch.world > 1 else set()
+    return owns | {trace_name(rank) for rank in ranks}
+
+
 def taken(rank: int, who: str) -> UsageError:
     """Two processes with one rank's number."""
     what = f"rank {rank} is already being recorded, by process {who.strip()}"
@@ -119,7 +125,7 @@ class LocalStage:
         return not self.folder.exists()
 
     def publish(self, recording: bytes, ranks: set[int]) -> bool:
-        kept = {name for rank in ranks for name in (own_name(rank), trace_name(rank))} | {NVML, RECORDING}
+        kept = files_of(ranks, self._launch) | {NVML, RECORDING}
         try:
             self.add(RECORDING, recording)
             for path in self._files():

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from loraprof.capture.ranks.launch import Launch
-from loraprof.capture.ranks.stage import claim_of, taken
+from loraprof.capture.ranks.stage import claim_of, files_of, taken
 from loraprof.errors import InputError
 from loraprof.store.layout import NVML, RECORDING, own_name, trace_name
 from loraprof.store.places import Entry, RemotePath
@@ -78,7 +78,7 @@ class RemoteStage:
     def publish(self, recording: bytes, ranks: set[int]) -> bool:
         if self.published():
             return False
-        kept = {name for rank in ranks for name in (own_name(rank), trace_name(rank))} | {NVML, self._marks.name}
+        kept = files_of(ranks, self._launch) | {NVML, self._marks.name}
         for entry in _listed(self._target):  # of a recording that is replaced, or of ranks that did not finish
             if entry.name not in kept:
                 (self._target / entry.name).remove()

@@ -25,7 +25,7 @@ def wrong_lever(case: Case) -> Seen | None:
             evidence("this step", now.median_ns, "ns"),
             evidence("full fine-tuning, predicted", other.full_ns, "ns"),
             evidence("at most", other.full.high, "ns"),
-            evidence("the adapters' own time", other.adapter_ns, "ns"),
+            evidence("added by the adapters", other.added_ns, "ns"),
             evidence("median width of the adapted layers", widths[len(widths) // 2] if widths else None, "features"),
             evidence("width from which adapters pay in forward and backward", _crossover(case), "features"),
         ],

@@ -32,7 +32,7 @@ def no_optimizer_saving(case: Case) -> Seen | None:
     other = case.counterfactual
     if other is None or not other.full_ns:
         return None
-    optimizer = (other.savings.optimizer_ns or 0) + (other.savings.grad_clip_ns or 0) + other.trained_ns
+    optimizer = (other.savings.optimizer_ns or 0) + (other.savings.grad_clip_ns or 0)
     if optimizer >= OPTIMIZER_SHARE * other.full_ns:
         return None
     bound = "1.33x" if case.workload and case.workload.checkpointing not in (None, "none") else "1.5x"

@@ -23,7 +23,7 @@ def optimizer_decides(case: Case) -> Seen | None:
     other = case.counterfactual
     if other is None or not other.full_ns:
         return None
-    optimizer = (other.savings.optimizer_ns or 0) + (other.savings.grad_clip_ns or 0) + other.trained_ns
+    optimizer = (other.savings.optimizer_ns or 0) + (other.savings.grad_clip_ns or 0)
     if optimizer <= OPTIMIZER_SHARE * other.full_ns:
         return None
     now = case.timing.unprofiled.median_ns if case.timing.unprofiled else None

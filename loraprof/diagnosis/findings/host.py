@@ -4,7 +4,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from loraprof import units
-from loraprof.analysis.prediction.replay import accepted, replay
+from loraprof.analysis.prediction.replay import accepted
 from loraprof.analysis.trace.intervals import union
 from loraprof.diagnosis.case import LONG_NS, Case
 from loraprof.diagnosis.findings.compiled import COMPILING
@@ -73,12 +73,9 @@ def _faster_host(case: Case, waited_ns: int) -> Worth | None:
     again = case.replay
     if again is None or not accepted(again.gate_error):
         return None
-    calls, floor, tau = again.step.calls, again.latency_ns, again.turnaround_ns
-    sigma = again.solved if case.timing.unprofiled else 1.0
-    if sigma is None:
+    if case.timing.unprofiled and again.solved is None:
         return None
-    now = replay(calls, sigma, floor, tau)
-    less = [float(now - replay(calls, sigma * share, floor, tau)) for share in (0.5, 0.75, 0.25)]
+    less = [float(again.faster_ns(share)) for share in (0.5, 0.75, 0.25)]
     return Worth(less[0], less[1], less[2]) if less[0] <= waited_ns else None
 
 

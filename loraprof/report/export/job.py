@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.ranks.examine import Run, sequential
-from loraprof.analysis.ranks.survey import Survey
 from loraprof.analysis.step.scene import scene_of
 from loraprof.diagnosis.load import file_of, ranks_report, report_of, surveyed
 from loraprof.model.recording import Recording
@@ -22,6 +21,9 @@ from loraprof.store.kineto.rewrite import Change, rewrite
 from loraprof.store.rank_files import recording_of
 from loraprof.store.recordings import Source
 from loraprof.store.redact import kept_value, redacted, redacted_recording, without_paths
+
+if TYPE_CHECKING:
+    from loraprof.analysis.ranks.survey import Survey  # of many ranks only
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Job:
         return self.source.ranks or (RankFile(0, self.source.traces[0]),)
 
     @cached_property
-    def survey(self) -> Survey | None:
+    def survey(self) -> "Survey | None":
         """All ranks together; None where there is one."""
         return surveyed(self.source, self.run) if len(self.ranks) > 1 else None
 

@@ -1,5 +1,5 @@
-"""What does TensorBoard show? A run with the trace for torch-tb-profiler, the report's numbers as curves, and the
-diagnosis as text.
+"""What does TensorBoard show? A run with the page for a tab of its own, the trace for torch-tb-profiler, ten curves
+and the diagnosis as text.
 
 The plugin takes files named ``WORKER.EPOCH_MS.pt.trace.json.gz`` and knows API calls only under the category
 ``runtime``: under Kineto's own names it links no kernel to an op, and every device time is 0.
@@ -23,12 +23,14 @@ from loraprof.model.report import Report
 from loraprof.report.export.files import filling, packed
 from loraprof.report.export.job import Job
 from loraprof.report.export.scalars import scalars
+from loraprof.report.html import to_html
 from loraprof.report.registry import render
-from loraprof.store.kineto.rewrite import runtime_category
+from loraprof.store.kineto.rewrite import runtime_category, without_markers
 from loraprof.store.recordings import Source
 
 WORKER: Final = "loraprof_{rank}"  # NODE_PROCESS, which the plugin's distributed view takes apart
-OURS: Final = ("loraprof_*.pt.trace.json.gz", "events.out.tfevents.*.loraprof")
+PAGE: Final = "loraprof.page.html"  # what the tab of its own shows
+OURS: Final = ("loraprof_*.pt.trace.json.gz", "events.out.tfevents.*.loraprof", PAGE)
 _TAGS = re.compile(r"</?(?:details|summary|sub)>")
 _ESCAPED = re.compile(r"\\(.)")
 _PLAIN: Final = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "~": "~"}  # its Markdown knows no escape for these
@@ -42,7 +44,8 @@ def export(job: Job) -> str:
             number = place if rank.rank is None else rank.rank
             name = f"{WORKER.format(rank=number)}.{epoch_ms}.pt.trace.json.gz"
             with (folder / name).open("wb") as out, packed(out) as inner:
-                job.copy(rank, inner, runtime_category)
+                job.copy(rank, inner, runtime_category, without_markers)
+        (folder / PAGE).write_bytes(to_html(job.report, job.scene()))
         _write_events(folder / f"events.out.tfevents.{epoch_ms // 1000}.loraprof", job.report, epoch_ms / 1000)
     return f"tensorboard --logdir {job.target}"
 

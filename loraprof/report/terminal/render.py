@@ -1,21 +1,26 @@
 """How does a report look on a terminal? Calm text in at most 120 columns, colour only where it means something.
 
-Works without colour (``NO_COLOR``, a pipe), in 80 columns (short heads, fewer columns) and without UTF-8. Every
-block becomes finished lines, so that nothing is left to wrap and no line ends in blanks.
+Works without colour (``NO_COLOR``, a pipe), from 40 columns on and without UTF-8. A terminal gets what fits a screen;
+``full`` and ``section`` give the rest. Every block becomes finished lines, so that nothing is left to wrap and no line
+ends in blanks. In a pipe, a file and with ``full`` nothing is cut.
 """
 
-import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.text import Text
 
+from loraprof.errors import UsageError
 from loraprof.report.document import (
+    Balance,
     Bar,
     Block,
     Document,
     Facts,
     Paragraph,
+    Proposal,
+    Proposals,
     Remarks,
     Section,
     Table,
@@ -23,34 +28,67 @@ from loraprof.report.document import (
 )
 from loraprof.report.palette import SEVERITY_TONES
 from loraprof.report.shown import Shown, document_of
-from loraprof.report.terminal.charts import bar_lines, waterfall_lines
+from loraprof.report.terminal.charts import balance_lines, bar_lines, waterfall_lines
 from loraprof.report.terminal.table import table_lines
-from loraprof.report.terminal.text import DIM, text, tone
-from loraprof.text import printable
+from loraprof.report.terminal.text import DIM, pieces, text, tone, width_of
 
 _WIDTH = 120
-_LEAST_WIDTH = 80  # a narrower terminal wraps
+_LEAST_WIDTH = 20
+SCREEN, SCREEN_WIDTH = 40, 100  # lines of the page on a terminal of that width
+_BESIDE = 60  # from this width on labels stand beside their texts
 _INDENT = 2
-_ASCII = str.maketrans("█▉▊▋▌▍▎▏░│■·…┃▔", "#########|*-.|^")
+UNTITLED = ("account", "do", "sure")  # their first lines say what they are
+_ASCII = str.maketrans("█▉▊▋▌▍▎▏▓▒░│■·…┃▔→±µ", "########%=.|*-.|^>~u")
 
 
-def render(shown: Shown, console: Console) -> None:
-    """Prints it; bars and tables fit the console's width."""
-    print_lines(document_lines(document_of(shown), *_page(console)), console)
+def render(shown: Shown, console: Console, full: bool = False, section: str | None = None) -> None:
+    """Prints it; bars and tables fit the console's width. Raises UsageError for a section that it has not."""
+    width = page_width(console)
+    document = chosen(document_of(shown), full, section, width)
+    print_lines(document_lines(document, width, full or not console.is_terminal), console)
 
 
-def to_text(shown: Shown, width: int = 100) -> bytes:
-    """The same text for a file: UTF-8, no colour."""
-    document = document_of(shown)
-    return "".join(f"{line.plain.rstrip()}\n" for line in document_lines(document, width, False)).encode()
+def to_text(shown: Shown, width: int = 100, full: bool = False, section: str | None = None) -> bytes:
+    """The same text for a file: UTF-8, no colour, nothing cut."""
+    lines = document_lines(chosen(document_of(shown), full, section, width), width, whole=True)
+    return "".join(f"{line.plain.rstrip()}\n" for line in lines).encode()
 
 
-def _page(console: Console) -> tuple[int, bool]:
-    return page_width(console), console.color_system is not None and not console.no_color
+def chosen(document: Document, full: bool, section: str | None, width: int) -> Document:
+    """The sections asked for; without a wish the brief ones, or of a document that has none all that are no detail."""
+    sections = document.sections
+    if section is not None:
+        one = tuple(s for s in sections if s.id == section)
+        if not one:
+            names = ", ".join(s.id for s in sections)
+            raise UsageError(f"there is no section {section!r} here", f"choose one of {names}")
+        return Document(document.title, "", (), one)
+    if full:
+        return document
+    brief = tuple(s for s in sections if s.brief)
+    if not brief:
+        return replace(document, sections=tuple(s for s in sections if not s.detail))
+    page = replace(document, sections=brief)
+    while width >= SCREEN_WIDTH and sum(1 for _ in document_lines(page, width)) > SCREEN:
+        fewer = tuple(map(_one_less, page.sections))
+        if fewer == page.sections:
+            break
+        page = replace(page, sections=fewer)
+    return page
+
+
+def _one_less(section: Section) -> Section:
+    """Without the last change that is proposed, where several are."""
+    for i, block in enumerate(section.blocks):
+        if isinstance(block, Proposals) and sum(len(items) for _, items in block.groups) > 1:
+            title, items = block.groups[-1]
+            groups = (*block.groups[:-1], (title, items[:-1])) if len(items) > 1 else block.groups[:-1]
+            return replace(section, blocks=(*section.blocks[:i], Proposals(groups), *section.blocks[i + 1 :]))
+    return section
 
 
 def page_width(console: Console) -> int:
-    """Cells to fill: at least 80, at most 120, as long lines are hard to read."""
+    """Cells to fill: at most 120, as long lines are hard to read."""
     return max(_LEAST_WIDTH, min(console.width, _WIDTH))
 
 
@@ -64,38 +102,53 @@ def print_lines(lines: Iterator[Text], console: Console) -> None:
         console.print(line, soft_wrap=True)
 
 
-def document_lines(document: Document, width: int, colour: bool) -> Iterator[Text]:
-    """The document as lines of at most ``width`` cells; detail sections are left to pages with room."""
-    yield from wrapped(document.headline, width, "bold")
+def document_lines(document: Document, width: int, whole: bool = False) -> Iterator[Text]:
+    """The document as lines of at most ``width`` cells; ``whole``: none of its texts is cut."""
+    first = True
+    for paragraph, style in ((document.headline, "bold"), *((line, "") for line in document.lines)):
+        if paragraph:
+            first = False
+            yield from wrapped(paragraph, width, style)
     yield from fact_lines(document.facts, width)
     for section in document.sections:
-        if not section.detail:
+        if not first:
             yield Text()
-            yield _heading(section, width)
-            yield from _indented(section.blocks, width - _INDENT, colour)
+        first = False
+        if section.id not in UNTITLED:
+            yield from _heading(section, width)
+        yield from _indented(section, width - _INDENT, whole)
 
 
-def _heading(section: Section, width: int) -> Text:
-    gap = max(2, width - len(section.title) - len(section.aside))
-    return Text.assemble(text(section.title, "bold"), " " * gap, text(section.aside, DIM))
+def _heading(section: Section, width: int) -> Iterator[Text]:
+    gap = width - width_of(section.title) - width_of(section.aside)
+    if gap >= 2:
+        yield Text.assemble(text(section.title, "bold"), " " * gap, text(section.aside, DIM))
+        return
+    yield from wrapped(section.title, width, "bold")
+    yield from wrapped(section.aside, width, DIM)
 
 
-def _indented(blocks: Sequence[Block], width: int, colour: bool) -> Iterator[Text]:
-    for i, block in enumerate(blocks):
+def _indented(section: Section, width: int, whole: bool) -> Iterator[Text]:
+    indent = "" if section.id in UNTITLED else " " * _INDENT
+    for i, block in enumerate(section.blocks):
         if i:
             yield Text()
-        for line in _block_lines(block, width, colour):
-            yield Text(" " * _INDENT).append_text(line)
+        for line in _block_lines(block, width, whole):
+            yield Text(indent).append_text(line)
 
 
-def _block_lines(block: Block, width: int, colour: bool) -> Iterator[Text]:
+def _block_lines(block: Block, width: int, whole: bool) -> Iterator[Text]:
     match block:
         case Table():
-            return table_lines(block, width)
+            return table_lines(block, width, whole)
         case Bar():
-            return bar_lines(block, width, colour)
+            return bar_lines(block, width)
         case Waterfall():
             return waterfall_lines(block, width)
+        case Balance():
+            return balance_lines(block, width)
+        case Proposals():
+            return proposal_lines(block, width)
         case Facts():
             return fact_lines(block.lines, width)
         case Paragraph():
@@ -105,17 +158,43 @@ def _block_lines(block: Block, width: int, colour: bool) -> Iterator[Text]:
 
 
 def wrapped(content: str, width: int, style: str = "") -> Iterator[Text]:
-    """``content`` as a paragraph."""
-    lines = textwrap.wrap(printable(content), width, break_on_hyphens=False)
-    return (Text(printable(line), style) for line in lines)  # a word that was cut may begin a line with what it hid
+    """``content`` as a paragraph; none where it is empty."""
+    return (Text(line, style) for line in pieces(content, width) if line)
 
 
 def fact_lines(facts: Sequence[tuple[str, str]], width: int) -> Iterator[Text]:
-    """A dim label before each text, the texts aligned."""
+    """A dim label before each text, the texts aligned; on a narrow page above it."""
     label_width = max((len(label) for label, _ in facts), default=0) + 2
     for label, content in facts:
+        if width < _BESIDE:
+            yield from (Text.assemble((line, DIM)) for line in pieces(label, width))
+            yield from (Text("  ").append_text(line) for line in wrapped(content, width - 2))
+            continue
         for i, line in enumerate(wrapped(content, width - label_width)):
             yield Text.assemble(((label if i == 0 else "").ljust(label_width), DIM), line)
+
+
+def proposal_lines(block: Proposals, width: int) -> Iterator[Text]:
+    """A numbered line per change, its figures at its end where they fit, and below it what to type."""
+    made = [item for _, items in block.groups for item in items]
+    widths = [max(len(text) for text in column) for column in zip(*map(_figures, made), strict=True)]
+    for group, items in block.groups:
+        yield from wrapped(group, width, "bold")
+        for item in items:
+            head = text(f"{item.number} {item.title} ({item.id})").plain
+            figures = "  ".join(t.ljust(w) for t, w in zip(_figures(item), widths, strict=True))
+            gap = width - width_of(head) - len(figures)
+            if gap >= 2 or not figures.strip():
+                yield Text(f"{head}{' ' * gap}{figures}" if figures.strip() else head)
+            else:
+                yield from wrapped(head, width)
+                told = "  ".join(filter(None, _figures(item)))
+                yield from (Text("  ").append_text(line) for line in wrapped(told, width - 2))
+            yield from (Text("  ").append_text(line) for line in wrapped(item.text, width - 2, DIM))
+
+
+def _figures(item: Proposal) -> tuple[str, str, str]:
+    return item.step, item.speedup, item.basis
 
 
 def _remark_lines(block: Remarks, width: int) -> Iterator[Text]:

@@ -1,5 +1,6 @@
 """Text that is safe on a terminal, in the palette's colours and of a known width."""
 
+import textwrap
 from typing import Final
 
 from rich.cells import cell_len, set_cell_size
@@ -8,7 +9,7 @@ from rich.text import Text
 from loraprof.report.palette import TONES
 from loraprof.text import printable
 
-DIM: Final = "bright_black"
+DIM: Final = "dim"
 
 
 def text(content: str, style: str = "") -> Text:
@@ -18,7 +19,7 @@ def text(content: str, style: str = "") -> Text:
 
 def tone(key: str) -> str:
     """The style of a palette key; none for an empty one."""
-    return TONES[key].dark if key else ""
+    return TONES[key].ansi if key else ""
 
 
 def width_of(content: str) -> int:
@@ -33,3 +34,8 @@ def fitted(content: str, width: int, *, right: bool = False) -> str:
         return set_cell_size(plain, max(0, width - 1)) + "…"
     blank = " " * (width - cell_len(plain))
     return blank + plain if right else plain + blank
+
+
+def pieces(content: str, width: int) -> list[str]:
+    """``content`` in lines of at most ``width`` cells, broken at spaces, and within a word that is longer."""
+    return textwrap.wrap(printable(content), max(width, 1), break_on_hyphens=False) or [""]

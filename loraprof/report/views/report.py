@@ -1,8 +1,12 @@
 """What does a report show, and in which order? Report to ``Document``; pure.
 
-First the sentence that answers the question, then where the step goes, then what the adapter costs and saves,
-what to change, and last how far the figures can be trusted.
+The answer, what LoRA saves and adds, where the step goes, what to do, how sure; then the tables behind these. Every
+time is of the step as it runs without the profiler, where that is known.
 """
+
+from dataclasses import replace
+from importlib.util import find_spec
+from shlex import quote
 
 from loraprof import units
 from loraprof.model.report import (
@@ -26,88 +30,82 @@ from loraprof.report.document import (
     Segment,
 )
 from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, ROLE_TONES, TONES
-from loraprof.report.views import tables
-from loraprof.report.views.adapter import adapter_section
+from loraprof.report.views import answer, tables
+from loraprof.report.views.adapter import account_section, adapter_section
+from loraprof.report.views.as_it_runs import as_it_runs
+from loraprof.report.views.proposals import proposals_section
 from loraprof.report.views.ranks import communication_section, ranks_section
 
-PROFILER_SHARE = 0.05  # of the step: what the profiler adds beyond it is said where the step is shown
+SMALL = 0.005  # of the step: parts below it are one
+FIX = find_spec("loraprof.cli.fix") is not None
 
 
 def view(report: Report) -> Document:
     """Everything a renderer prints about a report."""
-    source = report.source
-    words = [source.workload, source.device_name or source.device, source.torch and f"torch {source.torch}"]
-    if source.ranks > 1:
-        words.append(f"{units.count(source.ranks)} ranks, the slowest shown")
-    facts = [("input", " · ".join([source.path, *(w for w in words if w)]))]
-    speedup, cause = _speedup(report), report.verdict.limiting_cause
-    if speedup:
-        facts.append(("speed-up", " · ".join([*speedup, *([f"limited by {cause}"] if cause else [])])))
-    elif cause:
-        facts.append(("limited by", cause))
-    if report.verdict.unclear:
-        facts.append(("unclear", report.verdict.unclear))
-    title = f"loraprof: {source.workload or source.path}"
-    return Document(title, report.verdict.sentence, tuple(facts), tuple(_sections(report)))
+    shown = as_it_runs(report)
+    title = f"loraprof: {report.source.workload or report.source.path}"
+    sections = tuple(_sections(report, shown))
+    return Document(title, answer.headline(report), (), sections, answer.lines(report))
 
 
-def _speedup(report: Report) -> list[str]:
-    v = report.verdict
-    words = []
-    if v.speedup_vs_full is not None:
-        value = units.ratio_interval(v.speedup_vs_full, v.speedup_low, v.speedup_high)
-        words.append(f"{value} over full fine-tuning, {v.basis or 'basis unknown'}")
-    if v.ideal_speedup is not None:
-        words.append(f"at most {units.ratio(v.ideal_speedup)} here")
-    return words
-
-
-def _sections(report: Report) -> list[Section]:
-    step, cpu = report.step(), report.source.device == "cpu"
-    sections = []
+def _sections(report: Report, shown: Report) -> list[Section]:
+    step, cpu, plain = shown.step(), report.source.device == "cpu", report.unprofiled is not None
+    account = account_section(shown)
+    sections = [account] if account else []
     if step is None:
         text = "The input holds no step: nothing can be partitioned."
-        sections.append(Section("time", "Where the step goes", (Paragraph(text),)))
+        sections.append(Section("time", "Where the step goes", (Paragraph(text),), brief=True))
     else:
-        aside = f"{step.name}, {units.ns(step.wall_ns, 4)}"
-        parts = partition_bar(step, cpu=cpu)
-        bar = Bar(parts) if parts else Paragraph("This step is empty: it ends where it starts.")
-        sections += [
-            Section("time", "Where the step goes", (bar, *_profiled(report, step)), aside),
-            Section("phases", "Time by phase and role", (tables.phase_roles(step),)),
-        ]
+        bar = Bar(_rows(partition_bar(step, cpu=cpu), step))
+        sections.append(Section("time", answer.where_title(step, plain), (bar,), step.name, brief=True))
+    sections.append(proposals_section(report))
+    sections.append(Section("sure", "How sure", _sure(report), brief=True))
+    if step is not None:
+        sections.append(Section("phases", "Time by phase and role", (tables.phase_roles(step),)))
         if step.ns(kind="idle"):
             title = "Time outside ops, by cause" if cpu else "Idle time by cause"
             sections.append(Section("idle", title, (tables.idle_causes(step, cpu=cpu),), _launches(step)))
-    if report.kernels:
+    if shown.kernels:
         title = "Top ops" if cpu else "Top kernels"
-        sections.append(Section("kernels", title, (tables.kernel_table(report),), _ceilings(report)))
+        sections.append(Section("kernels", title, (tables.kernel_table(shown),), _ceilings(shown)))
     if report.compiled:
         sections.append(Section("compiled", "Compiled code", (_compiled(report.compiled),)))
-    sections.append(adapter_section(report, step))
-    if report.traffic:
-        sections.append(_traffic(report.traffic, step))
+    sections.append(adapter_section(shown, step))
+    if shown.traffic:
+        sections.append(_traffic(shown.traffic, step))
     if report.communication:
         sections.append(communication_section(report.communication, report.adapter is not None))
     if report.rank_summary and report.ranks:
         sections.append(ranks_section(report.rank_summary, report.ranks))
     sections.append(findings_section(report.findings))
-    if report.modules:
-        sections.append(Section("modules", "Modules", (tables.module_table(report.modules),), detail=True))
+    if shown.modules:
+        sections.append(Section("modules", "Modules", (tables.module_table(shown.modules),), detail=True))
     if len(report.steps) > 1:
         sections.append(Section("steps", "Profiled steps", (tables.step_table(report.steps),), detail=True))
-    sections.append(Section("trust", "How far to trust this", tuple(_trust(report, step))))
+    sections.append(Section("trust", "How far to trust this", tuple(_trust(report, report.step()))))
     return sections
 
 
-def _profiled(report: Report, step: Step) -> tuple[Paragraph, ...]:
-    """Idle time is what a profiler adds to, on a GPU: what is left without it."""
-    idle, plain, waited = report.timing.idle_unprofiled_ns, report.timing.unprofiled, step.ns(kind="idle")
-    if idle is None or plain is None or not waited or waited - idle < PROFILER_SHARE * step.wall_ns:
-        return ()
-    took, share = units.ns(plain.median_ns), units.percent(idle / plain.median_ns)
-    text = f"The profiler slows the host. Without it the step takes {took}, {units.ns(idle)} of it idle: {share}."
-    return (Paragraph(text),)
+def _sure(report: Report) -> tuple[Block, ...]:
+    source, ids = report.source, [f.id for f in report.findings[:1]]
+    fix = f"loraprof fix {source.workload}" if FIX and source.workload and report.findings else ""
+    more = " · ".join(
+        [f"loraprof report {quote(source.path)} --full", "--section NAME", *(f"explain {i}" for i in ids)]
+    )
+    facts = (("sure?", answer.sure(report)), ("prove it", fix), ("more", more))
+    return (Facts(tuple((label, text) for label, text in facts if text)),)
+
+
+def _rows(segments: tuple[Segment, ...], step: Step) -> tuple[Segment, ...]:
+    """Busy parts by their time, then idle ones; the adapters say what they mostly are."""
+    small = [s for s in segments if s.ns < SMALL * step.wall_ns]
+    if len(small) > 1:
+        scale, ns = units.ns_scale([step.wall_ns]), sum(s.ns for s in small)
+        share = units.percent(ns / step.wall_ns if step.wall_ns else 0.0)
+        rest = Segment(f"{len(small)} smaller parts", ns, f"{scale(ns)} {scale.unit}", share, "rest")
+        segments = (*(s for s in segments if s not in small), rest)
+    ordered = sorted(segments, key=lambda s: (s.label.startswith("idle"), -s.ns))
+    return tuple(replace(s, note=answer.adapter_note(step)) if s.tone == "adapter" else s for s in ordered)
 
 
 def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
@@ -186,7 +184,9 @@ def findings_section(findings: list[Finding]) -> Section:
 
 
 def _trust(report: Report, step: Step | None) -> list[Block]:
+    source = report.source
     lines = [
+        ("input", " · ".join([source.path, *([f"torch {source.torch}"] if source.torch else [])])),
         ("timing", _timing(report)),
         ("memory", _memory(report.memory)),
         ("device", _nvml(report.nvml, report.closure.notes)),
@@ -196,6 +196,8 @@ def _trust(report: Report, step: Step | None) -> list[Block]:
         verdict = "accepted" if r.accepted else "withheld"
         host = f", host speed {units.ratio(r.host_factor)}" if r.host_factor is not None else ""
         lines.append(("replay", f"misses the profiled step by {units.percent(abs(r.gate_error))}{host}: {verdict}"))
+    if report.verdict.unclear:
+        lines.append(("unclear", report.verdict.unclear))
     lines.append(("closure", _closure(report, step)))
     lines += [("note", note) for note in report.closure.notes]
     return [Facts(tuple(lines))]

@@ -4,7 +4,6 @@ Every table shares one unit per column so that its numbers line up; what is cut 
 last row, so a column always adds up to what it is a share of.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 
 from loraprof import units
@@ -12,10 +11,10 @@ from loraprof.model.report import Kernel, ModuleRow, Part, Report, Step, Traffic
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES
 from loraprof.report.document import Cell, Column, Row, Table
 from loraprof.report.palette import CAUSE_TONES, CAUSE_WORDS, CPU_CAUSE_WORDS, ROLE_TONES
+from loraprof.report.views.kernel_names import labels
 
 KNOWN = 0.9  # of a role's busy time: less, and a sentence about its bytes would be a guess
 _SHORT_PHASE = {"forward": "fwd", "backward": "bwd", "recompute": "recomp", "optimizer": "optim"}
-_FUNCTOR = re.compile(r"\w*(?:[Ff]unctor|_kernel_cuda|_kernel_impl|Ops?\b)\w*")
 
 
 def cell(text: str, value: float | None = None, tone: str = "") -> Cell:
@@ -106,21 +105,6 @@ def idle_causes(step: Step, *, cpu: bool) -> Table:
     return Table(columns, tuple(rows), (total,))
 
 
-def short_kernel(name: str) -> str:
-    """The telling part of a kernel's C++ name: no namespaces and arguments, but the functor it applies.
-
-    >>> short_kernel("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>(int)")
-    'vectorized_elementwise_kernel<CUDAFunctor_add>'
-    """
-    plain = name.removeprefix("void ").replace("(anonymous namespace)::", "")
-    head = re.split(r"[<(]", plain, maxsplit=1)[0]
-    if head == plain or not re.fullmatch(r"[\w:]+", head):
-        return name
-    base = head.rsplit("::", 1)[-1]
-    functor = _FUNCTOR.search(plain[len(head) :])
-    return f"{base}<{functor.group()}>" if functor and functor.group() not in base else base
-
-
 def _merged(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
     """Kernels of one name, role and phase, over all modules, longest first."""
     groups: dict[tuple[str, str, str], list[Kernel]] = {}
@@ -148,14 +132,15 @@ def kernel_table(report: Report, limit: int = 10) -> Table:
     whole_ns = step.wall_ns if step else 0
     groups = _merged(report.kernels)
     scale = units.ns_scale([sum(k.total_ns for k in g) for g in groups[:1]])
+    names = labels([g[0].name for g in groups])
     rows = []
-    for group in groups[:limit]:
+    for group, name in zip(groups[:limit], names, strict=False):
         first = group[0]
         total_ns, count = sum(k.total_ns for k in group), sum(k.count for k in group)
         bounds = {k.bound for k in group}
         rows.append(
             (
-                Cell(short_kernel(first.name), full=first.name),
+                Cell(name, full=first.name),
                 cell(first.role, tone=ROLE_TONES.get(first.role, "rest")),
                 Cell(_SHORT_PHASE.get(first.phase, first.phase), full=first.phase),
                 Cell(units.count(count), count),

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.statistics import median_interval
-from loraprof.capture.device.memory import available_bytes, is_out_of_memory
+from loraprof.capture.device.kinds import measured
+from loraprof.capture.device.memory import is_out_of_memory
 from loraprof.comparison.recommendation import at_equal_memory, learning, recommend
 from loraprof.model.compare import Comparison
 from loraprof.model.workload import WorkloadSpec
@@ -70,7 +71,7 @@ def _ends(losses: Sequence[Sequence[float]]) -> tuple[list[float | None], list[f
 
 def with_iso_memory(found: Comparison, spec: WorkloadSpec, limit_bytes: int, say: Say) -> Comparison:
     """Adds each arm's largest batch within ``limit_bytes``, measured, and its tokens/s there."""
-    free = available_bytes(torch_device(spec))
+    free = measured(torch_device(spec)).available_bytes()
     notes = list(found.notes)
     if free is not None and limit_bytes > SHARE * free:
         notes.append(f"memory limit lowered to {units.nbytes(SHARE * free)}: more is not free here")

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final, Protocol
 
 from loraprof.analysis.statistics import HALF_WIDTH, MIN_WARMUP, converged, warmup_end
 from loraprof.capture.device.memory import is_out_of_memory
+from loraprof.capture.device.protocol import Device, DeviceState
 from loraprof.comparison.ratios import Failure, Series, Timed, estimate
 from loraprof.errors import MeasurementError
 
@@ -31,14 +31,6 @@ WARM_SHARE: Final = 4  # a quarter of the budget may go into warm-up
 LEAST_WARMUP: Final = 2  # steps, when the budget allows no more
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceState:
-    """SM clock and whether the device throttles, after a visit; ``None`` is unknown."""
-
-    sm_clock_mhz: float | None
-    throttled: bool | None
-
-
 class Timer(Protocol):
     """``visit`` runs ``count`` steps and returns the time of each in ns and the last step's result."""
 
@@ -47,46 +39,21 @@ class Timer(Protocol):
     def visit(self, step: Step, count: int) -> tuple[list[int], Any]: ...
 
 
-class HostTimer:
-    """``perf_counter_ns`` around every step: for devices whose calls return when the work is done."""
+class StepTimer:
+    """The device's marks between the steps of a visit; it is waited for at both ends."""
 
-    name = "perf_counter_ns"
-
-    def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
-        self.clock = clock
+    def __init__(self, device: Device) -> None:
+        self.device, self.name = device, device.clock
 
     def visit(self, step: Step, count: int) -> tuple[list[int], Any]:
-        times, result = [], None
-        for _ in range(count):
-            started = self.clock()
-            result = step()
-            times.append(self.clock() - started)
-        return times, result
-
-
-class CudaTimer:
-    """Device events between the steps of a visit, one synchronisation at its end."""
-
-    name = "cuda_event"
-
-    def __init__(self, device: Any) -> None:
-        self.device = device
-
-    def visit(self, step: Step, count: int) -> tuple[list[int], Any]:
-        import torch
-
-        from loraprof.capture.device.stopwatch import timing_event
-
         result = None
-        with torch.cuda.device(self.device):
-            events = [timing_event() for _ in range(count + 1)]
-            torch.cuda.synchronize()
-            events[0].record()
-            for event in events[1:]:
+        with self.device.current():
+            self.device.synchronise()
+            marks = [self.device.mark()]
+            for _ in range(count):
                 result = step()
-                event.record()
-            events[-1].synchronize()
-        return [max(1, round(a.elapsed_time(b) * 1e6)) for a, b in pairwise(events)], result
+                marks.append(self.device.mark())
+            return [max(1, ns) for ns in self.device.between_ns(marks)], result
 
 
 class _OutOfMemory(Exception):

@@ -10,15 +10,13 @@ from typing import Final
 from msgspec.structs import replace
 
 from loraprof import units
-from loraprof.capture.device.memory import available_bytes, peak_bytes
+from loraprof.capture.device.kinds import measured
 from loraprof.comparison.ratios import Timed
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.model.compare import ArmResult
 from loraprof.model.workload import WorkloadSpec
 from loraprof.runs.compare.alternate import STEPS, WARM_UP, alternate
-from loraprof.runs.compare.arm_process import timer_of
-from loraprof.runs.compare.device_state import state_reader
-from loraprof.runs.compare.interleave import interleave
+from loraprof.runs.compare.interleave import StepTimer, interleave
 from loraprof.runs.compare.job import Job, Outcome
 from loraprof.runs.compare.workers import run_job
 from loraprof.workloads.build import build
@@ -63,7 +61,7 @@ def measure_arms(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int, say: S
 
     Raises UsageError or MeasurementError when none can.
     """
-    device = torch_device(spec)
+    device = measured(torch_device(spec))
     outcomes = {}
     for arm in arms:
         say(f"arm {arm} in a process of its own: memory and first steps")
@@ -71,8 +69,8 @@ def measure_arms(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int, say: S
     live = [arm for arm in arms if outcomes[arm].status == "ok"]
     if not live:
         raise nothing_runs(outcomes)
-    notes = [PEAK_OF_PROCESS] if device.type == "cpu" else []
-    peaks, free = [outcomes[arm].peak_bytes or 0 for arm in live], available_bytes(device)
+    notes = [PEAK_OF_PROCESS] if device.allocator() is None else []
+    peaks, free = [outcomes[arm].peak_bytes or 0 for arm in live], device.available_bytes()
     if free is not None and sum(peaks) > SHARE * free:
         notes.append("the arms do not fit side by side: timed in alternating processes")
 
@@ -87,16 +85,16 @@ def measure_arms(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int, say: S
 
 def side_by_side(spec: WorkloadSpec, arms: Sequence[str], budget_ns: int, say: Say) -> Timed:
     """The arms built in this process and interleaved."""
-    device = torch_device(spec)
+    device = measured(torch_device(spec))
     say(f"building {', '.join(arms)} side by side")
     built = {arm: build(spec, arm) for arm in arms}
     say(f"timing in interleaved blocks for at most {units.ns(budget_ns)}")
     return interleave(
         {arm: one.step for arm, one in built.items()},
-        timer_of(device),
+        StepTimer(device),
         budget_ns,
-        state=state_reader(device),
-        peak=lambda: peak_bytes(device) if device.type == "cuda" else None,
+        state=device.state,
+        peak=lambda: device.peak_bytes() if device.allocator() is not None else None,
     )
 
 

@@ -1,6 +1,5 @@
 """Starts a process per arm and reads its answer; says what happened to one that died."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,52 +8,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
 from loraprof.lifeline import bound
 from loraprof.runs.compare.job import Job, Outcome
+from loraprof.runs.worker import ask, of_module
 
-TAIL: Final = 2000  # characters of a dead worker's output
+ARM: Final = of_module("loraprof.runs.compare.arm_process")
 
 
 def run_job(job: Job) -> Outcome:
-    """Runs ``job`` in a process of its own; its output is kept from the terminal.
+    """Runs ``job`` in a process of its own.
 
     A process that the system killed counts as out of memory, one that crashed as refused, with its last line.
     """
-    with TemporaryDirectory(prefix="loraprof-") as name:
-        folder = Path(name)
-        (folder / "job.json").write_bytes(msgspec.json.encode(job))
-        answer = folder / "outcome.json"
-        with (folder / "log").open("wb") as log:
-            code, peak = _wait(command(folder / "job.json", answer), log.fileno())
-        said = (folder / "log").read_text(encoding="utf-8", errors="replace")[-TAIL:].strip()
-        last = said.splitlines()[-1] if said else "it printed nothing"
-        if answer.exists():
-            found = msgspec.json.decode(answer.read_bytes(), type=Outcome)
-            return replace(found, reason=f"{found.reason}: {last}") if found.failed else found
-    if code == -signal.SIGKILL:
-        return Outcome(status="oom", reason="killed by the system: out of memory", peak_bytes=peak, exit_code=4)
-    return Outcome(status="refused", reason=f"its process ended with code {code}: {last}", exit_code=4)
-
-
-def command(job: Path, answer: Path) -> list[str]:
-    """The command line of a worker."""
-    return [sys.executable, "-m", "loraprof.runs.compare.arm_process", str(job), str(answer)]
-
-
-def _wait(command: list[str], log: int) -> tuple[int, int]:
-    """Exit code (negative: the signal) and peak resident bytes."""
-    process = subprocess.Popen(bound(command), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
-        _, status, usage = os.wait4(process.pid, 0)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_maxrss * 1024
+    found, ended = ask(ARM, job, Outcome)
+    if found is not None:
+        return replace(found, reason=f"{found.reason}: {ended.said}") if found.failed else found
+    if ended.code == -signal.SIGKILL:
+        why = "killed by the system: out of memory"
+        return Outcome(status="oom", reason=why, peak_bytes=ended.peak_bytes, exit_code=4)
+    return Outcome(status="refused", reason=f"its process ended with code {ended.code}: {ended.said}", exit_code=4)
 
 
 def profile_pass(words: list[str], place: Path) -> str | None:

@@ -42,7 +42,6 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     losses: list[float] = []
     gradients: list[float] = []
     peak_bytes: int | None = None
-    device: str = "cpu"
     device_name: str = ""
     steps_seen: int = 0
     wall_ns: int = 0

@@ -7,7 +7,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -15,9 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from loraprof.capture.device.environment import device_info
-from loraprof.capture.device.memory import peak_bytes
-from loraprof.capture.device.stopwatch import timing_event
+from loraprof.capture.device.kinds import measured
+from loraprof.capture.device.protocol import Device
 from loraprof.capture.passes.boundary import StepBoundary
 from loraprof.errors import LoraprofError
 from loraprof.remedies.catalogue import REMEDIES
@@ -117,9 +115,9 @@ class Run:
         return len(self.marks) > LEAST_SURVEYED and (late or not searching)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         groups = self.optimizer.param_groups if self.optimizer else []
-        return next((p.device for group in groups for p in group["params"]), torch.device("cpu"))
+        return measured(next((p.device for group in groups for p in group["params"]), torch.device("cpu")))
 
     def _before(self, optimizer: Optimizer, *_: Any) -> None:
         if self.seen == self.last_warm - 1 and optimizer is self.optimizer:
@@ -136,7 +134,7 @@ class Run:
         if self.seen == WATCHED and not self.trial.survey:
             self._change(optimizer)
         if self.seen >= self.last_warm:
-            self.marks.append(self._mark())
+            self.marks.append(self.device.mark())
         self.done = self._enough()
         if self.done:
             if self.trial.survey:
@@ -172,18 +170,8 @@ class Run:
         found = {name: remedy.fits(program) for name, remedy in REMEDIES.items()}
         self.unfit = {name: reason for name, reason in found.items() if reason}
 
-    def _mark(self) -> Any:
-        if self.device.type != "cuda":
-            return time.perf_counter_ns()
-        event = timing_event()
-        event.record()
-        return event
-
     def times_ns(self) -> list[int]:
-        if self.device.type != "cuda":
-            return [max(1, b - a) for a, b in pairwise(self.marks)]
-        torch.cuda.synchronize(self.device)
-        return [max(1, round(a.elapsed_time(b) * 1e6)) for a, b in pairwise(self.marks)]
+        return [max(1, ns) for ns in self.device.between_ns(self.marks)]
 
 
 def _norms(optimizer: Optimizer) -> list[float]:
@@ -209,18 +197,16 @@ def try_out(command: Command, trial: Trial) -> Found:
     short = None if run.done or (trial.survey and run.seen > WATCHED) else f"it ended after {run.seen} optimizer steps"
     if trial.survey and not run.done and run.optimizer is not None:
         run._ask(run.optimizer)
-    times = run.times_ns()
-    clock = "cuda_event" if run.device.type == "cuda" else "perf_counter_ns"
+    device = run.device
     found = Found(
         status="refused" if run.refusal else "failed" if reason or code or short else "ok",
         reason=run.refusal or reason or (f"the program exited with code {code}" if code else short),
-        times_ns=times,
-        clock=clock,
+        times_ns=run.times_ns(),
+        clock=device.clock,
         losses=run.losses.values(),
         gradients=run.gradients,
-        peak_bytes=peak_bytes(run.device),
-        device=str(run.device),
-        device_name=device_info(run.device).name,
+        peak_bytes=device.peak_bytes(),
+        device_name=device.info().name,
         steps_seen=run.seen,
         wall_ns=time.perf_counter_ns() - began,
         exit_code=code,

@@ -4,11 +4,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from loraprof.capture.passes.plan import Plan
-from loraprof.capture.passes.session import Session
 from loraprof.capture.ranks.launch import Launch
 from loraprof.capture.ranks.publish import Patience
-from loraprof.capture.ranks.save_rank import save_launch
-from loraprof.model.recording import Workload
+from loraprof.capture.ranks.write import Writer
 from loraprof.report.output import say
 from loraprof.store.places import Place
 
@@ -27,9 +25,8 @@ class Order:
     def say(self, text: str) -> None:
         say(text, self.quiet)
 
-    def saved(self, session: Session, workload: Workload) -> bool:
-        """False on a rank that does not lead."""
-        return save_launch(session, workload, self.place, self.force, self.say, self.patience)
+    def writer(self) -> Writer:
+        return Writer(self.place, self.force, self.say, self.patience)
 
 
 class Ended(NamedTuple):

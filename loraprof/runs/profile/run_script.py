@@ -1,9 +1,11 @@
 """Runs an unmodified script or module under a session: its own argv, __main__, search path, exit code."""
 
+import atexit
 import os
 import resource
 import runpy
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,10 +46,11 @@ def run_script(target: list[str], module: bool, keep: bool = False) -> int:
 
     ``SystemExit`` becomes the code python would have exited with; any other exception is printed as python would
     print it, from the script's own frames on, and is code 1. What the script replaced in ``sys`` is put back.
+    A child that the script forked ends here, as python would have ended it.
     ``keep``: its variables live on. The last reference to DDP's reducer ends gloo's group, which with Python's lock
     held waits for its threads, and those may be waiting for that lock (torch 2.13): the process would hang.
     """
-    name = target[0]
+    name, here = target[0], os.getpid()
     if not module:
         check_script(name)
     with _environment(target, module):
@@ -57,13 +60,26 @@ def run_script(target: list[str], module: bool, keep: bool = False) -> int:
         except SystemExit as stop:
             left, code = stop, _code(stop.code)
         except (KeyboardInterrupt, LoraprofError):
-            raise
+            if os.getpid() == here:
+                raise
+            left, code = None, 130
         except BaseException as error:
             left, code = error, 1
             _print(error)
+        if os.getpid() != here:
+            _end_child(code)
         if keep:
             _KEPT.append(left)
     return code
+
+
+def _end_child(code: int) -> NoReturn:
+    """All that python does at its end, but no destructors of C++: Kineto's waits for a thread that no fork has."""
+    vars(threading)["_shutdown"]()
+    vars(atexit)["_run_exitfuncs"]()
+    for stream in (sys.stdout, sys.stderr):
+        _flush(stream)
+    os._exit(code)
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 The script's exit code stands above all: a recording that could not be written does not change it.
 """
 
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,7 +15,7 @@ import typer
 
 from loraprof.capture.passes.session import Session
 from loraprof.capture.ranks.launch import launch
-from loraprof.capture.ranks.save_rank import PartLost, absent, leave_behind
+from loraprof.capture.ranks.write import PartLost, Writer
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.recording import Workload
 from loraprof.report.output import same_folder, say
@@ -27,29 +30,19 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
         raise UsageError("-m needs a module to run", "loraprof profile -m package.module [ARGS]")
     if not module:
         check_script(target[0])
-    own = launch()
-    silent = order.quiet or own.rank > 0
+    own, writer = launch(), order.writer()
+    several, silent = own.world > 1, order.quiet or own.rank > 0
     say(order.plan.sentence(False), silent)
-
-    def on_done() -> None:
-        if not order.plan.finish:
-            stop_script()
-
-    def on_pace(step_ns: int, done: int) -> None:
-        say(order.plan.pace(step_ns, done, session.device.type == "cuda"), silent)
-
-    session = Session(order.plan, on_done, on_pace)
-    several = own.world > 1
-    code = _run(session, target, module, order, several)
-    if not session.done and not (several and session.salvaged):
-        _incomplete(session, code, order)
-    if session.profiler is None:
-        raise MeasurementError("the profiler did not start", None)
+    session = Session(order.plan, (lambda: None) if order.plan.finish else stop_script, lambda text: say(text, silent))
+    with _torn_down(order) if several else nullcontext():
+        code = run_watched(session, target, module, order.arm, keep=several)
+    if session.recorded is None:
+        _incomplete(session, code, order, writer)
     workload = Workload(name=Path(target[0]).name, kind="script", argv=target, arm=order.arm)
     try:
         if several and (code or not session.done):  # the job falls apart
-            return Ended(code, False, leave_behind(session, workload, order.place, order.force, order.say))
-        return Ended(code, order.saved(session, workload))
+            return Ended(code, False, writer.leave_behind(session, workload))
+        return Ended(code, writer.write(session, workload))
     except MeasurementError as error:
         if not (order.plan.finish or code or isinstance(error, PartLost)):
             raise
@@ -57,27 +50,17 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
         return Ended(code, False)
 
 
-def _run(session: Session, target: list[str], module: bool, order: Order, several: bool) -> int:
+def run_watched(session: Session, target: list[str], module: bool, arm: str | None, keep: bool = False) -> int:
     """The script's exit code, with everything attached removed again. Raises what the session or the arm refused."""
-    changed = ScriptArm(order.arm) if order.arm else None
-    if changed is not None:
-        changed.install()
-    session.install()
-    if several:  # torchrun ends the survivors of a dead rank: what is recorded by then is kept
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        with same_folder():
-            code = run_script(target, module, keep=several)
-    except KeyboardInterrupt:
-        if not session.done:
-            raise
-        code = 130  # the recording was complete before
-    finally:
-        if several:  # from here on it only says that the others will not come
-            signal.signal(signal.SIGTERM, order.patience.shorten)
-        session.remove()
-        if changed is not None:
-            changed.remove()
+    changed = ScriptArm(arm) if arm else None
+    with changed or nullcontext(), session:
+        try:
+            with same_folder():
+                code = run_script(target, module, keep)
+        except KeyboardInterrupt:
+            if not session.done:
+                raise
+            code = 130  # the recording was complete before
     if changed is not None and changed.refusal is not None:
         raise changed.refusal
     if session.failure is not None:
@@ -85,12 +68,30 @@ def _run(session: Session, target: list[str], module: bool, order: Order, severa
     return code
 
 
-def _incomplete(session: Session, code: int, order: Order) -> NoReturn:
+@contextmanager
+def _torn_down(order: Order) -> Iterator[None]:
+    """torchrun ends the survivors of a dead rank: what is recorded by then is kept. A forked child just ends."""
+    here = os.getpid()
+
+    def end(number: int, _: object) -> None:
+        if os.getpid() == here:
+            sys.exit(128 + number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:  # from here on it only says that the others will not come
+        if os.getpid() == here:
+            signal.signal(signal.SIGTERM, order.patience.shorten)
+
+
+def _incomplete(session: Session, code: int, order: Order, writer: Writer) -> NoReturn:
     """Too few steps: leaves with the script's own code where it failed, else raises the reason."""
-    own, missing = launch(), explain_missing(session.steps, order.plan.total(False))
+    own, missing = launch(), explain_missing(session.steps, session.needed)
     who = f"rank {own.rank}: " if own.world > 1 else ""
-    if own.world > 1:
-        absent(order.place, order.force, f"its script exited with code {code}" if code else missing.message)
+    writer.absent(f"its script exited with code {code}" if code else missing.message)
     if not code:
         raise MeasurementError(f"{who}{missing.message}", missing.hint)
     order.say(f"{who}the script exited with code {code} before the recording was complete; nothing was written")

@@ -3,7 +3,7 @@
 The model is the module with most parameters among those that ran in that step; the optimizer the one that ended it.
 """
 
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -15,7 +15,7 @@ from loraprof.workloads.apply import apply_arm
 
 
 class ScriptArm:
-    """Attach with ``install`` before anything else that watches steps; it acts once.
+    """A context manager around everything else that watches steps; it acts once.
 
     ``refusal`` is why the arm cannot be applied; it is raised from the script's optimizer step as well.
     """
@@ -28,12 +28,12 @@ class ScriptArm:
         self._boundary = StepBoundary(self._apply)
         self._forward: Any = None
 
-    def install(self) -> None:
+    def __enter__(self) -> Self:
         self._forward = register_module_forward_pre_hook(self._see)
         self._boundary.install()
+        return self
 
-    def remove(self) -> None:
-        """Safe to call more than once."""
+    def __exit__(self, *_: object) -> None:
         self._boundary.remove()
         self._look_away()
 

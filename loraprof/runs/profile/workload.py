@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import torch
-
+from loraprof.capture.device.kinds import default_device, measured
 from loraprof.capture.device.memory import enough_memory, memory_plan, require_room
 from loraprof.capture.passes.session import Session
 from loraprof.model.recording import Workload
@@ -16,25 +15,20 @@ from loraprof.workloads.models import torch_device, weights_nbytes
 
 def profile_workload(name: str | None, overrides: dict[str, Any], order: Order) -> Ended:
     """Without a name, the one that fits the device. Raises UsageError, MeasurementError."""
-    spec = load_workload(name or default_workload("cuda" if torch.cuda.is_available() else "cpu"), overrides)
+    spec = load_workload(name or default_workload(default_device().type), overrides)
     arm = order.arm or "lora"
     order.say(f"building {spec.name} ({spec.summary}), arm {arm}")
     require_room("the weights", weights_nbytes(spec), torch_device(spec))
     with enough_memory():
         built = build(spec, arm)
-    cuda = built.device.type == "cuda"
-    order.say(f"{order.plan.sentence(cuda)}; {memory_plan(built.model, built.optimizer, built.device)}")
-    session = Session(order.plan, lambda: None, lambda ns, done: order.say(order.plan.pace(ns, done, cuda)))
-    session.install()
-    try:
-        with enough_memory():
-            while not session.done and session.failure is None:
-                built.step()
-    finally:
-        session.remove()
+    memory = memory_plan(built.model, built.optimizer, built.device)
+    order.say(f"{order.plan.sentence(measured(built.device).asynchronous)}; {memory}")
+    with Session(order.plan, tell=order.say) as session, enough_memory():
+        while not session.over:
+            built.step()
     if session.failure is not None:
         raise session.failure
-    return Ended(0, order.saved(session, _described(spec, arm, built)))
+    return Ended(0, order.writer().write(session, _described(spec, arm, built)))
 
 
 def _described(spec: WorkloadSpec, arm: str, built: Built) -> Workload:

@@ -1,10 +1,9 @@
 """Measures one cell of a sweep: ``python -m loraprof.runs.sweep.cell JOB.json CELL.json``, a process of its own.
 
-Full and LoRA in turn in this process, then a profile pass of LoRA for the prediction. The file appears complete or
-not at all; a cell that cannot run is a result too.
+Full and LoRA in turn in this process, then a profile pass of LoRA for the prediction. A cell that cannot run is a
+result too.
 """
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from loraprof.capture.device.environment import device_info
+from loraprof.capture.device.kinds import measured
 from loraprof.capture.device.memory import is_out_of_memory
 from loraprof.comparison.ratios import ratios_of
 from loraprof.diagnosis.load import diagnose
@@ -20,8 +19,8 @@ from loraprof.errors import LoraprofError
 from loraprof.model.sweep import SweepCell
 from loraprof.runs.compare.measure import side_by_side
 from loraprof.runs.compare.workers import profile_pass, settings
+from loraprof.runs.worker import answer
 from loraprof.store.specs import load_workload
-from loraprof.store.writing import write
 from loraprof.workloads.models import torch_device
 
 ARMS = ("full", "lora")
@@ -53,7 +52,7 @@ def measure_cell(job: CellJob) -> SweepCell:
 
 def _timed(job: CellJob) -> SweepCell:
     spec = load_workload(job.workload, job.overrides)
-    name = device_info(torch_device(spec)).name
+    name = measured(torch_device(spec)).info().name
     timed = side_by_side(spec, ARMS, job.budget_ns, lambda _: None)
     for arm, failure in timed.failed.items():
         return SweepCell(values=job.values, status="oom", reason=f"{arm}: {failure.reason}", device_name=name)
@@ -92,10 +91,5 @@ def _predicted(job: CellJob, found: SweepCell) -> SweepCell:
     )
 
 
-def main(job_file: str, cell_file: str) -> None:
-    job = msgspec.json.decode(Path(job_file).read_bytes(), type=CellJob)
-    write(Path(cell_file), msgspec.json.encode(measure_cell(job)))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    answer(CellJob, measure_cell)

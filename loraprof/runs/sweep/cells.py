@@ -7,23 +7,19 @@ A process that dies is started again up to ATTEMPTS times; then its cell counts 
 that the next run tries again.
 """
 
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import msgspec
 
 from loraprof.errors import UsageError
-from loraprof.lifeline import bound
 from loraprof.model.sweep import SweepCell
+from loraprof.runs.worker import Command, ask
 from loraprof.store.writing import disk, write
 
 ATTEMPTS: Final = 3
 SETTINGS: Final = "sweep.json"
-
-Command = Callable[[Path, Path], list[str]]
 
 
 def open_folder(folder: Path, settings: Mapping[str, object], force: bool) -> None:
@@ -60,9 +56,10 @@ def run_cells(
     """Runs ``jobs`` (key to values and the job's JSON) one by one and yields each cell when it is done."""
     for key, (values, job) in jobs.items():
         for left in reversed(range(ATTEMPTS)):
-            cell, died = _run(job, command)
+            cell, ended = ask(command, job, SweepCell)
             if cell is not None:
                 break
+            died = f"signal {-ended.code}" if ended.code < 0 else ended.said
             if left:
                 say(f"the process of {key} died ({died}); running it again")
         if cell is None:
@@ -70,16 +67,3 @@ def run_cells(
             continue
         keep(folder, key, cell)
         yield key, cell
-
-
-def _run(job: bytes, command: Command) -> tuple[SweepCell | None, str]:
-    """The cell, or what its process died of."""
-    with TemporaryDirectory(prefix="loraprof-") as name:
-        file, answer = Path(name) / "job.json", Path(name) / "cell.json"
-        file.write_bytes(job)
-        words = bound(command(file, answer))
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, errors="replace", check=False)
-        if answer.exists():
-            return msgspec.json.decode(answer.read_bytes(), type=SweepCell), ""
-    last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it printed nothing")
-    return None, f"signal {-done.returncode}" if done.returncode < 0 else last

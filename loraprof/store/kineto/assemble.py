@@ -81,6 +81,7 @@ class Rows:
     shapes: Interner[InputTexts] = field(default_factory=Interner)
     collectives: Interner[Collective] = field(default_factory=Interner)
     unknown: Counter[str] = field(default_factory=Counter)
+    unread: set[str] = field(default_factory=set)  # unknown categories of an accelerator's records
     faults: Counter[str] = field(default_factory=Counter)
     known: bool = False  # an event of a known category was seen
 
@@ -91,7 +92,7 @@ class Rows:
         if status is not None:
             checks[:0] = [("missing_ts", status == MISSING), ("not_finite", status == NOT_FINITE)]
         if on_device:
-            checks.append(("zero_timestamps", (start <= 0) | (dur == 0)))
+            checks.append(("zero_timestamps", start <= 0))
         for fault, wrong in checks:
             self.faults[fault] += int((wrong & use).sum())
             use &= ~wrong
@@ -114,9 +115,9 @@ def assemble(rows: Rows, facts: Facts) -> Trace:
         table["collective"] = collective_rank[table["collective"]]
     host_table, host_copies = _host_table(host, names)
     device_table, device_copies = _device_table(device)
-    faults = Faults(
-        **rows.faults | {"duplicates": host_copies + device_copies, "unknown_categories": rows.unknown.total()}
-    )
+    device_table, empty, untimed = _without_empty(device_table, host_table)
+    counted = {"duplicates": host_copies + device_copies, "unknown_categories": rows.unknown.total()}
+    faults = Faults(**rows.faults | counted | {"zero_timestamps": rows.faults["zero_timestamps"] + untimed})
     calls = distinct(host_table.name[host_table.kind == HostKind.RUNTIME])
     return Trace(
         names=names,
@@ -133,12 +134,15 @@ def assemble(rows: Rows, facts: Facts) -> Trace:
         rocm=facts.rocm or any(names[call].startswith("hip") for call in calls),
         has_shapes=bool(shapes),
         faults=faults,
-        notes=_notes(faults, rows.unknown),
+        unread=tuple(sorted(rows.unread)),
+        notes=_notes(faults, rows.unknown, empty),
     )
 
 
-def _notes(faults: Faults, unknown: Counter[str]) -> tuple[str, ...]:
+def _notes(faults: Faults, unknown: Counter[str], empty: int) -> tuple[str, ...]:
     lines = [line.format(getattr(faults, name)) for name, line in _SAID.items() if getattr(faults, name)]
+    if empty:
+        lines.append(f"times are whole microseconds: {empty} device records shorter than one count with no time")
     if unknown:
         named = [f"{cat} ({count})" for cat, count in sorted(unknown.items())]
         more = ["..."] if len(named) > 8 else []
@@ -199,6 +203,20 @@ def _device_table(rows: dict[str, Column]) -> tuple[DeviceTable, int]:
     order, copies = _distinct(rows, head=["start"], same=same, others=others)
     columns = {name: rows.pop(name)[order] for name in list(rows)}
     return DeviceTable(kind=columns.pop("code") // np.int8(16), **columns), copies
+
+
+def _without_empty(device: DeviceTable, host: HostTable) -> tuple[DeviceTable, int, int]:
+    """The table, how many records of it last no time, and how many were left out because they do.
+
+    No duration marks an error, but in a file of whole microseconds, where it is a short record.
+    """
+    empty = device.start == device.end
+    count = int(empty.sum())
+    edges = (host.start, host.end, device.start, device.end)
+    if not count or not any((edge % 1000).any() for edge in edges):
+        return device, count, 0
+    kept = {name: getattr(device, name)[~empty] for name in DeviceTable.__dataclass_fields__}
+    return DeviceTable(**kept), 0, count
 
 
 def _distinct(rows: dict[str, Column], head: list[str], same: list[str], others: list[str]) -> tuple[Int64, int]:

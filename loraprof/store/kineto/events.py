@@ -4,6 +4,7 @@ The quick way decodes a piece into typed structs and takes its times from float6
 field has a type no writer should use, the piece is decoded again the careful way: every event that can be read is.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
@@ -39,6 +40,8 @@ NOT_WORK: Final = frozenset(
         *("cuda_profiler_range", "hardware_counters", "instant"),
     )
 )
+# Categories of work on accelerators that torch knows and this reader does not.
+ACCELERATOR: Final = re.compile(r"xpu|mtia|hpu|npu|tpu|ipu|glow|neuron|privateuse|runtime|driver|kernel", re.IGNORECASE)
 # A row carries 16 kind + i: the categories of one kind stay apart (for duplicates) and sort as their kind does.
 HOST_CODES: Final = {c: 16 * kind + i for kind, cats in HOST_CATEGORIES.items() for i, c in enumerate(cats)}
 DEVICE_CODES: Final = {c: 16 * kind + i for kind, cats in DEVICE_CATEGORIES.items() for i, c in enumerate(cats)}

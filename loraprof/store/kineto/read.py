@@ -22,9 +22,20 @@ from loraprof.model.vocabulary import HostKind
 from loraprof.store.checks import check_trace
 from loraprof.store.kineto.assemble import Facts, InputTexts, Rows, assemble
 from loraprof.store.kineto.columns import Column, int32, int64
-from loraprof.store.kineto.events import DEVICE_CODES, HOST_CODES, NO_TEXT, NOT_WORK, Args, Batch, Event, decode
+from loraprof.store.kineto.events import (
+    ACCELERATOR,
+    DEVICE_CODES,
+    HOST_CODES,
+    NO_TEXT,
+    NOT_WORK,
+    Args,
+    Batch,
+    Event,
+    decode,
+)
 from loraprof.store.kineto.feed import UNREADABLE, Feed, Inflated, repaired
 from loraprof.store.kineto.nanoseconds import LIMIT_NS
+from loraprof.store.kineto.other_formats import HEAD_BYTES, foreign, without_events
 from loraprof.store.places import RemotePath, place_of
 
 READ: Final = ("deviceProperties", "distributedInfo", "baseTimeNanoseconds")  # the other values are passed over
@@ -87,12 +98,13 @@ def _read(feed: Feed) -> Trace:
             else:
                 values[key] = _value(feed, msgspec.json.decode if key in READ else _ANYTHING.decode)
     else:
-        raise feed.fail("not JSON")
+        raise foreign(feed.name, feed.buf[feed.pos : feed.pos + HEAD_BYTES]) or feed.fail("not JSON")
     if feed.peek():
         raise feed.fail("text after the end of the JSON")
     if not found_events:
         what = f"{feed.name}: JSON without traceEvents, not a profiler trace"
-        raise InputError(what, "export_chrome_trace writes one")
+        known = without_events(feed.name, values, values.get("schema"))
+        raise known or InputError(what, "export_chrome_trace writes one")
     if not rows.known:
         raise _no_events(feed, rows)
     trace = assemble(rows, _facts(values))
@@ -153,6 +165,8 @@ def _add(rows: Rows, batch: Batch) -> None:
             rows.known = True
         else:
             rows.unknown[batch.cat or "(none)"] += len(batch.events)
+            if ACCELERATOR.search(batch.cat) or any(map(_on_stream, batch.events)):
+                rows.unread.add(batch.cat or "(none)")
         return
     rows.known = True
     use = rows.usable(batch.start, batch.dur, batch.status, on_device)
@@ -162,6 +176,12 @@ def _add(rows: Rows, batch: Batch) -> None:
     if events:
         append = _add_device if on_device else _add_host
         append(rows, batch.cat, events, start, start + dur)
+
+
+def _on_stream(event: Event) -> bool:
+    """Whether an event of an unknown category is launched, or runs on a device."""
+    args = event.args
+    return args.correlation != -1 or args.device is not None or args.stream is not None
 
 
 def _add_host(rows: Rows, cat: str, events: list[Event], start: Int64, end: Int64) -> None:

@@ -11,7 +11,7 @@ from typing import IO, Final
 import msgspec
 
 from loraprof.errors import InputError
-from loraprof.model.vocabulary import HostKind
+from loraprof.model.vocabulary import MARKER_PREFIX, HostKind
 from loraprof.store.kineto.events import HOST_CATEGORIES
 from loraprof.store.kineto.feed import Feed, Inflated, repaired
 from loraprof.store.kineto.read import keys
@@ -70,6 +70,21 @@ def runtime_category(piece: bytes) -> bytes:
     if not _MENTIONED.search(piece):
         return piece
     return b"[" + b",\n".join(_recategorised(event) for event in _EVENTS.decode(piece)) + b"]"
+
+
+def without_markers(piece: bytes) -> bytes:
+    """The ranges by which a recording knows its modules go: other tools would count them as operators."""
+    if MARKER_PREFIX.encode() not in piece:
+        return piece
+    kept = [bytes(event) for event in _EVENTS.decode(piece) if not _is_marker(event)]
+    return b"[" + b",\n".join(kept) + b"]"
+
+
+def _is_marker(event: msgspec.Raw) -> bool:
+    if MARKER_PREFIX.encode() not in bytes(event):
+        return False
+    name = msgspec.json.decode(_FIELDS.decode(event).get("name", msgspec.Raw(b'""')))
+    return isinstance(name, str) and name.startswith(MARKER_PREFIX)
 
 
 def _recategorised(event: msgspec.Raw) -> bytes:

@@ -1,0 +1,114 @@
+"""Adapted layers of a trace whose module frames were recorded (``with_stack``): the frame says what belongs together.
+
+An adapted layer is a frame that, itself or through frames it calls, issues one base product, one or more narrow pairs
+of the same widths, no other product, and their sum. Pairs that no such frame holds are found by shapes as without
+frames.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+
+from loraprof.analysis.attribution.unmarked.adapters import QUARTER, Pairs
+from loraprof.analysis.attribution.unmarked.calls import Calls, Sort
+from loraprof.analysis.attribution.unmarked.forward import Unmarked
+from loraprof.analysis.attribution.unmarked.layers import layers_of, site_of
+from loraprof.analysis.trace.call_tree import Tree
+from loraprof.model.recording import AdapterSite, ModuleInfo
+from loraprof.model.trace import Bool, Int32, Int64, Trace
+
+MOST = 16  # products of a frame that is one layer
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    base: int  # positions in the calls
+    downs: list[int]
+    ups: list[int]
+
+
+def framed(
+    trace: Trace, tree: Tree, found: Unmarked, table: list[ModuleInfo], opens: Int64, marker: Int32
+) -> tuple[list[ModuleInfo], tuple[AdapterSite, ...], Unmarked]:
+    """The table with the parts of adapted layers, the layers, and what was found by shapes beside them.
+
+    ``marker``: the frame around each host row.
+    """
+    host, calls = trace.host, found.calls
+    above = np.append(marker, np.int32(-1))
+    outer = above[tree.parent]  # per row the frame around its parent
+    frame = marker[calls.row]
+    around = np.where(frame >= 0, outer[np.maximum(frame, 0)], -1)
+    module = opens[host.name]
+    first: dict[int, int] = {}
+    for row in np.unique(np.concatenate((frame, around))).tolist():
+        if row >= 0:
+            first.setdefault(int(module[row]), row)
+    starts = np.array(sorted(first.values()), np.int64)
+    inside: dict[int, list[int]] = defaultdict(list)
+    for place in np.flatnonzero(np.isin(calls.sort, [Sort.PRODUCT, Sort.FREE, Sort.CORE])).tolist():
+        for row in {int(frame[place]), int(around[place])}:
+            inside[row].append(place)
+    added = _added(calls, frame)
+    parts: dict[int, tuple[int, str]] = {}
+    sites: list[AdapterSite] = []
+    for row in starts.tolist():
+        held = _layer(calls, inside.get(row, [])) if len(inside.get(row, [])) <= MOST else None
+        if held is None or not _summed(calls, held, added.get(row, set())):
+            continue
+        number = len(sites)
+        inner = [int(frame[p]) for p in (held.base, *held.downs, *held.ups)]
+        parts[int(module[row])] = number, "fused" if row in inner else "wrapper"
+        for names, part in (([held.base], "base"), (held.downs, "down"), (held.ups, "up")):
+            for place in names:
+                if frame[place] != row:
+                    parts[int(module[frame[place]])] = number, part
+        pair = Pairs(*(np.array(c) for c in (held.downs, held.ups, [held.base] * len(held.downs), held.ups)))
+        path = table[int(module[row])].path
+        sites.append(msgspec.structs.replace(site_of(trace, calls, pair, held.base, path), how="observed"))
+    frames = np.flatnonzero((marker == np.arange(len(host))) & (outer >= 0))
+    holding = [m for m, (_, part) in parts.items() if part in ("wrapper", "fused")]
+    frames = frames[np.isin(module[outer[frames]], holding)]
+    for row in frames[np.unique(module[frames], return_index=True)[1]].tolist():  # dropout, say
+        parts.setdefault(int(module[row]), (parts[int(module[outer[row]])][0], "elementwise"))
+    placed = [_placed(m, parts.get(m.id)) for m in table]
+    free = ~np.isin(module[np.maximum(frame, 0)], [*parts])[found.pairs.base]
+    pairs = Pairs(*(getattr(found.pairs, name)[free] for name in Pairs.__dataclass_fields__))
+    layer, others = layers_of(trace, calls, pairs)
+    return placed, (*sites, *others), replace(found, pairs=pairs, layer=layer)
+
+
+def _placed(info: ModuleInfo, part: tuple[int, str] | None) -> ModuleInfo:
+    return info if part is None else msgspec.structs.replace(info, site=part[0], part=part[1])
+
+
+def _layer(calls: Calls, products: Iterable[int]) -> _Layer | None:
+    """One base and its pairs, where the products are nothing else."""
+    places = [*products]
+    if len(places) < 3 or any(calls.sort[p] != Sort.PRODUCT or not calls.inner[p] for p in places):
+        return None
+    size = [(int(calls.rows[p]), int(calls.inner[p]), int(calls.outer[p])) for p in places]
+    rows, inner, outer = max(size, key=lambda s: s[1] * s[2])
+    base = [p for p, s in zip(places, size, strict=True) if s == (rows, inner, outer)]
+    narrow = [(p, s) for p, s in zip(places, size, strict=True) if p not in base]
+    downs = [p for p, s in narrow if s[:2] == (rows, inner) and QUARTER * s[2] <= inner]
+    ups = [p for p, s in narrow if (s[0], s[2]) == (rows, outer) and QUARTER * s[1] <= outer]
+    ranks = sorted(int(calls.outer[p]) for p in downs)
+    whole = len(base) == 1 and len(places) == 1 + len(downs) + len(ups) and bool(downs)
+    return _Layer(base[0], downs, ups) if whole and ranks == sorted(int(calls.inner[p]) for p in ups) else None
+
+
+def _added(calls: Calls, frame: Int32) -> dict[int, set[int]]:
+    """Sizes of the sums that each frame makes itself."""
+    out: dict[int, set[int]] = defaultdict(set)
+    for place in np.flatnonzero(calls.sort == Sort.ADD).tolist():
+        out[int(frame[place])].add(int(calls.numel[place]))
+    return out
+
+
+def _summed(calls: Calls, layer: _Layer, sizes: set[int]) -> bool:
+    itself: Bool = calls.adds[[layer.base, *layer.ups]]
+    return int(calls.rows[layer.base] * calls.outer[layer.base]) in sizes or bool(itself.any())

@@ -1,0 +1,60 @@
+"""The adapted layers behind the pairs that were found: one per base, the same in every run of the model."""
+
+import numpy as np
+
+from loraprof.analysis.attribution.unmarked.adapters import Pairs
+from loraprof.analysis.attribution.unmarked.calls import Calls
+from loraprof.analysis.work.tensors import KINETO
+from loraprof.model.recording import AdapterSite
+from loraprof.model.trace import Int64, Trace
+
+
+def layers_of(trace: Trace, calls: Calls, pairs: Pairs) -> tuple[Int64, tuple[AdapterSite, ...]]:
+    """Adapted layers in the order of their bases in a run: every run of a model comes by the same ones."""
+    layer = np.full(len(calls), -1, np.int64)
+    if not len(pairs):
+        return layer, ()
+    base = np.unique(pairs.base)
+    run = calls.run[base]
+    first = np.searchsorted(run, run) if (np.diff(run) >= 0).all() else _first(run)
+    number = np.arange(len(base)) - first
+    of_pair = number[np.searchsorted(base, pairs.base)]
+    for begin, stop, n in zip(pairs.first.tolist(), pairs.last.tolist(), of_pair.tolist(), strict=True):
+        layer[begin : stop + 1] = n
+    flat = pairs.base[calls.view[pairs.base - 1] & (layer[pairs.base - 1] < 0)] - 1  # a base that is no aten::linear
+    layer[flat] = layer[flat + 1]
+    sites = []
+    for n in range(int(number.max()) + 1):
+        at = int(base[np.flatnonzero(number == n)[0]])
+        path = f"adapted layer {n} ({int(calls.inner[at])} to {int(calls.outer[at])})"
+        sites.append(site_of(trace, calls, pairs, at, path))
+    return layer, tuple(sites)
+
+
+def _first(run: Int64) -> Int64:
+    """Per place the first place of its run."""
+    _, first, inverse = np.unique(run, return_index=True, return_inverse=True)
+    out: Int64 = first[inverse]
+    return out
+
+
+def site_of(trace: Trace, calls: Calls, pairs: Pairs, base: int, path: str) -> AdapterSite:
+    """The layer of one base; ranks of several pairs add up."""
+    mine = np.flatnonzero(pairs.base == base)
+    return AdapterSite(
+        path=path,
+        kind="lora",
+        rank=int(calls.outer[pairs.down[mine]].sum()),
+        in_features=int(calls.inner[base]),
+        out_features=int(calls.outer[base]),
+        dtype=_dtype(trace, int(calls.row[pairs.down[mine[0]]])),
+        base_dtype=_dtype(trace, int(calls.row[base])),
+        how="shapes",
+    )
+
+
+def _dtype(trace: Trace, row: int) -> str:
+    """Of a product's second operand; "" where the trace does not say."""
+    shape = int(trace.host.shapes[row])
+    known = [KINETO[t] for t in trace.shapes[shape].types if t in KINETO] if shape >= 0 else []
+    return known[1] if len(known) > 1 else ""

@@ -1,0 +1,301 @@
+"""The passes as objects: each attaches what it needs as it begins, sees every step end, and says when it is over.
+
+    skip → timing (nothing attached) → nvml (where it can be sampled) → count (dispatch mode) → warm-up → profile
+
+The profile pass is last because training may stay slower after CUPTI was active, and there it is the only profiler
+session of the process. Where the profiler may run again, a first round of few steps gives a recording early, and the
+second a better one. The counted step runs without ``torch.compile``: a frame that dynamo meets under a dispatch mode it
+never compiles nor runs compiled again.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import median_low
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import torch
+from torch.profiler import record_function
+
+from loraprof import units
+from loraprof.capture.device.protocol import Device
+from loraprof.capture.modules.facts import (
+    Padding,
+    Tables,
+    memory_of,
+    missing_gradients,
+    optimizer_name,
+    tables_of,
+    tokens_of,
+)
+from loraprof.capture.modules.markers import COUNTED
+from loraprof.capture.nvml.client import NvmlSampler
+from loraprof.capture.passes.counting import Counting
+from loraprof.capture.passes.foreign import refuse_other_profiler
+from loraprof.capture.passes.plan import Plan
+from loraprof.capture.passes.profiler import prepare, session
+from loraprof.capture.passes.saved import SavedForBackward
+from loraprof.capture.passes.timing import TimingPass
+from loraprof.model.recording import ModuleCall
+
+if TYPE_CHECKING:
+    from loraprof.capture.passes.session import Session
+
+HEAP_SHARE: Final = 8  # of the bytes a step moves, the heap grows by up to a twelfth per step under the profiler
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What one profiler session holds, as its steps left it: a script that goes on may change its model."""
+
+    profiler: Any
+    first_step: int  # steps that passed before the first profiled one
+    real_share: float | None  # real tokens of all
+    whole_steps: int = 0
+    complete: bool = False
+    tables: Tables | None = None
+    calls: list[ModuleCall] = field(default_factory=list)
+
+
+class Phase:
+    """Lasts ``left`` steps, or until ``step`` says so."""
+
+    name: ClassVar[str]
+
+    def __init__(self, steps: int = 1) -> None:
+        self.left = steps
+
+    def enter(self, on: "Session") -> None:
+        """At the boundary before its first step."""
+
+    def step(self, on: "Session") -> bool:
+        """A step has ended; whether that was the last one."""
+        self.left -= 1
+        return self.left <= 0
+
+    def leave(self, on: "Session") -> None:
+        """At the boundary after its last step."""
+
+    def cut(self, on: "Session") -> None:
+        """The training ended inside it."""
+
+    def close(self, lost: bool = False) -> None:
+        """Takes away what it had attached, at any moment, more than once. ``lost``: its thread has ended."""
+
+
+def phases(plan: Plan, device: Device) -> Iterator[Phase]:
+    """In the order in which they run on ``device``."""
+    first = plan.early if device.profiles_again else None
+    if first is not None:
+        yield from (Skip(first.skip), Timed(first.timed), Count(first.count), WarmUp(first.warmup))
+        yield Profile(first.steps, last=False)
+        yield Skip(max(1, plan.skip - first.total(False)))
+    else:
+        yield Skip(plan.skip)
+    yield Timed(plan.timed, settles=plan.steps > 0)
+    if not plan.steps:
+        return
+    if (sampler := device.sampler()) is not None:
+        yield Sample(sampler, plan.nvml_s)
+    if first is None:
+        yield Count(plan.count)
+    yield WarmUp(plan.warmup)
+    yield Profile(plan.steps, last=True)
+
+
+class Skip(Phase):
+    name = "skip"
+
+    def leave(self, on: "Session") -> None:
+        refuse_other_profiler(thorough=True)
+
+
+class Timed(Phase):
+    name = "timing"
+
+    def __init__(self, steps: int, settles: bool = True) -> None:
+        super().__init__(steps)
+        self._settles = settles
+
+    def enter(self, on: "Session") -> None:
+        on.device.reset_peak()
+        self._before = on.steps
+        self._pass = TimingPass(on.device, self.left, self._settles)
+        self._pass.stamp()
+
+    def step(self, on: "Session") -> bool:
+        self._pass.stamp()
+        return self._pass.enough()
+
+    def leave(self, on: "Session") -> None:
+        on.timing = self._pass.timing(self._before)
+
+    def cut(self, on: "Session") -> None:
+        found = self._pass.timing(self._before)
+        if found is not None and on.timing is not None and len(found.samples_ns) > len(on.timing.samples_ns):
+            on.timing = found
+
+
+class Sample(Phase):
+    name = "nvml"
+
+    def __init__(self, sampler: NvmlSampler, seconds: float) -> None:
+        super().__init__()
+        self._sampler, self._seconds = sampler, seconds
+
+    def enter(self, on: "Session") -> None:
+        on.device.synchronise()
+        self._sampler.start()
+        self._began, self._first = time.perf_counter_ns(), on.steps
+
+    def step(self, on: "Session") -> bool:
+        return time.perf_counter_ns() - self._began >= self._seconds * 1e9
+
+    def leave(self, on: "Session") -> None:
+        on.device.synchronise()
+        on.nvml = self._sampler.stop(on.steps - self._first, time.perf_counter_ns() - self._began)
+        if on.nvml is None:
+            on.notes.append(f"NVML: {self._sampler.reason}")
+        self.close()
+
+    def close(self, lost: bool = False) -> None:
+        self._sampler.close()
+
+
+class Count(Phase):
+    name = "count"
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(steps)
+        self._saved = SavedForBackward()
+        self._counting: Counting | None = None
+        self._eager: Any = None
+
+    def enter(self, on: "Session") -> None:
+        on.markers.install()
+        on.markers.step = COUNTED
+        if on.watch.compiled:
+            stance: Any = getattr(torch.compiler, "set_stance", None)  # torch 2.6
+            if stance is None:
+                on.notes.append("work was not counted: this torch cannot run a compiled step uncompiled")
+                return
+            self._eager = stance("force_eager")
+            on.notes.append("work and activations were counted in a step that ran uncompiled")
+        self._saved.open()
+        self._counting = Counting(on.markers.where)
+        self._counting.open()
+
+    def step(self, on: "Session") -> bool:
+        """Before its end a step given a closure has no gradients yet."""
+        optimizer = on.optimizer
+        assert optimizer is not None
+        on.memory = memory_of(on.markers, optimizer, on.device.allocator(), self._saved.nbytes)
+        on.missing = missing_gradients(on.markers)
+        on.optimizer_name = optimizer_name(optimizer)
+        return super().step(on)
+
+    def leave(self, on: "Session") -> None:
+        counting = self._counting
+        self.close()
+        if counting is not None:
+            on.counted = counting.counted(on.markers.owner)
+        on.tokens = tokens_of(on.markers)
+        roots = {on.markers.ids[r] for r in on.markers.roots[:1]}
+        on.micro_batches = sum(c.module in roots and not c.recompute for c in on.markers.calls) or None
+        on.markers.step = None
+
+    def close(self, lost: bool = False) -> None:
+        self._saved.close()
+        if self._counting is not None and not lost:
+            self._counting.close()
+        self._counting = None
+        if self._eager is not None:
+            self._eager.__exit__(None, None, None)
+            self._eager = None
+
+
+class WarmUp(Phase):
+    """The profiler runs and keeps nothing."""
+
+    name = "warmup"
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(steps)
+        self._padding: Padding | None = None
+
+    def enter(self, on: "Session") -> None:
+        on.markers.install()
+        on.markers.calls = []
+        moved = sum(op.min_bytes for op in on.counted)
+        on.around.enter_context(on.device.steady_memory((on.plan.steps + 1) * moved // HEAP_SHARE))
+        on.markers.watch_gradients()
+        self._padding = on.padding = Padding(on.markers.roots[:1])
+        refuse_other_profiler(thorough=True)
+        on.profiler = session(on.device)
+        prepare(on.profiler)
+
+    def leave(self, on: "Session") -> None:
+        self.close()
+        on.device.synchronise()
+
+    def close(self, lost: bool = False) -> None:
+        if self._padding is not None:
+            self._padding.remove()
+
+
+class Profile(Phase):
+    name = "profile"
+
+    def __init__(self, steps: int, last: bool) -> None:
+        super().__init__(steps)
+        self._last = last
+        self._range: Any = None
+        self._recorded: Recorded | None = None
+
+    def enter(self, on: "Session") -> None:
+        on.profiler.start_trace()
+        on.recording = True
+        share = on.padding.share() if on.padding is not None else None
+        self._recorded = Recorded(on.profiler, on.steps, share)
+        self._open(on)
+
+    def step(self, on: "Session") -> bool:
+        recorded = self._recorded
+        assert recorded is not None
+        self.close()
+        recorded.whole_steps += 1
+        on.recorded = recorded
+        if super().step(on):
+            return True
+        self._open(on)
+        return False
+
+    def _open(self, on: "Session") -> None:
+        assert self._recorded is not None
+        on.markers.step = self._recorded.whole_steps
+        name = f"ProfilerStep#{self._recorded.whole_steps}"
+        on.watch.begin(name)
+        made: Any = record_function(name)
+        made.__enter__()
+        self._range = made
+
+    def leave(self, on: "Session") -> None:
+        recorded = self._recorded
+        assert recorded is not None
+        on.markers.step = None
+        recorded.complete, recorded.calls, recorded.tables = True, on.markers.calls, tables_of(on.markers)
+        if not self._last:
+            on.stop_soon(lambda: on.tell(early_sentence(on)))
+
+    def close(self, lost: bool = False) -> None:
+        if self._range is not None and not lost:
+            self._range.__exit__(None, None, None)
+        self._range = None
+
+
+def early_sentence(on: "Session") -> str:
+    """Said when there is a first recording."""
+    passed_ns = time.perf_counter_ns() - on.began_ns
+    step_ns = median_low(on.timing.samples_ns) if on.timing is not None else 0
+    rest = on.plan.pace(step_ns, on.plan.timed + 1, False)
+    return f"a first recording after {on.steps} steps, {units.ns(passed_ns, 2)}; it gets better: {rest}"

@@ -1,0 +1,128 @@
+"""What is the answer, and how sure is it? The first lines of a report's page."""
+
+from collections.abc import Sequence
+
+from loraprof import units
+from loraprof.model.report import Adapter, Finding, Report, Step
+from loraprof.model.vocabulary import ADAPTER_ROLES
+
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "mixed": "mixed"}
+FREELY = 2.5  # high / low: a prediction that says nothing
+
+
+def headline(report: Report) -> str:
+    """The question's answer in numbers where there is one; else where the step goes."""
+    caveat, answer = _caveat(report), _against_full(report)
+    if report.rank_summary and len(report.ranks or []) > 1:
+        answer = f"{report.rank_summary.sentence} {answer}".strip()
+    return " ".join(filter(None, (caveat, answer or report.verdict.sentence)))
+
+
+def lines(report: Report) -> tuple[str, ...]:
+    """What was profiled, and why the answer is as it is."""
+    return tuple(filter(None, (" · ".join(_identity(report)), _why(report))))
+
+
+def sure(report: Report) -> str:
+    """How far the figures can be trusted, in one line; what is wrong comes first."""
+    t, closure, step = report.timing, report.closure, report.step()
+    words = [] if closure.ok else ["the trace has gaps: --section trust"]
+    if report.replay:
+        missed = units.percent(abs(report.replay.gate_error))
+        words.append(f"the replay misses the profiled step by {missed}")
+    if t.unprofiled and t.unprofiled.median_ns:
+        u = t.unprofiled
+        half = (u.high_ns - u.low_ns) / 2 / u.median_ns
+        words.append(f"timing ±{units.percent(half)} over {units.count(u.steps)} steps")
+    if report.nvml and report.nvml.throttle is not None:
+        words.append(f"throttled by {', '.join(report.nvml.throttle)}" if report.nvml.throttle else "not throttled")
+    if step and (busy := step.ns(kind="busy")):
+        words.append(f"{units.percent(max(0.0, 1 - closure.unattributed_ns / busy), 0)} of the work attributed")
+    return ", ".join(words)
+
+
+def _caveat(report: Report) -> str:
+    """What a reader must know before any share."""
+    t = report.timing
+    if report.unprofiled is not None or report.step() is None:
+        return ""
+    if t.unprofiled is None:
+        return "Profiled times; how long the step takes without the profiler is not known."
+    return f"Shares are of the step under the profiler, which takes {units.ratio(t.inflation)} as long as without it."
+
+
+def _against_full(report: Report) -> str:
+    a, now, v = report.adapter, report.timing.unprofiled, report.verdict
+    if a is None or now is None or a.predicted_full_ns is None or not a.predicted_full_interval or not now.median_ns:
+        return ""
+    low, high = a.predicted_full_interval.low, a.predicted_full_interval.high
+    here, full = units.ns(now.median_ns), units.ns(a.predicted_full_ns)
+    bounds = units.ns_between(low, high, a.predicted_full_ns)
+    told = f"{here} against {full} {bounds} {v.basis or 'predicted'}"
+    if low <= 0 or high > FREELY * low:
+        return f"Whether LoRA is faster than full fine-tuning here is not known: {told}."
+    if low > now.median_ns or high < now.median_ns:
+        word = "faster" if low > now.median_ns else "slower"
+        times = a.predicted_full_ns / now.median_ns
+        ends = sorted((low / now.median_ns, high / now.median_ns))
+        if word == "slower":
+            times, ends = 1 / times, sorted(1 / e for e in ends)
+        decimals = units.interval_decimals(*ends, least=1, most=2)
+        return f"LoRA is {units.ratio(times, decimals)} {word} than full fine-tuning here: {told}."
+    return f"LoRA is about as fast as full fine-tuning here, neither is established: {told}."
+
+
+def _identity(report: Report) -> list[str]:
+    source, t, a = report.source, report.timing, report.adapter
+    words: list[str] = [source.workload or source.path, source.device_name or source.device or "device unknown"]
+    if t.tokens_per_step and t.unprofiled and t.unprofiled.median_ns:
+        words.append(f"{units.count(round(t.tokens_per_step / t.unprofiled.median_ns * 1e9))} tokens/s")
+    if source.ranks > 1:
+        words.append(f"{units.count(source.ranks)} ranks, the slowest shown")
+    if a is not None:
+        words.append(f"rank {ranks(a)} on {units.count(a.modules)} layers")
+        dtype = a.dtype or "mixed"
+        words.append(f"{DTYPES.get(dtype, dtype)} adapters")
+    return words
+
+
+def ranks(a: Adapter) -> str:
+    """``16``, or ``8 on 14 and 16 on 2`` layers; ranks no one told are ``unknown``."""
+    if a.rank is not None:
+        return units.count(a.rank)
+    known = [f"{rank} ({units.count(layers)})" for rank, layers in (a.ranks or {}).items() if rank.isdigit()]
+    return ", ".join(known) or "unknown"
+
+
+def _why(report: Report) -> str:
+    """The leading causes by name."""
+    by_id = {f.id: f for f in report.findings}
+    first = by_id.get(report.verdict.limiting_cause or "")
+    majors = [f for f in report.findings if f.severity in ("major", "blocker") and f is not first]
+    named: Sequence[Finding] = [f for f in (first, *majors) if f is not None][:2]
+    if not named:
+        return ""
+    causes = "; ".join(f"{lowered(f.title)} ({f.id})" for f in named)
+    return f"Why: {causes}."
+
+
+def lowered(title: str) -> str:
+    """A title within a sentence: its first letter small unless the word is an abbreviation or a name."""
+    first = title.split(" ", 1)[0]
+    return title if any(c.isupper() or c.isdigit() for c in first[1:]) else title[:1].lower() + title[1:]
+
+
+def where_title(step: Step, plain: bool) -> str:
+    """Which step a bar is of."""
+    how = "without the profiler" if plain else "under the profiler"
+    return f"Where the {units.ns(step.wall_ns)} go, {how}"
+
+
+def adapter_note(step: Step) -> str:
+    """What most of the adapters' own time is."""
+    times = {role: step.ns(kind="busy", role=role) for role in ADAPTER_ROLES}
+    whole = sum(times.values())
+    if not whole:
+        return ""
+    share = times["adapter.elementwise"] / whole
+    return f"{units.percent(share, 0)} scale, add, casts" if share >= 0.1 else "nearly all A and B"
