@@ -33,9 +33,11 @@ def nothing() -> None:
 
 
 def swap(owner: Any, name: str, value: Any) -> Undo:
-    """Sets an instance's attribute; the undo restores what the instance itself held, or the class's."""
+    """Sets an instance's attribute; the undo restores what the instance itself held, or the class's;
+    a property is set back."""
     missing = object()
-    before = vars(owner).get(name, missing)
+    computed = isinstance(getattr(type(owner), name, None), property)
+    before = getattr(owner, name) if computed else vars(owner).get(name, missing)
     setattr(owner, name, value)
 
     def undo() -> None:
