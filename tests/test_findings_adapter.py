@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -37,7 +38,7 @@ def test_no_fp32_products_no_finding(near: tuple[str, ...]) -> None:
 
 
 def test_fp32_adapters_on_a_gpu() -> None:
-    large = {"hidden": 2048, "ffn": 5632, "tokens": 2048}
+    large: dict[str, Any] = {"hidden": 2048, "ffn": 5632, "tokens": 2048}
     finding = found(made(shaped(variant="V5", **large)))["L2"]
     assert finding.severity == "major"
     assert "set_float32_matmul_precision" in finding.remedy  # no kernel's name says TF32
@@ -91,7 +92,7 @@ def test_the_remedy_for_too_many_targets_is_enough() -> None:
     assert "L6" not in found(narrow)
 
 
-LARGE = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
+LARGE: dict[str, Any] = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
 
 
 def test_elementwise_traffic() -> None:
@@ -146,7 +147,7 @@ def test_a_value_read_in_the_adapter() -> None:
 
 
 def test_a_synchronising_adapter_on_a_gpu() -> None:
-    small = {"hidden": 512, "ffn": 1376, "tokens": 256}
+    small: dict[str, Any] = {"hidden": 512, "ffn": 1376, "tokens": 256}
     finding = found(made(shaped(sync_in_adapter=True, **small)))["L8"]
     assert facts(finding)["reads of a device value inside adapted layers"] == 12
     assert "L8" not in found(made(shaped(**small)))  # the loss is read at the end of the step: not an adapter's

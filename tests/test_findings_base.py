@@ -1,5 +1,7 @@
 """Findings about the base model: each is provoked on a real or simulated step, and stays silent nearby."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from provoke import CALIBRATION, facts, found, made, shaped, synthetic, toy
@@ -112,7 +114,7 @@ def test_bf16_on_an_old_gpu() -> None:
 
 
 def test_slow_products() -> None:
-    slow = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 1024}
+    slow: dict[str, Any] = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 1024}
     finding = found(made(shaped(**slow, flops_per_ns=120_000)))["B10"]
     rate = facts(finding)["rate of the base's products"]
     assert 115e12 < rate < 121e12

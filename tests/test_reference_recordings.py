@@ -73,10 +73,10 @@ def test_what_is_wrong_with_a_recording_is_found(place: Path) -> None:
         reference.check(place, "")
     path = place / "recording.json"
     own = msgspec.json.decode(path.read_bytes(), type=reference.load_source(place).recording.__class__)
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(own, device=DeviceInfo(kind="cpu", name="Xeon"))))
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(own, device=DeviceInfo(kind="cpu", name="Xeon"))))  # type: ignore[type-var]
     with pytest.raises(AssertionError, match="no reference"):
         reference.check(place, README)
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(own, notes=["/home/somebody/x"])))
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(own, notes=["/home/somebody/x"])))  # type: ignore[type-var]
     with pytest.raises(AssertionError):
         reference.check(place, README)
 

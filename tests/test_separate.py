@@ -37,7 +37,7 @@ def case() -> Any:
         seen.append(found)
         return keep(found)
 
-    build.findings = spy
+    build.findings = spy  # type: ignore[assignment]
     try:
         loraprof.diagnose(path)
     finally:

@@ -108,7 +108,7 @@ def test_pairs_on_one_base_are_one_layer(tmp_path: Path) -> None:
 
 def test_passes_of_one_model_have_the_same_layers(tmp_path: Path) -> None:
     """Two micro-batches: a backward node lies between them."""
-    node = ("autograd::engine::evaluate_function: AddBackward0", [])
+    node = ("autograd::engine::evaluate_function: AddBackward0", [])  # type: ignore[var-annotated]
     report, reported = diagnosed(tmp_path, document([*LORA * 2, node, *LORA * 2, node]))
     assert report.adapter is not None
     assert report.adapter.modules == 2
@@ -205,7 +205,7 @@ def test_ops_that_name_their_role(numbered: bool, tmp_path: Path) -> None:
     """Backward by sequence numbers, else by the node's own name; the update where no annotation says optimizer."""
     nodes = ["NllLoss", "Addmm", "MaxPool2DWithIndices", "Relu", "NativeBatchNorm", "Convolution"]
     prefix = "autograd::engine::evaluate_function: "
-    backward = [(f"{prefix}{name}Backward0", [], 5 - i, 1) for i, name in enumerate(nodes)]
+    backward = [(f"{prefix}{name}Backward0", [], 5 - i, 1) for i, name in enumerate(nodes)]  # type: ignore[var-annotated]
     calls = [(c if numbered else c[:2]) for c in (*VISION, *backward)]
     _, reported = diagnosed(tmp_path, document([*calls, ("aten::_fused_adamw_", [])]))
     roles = ["base.linear", "norm", "activation", "pooling", "loss", "head", "optimizer"]
@@ -249,7 +249,7 @@ def test_attention_written_as_products(tmp_path: Path) -> None:
 
 
 def test_the_page_says_how_to_record(tmp_path: Path) -> None:
-    strange = ("my::op", [])
+    strange = ("my::op", [])  # type: ignore[var-annotated]
     report, _ = diagnosed(tmp_path, document([BASE, strange, strange]))
     assert any("no known role" in line and "with_stack=True" in line for line in report.closure.notes)
     report, _ = diagnosed(tmp_path, document([BASE] * 40 + [strange]))
