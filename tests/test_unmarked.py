@@ -121,6 +121,17 @@ def test_passes_of_one_model_have_the_same_layers(tmp_path: Path) -> None:
     assert counts(reported)["adapter.down"] == 4
 
 
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_checkpoint_runs_forward_work_again(numbered: bool, tmp_path: Path) -> None:
+    """Inside a node, ops that get numbers of their own are forward work; the gradient's own get none."""
+    node = op("autograd::engine::evaluate_function: CheckpointFunctionBackward", 500, 1000 + GAP * len(LORA))
+    calls = [(*c, i) if numbered else c for i, c in enumerate(LORA)]
+    report, reported = diagnosed(tmp_path, document(calls, extra=[node]))
+    found = reported.ns(kind="busy", phase="recompute"), reported.ns(kind="busy", phase="backward")
+    assert found == ((5 * KERNEL, 0) if numbered else (0, 5 * KERNEL))
+    assert (report.adapter is not None) == numbered
+
+
 RELU: Call = "aten::relu", [[T, R]]
 NORM: Call = "aten::layer_norm", [[T, N], [], [N], [N], [], []]
 
