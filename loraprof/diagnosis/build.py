@@ -91,7 +91,8 @@ def _explained(
     assert analysis.reported is not None
     ledger, step, timing = analysis.ledgers[analysis.reported], analysis.steps[analysis.reported], report.timing
     busy = busy_of(analysis, ledger)
-    limits = limits_of(analysis.trace, ledger, busy.rows, busy.work, ceiling)
+    limits = limits_of(analysis.trace, ledger, busy, ceiling)
+    ceiling = limits.ceiling
     table = tables.kernels(analysis, ledger, busy, limits)
     moved = traffic(ledger, busy, limits)
     calls = collectives_of(analysis, ledger)
@@ -133,6 +134,7 @@ def _explained(
     told = verdict(shown, adapter, timing, predicted, found, causes, unsent, seen is not None)
     return replace(
         report,
+        ceilings=ceilings(analysis, recording, ceiling, busy.work),
         verdict=replace(told, sentence=UNREAD) if analysis.unread else told,
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),

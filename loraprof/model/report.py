@@ -220,6 +220,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     launch_floor_ns: int | None  # until the host knows that a null kernel has ended: not a step's latency_floor_ns
     turnaround_ns: int | None
     basis: str
+    flops_per_s: dict[str, float] | None = None  # matrix products by dtype, of those in the step
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
