@@ -60,7 +60,7 @@ def test_a_rule_alone_appears_in_report_page_and_explain(monkeypatch: pytest.Mon
     assert [(r["kind"], r["text"], r["arm"]) for r in found["remedies"]] == [("hardware", "count twice", "even")]
     for form in ("terminal", "html", "markdown", "github"):
         page = tmp_path / form
-        printed("report", path, "--format", form, "-o", str(page))
+        printed("report", path, "--format", form, "-o", str(page), *["--full"] * (form == "terminal"))
         assert TEXT.title in page.read_text()
         assert "count twice" in page.read_text()
     assert "oddities" in printed("explain")
