@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from loraprof.errors import InputError
 from loraprof.store.directories import RankFile
 from loraprof.store.kineto.packed import packed
 from loraprof.store.kineto.rewrite import rewrite
@@ -29,19 +30,22 @@ def redacted_copy(source: Source, folder: Path) -> Source:
             place.mkdir()
         for i, file in enumerate(ranks):
             rank = i if file.rank is None else file.rank
-            _trace(file.trace, place / trace_name(rank) if source.ranks else place, names)
+            _trace(file.trace, place / trace_name(rank) if source.ranks else place, names, len(ranks) > 1)
     else:
-        place = write_redacted(source, folder / f"{NAME}.loraprof")
+        place = write_redacted(source, folder / f"{NAME}.loraprof", damaged=len(ranks) > 1)
     return replace(load_source(place), path=Path(place.name))
 
 
-def write_redacted(source: Source, target: Path, force: bool = False) -> Path:
-    """A recording's copy at ``target``; ``force`` replaces what is there, the source itself included."""
+def write_redacted(source: Source, target: Path, force: bool = False, damaged: bool = False) -> Path:
+    """A recording's copy at ``target``; ``force`` replaces what is there, the source itself included.
+
+    ``damaged``: what cannot be read stays in its place, as a file that cannot be read. Raises InputError otherwise.
+    """
     names = Pseudonyms()
     with RecordingWriter(target, force) as writer:
         for i, file in enumerate(source.ranks):
             rank = i if file.rank is None else file.rank
-            _trace(file.trace, writer.trace(rank), names)
+            _trace(file.trace, writer.trace(rank), names, damaged)
             if file.own is not None:
                 writer.recording(redacted(read_recording(file.own), names), rank)
         if source.recording is not None:
@@ -51,6 +55,11 @@ def write_redacted(source: Source, target: Path, force: bool = False) -> Path:
         return writer.commit()
 
 
-def _trace(source: Place, target: Path, names: Pseudonyms) -> None:
-    with target.open("xb") as out, packed(out) as inner:
-        rewrite(source, inner, [redact_events(names)], redact_value(names))
+def _trace(source: Place, target: Path, names: Pseudonyms, damaged: bool) -> None:
+    try:
+        with target.open("xb") as out, packed(out) as inner:
+            rewrite(source, inner, [redact_events(names)], redact_value(names))
+    except InputError:
+        if not damaged:
+            raise
+        target.write_bytes(b"")

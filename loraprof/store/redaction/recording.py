@@ -58,7 +58,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "workload.optimizer_flags.*": _setting,
     "workload.missing_gradients": _MODULE_PATH,
     "modules.path": _MODULE_PATH,
-    "modules.cls": Pseudonyms.name,
+    "modules.cls": Pseudonyms.cls,
     "modules.origin": Pseudonyms.origin,
     "modules.part": _known("part"),
     "parameters.name": _MODULE_PATH,

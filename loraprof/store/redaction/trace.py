@@ -43,6 +43,13 @@ _TOP_NUMBERS: Final = frozenset(
         *("hip_runtime_version", "hip_driver_version"),
     )
 )  # fmt: skip
+_DEVICE_NUMBERS: Final = frozenset(
+    (
+        *("id", "totalGlobalMem", "computeMajor", "computeMinor", "maxThreadsPerBlock", "warpSize", "numSms"),
+        *("maxThreadsPerMultiprocessor", "regsPerBlock", "regsPerMultiprocessor", "sharedMemPerBlock"),
+        *("sharedMemPerBlockOptin", "sharedMemPerMultiprocessor"),
+    )
+)  # fmt: skip
 _TOP_NAMES: Final = ("displayTimeUnit",)
 
 
@@ -132,7 +139,7 @@ def _device_properties(text: bytes, names: Pseudonyms) -> bytes | None:
         return None
     return msgspec.json.encode(
         [
-            {key: raw for key, raw in one.items() if re.fullmatch(r"\w+", key) and _NUMERIC.fullmatch(raw)}
+            {key: raw for key, raw in one.items() if key in _DEVICE_NUMBERS and _NUMERIC.fullmatch(raw)}
             | ({"name": names.device(_text(one["name"]))} if "name" in one else {})
             for one in listed
         ]

@@ -13,11 +13,19 @@ from importlib.resources import files
 from typing import Final
 
 _PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|.", re.S)
+_CLASS = re.compile(r"[A-Za-z_][\w.\[\], ]*", re.ASCII)
+_NO_CHIP = re.compile(r"[:/\\~_]|\S@|@\S|\d+(\.\d+){3}")
 _CHIP = re.compile(r"[^\W\d_]+|\d+")
 _RUN = re.compile(r"[^\W_]+")
 _ADDRESS = re.compile(r"\d+(?:\.\d+){3,}")
+_FILE = re.compile(r"[^\s<>(),:;]*[/\\@][^\s<>(),:;]*|[\w.-]+\.py\b")
 _PSEUDONYM = re.compile(r"x\d+")
 _LONGEST_NUMBER, _SHORT, _MOST_SHORT = 6, 2, 2  # what looks like a token or a hash has more short pieces
+_LONG: Final = 4  # letters that a word has when it may stay beside one that may not
+_ALWAYS: Final = (
+    *("c10", "c10d", "nn", "at", "mm", "bmm", "cpp", "poi", "per", "red", "tf32", "bf16", "f32", "fx"),
+    *("e4m3", "e5m2", "e4m3fn", "e4m3fnuz", "e5m2fnuz"),
+)
 # What the analysis finds in the middle of words that people make up.
 _TRAITS: Final = (
     *("lora", "norm", "attn", "att", "flash", "gemm", "nccl", "rccl", "reduce", "dequant", "quant", "embed"),
@@ -28,14 +36,15 @@ _DEVICE: Final = frozenset(
         *("nvidia", "amd", "intel", "apple", "arm", "tesla", "quadro", "geforce", "rtx", "gtx", "titan", "instinct"),
         *("radeon", "pro", "super", "ti", "hbm", "pcie", "sxm", "nvl", "mig", "gh", "gb", "mi", "gfx", "xeon", "epyc"),
         *("core", "ryzen", "platinum", "gold", "silver", "bronze", "cpu", "gpu", "ghz", "mhz", "processor", "laptop"),
-        *("genuine", "synthetic", "max", "neoverse", "cortex", "aarch", "oam", "tm", *"abcdeghiklmnpqrstuvwxz"),
+        *("genuine", "synthetic", "max", "neoverse", "cortex", "aarch", "oam", "pg", "tm", *"abcdeghiklmnpqrstuvwxz"),
     )
 )  # fmt: skip
 _PLATFORMS: Final = ("Linux", "Darwin", "Windows")
 _NUMBERS = re.compile(r"-?\d{1,12}(\.\d{1,9})?|\d{1,4}(,\d{1,4})*|")
-_VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){0,3}((a|b|rc|\.dev|\.post)\d{1,8})?(\+(cu|rocm)[\d.]{1,8}|\+cpu)?")
+_VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){0,2}((a|b|rc|\.dev|\.post)\d{1,8})?(\+(cu|rocm)[\d.]{1,8}|\+cpu)?")
 _DEVICE_INDEX = re.compile(r"(cpu|cuda|meta)(:\d{1,3})?")
 _PUBLIC: Final = ("torch", "transformers", "peft", "diffusers", "accelerate", "trl", "bitsandbytes", "timm", "unsloth")
+_SOURCES: Final = tuple(f"{package}/" for package in _PUBLIC)
 _ORIGIN = re.compile(rf"({'|'.join(_PUBLIC)})(\.[a-z][a-z0-9_]*)*")
 
 
@@ -55,8 +64,12 @@ def _pieces(run: str) -> list[str] | None:
 
 def _is_known(run: str) -> bool:
     pieces = _pieces(run)
-    return pieces is not None and all(
-        len(piece) <= _LONGEST_NUMBER if piece.isdecimal() else piece.lower() in _words("words.txt") for piece in pieces
+    return run in _ALWAYS or (
+        pieces is not None
+        and all(
+            len(piece) <= _LONGEST_NUMBER if piece.isdecimal() else piece.lower() in _words("words.txt")
+            for piece in pieces
+        )
     )
 
 
@@ -76,26 +89,35 @@ class Pseudonyms:
     def name(self, text: str) -> str:
         """An operator, a kernel, a range, a class: known words and what stands between words stay."""
         if text not in self._names:
-            plain = _ADDRESS.sub(lambda found: self._word(found[0]), text)
+            plain = text
+            for pattern in (_ADDRESS, *(() if text.startswith(_SOURCES) else (_FILE,))):
+                plain = pattern.sub(lambda found: self._word(found[0]), plain)
             plain = "".join(c if (c.isascii() and c.isprintable()) or c.isalnum() else "?" for c in plain)
-            self._names[text] = _RUN.sub(lambda found: self._run(found[0]), plain)
+            public = plain == text and all(map(_is_known, _RUN.findall(text)))
+            self._names[text] = text if public else _RUN.sub(lambda found: self._run(found[0]), plain)
         return self._names[text]
 
     def _run(self, run: str) -> str:
-        if _is_known(run):
-            return run
+        """A run in a name that somebody made up: what may be a part of something else goes with the rest."""
         pieces = _pieces(run)
+        if run in _ALWAYS or (run.isdecimal() and len(run) < _LONG):
+            return run
         if pieces is None or len(pieces) == 1:
-            return self._word(run)
-        kept = [piece if len(piece) > _SHORT and _is_known(piece) else "" for piece in pieces if not piece.isdecimal()]
-        return self._word(run) + "".join(kept)
+            return run if pieces and len(run) >= _LONG and _is_known(run) and not run.isdecimal() else self._word(run)
+        kept = [piece if len(piece) >= _LONG and not piece.isdecimal() and _is_known(piece) else "" for piece in pieces]
+        return "".join(pieces) if all(kept) else self._word(run) + "".join(kept)
 
     def _word(self, word: str) -> str:
         lower = word.lower()
         return f"x{self._number('name', word)}{''.join(trait for trait in _TRAITS if trait in lower)}"
 
+    def cls(self, text: str) -> str:
+        """A class, with the modules it is known by."""
+        return self.name(text) if _CLASS.fullmatch(text) else self.of("class", text)
+
     def path(self, text: str) -> str:
         """A module's or a parameter's path."""
+        text = _ADDRESS.sub(lambda found: self.of("module", found[0]), text)
         return ".".join(self._segment(part) for part in text.split("."))
 
     def _segment(self, part: str) -> str:
@@ -105,7 +127,8 @@ class Pseudonyms:
 
     def known(self, kind: str, text: str) -> str:
         """The text where every word of it is known, else a pseudonym for the whole."""
-        return text if text.isascii() and all(map(_is_known, _RUN.findall(text))) else self.of(kind, text)
+        public = text.isascii() and not _ADDRESS.search(text) and all(map(_is_known, _RUN.findall(text)))
+        return text if public else self.of(kind, text)
 
     def numbers(self, kind: str, text: str) -> str:
         return (
@@ -113,8 +136,14 @@ class Pseudonyms:
         )
 
     def device(self, text: str) -> str:
-        known = all(len(p) <= _LONGEST_NUMBER if p.isdecimal() else p.lower() in _DEVICE for p in _CHIP.findall(text))
-        return text if known and len(text) <= 80 else self.of("device", text)
+        """What a driver or the system calls a GPU or a CPU."""
+
+        def piece(found: re.Match[str]) -> str:
+            word = found[0]
+            known = len(word) <= _LONGEST_NUMBER if word.isdecimal() else word.lower() in _DEVICE
+            return word if known else self._word(word)
+
+        return self.of("device", text) if _NO_CHIP.search(text) else _CHIP.sub(piece, text)
 
     def version(self, text: str) -> str:
         return text if _VERSION.fullmatch(text) else self.of("version", text)
