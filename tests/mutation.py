@@ -52,7 +52,15 @@ TEXTS = (
     *("cpu_op", "kernel", "gpu_memcpy", "user_annotation", "python_function", "cuda_runtime", "overhead", "ac2g"),
 )
 OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], [{}], [0], ["x"], {"a": 0}, [[1, 2], [3, 4]], [[[[1]]]])
-KEYS = ("Input Dims", "Input type", "Input Strides", "Concrete Inputs", "Sequence number", "Fwd thread id", "grid")
+KEYS: tuple[str, ...] = (
+    "Input Dims",
+    "Input type",
+    "Input Strides",
+    "Concrete Inputs",
+    "Sequence number",
+    "Fwd thread id",
+    "grid",
+)
 KEYS += ("correlation", "stream", "device", "kernel_num_gb", "kernel_flop", "Collective name", "In msg nelems")
 KEYS += ("Group size", "Process Group Name", "Seq", "graph node id", "bytes", "dtype", "Out msg nelems", "block")
 
@@ -218,7 +226,8 @@ def _traces() -> tuple[bytes, ...]:
     from synthetic.presets import preset
     from synthetic.simulate import simulate
 
-    gpu, cpu = ([], []), []
+    gpu: tuple[list[Any], list[Any]] = ([], [])
+    cpu: list[Any] = []
     for i in range(2):
         at = 10_000 * (i + 1)
         gpu[0].extend([step(i, at, at + 8000), op("aten::mm", at + 1000, at + 4000, sequence=i)])

@@ -104,7 +104,9 @@ def test_samples_say_why_in_nobodys_words() -> None:
 
 @pytest.mark.parametrize("secret", PLANTED)
 def test_no_field_of_a_trace_is_left(secret: str) -> None:
-    args = dict.fromkeys(("kernel_file", "host", "x", secret, "Process Group Name", "dtype", "grid", "Rank"), secret)
+    args: dict[str, Any] = dict.fromkeys(
+        ("kernel_file", "host", "x", secret, "Process Group Name", "dtype", "grid", "Rank"), secret
+    )
     args |= {"Input type": [secret, "float"], "Concrete Inputs": [secret], "Input Dims": [secret], "stream": [secret]}
     common = {"name": secret, "pid": secret, "tid": secret, "ts": 1, "dur": 1, "id": secret, secret: secret}
     events: list[Any] = [common | {"ph": "X", "cat": cat, "args": args} for cat in (*HOST_CODES, *DEVICE_CODES)]

@@ -39,7 +39,7 @@ class Held(torch.Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         out = func(*tree_map(_inside, args), **tree_map(_inside, kwargs or {}))
         first = func._schema.arguments[0].alias_info if func._schema.arguments else None
         if first is not None and first.is_write:

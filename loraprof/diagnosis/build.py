@@ -6,7 +6,6 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.analysis.limits.best_times import limits_of
 from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
 from loraprof.analysis.limits.roofline import Ceiling
 from loraprof.analysis.partition.ledger import Ledger
@@ -18,6 +17,7 @@ from loraprof.analysis.ranks.collectives import collectives_of, exposed_ns
 from loraprof.analysis.ranks.communication import communication, wire_of
 from loraprof.analysis.statistics import median_interval
 from loraprof.analysis.step import tables
+from loraprof.analysis.step.best_times import limits_of
 from loraprof.analysis.step.busy import busy_of
 from loraprof.analysis.step.traffic import impossible, traffic, uncovered
 from loraprof.analysis.step.unprofiled import scaled_ledger
