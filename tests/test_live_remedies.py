@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from loraprof.remedies.catalogue import REMEDIES
@@ -88,6 +88,11 @@ def observed(model: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[
     return program
 
 
+def base_of(model: Any) -> Any:
+    """The model of transformers below PEFT's wrappers."""
+    return model.base_model.model
+
+
 def trained(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
@@ -114,10 +119,10 @@ def gradients(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
     return found
 
 
-def same(own: list[Tensor], expected: list[Tensor], **tolerance: float) -> None:
+def same(own: list[Tensor], expected: list[Tensor], rtol: float = 1e-4, atol: float = 1e-6) -> None:
     assert len(own) == len(expected) > 0
     for a, b in zip(own, expected, strict=True):
-        torch.testing.assert_close(a, b, **(tolerance or {"rtol": 1e-4, "atol": 1e-6}))
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
 def test_the_fused_function_has_the_gradient_of_the_plain_one() -> None:
@@ -127,7 +132,7 @@ def test_the_fused_function_has_the_gradient_of_the_plain_one() -> None:
         t.requires_grad_()
 
     def fused(x: Tensor, a: Tensor, b: Tensor) -> Any:
-        return LowRankLinear.apply(x, w, bias, a, b, 1.5, torch.float64, False)  # type: ignore[no-untyped-call]
+        return LowRankLinear.apply(x, w, bias, a, b, 1.5, torch.float64, False)
 
     assert torch.autograd.gradcheck(fused, (x, a, b))
     torch.testing.assert_close(fused(x, a, b), F.linear(x, w, bias) + 1.5 * F.linear(F.linear(x, a), b))
@@ -217,7 +222,7 @@ def test_query_and_value_only() -> None:
     by_hand = copy.deepcopy(model)
     for name, module in by_hand.named_modules():
         if name.endswith("up_proj"):
-            module.enable_adapters(False)  # type: ignore[operator]
+            module.enable_adapters(False)
             module.requires_grad_(False)
     remedy = REMEDIES["lora-qv"]
     undo = remedy.apply(program)
@@ -288,10 +293,10 @@ def test_attention_of_the_fused_kind() -> None:
     plain, remedy = gradients(model, batch), REMEDIES["sdpa"]
     assert remedy.fits(program) is None
     undo = remedy.apply(program)
-    assert model.base_model.model.config._attn_implementation == "sdpa"  # type: ignore[union-attr]
+    assert base_of(model).config._attn_implementation == "sdpa"
     same(gradients(model, batch), plain)
     undo()
-    assert model.base_model.model.config._attn_implementation == "eager"  # type: ignore[union-attr]
+    assert base_of(model).config._attn_implementation == "eager"
     assert "eager" in (remedy.fits(causal(llama(), batch)[0]) or "")
 
 
@@ -300,7 +305,7 @@ def test_a_mask_that_masks_nothing() -> None:
     program, _ = causal(model, batch)
     plain, remedy = gradients(model, batch), REMEDIES["no-mask"]
     seen: list[bool] = []
-    inner: Any = model.base_model.model
+    inner = base_of(model)
     inner.register_forward_pre_hook(lambda m, a, k: seen.append(k["attention_mask"] is None), with_kwargs=True)
     undo = remedy.apply(program)
     same(gradients(model, batch), plain)
@@ -355,7 +360,7 @@ def test_padding_to_the_longest() -> None:
     model, batch = llama(), tokens(padded=True)
     program, _ = causal(model, batch)
     remedy, shapes = REMEDIES["pad-to-longest"], []
-    inner: Any = model.base_model.model
+    inner = base_of(model)
     inner.register_forward_pre_hook(lambda m, a, k: shapes.append(k["input_ids"].shape[1]), with_kwargs=True)
     assert remedy.fits(program) is None
     by_hand = {name: value[:, :8] for name, value in batch.items()}
@@ -435,7 +440,7 @@ def test_inputs_that_come_again_in_another_order() -> None:
 
 
 def test_workers_of_the_loader() -> None:
-    remedy, data = REMEDIES["loader-workers"], list(range(4))
+    remedy, data = REMEDIES["loader-workers"], TensorDataset(torch.arange(4))
     watch = Watch()
     watch.install()
     DataLoader(data)
@@ -450,7 +455,7 @@ def test_workers_of_the_loader() -> None:
     assert remedy.fits(program) in (None, "one CPU core leaves none for workers")
     assert remedy.early is not None
     undo = remedy.early()
-    loader = DataLoader(data, batch_size=2)
+    loader: Any = DataLoader(data, batch_size=2)
     undo()
     assert loader.num_workers == 2
     assert loader.persistent_workers
