@@ -18,10 +18,11 @@ from loraprof.model.report import Gain
 from loraprof.report.registry import RENDERERS, render
 from loraprof.report.views.fix import headline
 from loraprof.runs.fix.forks import Forks, forks
-from loraprof.runs.fix.job import WATCHED, Command, Found, Trial
+from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
 from loraprof.runs.fix.schedule import BASE, TWIN, Bench
 from loraprof.runs.fix.trial import try_out
+from loraprof.runs.profile.remedy_arm import WATCHED
 
 SCRIPT = """
 import torch
@@ -63,7 +64,7 @@ def test_a_run_that_changes_nothing(tmp_path: Path) -> None:
     assert plain.losses[-1] < plain.losses[0]
     assert len(plain.gradients) == 4
     again = try_out(script(tmp_path), Trial(remedies=["fused-optimizer", "set-to-none"], warmup=2, steps=5))
-    assert again.reason == "gradients are set to None already"
+    assert "gradients are set to None already" in (again.reason or "")
     assert again.status == "refused"
 
 

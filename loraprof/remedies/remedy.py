@@ -17,6 +17,7 @@ class LiveRemedy:
     ``apply`` changes the program between two of its steps and returns what takes the change back. ``text`` is what to
     write in the program where no finding has words for its stack. ``findings`` are the causes it answers.
     ``early`` takes effect before the program starts and returns its undo; then ``apply`` does nothing.
+    ``lasting``: two steps are too few to tell whether it fits; it harms nothing where it does not.
     """
 
     name: str
@@ -26,6 +27,7 @@ class LiveRemedy:
     apply: Callable[[Program], Undo]
     findings: tuple[str, ...] = ()
     early: Callable[[], Undo] | None = None
+    lasting: bool = False
 
 
 def nothing() -> None:

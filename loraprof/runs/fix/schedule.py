@@ -16,7 +16,8 @@ import msgspec
 from loraprof import units
 from loraprof.errors import MeasurementError
 from loraprof.runs.fix.forks import Forks
-from loraprof.runs.fix.job import WATCHED, Command, Found, Trial
+from loraprof.runs.fix.job import Command, Found, Trial
+from loraprof.runs.profile.remedy_arm import WATCHED
 from loraprof.store.writing import write
 
 WARM_UP: Final = 5
