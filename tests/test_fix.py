@@ -1,6 +1,7 @@
 """``loraprof fix``: the order of its runs, its judgement of losses, what becomes of a remedy that misbehaves."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -118,17 +119,21 @@ def test_what_hangs_or_dies_leaves_nothing(tmp_path: Path) -> None:
             found = server.run(command, Trial(warmup=2, steps=5), 20.0)
             assert found.status == "failed"
             assert reason in (found.reason or "")
-            assert not _lives(int((tmp_path / "pid").read_text()))
+            assert _gone(int((tmp_path / "pid").read_text()))
             assert server.run(script(tmp_path), Trial(warmup=2, steps=5), 60.0).status == "ok"
         assert not server.folder.exists()
 
 
-def _lives(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+def _gone(process: int) -> bool:
+    """Within a while: a signal is delivered, not awaited."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 class FakeForks:
