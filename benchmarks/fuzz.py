@@ -34,8 +34,8 @@ def main() -> int:
         examine(kind, seed, tally)
         if time.monotonic() > end:
             break
-    kinds = f"{tally.read:,} read, {tally.refused:,} refused, {tally.wrong.total():,} wrong"
-    print(f"{tally.inputs.total():,} inputs: {kinds}")
+    ends = f"{tally.read:,} read, {tally.refused:,} refused, {tally.wrong.total():,} wrong"
+    print(f"{tally.inputs.total():,} inputs: {ends}")
     for what, count in tally.wrong.most_common():
         print(f"{count:6,} x {what}    ({tally.seeds[what]})")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10:,} MB")

@@ -183,7 +183,7 @@ def test_a_frame_that_holds_base_pair_and_sum(tmp_path: Path) -> None:
 
 def test_frames_without_shapes(tmp_path: Path) -> None:
     """A linear layer that calls linear layers wraps them; one model of linears in another class does not."""
-    calls = [("aten::linear", []), ("aten::linear", []), ("aten::linear", []), ("aten::add", [])]
+    calls: list[Any] = [("aten::linear", []), ("aten::linear", []), ("aten::linear", []), ("aten::add", [])]
     for name, found in (("Linear_0", 1), ("MLP_0", 0)):
         frames = [frame(name, 0, 3, 900), *(frame(f"Linear_{i + 1}", i, i, 500) for i in range(3))]
         report, reported = diagnosed(tmp_path, with_frames(calls, frames))
