@@ -103,6 +103,17 @@ FP16 = Remedy(
     },
 )
 
+CACHED = Remedy(
+    kind="data",
+    text={
+        "trl": "precompute_ref_log_probs=True for a reference model; else compute the outputs of $network once and "
+        "cache them",
+        "kohya": "--cache_latents --cache_text_encoder_outputs",
+        "plain": "compute the outputs of $network once and cache them: it is frozen, the same samples give the same "
+        "outputs",
+    },
+)
+
 GROUPED_EXPERTS = Remedy(
     kind="same_training",
     text={
