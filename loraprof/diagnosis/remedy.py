@@ -13,13 +13,15 @@ from loraprof.model.report import RemedyKind, RemedyReport
 
 Values = Mapping[str, Any]
 Saved = Callable[[Case, Values], Worth | None]
+COMPARED: Final = ("lora-fused", "lora-bf16", "lora-nodropout", "lora-qv", "full")  # arms of ``loraprof compare``
 ORDER: Final[tuple[RemedyKind, ...]] = ("same_training", "numerics", "data", "hardware", "other_training")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
     """``text`` by what the script is built on; ``$name`` in it is a value of the rule's test. A remedy without words
-    for this script, or that does not fit it, is not printed. ``arm``: see ``loraprof compare``.
+    for this script, or that does not fit it, is not printed. ``arm``: what ``loraprof fix`` or
+    ``loraprof compare`` calls the change.
 
     ``saved``: what the change takes off the step, from this recording; None: what the rule's test saw goes as a whole.
     ``assumed``: only a part of that goes, in a range that is not of this recording.

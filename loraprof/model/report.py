@@ -277,8 +277,8 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemedyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What to change. ``stack``: the library or trainer that the text is written for; ``arm``: the arm of ``compare``
-    that makes the change in process, None where there is none."""
+    """What to change. ``stack``: the library or trainer that the text is written for; ``arm``: what
+    ``compare`` or ``fix`` calls the change where they can make it in process, None where they cannot."""
 
     kind: RemedyKind
     stack: str
