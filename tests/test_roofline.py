@@ -138,8 +138,8 @@ def test_above_the_roof() -> None:
     assert note(196_000, [known(copy, replace(DEVICE, cache_bytes=0))]) == "impossible"
     reused = known(copy, DEVICE, reused_bytes=1_000_000)
     assert [note(ns, [reused]) for ns in (99_000, 98_000)] == ["L2-assisted", "impossible"]
-    assert note(96_000, [reused], "cache") == "cache-assisted"
-    assert note(3 * 96_000, [reused] * 3) == "L2-assisted"
+    assert note(99_000, [reused], "cache") == "cache-assisted"
+    assert note(3 * 99_000, [reused] * 3) == "L2-assisted"
     assert note(100.0, []) is None
 
 
