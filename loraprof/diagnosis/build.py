@@ -71,7 +71,7 @@ def build_report(
         replay=None,
         probes=None,
         memory=tables.memory(recording),
-        nvml=tables.nvml(nvml),
+        nvml=tables.nvml(nvml, timing.unprofiled.median_ns if timing.unprofiled else None),
         findings=[],
         closure=replace(analysis.closure, notes=[*notes, *([roofless] if roofless else [])]),
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,

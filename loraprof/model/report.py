@@ -256,6 +256,7 @@ class NvmlReport(msgspec.Struct, frozen=True, kw_only=True):
     throttle: list[str] | None = None
     tensor_active: float | None = None
     dram_active: float | None = None
+    sampled_step_ns: int | None = None  # a step of the loop that was sampled; energy is scaled to the timed step
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):

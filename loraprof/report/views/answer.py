@@ -88,11 +88,11 @@ def _identity(report: Report) -> list[str]:
 
 
 def ranks(a: Adapter) -> str:
-    """``16``, or ``8 on 14 and 16 on 2`` layers; ranks no one told are ``unknown``."""
+    """``16``; ``8 (14 layers), unknown (2)`` where layers differ."""
     if a.rank is not None:
         return units.count(a.rank)
-    known = [f"{rank} ({units.count(layers)})" for rank, layers in (a.ranks or {}).items() if rank.isdigit()]
-    return ", ".join(known) or "unknown"
+    of = [(rank if rank.isdigit() else "unknown", layers) for rank, layers in (a.ranks or {}).items()]
+    return ", ".join(f"{rank} ({units.count(layers)})" for rank, layers in of) or "unknown"
 
 
 def _why(report: Report) -> str:
