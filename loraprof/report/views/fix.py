@@ -88,7 +88,7 @@ def _table(tried: list[Tried], found: Fix) -> Table:
 def _row(t: Tried) -> Row:
     covered = {True: "yes", False: "missed", None: ""}[t.covered]
     return (
-        Cell(t.arm, full=t.text),
+        Cell(t.arm),
         Cell(t.finding or ""),
         Cell(_gain(t.predicted), t.predicted.speedup if t.predicted else None),
         Cell(_speed(t.measured) if t.measured else units.NA, 1 / t.measured.ratio if t.measured else None),

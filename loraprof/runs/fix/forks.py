@@ -49,7 +49,7 @@ def _told(ended: Ended, answer: Path, said: str, limit_s: float) -> Found:
         found = msgspec.json.decode(answer.read_bytes(), type=Found)
         return replace(found, reason=f"{found.reason}: {last}") if found.exit_code and said else found
     if ended.late:
-        return Found(status="failed", reason=f"it hung: stopped after {limit_s:.0f} s")
+        return Found(status="failed", reason=f"it did not end within {limit_s:.0f} s")
     if ended.signal == signal.SIGKILL:
         return Found(status="failed", reason="killed by the system: out of memory")
     how = f"signal {ended.signal}" if ended.signal else f"code {ended.code}"

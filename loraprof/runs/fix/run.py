@@ -132,7 +132,7 @@ def _tried(
     if survey.status != "ok":
         raise MeasurementError(f"{asked.name} cannot be measured: {survey.reason}", None)
     fitting = [r for r in wanted if r.name not in survey.unfit]
-    fitting.sort(key=lambda r: -_promise(r, report))
+    fitting.sort(key=lambda r: (-_promise(r, report), r.name == "compile-blocks"))  # compiling costs most
     bench = Bench(server, asked.command, deadline_ns, folder, asked.say, warmup=max(WARM_UP, survey.period or 0))
     first = bench.first()
     entries: list[Entry] = [(r.name,) for r in fitting]
@@ -164,12 +164,13 @@ def _promise(remedy: LiveRemedy, report: Report | None) -> float:
 
 def _singles(bench: Bench, entries: list[Entry]) -> None:
     """Rounds of all remedies, until their share of the time is spent."""
-    begun_ns, share_ns = time.perf_counter_ns(), bench.left_ns() * (RESERVE - 1) // RESERVE
+    kept_ns = bench.left_ns() // RESERVE
     bench.setup_s = slowest_setup(entries, bench.left_ns())
     live = list(entries)
     for number in range(ROUNDS):
-        spent_ns = time.perf_counter_ns() - begun_ns
-        if number and spent_ns + spent_ns // number > share_ns and (number >= LEAST or spent_ns > share_ns):
+        promising = sum(bench.faster(entry) for entry in live)
+        needed_ns = bench.round_ns(live) + (kept_ns if promising > 1 else 0)
+        if number and needed_ns > bench.left_ns() and (number >= LEAST or bench.left_ns() < kept_ns):
             return
         bench.round(live, "alone", number)
         live = [e for e in live if name_of(e) not in bench.ended and not bench.slower(e)]

@@ -16,7 +16,8 @@ import msgspec
 from loraprof import units
 from loraprof.errors import MeasurementError
 from loraprof.runs.fix.forks import Forks
-from loraprof.runs.fix.job import WATCHED, Command, Found, Trial
+from loraprof.runs.fix.job import Command, Found, Trial
+from loraprof.runs.profile.remedy_arm import WATCHED
 from loraprof.store.writing import write
 
 WARM_UP: Final = 5
@@ -45,6 +46,7 @@ class Bench:
     base_s: float = 0.0  # of one unchanged run
     rounds: list[dict[str, Found]] = field(default_factory=list)
     ended: dict[str, Found] = field(default_factory=dict)  # failed or refused, with the reason
+    took_ns: dict[str, int] = field(default_factory=dict)  # the last run of each, its start included
 
     def left_ns(self) -> int:
         return self.deadline_ns - time.perf_counter_ns()
@@ -81,18 +83,30 @@ class Bench:
                 raise MeasurementError(f"the unchanged program failed in round {number + 1}: {one.reason}", None)
         self.rounds.append(found)
 
+    def round_ns(self, entries: Sequence[Entry]) -> int:
+        """What a further round of these will take, as their last runs did."""
+        return sum(self.took_ns.get(name_of(entry), 0) for entry in [*entries, (), ()])
+
     def slower(self, entry: Entry) -> bool:
         """In every round so far, by much."""
+        return bool(found := self._ratios(entry)) and min(found) > SLOWER
+
+    def faster(self, entry: Entry) -> bool:
+        """In most rounds so far."""
+        return bool(found := self._ratios(entry)) and median(found) < 1
+
+    def _ratios(self, entry: Entry) -> list[float]:
         name = name_of(entry)
-        pairs = [(r[name].times_ns, r[BASE].times_ns) for r in self.rounds if name in r]
-        return bool(pairs) and all(median(own) > SLOWER * median(base) for own, base in pairs)
+        return [median(r[name].times_ns) / median(r[BASE].times_ns) for r in self.rounds if name in r]
 
     def _run(self, key: str, entry: Entry) -> Found:
         kept = self.folder / f"{key}.json" if self.folder else None
         if kept is not None and kept.exists():
             return msgspec.json.decode(kept.read_bytes(), type=Found)
         trial = Trial(remedies=list(entry), warmup=self.warmup, steps=self.steps)
+        began_ns = time.perf_counter_ns()
         found = self.forks.run(self.command, trial, self._limit_s())
+        self.took_ns[name_of(entry)] = time.perf_counter_ns() - began_ns
         if kept is not None:
             write(kept, msgspec.json.encode(found))
         return found

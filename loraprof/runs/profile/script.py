@@ -20,8 +20,8 @@ from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.recording import Workload
 from loraprof.report.output import same_folder, say
 from loraprof.runs.profile.order import Ended, Order
+from loraprof.runs.profile.remedy_arm import arm_of
 from loraprof.runs.profile.run_script import check_script, explain_missing, run_script, stop_script
-from loraprof.runs.profile.script_arm import ScriptArm
 from loraprof.text import without_secrets
 
 
@@ -53,7 +53,7 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
 
 def run_watched(session: Session, target: list[str], module: bool, arm: str | None, keep: bool = False) -> int:
     """The script's exit code, with everything attached removed again. Raises what the session or the arm refused."""
-    changed = ScriptArm(arm) if arm else None
+    changed = arm_of(arm) if arm else None
     with changed or nullcontext(), session:
         try:
             with same_folder():
