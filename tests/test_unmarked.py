@@ -8,6 +8,7 @@ import pytest
 from builders import Document, call, json_of, kernel, note, op, step, text_of
 
 import loraprof
+from loraprof.cli.app import run
 from loraprof.model.report import Report, Step
 
 T, K, N, R = 512, 256, 256, 16
@@ -275,12 +276,13 @@ def test_attention_written_as_products(tmp_path: Path) -> None:
     assert counts(reported) == {"base.linear": 2, "attention": 5}
 
 
-def test_the_page_says_how_to_record(tmp_path: Path) -> None:
-    strange = ("my::op", [])
-    report, _ = diagnosed(tmp_path, document([BASE, strange, strange]))
-    assert any("no known role" in line and "with_stack=True" in line for line in report.closure.notes)
-    report, _ = diagnosed(tmp_path, document([BASE] * 40 + [strange]))
-    assert not any("no known role" in line for line in report.closure.notes)
+def test_the_page_says_how_to_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strange, page = ("my::op", []), "record with_stack=True, record_shapes=True"
+    for calls, said in (([BASE, strange, strange], True), ([BASE] * 40 + [strange], False)):
+        report, _ = diagnosed(tmp_path, document(calls))
+        assert any("no known role" in line and "with_stack=True" in line for line in report.closure.notes) == said
+        assert run(["report", str(tmp_path / "t.json")]) == 0
+        assert (page in " ".join(capsys.readouterr().out.split())) == said
 
 
 def test_work_that_loads_data_is_no_forward_work(tmp_path: Path) -> None:
