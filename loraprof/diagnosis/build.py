@@ -27,11 +27,10 @@ from loraprof.diagnosis.judge import findings
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
+from loraprof.model.report import NAMELESS, Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
 
-NAMELESS = 0.05  # of the busy time: work of unknown role
 UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
@@ -187,7 +186,7 @@ def _nameless(step: Step, recording: Recording | None) -> str | None:
     if recording is not None or not busy or unknown < NAMELESS * busy:
         return None
     share = units.percent(unknown / busy)
-    return f"{share} of the busy time has no known role: `loraprof profile` or with_stack=True, record_shapes=True tell"
+    return f"{share} of the busy time has no known role: record it with with_stack=True, record_shapes=True"
 
 
 def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:

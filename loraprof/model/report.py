@@ -19,6 +19,7 @@ GainBasis = Literal["model", "replay", "measured", "assumed"]
 RemedyKind = Literal["same_training", "numerics", "other_training", "data", "hardware"]
 Severity = Literal["info", "minor", "major", "blocker"]
 FIELDS = ("kind", "class_", "cause", "phase", "role")  # of a row
+NAMELESS = 0.05  # of the busy time: from here on a trace's work of unknown role is said, and how to record it
 Bound = Literal["compute", "memory", "latency", "unknown"]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from loraprof import units
-from loraprof.model.report import Adapter, Finding, Report, Step
+from loraprof.model.report import NAMELESS, Adapter, Finding, Report, Step
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "mixed": "mixed"}
@@ -37,7 +37,11 @@ def sure(report: Report) -> str:
         words.append(f"timing ±{units.percent(half)} over {units.count(u.steps)} steps")
     if report.nvml and report.nvml.throttle is not None:
         words.append(f"throttled by {', '.join(report.nvml.throttle)}" if report.nvml.throttle else "not throttled")
-    if step and (busy := step.ns(kind="busy")):
+    if step and (busy := step.ns(kind="busy")) and report.source.kind == "trace":
+        unknown = step.ns(kind="busy", role="other")
+        hint = ": record with_stack=True, record_shapes=True" if unknown >= NAMELESS * busy else ""
+        words.append(f"{units.percent(1 - unknown / busy, 0)} of the work has a known role{hint}")
+    elif step and busy:
         words.append(f"{units.percent(max(0.0, 1 - closure.unattributed_ns / busy), 0)} of the work attributed")
     return ", ".join(words)
 
