@@ -14,7 +14,7 @@ import numpy as np
 from loraprof.analysis.attribution.backward import Backward
 from loraprof.analysis.attribution.compiled import Compiled, CompiledRows, compile_ranges
 from loraprof.analysis.attribution.forward import forward_roles
-from loraprof.analysis.attribution.names import modules_of, names_of
+from loraprof.analysis.attribution.names import Names, modules_of, names_of
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked.forward import Unmarked, unmarked
@@ -42,6 +42,7 @@ class Attribution:
     disagreements: int | None
     marked: bool  # module markers say where forward work belongs
     notes: tuple[str, ...]
+    names: Names
     sites: tuple[AdapterSite, ...] = ()  # adapted layers, of the recording or found in the trace
     compiled: CompiledRows | None = None
     compiling: Bool | None = None  # per host row: inside a range in which the compiler worked
@@ -126,6 +127,7 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         disagreements,
         known,
         tuple(notes),
+        names,
         tuple(roles.sites),
         compiled,
         compile_ranges(trace, tree),
