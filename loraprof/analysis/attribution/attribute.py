@@ -42,6 +42,7 @@ class Attribution:
     disagreements: int | None
     marked: bool  # module markers say where forward work belongs
     notes: tuple[str, ...]
+    names: Names
     sites: tuple[AdapterSite, ...] = ()  # adapted layers, of the recording or found in the trace
     compiled: CompiledRows | None = None
     compiling: Bool | None = None  # per host row: inside a range in which the compiler worked
@@ -129,6 +130,7 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         disagreements,
         known,
         tuple(notes),
+        names,
         tuple(roles.sites),
         compiled,
         compile_ranges(trace, tree),
