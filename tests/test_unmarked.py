@@ -115,7 +115,7 @@ def test_pairs_on_one_base_are_one_layer(tmp_path: Path) -> None:
 
 def test_passes_of_one_model_have_the_same_layers(tmp_path: Path) -> None:
     """Two micro-batches: a backward node lies between them."""
-    node = ("autograd::engine::evaluate_function: AddBackward0", [])
+    node = ("autograd::engine::evaluate_function: AddBackward0", [])  # type: ignore[var-annotated]
     report, reported = diagnosed(tmp_path, document([*LORA * 2, node, *LORA * 2, node]))
     assert report.adapter is not None
     assert report.adapter.modules == 2
@@ -184,7 +184,7 @@ def test_a_frame_that_holds_base_pair_and_sum(tmp_path: Path) -> None:
 
 def test_frames_without_shapes(tmp_path: Path) -> None:
     """A linear layer that calls linear layers wraps them; one model of linears in another class does not."""
-    calls = [("aten::linear", []), ("aten::linear", []), ("aten::linear", []), ("aten::add", [])]
+    calls = [("aten::linear", []), ("aten::linear", []), ("aten::linear", []), ("aten::add", [])]  # type: ignore[var-annotated]
     for name, found in (("Linear_0", 1), ("MLP_0", 0)):
         frames = [frame(name, 0, 3, 900), *(frame(f"Linear_{i + 1}", i, i, 500) for i in range(3))]
         report, reported = diagnosed(tmp_path, with_frames(calls, frames))
@@ -233,7 +233,7 @@ def test_ops_that_name_their_role(numbered: bool, tmp_path: Path) -> None:
     """Backward by sequence numbers, else by the node's own name; the update where no annotation says optimizer."""
     nodes = ["NllLoss", "Addmm", "MaxPool2DWithIndices", "Relu", "NativeBatchNorm", "Convolution"]
     prefix = "autograd::engine::evaluate_function: "
-    backward = [(f"{prefix}{name}Backward0", [], 5 - i, 1) for i, name in enumerate(nodes)]
+    backward = [(f"{prefix}{name}Backward0", [], 5 - i, 1) for i, name in enumerate(nodes)]  # type: ignore[var-annotated]
     calls = [(c if numbered else c[:2]) for c in (*VISION, *backward)]
     _, reported = diagnosed(tmp_path, document([*calls, ("aten::_fused_adamw_", [])]))
     roles = ["base.linear", "norm", "activation", "pooling", "loss", "head", "optimizer"]
@@ -277,7 +277,7 @@ def test_attention_written_as_products(tmp_path: Path) -> None:
 
 
 def test_the_page_says_how_to_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    strange, page = ("my::op", []), "record with_stack=True, record_shapes=True"
+    strange, page = ("my::op", []), "record with_stack=True, record_shapes=True"  # type: ignore[var-annotated]
     for calls, said in (([BASE, strange, strange], True), ([BASE] * 40 + [strange], False)):
         report, _ = diagnosed(tmp_path, document(calls))
         assert any("no known role" in line and "with_stack=True" in line for line in report.closure.notes) == said

@@ -38,7 +38,7 @@ class Task:
 
     def backward(self) -> torch.Tensor:
         loss = self.loss()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     def loop(self, optimizer: Any, tell: Tell) -> None:
@@ -62,7 +62,7 @@ def lbfgs(tell: Tell) -> None:
         return task.backward()
 
     for _ in range(STEPS):
-        tell(optimizer.step(closure))  # type: ignore[arg-type,func-returns-value]
+        tell(optimizer.step(closure))
 
 
 class SAM(torch.optim.Optimizer):
@@ -149,7 +149,7 @@ def scaled(tell: Tell) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             loss = task.loss()
         tell(loss)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
