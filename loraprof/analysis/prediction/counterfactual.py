@@ -12,7 +12,8 @@ for other ranks), nothing is predicted. What is added was measured alone, on thi
 
 The interval has parts that vary by themselves and add in squares: the unprofiled median's own, the spread of the
 adapter path over the recorded steps, ADAPTER of that path for the frozen step, and MODEL of the weight gradients and
-of the optimizer, clipping and accumulation: what benchmarks/predictions.py finds between work measured alone and the same work within a step; where gradients are
+of the optimizer, clipping and accumulation:
+what benchmarks/predictions.py finds between work measured alone and the same work within a step; where gradients are
 reduced over ranks, the bounds of what more communication adds (comm_savings).
 """
 
