@@ -24,14 +24,14 @@ from loraprof.analysis.step.unprofiled import scaled_ledger
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.compiled import compiled, compiled_notes
 from loraprof.diagnosis.judge import findings
+from loraprof.diagnosis.remedy import typed
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
+from loraprof.model.report import NAMELESS, Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
 
-NAMELESS = 0.05  # of the busy time: work of unknown role
 UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
@@ -71,7 +71,7 @@ def build_report(
         replay=None,
         probes=None,
         memory=tables.memory(recording),
-        nvml=tables.nvml(nvml),
+        nvml=tables.nvml(nvml, timing.unprofiled.median_ns if timing.unprofiled else None),
         findings=[],
         closure=replace(analysis.closure, notes=[*notes, *([roofless] if roofless else [])]),
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
@@ -187,7 +187,7 @@ def _nameless(step: Step, recording: Recording | None) -> str | None:
     if recording is not None or not busy or unknown < NAMELESS * busy:
         return None
     share = units.percent(unknown / busy)
-    return f"{share} of the busy time has no known role: `loraprof profile` or with_stack=True, record_shapes=True tell"
+    return f"{share} of the busy time has no known role: record it with with_stack=True, record_shapes=True"
 
 
 def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:
@@ -200,6 +200,7 @@ def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks:
         torch=recording.environment.torch if recording else None,
         ranks=ranks,
         workload=recording.workload.name if recording else None,
+        target=typed(recording.workload) if recording else None,
     )
 
 

@@ -19,6 +19,7 @@ GainBasis = Literal["model", "replay", "measured", "assumed"]
 RemedyKind = Literal["same_training", "numerics", "other_training", "data", "hardware"]
 Severity = Literal["info", "minor", "major", "blocker"]
 FIELDS = ("kind", "class_", "cause", "phase", "role")  # of a row
+NAMELESS = 0.05  # of the busy time: from here on a trace's work of unknown role is said, and how to record it
 Bound = Literal["compute", "memory", "latency", "unknown"]
 
 
@@ -30,6 +31,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     torch: str | None
     ranks: int
     workload: str | None = None
+    target: str | None = None  # what was profiled, as it is typed after ``loraprof profile``
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,6 +258,7 @@ class NvmlReport(msgspec.Struct, frozen=True, kw_only=True):
     throttle: list[str] | None = None
     tensor_active: float | None = None
     dram_active: float | None = None
+    sampled_step_ns: int | None = None  # a step of the loop that was sampled; energy is scaled to the timed step
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,8 +280,8 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemedyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What to change. ``stack``: the library or trainer that the text is written for; ``arm``: the arm of ``compare``
-    that makes the change in process, None where there is none."""
+    """What to change. ``stack``: the library or trainer that the text is written for; ``arm``: what
+    ``compare`` or ``fix`` calls the change where they can make it in process, None where they cannot."""
 
     kind: RemedyKind
     stack: str

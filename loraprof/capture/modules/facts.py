@@ -107,8 +107,8 @@ class Padding:
         if not self._handles:
             self._handles = [r.register_forward_pre_hook(self._see, with_kwargs=True) for r in self._roots]
 
-    def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        mask = kwargs.get("attention_mask")
+    def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
+        mask = (kwargs or {}).get("attention_mask")  # none where a hook before this one took it off
         if isinstance(mask, torch.Tensor) and mask.dim() == 2 and torch._C._current_graph_task_id() < 0:
             self.real += int((mask != 0).sum())
             self.all += mask.numel()
