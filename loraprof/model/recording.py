@@ -81,6 +81,14 @@ class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
     how: How | None = None  # "declared" by a library, "observed" in the step, "shapes"; None: by an older version
 
 
+class AdapterOps(msgspec.Struct, frozen=True, array_like=True):
+    """Ops of one name that a module issues itself in one call, in order: (site, role), None for other work."""
+
+    module: int
+    op: str
+    labels: list[tuple[int, str] | None]
+
+
 class ModuleCall(msgspec.Struct, frozen=True, array_like=True):
     """One module call of a profiled step: autograd sequence numbers before and after, on one thread.
 
@@ -246,6 +254,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     modules: list[ModuleInfo] = []
     parameters: list[ParameterInfo] = []
     sites: list[AdapterSite] = []
+    adapter_ops: list[AdapterOps] = []  # of modules whose part alone does not say which op is the adapter's
     calls: list[ModuleCall] = []
     timing: Timing | None = None
     counted: list[CountedOp] = []

@@ -1,7 +1,7 @@
 """What the trace cannot say about a model and its optimizer: sizes, dtypes, flags, missing gradients."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,9 +14,17 @@ from loraprof.capture.compiled.dynamo import never_compiled
 from loraprof.capture.device.protocol import Allocator
 from loraprof.capture.modules.markers import Markers
 from loraprof.capture.modules.shards import is_sharded, local
-from loraprof.model.recording import AdapterSite, Memory, ModuleInfo, ParameterInfo
+from loraprof.model.recording import AdapterOps, AdapterSite, Memory, ModuleInfo, ParameterInfo
 
-Tables = tuple[list[ModuleInfo], list[AdapterSite], list[ParameterInfo]]
+
+class Tables(NamedTuple):
+    """``notes`` say how adapters that are ambiguous were read."""
+
+    modules: list[ModuleInfo]
+    sites: list[AdapterSite]
+    parameters: list[ParameterInfo]
+    adapter_ops: list[AdapterOps]
+    notes: list[str]
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -133,12 +141,13 @@ def tables_of(markers: Markers) -> Tables:
     Modules and parameters carry the part they play in an adapted layer.
     """
     named = markers.paths()
-    found = find_sites(named)
+    sites = find_sites(named, markers.parameters, markers.flow, markers.ids)
+    found = sites.found
     paths = {module: path for path, module in named.items()}
     where = {m: (i, part) for i, f in enumerate(found) for m, part in f.parts.items()}
     for module, caller in markers.hung:  # put into an adapted layer's base while it runs
         if module not in where and caller in where:
-            where |= dict.fromkeys(module.modules(), (where[caller][0], "elementwise"))
+            where |= {m: (where[caller][0], "elementwise") for m in module.modules() if m not in where}
     root = {m: i for i, top in reversed([*enumerate(markers.roots)]) for m in top.modules()}
     for module, caller in markers.hung:
         root |= dict.fromkeys(module.modules(), root.get(caller, 0))
@@ -161,7 +170,7 @@ def tables_of(markers: Markers) -> Tables:
         )
         for i, (module, name, p) in enumerate(markers.parameters)
     ]
-    return modules, [f.site for f in found], parameters
+    return Tables(modules, [f.site for f in found], parameters, sites.ops, sites.notes)
 
 
 def _module_info(

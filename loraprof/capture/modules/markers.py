@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from loraprof.capture.adapters.flow import Flow
 from loraprof.capture.compiled.dynamo import is_wrapper, named_modules, never_compiled
 from loraprof.capture.modules.paths import paths_of
 from loraprof.model.recording import ModuleCall
@@ -55,6 +56,7 @@ class Markers:
         self.step: int | None = None
         self.called: dict[nn.Module, Called] = {}  # filled while ``step`` is COUNTED
         self.embedded: dict[tuple[int, int], int] = {}  # (width, rows) of tables: elements looked up in forward calls
+        self.flow: Flow | None = None  # of the counted step
         self._passing: dict[tuple[nn.Module | None, type], int] = {}
         self._local = threading.local()
         self._hooks: list[RemovableHandle] = []
@@ -121,12 +123,35 @@ class Markers:
         modules = [module for _, module in named_modules(top)]
         for module in modules:
             self.ids.setdefault(module, len(self.ids))
+        if self.flow is not None:
+            self.flow.adopt(modules)
         seen = {id(p) for _, _, p in self.parameters}
         for module in modules:
             for name, parameter in module._parameters.items():
                 if parameter is not None and id(parameter) not in seen:
                     seen.add(id(parameter))
                     self.parameters.append((module, name, parameter))
+
+    def follow(self) -> Flow:
+        """From here on what flows through the modules can be told to the flow that this returns."""
+        self.flow = Flow(self.frame)
+        self.flow.adopt(self.ids)
+        return self.flow
+
+    def followed(self) -> None:
+        """Ends ``follow``. Parameters of modules that are never called themselves count to the one that used them."""
+        if self.flow is None:
+            return
+        self.flow.clear()
+        known = {id(p) for _, _, p in self.parameters} | {(m, name) for m, name, _ in self.parameters}
+        for i, (tensor, module, name) in enumerate(self.flow.leaves):
+            if isinstance(tensor, nn.Parameter) and module in self.ids and not {id(tensor), (module, name)} & known:
+                self.parameters.append((module, name or f"used_{i}", tensor))
+
+    def frame(self) -> _Open | None:
+        """The innermost module call."""
+        stack = self._stack()
+        return stack[-1] if stack else None
 
     def where(self) -> tuple[int, str, int]:
         """(module id, phase, autograd number) of the code that runs now; -1 where there is none."""

@@ -182,7 +182,7 @@ class Count(Phase):
             self._eager = stance("force_eager")
             on.notes.append("work and activations were counted in a step that ran uncompiled")
         self._saved.open()
-        self._counting = Counting(on.markers.where)
+        self._counting = Counting(on.markers.where, on.markers.follow())
         self._counting.open()
 
     def step(self, on: "Session") -> bool:
@@ -199,6 +199,7 @@ class Count(Phase):
         self.close()
         if counting is not None:
             on.counted = counting.counted(on.markers.owner)
+            on.markers.followed()
         on.tokens = tokens_of(on.markers)
         roots = {on.markers.ids[r] for r in on.markers.roots[:1]}
         on.micro_batches = sum(c.module in roots and not c.recompute for c in on.markers.calls) or None

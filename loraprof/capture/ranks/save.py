@@ -57,8 +57,8 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
     recorded = session.recorded
     if recorded is None:
         raise MeasurementError("no step was profiled", None)
-    modules, sites, parameters = recorded.tables or tables_of(session.markers)
-    compilation = _compilation(session, modules)
+    tables = recorded.tables or tables_of(session.markers)
+    compilation = _compilation(session, tables.modules)
     seen: dict[str, Any] = {
         "tokens_per_step": session.tokens,
         "micro_batches": session.micro_batches,
@@ -76,9 +76,10 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         environment=environment(),
         device=session.device.info(),
         workload=msgspec.structs.replace(workload, **facts),
-        modules=modules,
-        parameters=parameters,
-        sites=sites,
+        modules=tables.modules,
+        parameters=tables.parameters,
+        sites=tables.sites,
+        adapter_ops=tables.adapter_ops,
         calls=recorded.calls or session.markers.calls,
         timing=session.timing,
         counted=session.counted,
@@ -91,7 +92,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         graph_nodes=graph_nodes(),
         first_step=recorded.first_step,
         whole_steps=None if recorded.complete else recorded.whole_steps,
-        notes=[*session.notes, *([] if session.done else [_early(session, recorded)])],
+        notes=[*session.notes, *tables.notes, *([] if session.done else [_early(session, recorded)])],
     )
     return calibrated(session, recording) if calibrate else recording
 
