@@ -28,7 +28,8 @@ def counted(run: Callable[[], Any]) -> Tables:
         counting.close()
         markers.followed()
         markers.remove()
-    assert markers.flow is not None and markers.flow.failed is None, markers.flow
+    assert markers.flow is not None
+    assert markers.flow.failed is None, markers.flow.failed
     return tables_of(markers)
 
 
@@ -214,6 +215,20 @@ class Transposed(nn.Module):
         return out
 
 
+class Bare(nn.Module):
+    """A and B are tensors that no module holds."""
+
+    def __init__(self, k: int, n: int) -> None:
+        super().__init__()
+        self.linear = frozen(k, n)
+        self.pair = [torch.randn(n, R, requires_grad=True), torch.randn(R, k, requires_grad=True)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, a = self.pair
+        out: Tensor = self.linear(x) + x @ (b @ a).T + x @ a.T @ b.T
+        return out
+
+
 LAYERS = (Wrapper, OwnWeight, Grouped, MergedPair, parametrized, Hadamard, Magnitude, Gated, InFunction, Reversed,
           Transposed)  # fmt: skip
 
@@ -233,7 +248,7 @@ class Replaced(nn.Module):
         super().__init__()
         self.pair = Pair(base.in_features, base.out_features)
         self.original = base.forward
-        base.forward = self.forward  # type: ignore[method-assign]
+        base.forward = self.forward  # type: ignore[method-assign, assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.original(x) + self.pair(x)
@@ -287,8 +302,7 @@ class Inline(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("wq", "wk", "wv", "wo"):
-            setattr(self, name, nn.Parameter(torch.randn(D, D) / 6, requires_grad=False))
+        self.wq, self.wk, self.wv, self.wo = (matrix(D, D).requires_grad_(False) for _ in range(4))
         self.aq, self.bq, self.av, self.bv = matrix(D, R), matrix(R, D), matrix(D, R), matrix(R, D)
 
     def forward(self, x: Tensor) -> Tensor:

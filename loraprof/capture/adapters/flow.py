@@ -33,7 +33,7 @@ class Flow:
         self.merged: list[tuple[Merge, Product]] = []
         self.failed: str | None = None
         self._frame = frame
-        self._kinds: dict[Any, Kind] = {}
+        self._ops: dict[Any, tuple[Kind, str, bool]] = {}
         self._values: dict[int, Value] = {}  # by storage
         self._fresh = 0
         self._buffers: set[int] = set()
@@ -47,41 +47,45 @@ class Flow:
 
     def clear(self) -> None:
         """Forgets the tensors; what was found stays."""
-        self._values, self._buffers, self._kinds = {}, set(), {}
+        self._values, self._buffers, self._ops = {}, set(), {}
 
-    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """One op of the forward pass. Never raises: what could not be followed ends the search, said in ``failed``."""
-        kind = self._kinds.get(func)
-        if kind is None:
-            kind = self._kinds[func] = kind_of(func)
+    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], out: Any) -> None:
+        """One op of the forward pass; ``tensors`` are those of ``args``.
+
+        Never raises: what could not be followed ends the search, said in ``failed``.
+        """
+        op = self._ops.get(func)
+        if op is None:
+            op = self._ops[func] = (kind_of(func), func.overloadpacket.__name__, func.namespace != "aten")
+        kind = op[0]
         if self.failed is not None or (kind is Kind.VIEW and type(args[0]) is Tensor is type(out)):
             return
         try:
-            self._follow(kind, func, args, kwargs, out)
+            if kind is Kind.VIEW:
+                value = self._value(tensors[0]) if tensors else None
+            else:
+                value = self._result(op, args, kwargs, tensors)
+            if value is not None:
+                self._keep(value, out)
         except Exception as error:  # a tensor without storage, an op of another library: the training goes on
             self.failed = f"{func}: {error}"
 
-    def _follow(self, kind: Kind, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        tensors = _flat(args)
-        if kind is Kind.VIEW:
-            value = self._value(tensors[0]) if tensors else None
-        else:
-            value = self._result(kind, func, args, kwargs, tensors)
-        if value is None:
-            return
-        for t in (out,) if isinstance(out, Tensor) else _flat(out if isinstance(out, tuple | list) else ()):
-            key = _key(t)
-            known = self._values.get(key)
-            if not (isinstance(known, Weight) and known.leaf):  # a parameter stays one, whatever is written to it
-                self._values[key] = value
+    def _keep(self, value: Value, out: Any) -> None:
+        for t in (out,) if isinstance(out, Tensor) else out if isinstance(out, tuple | list) else ():
+            if isinstance(t, Tensor):
+                key = t.untyped_storage()._cdata
+                known = self._values.get(key)
+                if not (type(known) is Weight and known.leaf):  # a parameter stays one, whatever is written to it
+                    self._values[key] = value
 
     def _result(
-        self, kind: Kind, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+        self, op: tuple[Kind, str, bool], args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
     ) -> Value | None:
         frame = self._frame()
         if frame is None and not torch.is_grad_enabled():
             return None  # an optimizer's step
-        event, name = len(self.log), func.overloadpacket.__name__
+        kind, name, foreign = op
+        event = len(self.log)
         self.log.append((frame, name))
         if kind is Kind.MADE:
             return Activation(self._number(), events=(event,), constant=not name.startswith(("rand", "new_rand")))
@@ -89,9 +93,8 @@ class Flow:
             return self._product(event, name, kwargs, tensors)
         values = [self._value(t) for t in tensors]
         acts = [v for v in values if type(v) is Activation and not v.constant]
-        weights = [v for v in values if type(v) is Weight]
-        foreign = func.namespace != "aten" and bool(values) and type(values[0]) is Weight  # expands a quantised weight
-        if weights and (not acts or foreign):
+        weights = [v for v in values if type(v) is Weight] if len(acts) < len(values) else []
+        if weights and (not acts or (foreign and type(values[0]) is Weight)):  # expands a quantised weight
             return self._of_weights(event, kind, name, weights, tensors, args)
         if not acts:
             filled = name in RANDOM or kind is Kind.PRODUCT
@@ -103,12 +106,13 @@ class Flow:
             return self._moved(event, kind, name, acts, weights, args)
         return self._activation()
 
-    def _value(self, t: Tensor) -> Value:
-        key = _key(t)
+    def _value(self, t: Tensor, weight: bool = False) -> Value:
+        """``weight``: it is one whoever holds it."""
+        key = t.untyped_storage()._cdata
         value = self._values.get(key)
         if value is None or (type(t) is nn.Parameter and type(value) is Activation):  # a model made within the step
             whole = t._base if t._is_view() and t._base is not None else t
-            if isinstance(whole, nn.Parameter) or (whole.requires_grad and whole.is_leaf) or key in self._buffers:
+            if weight or isinstance(whole, nn.Parameter) or key in self._buffers:
                 value = self._leaf(whole)
             else:
                 value = Activation(self._number(), constant=t.numel() == 1 or not t.is_floating_point())
@@ -161,9 +165,10 @@ class Flow:
     def _product(self, event: int, name: str, kwargs: dict[str, Any], tensors: list[Tensor]) -> Value:
         first = 1 if name.startswith(("addm", "baddb")) else 0
         left, right = tensors[first], tensors[first + 1]
+        for t in (right, left) if _bare(left) and _bare(right) else (right,):  # weights that no module holds
+            if t.dim() > 1 and t.is_floating_point() and t.untyped_storage()._cdata not in self._values:
+                self._value(t, weight="embedding" not in name)
         a = self._value(left)
-        if type(a) is Activation and right.dim() > 1 and right.is_floating_point() and _key(right) not in self._values:
-            self._values[_key(right)] = self._leaf(right)  # a frozen weight that no module holds
         b = self._value(right)
         value: Value
         if type(a) is Weight and type(b) is Weight and (a.trains or b.trains):
@@ -245,25 +250,25 @@ class Flow:
         args: tuple[Any, ...],
     ) -> Activation:
         first = acts[0]
-        if len(first.products) == 1:
-            self.touched.append((event, first.products[0]))
-        moved = kind is Kind.MOVED or kind is Kind.SUM
-        linear = first.linear and moved
-        products, origin, events = first.products, first.origin, first.events
+        products, origin, events, linear = first.products, first.origin, first.events, first.linear
+        if len(products) == 1:
+            self.touched.append((event, products[0]))
         for other in acts[1:]:
             linear = linear and other.linear and not (name.startswith("mul") and products and other.products)
             products = tuple(dict.fromkeys((*products, *other.products)))[-LIMIT:]
             origin = tuple(dict.fromkeys((*origin, *other.origin)))[-LIMIT:]
             events = (*events, *other.events)
-        leaves = [x for w in weights if w.trains for x in w.leaves]
-        if leaves and name.startswith(("mul", "div")):
-            for p in products:
+        scaling = name.startswith(("mul", "div"))
+        if scaling and weights:
+            leaves = [x for w in weights if w.trains for x in w.leaves]
+            for p in products if leaves else ():
                 p.scaled_by += leaves
-            for s in first.sums:
+            for s in first.sums if leaves else ():
                 s.scaled_by += leaves
                 s.after.append(event)
-        scale = _scaled(first.scale, name, args)
-        sums = first.sums if moved and len(acts) == 1 else ()
+        linear = linear and kind is not Kind.OTHER
+        scale = _scaled(first.scale, name, args) if scaling else first.scale
+        sums = first.sums if kind is not Kind.OTHER and len(acts) == 1 else ()
         return Activation(origin, products, linear, (*events, event)[-LIMIT:], scale, sums)
 
 
@@ -298,14 +303,10 @@ def _key(t: Tensor) -> int:
     return int(t.untyped_storage()._cdata)
 
 
-def _flat(args: Iterable[Any]) -> list[Tensor]:
-    out: list[Tensor] = []
-    for a in args:
-        if isinstance(a, Tensor):
-            out.append(a)
-        elif isinstance(a, list | tuple):
-            out += [t for t in a if isinstance(t, Tensor)]
-    return out
+def _bare(t: Tensor) -> bool:
+    """A leaf that is trained, or a view of one."""
+    whole = t._base if t._is_view() and t._base is not None else t
+    return whole.requires_grad and whole.is_leaf
 
 
 def _times(scale: float | None, factor: Any) -> float | None:
@@ -314,7 +315,7 @@ def _times(scale: float | None, factor: Any) -> float | None:
 
 def _scaled(scale: float | None, name: str, args: tuple[Any, ...]) -> float | None:
     """After a product or quotient with a number; None where the factor is a tensor of one element."""
-    if not name.startswith(("mul", "div")) or len(args) < 2:
+    if len(args) < 2 or not name.startswith(("mul", "div")):
         return scale
     if isinstance(args[1], Tensor):
         return scale if args[1].dim() else None
