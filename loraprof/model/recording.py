@@ -29,6 +29,7 @@ from loraprof.model.ranges import (
     Rate,
     Size,
 )
+from loraprof.model.vocabulary import Role
 
 SCHEMA = "loraprof.recording/1"
 How = Literal["declared", "observed", "shapes"]
@@ -84,9 +85,9 @@ class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
 class AdapterOps(msgspec.Struct, frozen=True, array_like=True):
     """Ops of one name that a module issues itself in one call, in order: (site, role), None for other work."""
 
-    module: int
+    module: Index
     op: str
-    labels: list[tuple[int, str] | None]
+    labels: list[tuple[Index, Role] | None]
 
 
 class ModuleCall(msgspec.Struct, frozen=True, array_like=True):

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from torch import nn
 
@@ -10,9 +11,13 @@ from loraprof.capture.adapters.flow import Flow
 from loraprof.capture.adapters.observed import Leaves, Observed, before, gates
 from loraprof.capture.adapters.values import Weight
 from loraprof.model.recording import AdapterOps
+from loraprof.model.vocabulary import Role
 
-Label = tuple[int, str]  # number of the site, role
-BASE, DOWN, UP, ELEMENTWISE = "base.linear", "adapter.down", "adapter.up", "adapter.elementwise"
+Label = tuple[int, Role]  # number of the site, role
+BASE: Final = "base.linear"
+DOWN: Final = "adapter.down"
+UP: Final = "adapter.up"
+ELEMENTWISE: Final = "adapter.elementwise"
 
 
 def labels_of(sites: Mapping[int, Observed], flow: Flow) -> dict[int, Label]:
@@ -21,7 +26,11 @@ def labels_of(sites: Mapping[int, Observed], flow: Flow) -> dict[int, Label]:
     trained = {x: number for number, s in sites.items() for x, part in s.parts.items() if part != "base"}
     bases = {x: number for number, s in sites.items() for x in s.base.leaves if not s.product.lookup}
     for event, weight, multiplied in flow.weights:
-        for known, role in ((trained, UP if multiplied else ELEMENTWISE), (bases, _expanding(weight, flow))):
+        kinds: tuple[tuple[dict[int, int], Role], ...] = (
+            (trained, UP if multiplied else ELEMENTWISE),
+            (bases, _expanding(weight, flow)),
+        )
+        for known, role in kinds:
             number = next((known[x] for x in weight.leaves if x in known), None)
             if number is not None:
                 out.setdefault(event, (number, role))
@@ -36,14 +45,14 @@ def labels_of(sites: Mapping[int, Observed], flow: Flow) -> dict[int, Label]:
     return out
 
 
-def _expanding(weight: Weight, flow: Flow) -> str:
+def _expanding(weight: Weight, flow: Flow) -> Role:
     """Of an op on frozen weights alone: a cast is its layer's own work."""
     packed = any(not flow.leaves[x][0].is_floating_point() for x in weight.leaves)
     return "dequant" if packed else BASE
 
 
-def _roles(site: Observed) -> list[tuple[int, str]]:
-    out: list[tuple[int, str]] = []
+def _roles(site: Observed) -> list[tuple[int, Role]]:
+    out: list[tuple[int, Role]] = []
     for one in site.sums:
         events = [*before(one), *one.end.events, *(e for p in one.path[1:] for e in p.source.events)]
         out += [(e, ELEMENTWISE) for e in (*events, one.event, *one.after)]
@@ -59,7 +68,7 @@ def _roles(site: Observed) -> list[tuple[int, str]]:
 class Parts:
     """``of``: module -> (site, part). ``ops``: the labels of modules that issue ops of several kinds."""
 
-    of: dict[nn.Module, Label]
+    of: dict[nn.Module, tuple[int, str]]
     ops: list[AdapterOps]
 
 
@@ -80,7 +89,7 @@ def parts_of(
         if first.setdefault(module, frame) is frame:
             calls[module][name].append(labels.get(event))
     joins = {flow.log[s.joined][0][3] for s in sites.values() if flow.log[s.joined][0] is not None}
-    of: dict[nn.Module, Label] = {}
+    of: dict[nn.Module, tuple[int, str]] = {}
     ops: list[AdapterOps] = []
     for module, seen in issued.items():
         if not any(seen):
@@ -97,7 +106,7 @@ def parts_of(
     return Parts(of, ops)
 
 
-def _part(seen: Sequence[Label | None], joins: bool, owned: int | None) -> Label | None:
+def _part(seen: Sequence[Label | None], joins: bool, owned: int | None) -> tuple[int, str] | None:
     """None: the module does other work beside, or works for several sites."""
     numbers = {label[0] for label in seen if label is not None}
     if len(numbers) != 1:
