@@ -13,6 +13,7 @@ from loraprof.diagnosis.findings.base import BASE_RULES
 from loraprof.diagnosis.findings.comparability import COMPARABILITY_RULES
 from loraprof.diagnosis.findings.distributed import DISTRIBUTED
 from loraprof.diagnosis.findings.host import HOST_RULES
+from loraprof.diagnosis.findings.networks import NETWORK_RULES
 from loraprof.diagnosis.findings.power import POWER_FINDINGS
 from loraprof.diagnosis.glossary import terms
 from loraprof.diagnosis.rule import Rule
@@ -29,6 +30,7 @@ RULES: dict[str, Rule] = {
         *BASE_RULES,
         *DISTRIBUTED,
         *POWER_FINDINGS,
+        *NETWORK_RULES,
         *ADVICE,
     )
 }

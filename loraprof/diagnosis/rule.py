@@ -24,6 +24,7 @@ HOST = Family("host and scheduling")
 BASE = Family("the base model")
 DEVICES = Family("several devices")
 POWER = Family("clocks, power, memory")
+NETWORKS = Family("networks beside the trained one")
 LEVER = Family("is LoRA the right lever")
 
 

@@ -15,6 +15,7 @@ from loraprof.analysis.attribution.backward import Backward
 from loraprof.analysis.attribution.compiled import Compiled, CompiledRows, compile_ranges
 from loraprof.analysis.attribution.forward import forward_roles
 from loraprof.analysis.attribution.names import modules_of, names_of
+from loraprof.analysis.attribution.networks import Network, network_of, networks_of, sampling
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked.forward import Unmarked, unmarked
@@ -45,6 +46,8 @@ class Attribution:
     sites: tuple[AdapterSite, ...] = ()  # adapted layers, of the recording or found in the trace
     compiled: CompiledRows | None = None
     compiling: Bool | None = None  # per host row: inside a range in which the compiler worked
+    networks: tuple[Network, ...] = ()
+    network: Int32 | None = None  # per module: its network; None: there are none
 
 
 def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
@@ -112,6 +115,8 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     call, issuer = _issued(trace, tree, enclosing)
     for column in (module, phase, role):
         column[call] = column[issuer]
+    networks = networks_of(recording)
+    phase[sampling(trace, recording, networks, opens) & (phase == PHASE["forward"])] = PHASE["generate"]
     known = bool(marked.any())
     notes = [f"{len(sites)} adapted layers found {_HOW[site.how]}" for site in sites[:1] if site.how in _HOW]
     notes += [f"host ranges cross instead of nesting, on this many threads: {tree.crossing}"] if tree.crossing else []
@@ -129,6 +134,8 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         tuple(roles.sites),
         compiled,
         compile_ranges(trace, tree),
+        networks,
+        network_of(recording, networks, len(paths) + len(special)) if networks else None,
     )
 
 

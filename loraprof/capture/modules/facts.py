@@ -1,5 +1,6 @@
 """What the trace cannot say about a model and its optimizer: sizes, dtypes, flags, missing gradients."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -95,9 +96,16 @@ def autocast_of(markers: Markers) -> str | None:
 def tokens_of(markers: Markers) -> int | None:
     """Tokens of one step: the most elements that were looked up in one of the widest tables.
 
-    Positions are looked up once for a batch, biases of relative positions in narrow tables. None: no embedding ran.
+    Positions are looked up once for a batch, biases of relative positions in narrow tables. Of several networks those
+    that are trained count, and of their calls those with gradient. None: no embedding ran.
     """
-    return max(((width, n) for (width, _), n in markers.embedded.items()), default=(0, None))[1]
+    trained = {module for top in markers.trained() for module in top.modules()}
+    seen = {key: n for key, n in markers.embedded.items() if key.outer in trained} or markers.embedded
+    seen = {key: n for key, n in seen.items() if key.gradient} or seen
+    counts: Counter[tuple[int, int]] = Counter()
+    for key, n in seen.items():
+        counts[key.width, key.rows] += n
+    return max(((width, n) for (width, _), n in counts.items()), default=(0, None))[1]
 
 
 class Padding:
@@ -148,9 +156,7 @@ def tables_of(markers: Markers) -> Tables:
     for module, caller in markers.hung:  # put into an adapted layer's base while it runs
         if module not in where and caller in where:
             where |= {m: (where[caller][0], "elementwise") for m in module.modules() if m not in where}
-    root = {m: i for i, top in reversed([*enumerate(markers.roots)]) for m in top.modules()}
-    for module, caller in markers.hung:
-        root |= dict.fromkeys(module.modules(), root.get(caller, 0))
+    root = markers.root_of()
     modules = [
         _module_info(number, paths.get(m, type(m).__name__), m, root.get(m, 0), *where.get(m, (None, None)))
         for m, number in sorted(markers.ids.items(), key=lambda item: item[1])

@@ -12,9 +12,10 @@ code to compile (``never_compiled``).
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
@@ -32,6 +33,15 @@ COUNTED = -1  # ``step`` of the counting pass
 _sequence_nr: Any = vars(torch.autograd)["_get_sequence_nr"]
 _HOOKS_SEEN: Final = r"Using `torch\.compile\(module\)` when there are global hooks"
 _Open = tuple[Any, int, int, nn.Module]  # range, module id, autograd number before, module
+
+
+class Lookup(NamedTuple):
+    """Where elements were looked up: within which outermost call, with gradient or without, in a table of what size."""
+
+    outer: nn.Module
+    gradient: bool
+    width: int
+    rows: int
 
 
 @dataclass(slots=True)
@@ -55,7 +65,7 @@ class Markers:
         self.calls: list[ModuleCall] = []
         self.step: int | None = None
         self.called: dict[nn.Module, Called] = {}  # filled while ``step`` is COUNTED
-        self.embedded: dict[tuple[int, int], int] = {}  # (width, rows) of tables: elements looked up in forward calls
+        self.embedded: Counter[Lookup] = Counter()  # elements looked up in forward calls
         self.flow: Flow | None = None  # of the counted step
         self._passing: dict[tuple[nn.Module | None, type], int] = {}
         self._local = threading.local()
@@ -119,6 +129,19 @@ class Markers:
         """Every numbered module by its path; further roots start with their class, hung ones with their caller."""
         return paths_of(self.roots, self.hung)
 
+    def root_of(self) -> dict[nn.Module, int]:
+        """Every module's root by its position; of several that hold it, the first."""
+        root = {m: i for i, top in reversed([*enumerate(self.roots)]) for m in top.modules()}
+        for module, caller in self.hung:
+            root |= dict.fromkeys(module.modules(), root.get(caller, 0))
+        return root
+
+    def trained(self) -> list[nn.Module]:
+        """The roots that hold parameters which are trained; the first where none does."""
+        root = self.root_of()
+        wanted = {root.get(m, 0) for m, _, p in self.parameters if p.requires_grad}
+        return [top for i, top in enumerate(self.roots) if i in wanted] or self.roots[:1]
+
     def _number(self, top: nn.Module) -> None:
         modules = [module for _, module in named_modules(top)]
         for module in modules:
@@ -147,6 +170,13 @@ class Markers:
         for i, (tensor, module, name) in enumerate(self.flow.leaves):
             if isinstance(tensor, nn.Parameter) and module in self.ids and not {id(tensor), (module, name)} & known:
                 self.parameters.append((module, name or f"used_{i}", tensor))
+
+    def used(self) -> set[int] | None:
+        """Parameters (by ``id``) that the counted step used; None where that is not known."""
+        if self.flow is None or self.flow.failed is not None:
+            return None
+        own = {id(p) for module in self.called for p in module.parameters(recurse=False)}
+        return own | {id(t) for t, _, _ in self.flow.leaves}
 
     def frame(self) -> _Open | None:
         """The innermost module call."""
@@ -211,8 +241,11 @@ class Markers:
 
     def _look_up(self, module: nn.Embedding, args: Any) -> None:
         if args and isinstance(args[0], torch.Tensor):
-            key = module.embedding_dim, module.num_embeddings  # encoder and decoder read the same vocabulary
-            self.embedded[key] = self.embedded.get(key, 0) + args[0].numel()
+            stack = self._stack()
+            outer = stack[0][3] if stack else module
+            # Encoder and decoder read the same vocabulary.
+            key = Lookup(outer, torch.is_grad_enabled(), module.embedding_dim, module.num_embeddings)
+            self.embedded[key] += args[0].numel()
 
     def _note(self, module: nn.Module, args: Any) -> None:
         if not args or not isinstance(args[0], torch.Tensor):

@@ -201,7 +201,7 @@ class Count(Phase):
             on.counted = counting.counted(on.markers.owner)
             on.markers.followed()
         on.tokens = tokens_of(on.markers)
-        roots = {on.markers.ids[r] for r in on.markers.roots[:1]}
+        roots = {on.markers.ids[r] for r in on.markers.trained()[:1]}
         on.micro_batches = sum(c.module in roots and not c.recompute for c in on.markers.calls) or None
         on.markers.step = None
 
@@ -230,7 +230,7 @@ class WarmUp(Phase):
         moved = sum(op.min_bytes for op in on.counted)
         on.around.enter_context(on.device.steady_memory((on.plan.steps + 1) * moved // HEAP_SHARE))
         on.markers.watch_gradients()
-        self._padding = on.padding = Padding(on.markers.roots[:1])
+        self._padding = on.padding = Padding(on.markers.trained()[:1])
         refuse_other_profiler(thorough=True)
         on.profiler = session(on.device)
         prepare(on.profiler)

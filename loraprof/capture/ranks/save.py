@@ -150,5 +150,7 @@ def _training_cost(session: Session) -> TrainingCost | None:
     cost = training_cost(frozen_parameters(markers), session.optimizer) if session.optimizer is not None else None
     if cost is None:
         return None
-    gradients = gradient_costs(markers.called, markers.ids.__getitem__, session.device.place)
+    trained = {module for top in markers.trained() for module in top.modules()}
+    called = {module: one for module, one in markers.called.items() if module in trained}
+    gradients = gradient_costs(called, markers.ids.__getitem__, session.device.place)
     return msgspec.structs.replace(cost, gradients=gradients)
