@@ -256,6 +256,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     parameters: list[ParameterInfo] = []
     sites: list[AdapterSite] = []
     adapter_ops: list[AdapterOps] = []  # of modules whose part alone does not say which op is the adapter's
+    dense_ops: list[AdapterOps] | None = None  # that build a change as large as its weight; None: not observed
     calls: list[ModuleCall] = []
     timing: Timing | None = None
     counted: list[CountedOp] = []

@@ -16,6 +16,7 @@ from loraprof.analysis.attribution.compiled import Compiled, CompiledRows, compi
 from loraprof.analysis.attribution.forward import forward_roles
 from loraprof.analysis.attribution.names import modules_of, names_of
 from loraprof.analysis.attribution.networks import Network, network_of, networks_of, sampling
+from loraprof.analysis.attribution.observed import observed
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked.forward import Unmarked, unmarked
@@ -47,6 +48,7 @@ class Attribution:
     compiled: CompiledRows | None = None
     compiling: Bool | None = None  # per host row: inside a range in which the compiler worked
     networks: tuple[Network, ...] = ()
+    dense: frozenset[int] | None = None  # rows that build a change as large as its weight; None: not known
     network: Int32 | None = None  # per module: its network; None: there are none
 
 
@@ -135,7 +137,18 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         compiled,
         compile_ranges(trace, tree),
         networks,
+        _dense(trace, recording, module, marker, tree),
         network_of(recording, networks, len(paths) + len(special)) if networks else None,
+    )
+
+
+def _dense(
+    trace: Trace, recording: Recording | None, module: Int32, marker: Int32, tree: Tree
+) -> frozenset[int] | None:
+    if recording is None or recording.dense_ops is None:
+        return None
+    return (
+        frozenset(observed(trace, recording.dense_ops, module, marker, tree)[1]) if recording.dense_ops else frozenset()
     )
 
 

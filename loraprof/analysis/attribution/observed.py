@@ -11,30 +11,43 @@ from loraprof.analysis.attribution.weights import PRODUCT
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import AdapterOps
 from loraprof.model.trace import Bool, Int8, Int32, Trace
-from loraprof.model.vocabulary import ROLE, HostKind
+from loraprof.model.vocabulary import ROLE, HostKind, Role
+
+Label = tuple[int, Role]
 
 
-def place_observed(trace: Trace, ops: list[AdapterOps], module: Int32, marker: Int32, tree: Tree, role: Int8) -> None:
-    """Overwrites ``role`` of the rows whose module is in ``ops``."""
+def observed(
+    trace: Trace, ops: list[AdapterOps], module: Int32, marker: Int32, tree: Tree
+) -> tuple[Bool, dict[int, Label]]:
+    """Which rows are ops that the counted step saw, of the kinds in ``ops``, and the labels of those that have one."""
     host, width = trace.host, len(trace.names)
     number = {name: i for i, name in enumerate(trace.names)}
     labels = {o.module * width + number[o.op]: o.labels for o in ops if o.op in number}
-    if not labels:
-        return
     key = module.astype(np.int64) * width + host.name
     issued: Bool = np.isin(key, np.array(list(labels))) & (module >= 0) & (host.kind == HostKind.OP)
     above = np.append(tree.nearest(issued), -1)[tree.parent]
     issued &= ~((above >= 0) & (np.append(module, -1)[above] == module))  # what the op itself calls has its name
-    placed = np.full(len(host), -1, dtype=np.int8)
     seen: dict[tuple[int, int], int] = defaultdict(int)
+    found: dict[int, Label] = {}
     for row in np.flatnonzero(issued).tolist():
         call = int(marker[row]), int(key[row])
         known = labels[call[1]]
         label = known[seen[call] % len(known)]
         seen[call] += 1
         if label is not None:
-            placed[row] = ROLE[label[1]]
-            _wrap(trace, tree, module, row, placed)
+            found[row] = label
+    return issued, found
+
+
+def place_observed(trace: Trace, ops: list[AdapterOps], module: Int32, marker: Int32, tree: Tree, role: Int8) -> None:
+    """Overwrites ``role`` of the rows whose module is in ``ops``."""
+    if not ops:
+        return
+    issued, found = observed(trace, ops, module, marker, tree)
+    placed = np.full(len(trace.host), -1, dtype=np.int8)
+    for row, label in found.items():
+        placed[row] = ROLE[label[1]]
+        _wrap(trace, tree, module, row, placed)
     nearest = tree.nearest((placed >= 0) | issued)
     rows = np.flatnonzero((nearest >= 0) & (module >= 0))
     rows = rows[(placed[nearest[rows]] >= 0) & (module[nearest[rows]] == module[rows])]

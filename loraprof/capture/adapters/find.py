@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from loraprof.capture.adapters.flow import Flow
-from loraprof.capture.adapters.labels import labels_of, parts_of
+from loraprof.capture.adapters.labels import dense_of, labels_of, parts_of
 from loraprof.capture.adapters.observed import (
     Leaves,
     Observed,
@@ -33,6 +33,7 @@ class Sites:
 
     found: list[Found]
     ops: list[AdapterOps]
+    dense: list[AdapterOps] | None
     notes: list[str]
 
 
@@ -42,7 +43,7 @@ def find_sites(
     """Among modules by path; ``flow`` is what the counted step showed, None where none was counted."""
     declared = _declared(named)
     if flow is None:
-        return Sites(declared, [], [])
+        return Sites(declared, [], None, [])
     paths = {module: path for path, module in named.items()}
     taken = frozenset(m for f in declared for m in f.parts)
     leaves = Leaves.of(flow, parameters)
@@ -65,7 +66,10 @@ def find_sites(
             one = Found(site_of(one, path, leaves, drop), own, weights)
         found.append(one)
     ops = [o for o in parts.ops if not any(ids.get(m) == o.module for m in taken)] if taken else parts.ops
-    return Sites(found, ops, _notes(flow, seen, leaves, paths))
+    where = {m: i for i, f in enumerate(found) for m in f.parts}
+    where |= {o: i for i, s in sites.items() for x in s.parts for o in [leaves.owners[x]] if o is not None}
+    dense = dense_of(flow, leaves, where, ids) if flow.failed is None else None
+    return Sites(found, ops, dense, _notes(flow, seen, leaves, paths))
 
 
 def _declared(named: Mapping[str, nn.Module]) -> list[Found]:

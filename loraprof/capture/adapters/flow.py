@@ -28,7 +28,8 @@ class Flow:
         self.leaves: list[tuple[Tensor, nn.Module | None, str]] = []  # with the module that was running, and its name
         self.sums: list[Sum] = []
         self.unfrozen: list[Sum] = []  # whose base is trained too
-        self.weights: list[tuple[int, Weight, bool]] = []  # event, result of weights alone, was it a product
+        # Event, result of weights alone, was it a product, elements of the largest tensor.
+        self.weights: list[tuple[int, Weight, bool, int]] = []
         self.touched: list[tuple[int, Product]] = []  # ops on what one product gave, wherever that leads
         self.merged: list[tuple[Merge, Product]] = []
         self.failed: str | None = None
@@ -65,6 +66,9 @@ class Flow:
                 value = self._value(tensors[0]) if tensors else None
             else:
                 value = self._result(op, args, kwargs, tensors)
+                if type(value) is Weight:
+                    elements = max(t.numel() for t in (*tensors, *((out,) if isinstance(out, Tensor) else ())))
+                    self.weights.append((len(self.log) - 1, value, kind is Kind.PRODUCT, elements))
             if value is not None:
                 self._keep(value, out)
         except Exception as error:  # a tensor without storage, an op of another library: the training goes on
@@ -159,7 +163,6 @@ class Flow:
         )
         if kind is Kind.SUM and len(weights) > 1 and tensors[0].numel() == tensors[1].numel():
             out.merges += _merges(event, weights[0], weights[1])
-        self.weights.append((event, out, False))
         return out
 
     def _product(self, event: int, name: str, kwargs: dict[str, Any], tensors: list[Tensor]) -> Value:
@@ -170,6 +173,8 @@ class Flow:
                 self._value(t, weight="embedding" not in name)
         a = self._value(left)
         b = self._value(right)
+        if type(a) is Activation and a.constant and type(b) is Weight and left.is_floating_point():
+            a = Weight((), False, False)  # a unit matrix: the product is what the weight does
         value: Value
         if type(a) is Weight and type(b) is Weight and (a.trains or b.trains):
             value = self._weight_product(event, name, a, b, left, right)
@@ -196,9 +201,7 @@ class Flow:
         ranks = [r for r in (rank, a.rank, b.rank) if r is not None]
         leaves = tuple(dict.fromkeys((*a.leaves, *b.leaves)))
         scale = _times(a.scale, b.scale)
-        out = Weight(leaves, True, a.frozen or b.frozen, True, min(ranks), a.leaves, b.leaves, scale=scale)
-        self.weights.append((event, out, True))
-        return out
+        return Weight(leaves, True, a.frozen or b.frozen, True, min(ranks), a.leaves, b.leaves, scale=scale)
 
     def _applied(
         self, event: int, name: str, weight: Weight, matrix: Tensor, other: Value, x: Tensor, last: bool

@@ -25,7 +25,7 @@ def labels_of(sites: Mapping[int, Observed], flow: Flow) -> dict[int, Label]:
     out: dict[int, Label] = {}
     trained = {x: number for number, s in sites.items() for x, part in s.parts.items() if part != "base"}
     bases = {x: number for number, s in sites.items() for x in s.base.leaves if not s.product.lookup}
-    for event, weight, multiplied in flow.weights:
+    for event, weight, multiplied, _ in flow.weights:
         kinds: tuple[tuple[dict[int, int], Role], ...] = (
             (trained, UP if multiplied else ELEMENTWISE),
             (bases, _expanding(weight, flow)),
@@ -79,15 +79,10 @@ def parts_of(
         o: n for n, s in sites.items() for x, part in s.parts.items() for o in [leaves.owners[x]] if o is not None
     }
     issued: dict[nn.Module, list[Label | None]] = defaultdict(list)
-    first: dict[nn.Module, object] = {}
-    calls: dict[nn.Module, dict[str, list[Label | None]]] = defaultdict(lambda: defaultdict(list))
-    for event, (frame, name) in enumerate(flow.log):
-        if frame is None:
-            continue
-        module = frame[3]
-        issued[module].append(labels.get(event))
-        if first.setdefault(module, frame) is frame:
-            calls[module][name].append(labels.get(event))
+    for event, (frame, _) in enumerate(flow.log):
+        if frame is not None:
+            issued[frame[3]].append(labels.get(event))
+    calls = _first_calls(flow, labels)
     joins = {flow.log[s.joined][0][3] for s in sites.values() if flow.log[s.joined][0] is not None}
     of: dict[nn.Module, tuple[int, str]] = {}
     ops: list[AdapterOps] = []
@@ -104,6 +99,45 @@ def parts_of(
                 if module in ids
             ]
     return Parts(of, ops)
+
+
+def dense_of(
+    flow: Flow, leaves: Leaves, sites: Mapping[nn.Module, int], ids: Mapping[nn.Module, int]
+) -> list[AdapterOps]:
+    """Ops on trained weights alone that read or write what is as large as their site's frozen weight.
+
+    ``sites``: module -> number of its adapted layer.
+    """
+    owned = [(sites.get(o) if o is not None else None) for o in leaves.owners]
+    largest: dict[int, int] = defaultdict(int)
+    for number, tensor in zip(owned, leaves.tensors, strict=True):
+        if number is not None and not tensor.requires_grad:
+            largest[number] = max(largest[number], tensor.numel())
+    dense: dict[int, Label] = {}
+    for event, weight, _, elements in flow.weights:
+        number = next(
+            (n for x in weight.leaves if (n := owned[x]) is not None and leaves.tensors[x].requires_grad), None
+        )
+        if number is not None and elements and elements == largest.get(number):
+            dense[event] = (number, ELEMENTWISE)
+    calls = _first_calls(flow, dense)
+    return [
+        AdapterOps(module=ids[module], op=f"aten::{name}", labels=row)
+        for module, ops in calls.items()
+        for name, row in ops.items()
+        if module in ids and any(row)
+    ]
+
+
+def _first_calls(flow: Flow, labels: Mapping[int, Label]) -> dict[nn.Module, dict[str, list[Label | None]]]:
+    """Per module, the labels of the ops it issued in its first call, by name."""
+    first: dict[nn.Module, object] = {}
+    calls: dict[nn.Module, dict[str, list[Label | None]]] = defaultdict(lambda: defaultdict(list))
+    for event, (frame, name) in enumerate(flow.log):
+        module = frame[3] if frame is not None else None
+        if module is not None and first.setdefault(module, frame) is frame:
+            calls[module][name].append(labels.get(event))
+    return calls
 
 
 def _part(seen: Sequence[Label | None], joins: bool, owned: int | None) -> tuple[int, str] | None:

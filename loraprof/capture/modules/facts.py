@@ -25,6 +25,7 @@ class Tables(NamedTuple):
     sites: list[AdapterSite]
     parameters: list[ParameterInfo]
     adapter_ops: list[AdapterOps]
+    dense_ops: list[AdapterOps] | None
     notes: list[str]
 
 
@@ -176,7 +177,7 @@ def tables_of(markers: Markers) -> Tables:
         )
         for i, (module, name, p) in enumerate(markers.parameters)
     ]
-    return Tables(modules, [f.site for f in found], parameters, sites.ops, sites.notes)
+    return Tables(modules, [f.site for f in found], parameters, sites.ops, sites.dense, sites.notes)
 
 
 def _module_info(

@@ -80,6 +80,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         parameters=tables.parameters,
         sites=tables.sites,
         adapter_ops=tables.adapter_ops,
+        dense_ops=tables.dense_ops,
         calls=recorded.calls or session.markers.calls,
         timing=session.timing,
         counted=session.counted,

@@ -36,22 +36,9 @@ _FUSED = re.compile(r"(?i)lora")  # in a kernel's own name: the vendor's kernels
 
 def dense_delta(case: Case) -> Seen | None:
     """L7: the weight difference is built as a full matrix (DoRA's norm, parametrization) in every pass."""
-    shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in case.numbered_sites}
-    base = [r for r in case.records if r.role == "base.linear" and r.phase == "forward"]
-    tokens = {_tokens(case), *map(_rows_of_input, base)}
-    rows = [
-        r
-        for r in case.records
-        if r.site in shapes
-        and r.phase == "forward"
-        and r.role in ADAPTER_ROLES
-        and r.op not in ("aten::mm", "aten::addmm", "aten::copy_")
-        and any(d[-2:] in shapes[r.site or 0] and not tokens & {*d, prod(d[:-1])} for d in r.dims if _matrices(d))
-        and r.ns
-        and not re.search(r"::(t|transpose|as_strided|view|expand|detach|to|empty\w*|resolve_\w+)$", r.op)
-    ]
+    rows = _dense_rows(case)
     layers = {r.site for r in rows}
-    if not layers or tokens == {None}:
+    if not layers:
         return None
     kinds = {case.recording.sites[i or 0].kind for i in layers} if case.recording else set()
     spent = sum(r.ns for r in rows)
@@ -66,6 +53,35 @@ def dense_delta(case: Case) -> Seen | None:
         ),  # its backward comes on top
         remedies=(remedies.PLAIN_LORA if "dora" in kinds else remedies.ON_ACTIVATIONS,),
     )
+
+
+def _dense_rows(case: Case) -> list[Record]:
+    """Ops in forward that build or change a matrix as large as their layer's weight, products and moves aside.
+
+    Which they are is known by what they were made of in the counted step; of older recordings by their shapes alone.
+    """
+    shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in case.numbered_sites}
+    rows = [
+        r
+        for r in case.records
+        if r.site in shapes
+        and r.phase == "forward"
+        and r.role in ADAPTER_ROLES
+        and r.op not in ("aten::mm", "aten::addmm", "aten::copy_")
+        and r.ns
+        and not re.search(r"::(t|transpose|as_strided|view|expand|detach|to|empty\w*|resolve_\w+)$", r.op)
+    ]
+    if case.analysis.who.dense is not None:
+        return [r for r in rows if r.row in case.analysis.who.dense]
+    base = [r for r in case.records if r.role == "base.linear" and r.phase == "forward"]
+    tokens = {_tokens(case), *map(_rows_of_input, base)}
+    if tokens == {None}:
+        return []
+    return [
+        r
+        for r in rows
+        if any(d[-2:] in shapes[r.site or 0] and not tokens & {*d, prod(d[:-1])} for d in r.dims if _matrices(d))
+    ]
 
 
 def host_sync(case: Case) -> Seen | None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from loraprof.analysis.attribution.networks import SAMPLED
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.networks import rows_of
 from loraprof.diagnosis.case import Case
@@ -72,6 +73,10 @@ NETWORK_RULES = (
         thresholds={"share": SHARE},
     ),
     Rule(
-        id="F2", family=NETWORKS, test=rollout, remedies=(remedies.MERGE, remedies.SAMPLER), thresholds={"share": SHARE}
+        id="F2",
+        family=NETWORKS,
+        test=rollout,
+        remedies=(remedies.MERGE, remedies.SAMPLER),
+        thresholds={"share": SHARE, "calls": SAMPLED},
     ),
 )
