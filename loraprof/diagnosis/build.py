@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from loraprof import units
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.attribution.attribute import Attribution
-from loraprof.analysis.limits.best_times import limits_of
 from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
 from loraprof.analysis.limits.roofline import Ceiling
 from loraprof.analysis.partition.ledger import Ledger
@@ -19,6 +18,7 @@ from loraprof.analysis.ranks.collectives import collectives_of, exposed_ns
 from loraprof.analysis.ranks.communication import communication, wire_of
 from loraprof.analysis.statistics import median_interval
 from loraprof.analysis.step import tables
+from loraprof.analysis.step.best_times import limits_of
 from loraprof.analysis.step.busy import busy_of
 from loraprof.analysis.step.networks import networks
 from loraprof.analysis.step.traffic import impossible, traffic, uncovered
@@ -29,11 +29,10 @@ from loraprof.diagnosis.judge import findings
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
+from loraprof.model.report import NAMELESS, Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
 
-NAMELESS = 0.05  # of the busy time: work of unknown role
 UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
@@ -73,7 +72,7 @@ def build_report(
         replay=None,
         probes=None,
         memory=tables.memory(recording),
-        nvml=tables.nvml(nvml),
+        nvml=tables.nvml(nvml, timing.unprofiled.median_ns if timing.unprofiled else None),
         findings=[],
         closure=replace(analysis.closure, notes=[*notes, *([roofless] if roofless else [])]),
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
@@ -93,7 +92,8 @@ def _explained(
     assert analysis.reported is not None
     ledger, step, timing = analysis.ledgers[analysis.reported], analysis.steps[analysis.reported], report.timing
     busy = busy_of(analysis, ledger)
-    limits = limits_of(analysis.trace, ledger, busy.rows, busy.work, ceiling)
+    limits = limits_of(analysis.trace, ledger, busy, ceiling)
+    ceiling = limits.ceiling
     table = tables.kernels(analysis, ledger, busy, limits)
     moved = traffic(ledger, busy, limits)
     calls = collectives_of(analysis, ledger)
@@ -135,6 +135,7 @@ def _explained(
     told = verdict(shown, adapter, timing, predicted, found, causes, unsent, seen is not None)
     return replace(
         report,
+        ceilings=ceilings(analysis, recording, ceiling, busy.work),
         verdict=replace(told, sentence=UNREAD) if analysis.unread else told,
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
@@ -188,7 +189,7 @@ def _nameless(step: Step, recording: Recording | None) -> str | None:
     if recording is not None or not busy or unknown < NAMELESS * busy:
         return None
     share = units.percent(unknown / busy)
-    return f"{share} of the busy time has no known role: `loraprof profile` or with_stack=True, record_shapes=True tell"
+    return f"{share} of the busy time has no known role: record it with with_stack=True, record_shapes=True"
 
 
 def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:

@@ -13,7 +13,7 @@ from loraprof.diagnosis.findings.base import BASE_RULES
 from loraprof.diagnosis.findings.comparability import COMPARABILITY_RULES
 from loraprof.diagnosis.findings.distributed import DISTRIBUTED
 from loraprof.diagnosis.findings.host import HOST_RULES
-from loraprof.diagnosis.findings.networks import NETWORK_RULES
+from loraprof.diagnosis.findings.networks import NETWORKS
 from loraprof.diagnosis.findings.power import POWER_FINDINGS
 from loraprof.diagnosis.glossary import terms
 from loraprof.diagnosis.rule import Rule
@@ -28,9 +28,9 @@ RULES: dict[str, Rule] = {
         *FORMS,
         *HOST_RULES,
         *BASE_RULES,
+        *NETWORKS,
         *DISTRIBUTED,
         *POWER_FINDINGS,
-        *NETWORK_RULES,
         *ADVICE,
     )
 }
@@ -58,8 +58,8 @@ def rule_named(id: str) -> Rule:
 
 
 def is_cause(finding: Finding) -> bool:
-    """Whether it says where time goes, and more than for information."""
-    return not rule_of(finding).family.gate and finding.severity != "info"
+    """Whether it says where time goes, and more than for information: of those about the comparison, what gains."""
+    return finding.severity != "info" and (finding.gain is not None or not rule_of(finding).family.gate)
 
 
 def _consistent(found: list[tuple[Rule, Finding]]) -> list[Finding]:

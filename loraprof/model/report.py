@@ -15,10 +15,11 @@ from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
 SCHEMA = "loraprof.report/1"
 
 Basis = Literal["measured", "predicted"]
-GainBasis = Literal["model", "replay", "measured"]
+GainBasis = Literal["model", "replay", "measured", "assumed"]
 RemedyKind = Literal["same_training", "numerics", "other_training", "data", "hardware"]
 Severity = Literal["info", "minor", "major", "blocker"]
 FIELDS = ("kind", "class_", "cause", "phase", "role")  # of a row
+NAMELESS = 0.05  # of the busy time: from here on a trace's work of unknown role is said, and how to record it
 Bound = Literal["compute", "memory", "latency", "unknown"]
 
 
@@ -235,6 +236,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     launch_floor_ns: int | None  # until the host knows that a null kernel has ended: not a step's latency_floor_ns
     turnaround_ns: int | None
     basis: str
+    flops_per_s: dict[str, float] | None = None  # matrix products by dtype, of those in the step
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,6 +272,7 @@ class NvmlReport(msgspec.Struct, frozen=True, kw_only=True):
     throttle: list[str] | None = None
     tensor_active: float | None = None
     dram_active: float | None = None
+    sampled_step_ns: int | None = None  # a step of the loop that was sampled; energy is scaled to the timed step
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,16 +282,20 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change saves of the step without the profiler, and the speed-up with its interval. ``basis``: measured;
+    replayed launches; a model of this recording's bytes, FLOPs and times; or assumed, a range from ``source``."""
+
     ns: int
     speedup: float
     low: float
     high: float
     basis: GainBasis
+    source: str | None = None
 
 
 class RemedyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What to change. ``stack``: the library or trainer that the text is written for; ``arm``: the arm of ``compare``
-    that makes the change in process, None where there is none."""
+    """What to change. ``stack``: the library or trainer that the text is written for; ``arm``: what
+    ``compare`` or ``fix`` calls the change where they can make it in process, None where they cannot."""
 
     kind: RemedyKind
     stack: str

@@ -83,11 +83,18 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    label: str
+    ns: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Balance:
-    """Two levels, and lines of changes between them: (what became of them, the changes as (label, text))."""
+    """Two levels, and the shifts that lead from one to the other, each group under what became of them."""
 
     before: Level
-    changes: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    changes: tuple[tuple[str, tuple[Shift, ...]], ...]
     after: Level
 
 
@@ -102,6 +109,7 @@ class Proposal:
     speedup: str
     basis: str
     text: str
+    left: float | None = None  # of the step, afterwards
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from loraprof.capture.adapters.flow import Flow
+from loraprof.capture.modules.shards import first_byte
 from loraprof.model.recording import CountedOp
 
 aten: Any = torch.ops.aten
@@ -47,14 +48,21 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, where: Callable[[], tuple[int, str, int]], flow: Flow | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._where, self._flow = where, flow
+        self.uncounted = 0
         self._facts: dict[Any, _Facts] = {}
         self._counts: Counter[tuple[int, str, int, str, tuple[torch.Size, ...], int, int]] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = kwargs or {}
-        out = func(*args, **given)
+        out = func(*args, **(kwargs or {}))
+        try:
+            self._count(func, args, kwargs or {}, out)
+        except Exception:  # an op of a kind of its own: whatever it is, the training goes on
+            self.uncounted += 1
+        return out
+
+    def _count(self, func: Any, args: tuple[Any, ...], given: dict[str, Any], out: Any) -> None:
         facts = self._facts.get(func)
         if facts is None:
             facts = self._facts[func] = _Facts.of(func)
@@ -70,7 +78,6 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._flow is not None and (where[1] == "forward" or where[1] == "other"):
             self._flow.see(func, args, given, tensors, out)
         self._counts[(*where, facts.op, tuple([t.shape for t in tensors[:4]]), flops, moved)] += 1
-        return out
 
     def open(self) -> None:
         """Starts counting."""
@@ -147,7 +154,7 @@ class _Facts:
 def _unique(tensors: list[torch.Tensor]) -> dict[tuple[Any, ...], int]:
     """Bytes of each distinct tensor of strided layout."""
     strided = [t for t in tensors if t.layout is torch.strided]
-    return {(t.data_ptr(), t.shape, t.stride(), t.dtype): _extent(t) for t in strided}
+    return {(first_byte(t), t.shape, t.stride(), t.dtype): _extent(t) for t in strided}
 
 
 def _moved(facts: _Facts, tensors: list[torch.Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:

@@ -1,55 +1,48 @@
-"""F findings: does the step run networks that are not trained, or sample from the one that is?"""
-
-import numpy as np
+"""B findings about what runs beside the passes that train: an encoder, a reference model, a rollout."""
 
 from loraprof.analysis.attribution.networks import SAMPLED
-from loraprof.analysis.partition.ledger import Ledger
-from loraprof.analysis.step.networks import rows_of
 from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.remedies import networks as remedies
-from loraprof.diagnosis.rule import NETWORKS, Rule, Seen, evidence
-from loraprof.diagnosis.select import both, gain_of, phase, roles, scaled, total_ns, worth
-from loraprof.model.trace import Bool
+from loraprof.diagnosis.remedies.base import CACHED, MERGED, SAMPLER
+from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
+from loraprof.diagnosis.select import both, modules, phase, roles, total_ns, worth
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
-SHARE = 0.10  # of the step
-READING = 0.9  # of the time of a network whose outputs are read from a cache instead: its least gain
+NETWORK_SHARE = 0.10  # B11, B12: of the step
 
 
-def frozen_networks(case: Case) -> Seen | None:
-    """F1: networks without trained parameters run in every step."""
-    who = case.analysis.who
-    frozen = [i for i, one in enumerate(who.networks) if not one.trained]
-    if not frozen or len(frozen) == len(who.networks):
+def frozen_network(case: Case) -> Seen | None:
+    """B11: a network without trainable parameters runs in every step, beside one that trains."""
+    if case.recording is None:
         return None
-
-    def select(ledger: Ledger) -> Bool:
-        found: Bool = np.any([rows_of(case.analysis, ledger, i) for i in frozen], axis=0)
-        return found
-
+    table = case.recording.modules
+    trained = {table[p.module].root for p in case.recording.parameters if p.trainable}
+    frozen = {table[p.module].root for p in case.recording.parameters} - trained
+    if not trained or not frozen:
+        return None
+    select = modules(case, lambda m: m.root in frozen)
     spent = total_ns(case, select)
-    if spent < SHARE * case.wall_ns:
+    if spent < NETWORK_SHARE * case.wall_ns:
         return None
-    first = max(frozen, key=lambda i: int(case.ledger.ns[rows_of(case.analysis, case.ledger, i)].sum()))
-    saved = scaled(worth(case, select), 1.0, READING, 1.0)
+    each = {root: total_ns(case, modules(case, lambda m, root=root: m.root == root)) for root in sorted(frozen)}  # type: ignore[misc]
+    largest = max(each, key=lambda root: each[root])
+    network = next(m for m in table if m.root == largest)
     return Seen(
         evidence=[
-            evidence("networks without trained parameters", len(frozen), "networks"),
-            evidence("the longest of them", who.networks[first].name, ""),
-            evidence("their time, idle included", spent, "ns"),
+            evidence("networks without a trainable parameter", len(frozen), "modules"),
+            evidence("largest of them", network.path or network.cls, ""),
+            evidence("their time", spent, "ns"),
             evidence("of the step", spent / case.wall_ns, "share"),
         ],
-        gain=gain_of(case, saved),
+        saved=worth(case, select),
         spent_ns=spent,
-        remedies=(remedies.CACHE, remedies.CHEAPER),
-        values={"name": who.networks[first].name},
+        values={"network": network.path or network.cls},
     )
 
 
 def rollout(case: Case) -> Seen | None:
-    """F2: the step samples from the network it trains."""
+    """B12: the step samples from the network that it trains."""
     spent = total_ns(case, phase("generate"))
-    if spent < SHARE * case.wall_ns:
+    if not spent or spent < NETWORK_SHARE * case.wall_ns:
         return None
     adapters = both(phase("generate"), roles(*ADAPTER_ROLES))
     return Seen(
@@ -58,25 +51,19 @@ def rollout(case: Case) -> Seen | None:
             evidence("of the step", spent / case.wall_ns, "share"),
             evidence("of it in adapters", total_ns(case, adapters), "ns"),
         ],
-        gain=gain_of(case, worth(case, adapters)),
+        saved=worth(case, adapters),
         spent_ns=spent,
-        remedies=(remedies.MERGE, remedies.SAMPLER),
+        remedies=(MERGED, SAMPLER),
     )
 
 
-NETWORK_RULES = (
+NETWORKS = (
+    Rule(id="B11", family=BASE, test=frozen_network, remedies=(CACHED,), thresholds={"share": NETWORK_SHARE}),
     Rule(
-        id="F1",
-        family=NETWORKS,
-        test=frozen_networks,
-        remedies=(remedies.CACHE, remedies.CHEAPER),
-        thresholds={"share": SHARE},
-    ),
-    Rule(
-        id="F2",
-        family=NETWORKS,
+        id="B12",
+        family=BASE,
         test=rollout,
-        remedies=(remedies.MERGE, remedies.SAMPLER),
-        thresholds={"share": SHARE, "calls": SAMPLED},
+        remedies=(MERGED, SAMPLER),
+        thresholds={"share": NETWORK_SHARE, "calls": SAMPLED},
     ),
 )

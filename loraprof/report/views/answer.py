@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from loraprof import units
-from loraprof.model.report import Adapter, Finding, Report, Step
+from loraprof.model.report import NAMELESS, Adapter, Finding, Report, Step
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "mixed": "mixed"}
+SURE = 1.005  # low end of a speed-up that is one
 FREELY = 2.5  # high / low: a prediction that says nothing
 
 
@@ -36,7 +37,11 @@ def sure(report: Report) -> str:
         words.append(f"timing ±{units.percent(half)} over {units.count(u.steps)} steps")
     if report.nvml and report.nvml.throttle is not None:
         words.append(f"throttled by {', '.join(report.nvml.throttle)}" if report.nvml.throttle else "not throttled")
-    if step and (busy := step.ns(kind="busy")):
+    if step and (busy := step.ns(kind="busy")) and report.source.kind == "trace":
+        unknown = step.ns(kind="busy", role="other")
+        hint = ": record with_stack=True, record_shapes=True" if unknown >= NAMELESS * busy else ""
+        words.append(f"{units.percent(1 - unknown / busy, 0)} of the work has a known role{hint}")
+    elif step and busy:
         words.append(f"{units.percent(max(0.0, 1 - closure.unattributed_ns / busy), 0)} of the work attributed")
     return ", ".join(words)
 
@@ -87,11 +92,11 @@ def _identity(report: Report) -> list[str]:
 
 
 def ranks(a: Adapter) -> str:
-    """``16``, or ``8 on 14 and 16 on 2`` layers; ranks no one told are ``unknown``."""
+    """``16``; ``8 (14 layers), unknown (2)`` where layers differ."""
     if a.rank is not None:
         return units.count(a.rank)
-    known = [f"{rank} ({units.count(layers)})" for rank, layers in (a.ranks or {}).items() if rank.isdigit()]
-    return ", ".join(known) or "unknown"
+    of = [(rank if rank.isdigit() else "unknown", layers) for rank, layers in (a.ranks or {}).items()]
+    return ", ".join(f"{rank} ({units.count(layers)})" for rank, layers in of) or "unknown"
 
 
 def _why(report: Report) -> str:
@@ -99,11 +104,16 @@ def _why(report: Report) -> str:
     by_id = {f.id: f for f in report.findings}
     first = by_id.get(report.verdict.limiting_cause or "")
     majors = [f for f in report.findings if f.severity in ("major", "blocker") and f is not first]
-    named: Sequence[Finding] = [f for f in (first, *majors) if f is not None][:2]
+    named: Sequence[Finding] = sorted((f for f in (first, *majors) if f is not None), key=_changes_training)[:2]
     if not named:
         return ""
     causes = "; ".join(f"{lowered(f.title)} ({f.id})" for f in named)
     return f"Why: {causes}."
+
+
+def _changes_training(finding: Finding) -> bool:
+    """Whether nothing else is sure to help: what keeps the training as it is comes first."""
+    return not any(r.kind != "other_training" and r.gain and r.gain.low > SURE for r in finding.remedies)
 
 
 def lowered(title: str) -> str:

@@ -36,6 +36,7 @@ from loraprof.report.views.as_it_runs import as_it_runs
 from loraprof.report.views.proposals import proposals_section
 from loraprof.report.views.ranks import communication_section, ranks_section
 
+NEAR = 0.05  # of a step: what two passes may differ by
 SMALL = 0.005  # of the step: parts below it are one
 FIX = find_spec("loraprof.cli.fix") is not None
 
@@ -72,7 +73,8 @@ def _sections(report: Report, shown: Report) -> list[Section]:
         sections.append(Section("compiled", "Compiled code", (_compiled(report.compiled),)))
     sections.append(adapter_section(shown, step))
     if shown.traffic:
-        sections.append(_traffic(shown.traffic, step))
+        rate = report.ceilings.copy_bytes_per_s if report.ceilings else None
+        sections.append(_traffic(shown.traffic, step, rate))
     if report.communication:
         sections.append(communication_section(report.communication, report.adapter is not None))
     if report.rank_summary and report.ranks:
@@ -137,10 +139,13 @@ def _launches(step: Step) -> str:
 
 
 def _ceilings(report: Report) -> str:
+    """Each dtype's own rate: a product is held against that of its operands."""
     c = report.ceilings
     if c is None:
         return ""
-    return f"roofs {units.flops_per_s(c.gemm_flops_per_s)}, {units.bytes_per_s(c.copy_bytes_per_s)} ({c.basis})"
+    rates: dict[str, float | None] = {**c.flops_per_s} if c.flops_per_s else {"": c.gemm_flops_per_s}
+    words = [f"{answer.DTYPES.get(dtype, dtype)} {units.flops_per_s(rate)}".strip() for dtype, rate in rates.items()]
+    return f"roofs {', '.join([*words, units.bytes_per_s(c.copy_bytes_per_s)])} ({c.basis})"
 
 
 def _compiled(c: CompiledReport) -> Facts:
@@ -158,11 +163,11 @@ def _compiled(c: CompiledReport) -> Facts:
     return Facts(tuple(lines))
 
 
-def _traffic(traffic: list[Traffic], step: Step | None) -> Section:
+def _traffic(traffic: list[Traffic], step: Step | None, ceiling: float | None) -> Section:
     said = tables.traffic_sentence(traffic, step) if step else None
     blocks: list[Block] = [Paragraph(said)] if said else []
     aside = "every input read once, every output written once"
-    return Section("traffic", "Memory traffic", (*blocks, tables.traffic_table(traffic)), aside)
+    return Section("traffic", "Memory traffic", (*blocks, tables.traffic_table(traffic, ceiling)), aside)
 
 
 def remark(finding: Finding) -> Remark:
@@ -184,12 +189,12 @@ def findings_section(findings: list[Finding]) -> Section:
 
 
 def _trust(report: Report, step: Step | None) -> list[Block]:
-    source = report.source
+    source, now = report.source, report.timing.unprofiled
     lines = [
         ("input", " · ".join([source.path, *([f"torch {source.torch}"] if source.torch else [])])),
         ("timing", _timing(report)),
         ("memory", _memory(report.memory)),
-        ("device", _nvml(report.nvml, report.closure.notes)),
+        ("device", _nvml(report.nvml, report.closure.notes, now.median_ns if now else None)),
     ]
     if report.replay:
         r = report.replay
@@ -231,7 +236,7 @@ def _memory(m: MemoryReport | None) -> str:
     return " · ".join(words)
 
 
-def _nvml(n: NvmlReport | None, notes: list[str]) -> str:
+def _nvml(n: NvmlReport | None, notes: list[str], step_ns: int | None) -> str:
     if n is None:
         reasons = [note.removeprefix("NVML: ") for note in notes if "nvml" in note.lower()]
         return f"NVML absent: {'; '.join(reasons) or 'the input carries no samples'}"
@@ -242,11 +247,19 @@ def _nvml(n: NvmlReport | None, notes: list[str]) -> str:
         words.append(f"tensor pipe {units.percent(n.tensor_active, 0)}")
     if n.dram_active is not None:
         words.append(f"DRAM {units.percent(n.dram_active, 0)}")
-    words.append(f"{units.quantity(n.energy_j_per_step, 'J')} per step")
+    words.append(f"{units.quantity(n.energy_j_per_step, 'J')} per step{_loop(n, step_ns)}")
     if n.throttle is not None:
         words.append(f"throttled: {', '.join(n.throttle)}" if n.throttle else "not throttled")
     words.append(f"{units.count(n.samples)} samples")
     return " · ".join(words)
+
+
+def _loop(n: NvmlReport, step_ns: int | None) -> str:
+    """Said where the steps that were sampled took longer or shorter than the timed ones."""
+    took = n.sampled_step_ns
+    if not took or not step_ns or abs(took / step_ns - 1) < NEAR:
+        return ""
+    return f" (sampled while steps took {units.ns(took)}, scaled)"
 
 
 def _closure(report: Report, step: Step | None) -> str:
