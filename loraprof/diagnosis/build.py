@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.analyse import Analysis, analyse
+from loraprof.analysis.attribution.attribute import Attribution
 from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
 from loraprof.analysis.limits.roofline import Ceiling
 from loraprof.analysis.partition.ledger import Ledger
@@ -19,6 +20,7 @@ from loraprof.analysis.statistics import median_interval
 from loraprof.analysis.step import tables
 from loraprof.analysis.step.best_times import limits_of
 from loraprof.analysis.step.busy import busy_of
+from loraprof.analysis.step.networks import networks
 from loraprof.analysis.step.traffic import impossible, traffic, uncovered
 from loraprof.analysis.step.unprofiled import scaled_ledger
 from loraprof.diagnosis.case import Case
@@ -129,7 +131,7 @@ def _explained(
         *(note for note in unsure if note),
         *_refused(replayed, timing),
     ]
-    seen = _unprofiled_step(plain, replayed)
+    seen = _unprofiled_step(plain, replayed, analysis.who)
     shown, causes = step if seen is None else seen.like(step), unclear(case, found)
     told = verdict(shown, adapter, timing, predicted, found, causes, unsent, seen is not None)
     return replace(
@@ -146,6 +148,7 @@ def _explained(
         compiled=generated,
         communication=sent,
         unprofiled=seen,
+        networks=networks(analysis, ledger, plain),
     )
 
 
@@ -164,12 +167,12 @@ def _unprofiled_ledger(
     return moved_ledger(analysis, ledger, replay, unprofiled.median_ns) if replay else None
 
 
-def _unprofiled_step(ledger: Ledger | None, replay: StepReplay | None) -> UnprofiledStep | None:
+def _unprofiled_step(ledger: Ledger | None, replay: StepReplay | None, who: Attribution) -> UnprofiledStep | None:
     if ledger is None:
         return None
     return UnprofiledStep(
         wall_ns=int(ledger.ns.sum()),
-        partition=ledger.parts(),
+        partition=ledger.parts(who.network, tuple(n.name for n in who.networks)),
         basis="replayed" if replay else "scaled",
         gate_error=replay.gate_error if replay else None,
     )

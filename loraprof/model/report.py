@@ -70,6 +70,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename={"class_": "class"}
     role: Role
     ns: int
     events: int
+    network: str | None = None  # the root module it ran in, None outside of every one
 
 
 class Overlap(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,6 +215,20 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     added_ns: int | None = None  # the unprofiled step minus the frozen one: the adapter path and its training
     sites: list[AdapterLayer] = []
     variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
+
+
+class NetworkRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a root module's calls take of the reported step. ``trained``: it holds trained parameters; ``adapters``:
+    active adapted layers; ``calls``: in that phase, None where they were not recorded."""
+
+    name: str
+    trained: bool
+    adapters: int
+    busy_ns: int
+    idle_ns: int
+    share: float
+    phase: Phase
+    calls: int | None
 
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
@@ -370,6 +385,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     rank_summary: RankSummary | None = None
     communication: Communication | None = None
     unprofiled: UnprofiledStep | None = None  # None: no timing, or the replay was refused
+    networks: list[NetworkRow] = []
 
     def step(self) -> Step | None:
         """The reported step, or ``None`` when the input has none."""

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loraprof.capture.adapters.find import find_sites
 from loraprof.capture.adapters.sites import Found, features
+from loraprof.remedies.structure import candidates
 from loraprof.workloads.adapters import is_conv1d
 
 ROWS: Final = 8
@@ -56,7 +56,7 @@ class LoraSite:
 def adapted(model: nn.Module) -> list[tuple[nn.Module, Found]]:
     """Adapted layers of a model: the module that is called, and what was found of it."""
     named = dict(model.named_modules())
-    return [(named[found.site.path], found) for found in find_sites(named)]
+    return [(named[found.site.path], found) for found in candidates(named)]
 
 
 def lora_sites(model: nn.Module) -> list[LoraSite] | str:

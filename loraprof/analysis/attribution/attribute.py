@@ -15,6 +15,8 @@ from loraprof.analysis.attribution.backward import Backward
 from loraprof.analysis.attribution.compiled import Compiled, CompiledRows, compile_ranges
 from loraprof.analysis.attribution.forward import forward_roles
 from loraprof.analysis.attribution.names import Names, modules_of, names_of
+from loraprof.analysis.attribution.networks import Network, network_of, networks_of, sampling
+from loraprof.analysis.attribution.observed import observed
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked.forward import Unmarked, unmarked
@@ -46,6 +48,9 @@ class Attribution:
     sites: tuple[AdapterSite, ...] = ()  # adapted layers, of the recording or found in the trace
     compiled: CompiledRows | None = None
     compiling: Bool | None = None  # per host row: inside a range in which the compiler worked
+    networks: tuple[Network, ...] = ()
+    dense: frozenset[int] | None = None  # rows that build a change as large as its weight; None: not known
+    network: Int32 | None = None  # per module: its network; None: there are none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +112,8 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     _outside(trace, tree, names, around, edges, special, (module, phase, role), alone)
     module[state.unplaced_loss & (module < 0) & ~code.inside] = special[LOSS]
     _of_neither(trace, tree, names, opens, (module, phase, role))
+    networks = networks_of(recording)
+    phase[sampling(trace, recording, networks, opens) & (phase == PHASE["forward"])] = PHASE["generate"]
     known = bool(claimed.any())
     notes = _notes(tree, sites, recording is not None and not known)
     return Attribution(
@@ -122,6 +129,9 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         sites=tuple(roles.sites),
         compiled=compiled,
         compiling=compile_ranges(trace, tree),
+        networks=networks,
+        dense=_dense(trace, recording, module, around.marker, tree),
+        network=network_of(recording, networks, len(paths) + len(special)) if networks else None,
     )
 
 
@@ -194,6 +204,16 @@ def _notes(tree: Tree, sites: tuple[AdapterSite, ...], unmarked_recording: bool)
     if unmarked_recording:
         notes.append("no module markers in the trace: roles of forward work and the adapter's time are unknown")
     return tuple(notes)
+
+
+def _dense(
+    trace: Trace, recording: Recording | None, module: Int32, marker: Int32, tree: Tree
+) -> frozenset[int] | None:
+    if recording is None or recording.dense_ops is None:
+        return None
+    return (
+        frozenset(observed(trace, recording.dense_ops, module, marker, tree)[1]) if recording.dense_ops else frozenset()
+    )
 
 
 def _recorded_again(trace: Trace, tree: Tree, names: Names, evaluate: Int32) -> Bool:

@@ -194,7 +194,7 @@ class Count(Phase):
             self._eager = stance("force_eager")
             on.notes.append("work and activations were counted in a step that ran uncompiled")
         self._saved.open()
-        self._counting = Counting(on.markers.where)
+        self._counting = Counting(on.markers.where, on.markers.follow())
         self._counting.open()
 
     def step(self, on: "Session") -> bool:
@@ -211,8 +211,9 @@ class Count(Phase):
         self.close()
         if counting is not None:
             on.counted = counting.counted(on.markers.owner)
+            on.markers.followed()
         on.tokens = tokens_of(on.markers)
-        roots = {on.markers.ids[r] for r in on.markers.roots[:1]}
+        roots = {on.markers.ids[r] for r in on.markers.trained()[:1]}
         on.micro_batches = sum(c.module in roots and not c.recompute for c in on.markers.calls) or None
         on.markers.step = None
 
@@ -241,7 +242,7 @@ class WarmUp(Phase):
         moved = sum(op.min_bytes for op in on.counted)
         on.around.enter_context(on.device.steady_memory((on.plan.steps + 1) * moved // HEAP_SHARE))
         on.markers.watch_gradients()
-        self._padding = on.padding = Padding(on.markers.roots[:1])
+        self._padding = on.padding = Padding(on.markers.trained()[:1])
         refuse_other_profiler(thorough=True)
         on.profiler = session(on.device)
         prepare(on.profiler)

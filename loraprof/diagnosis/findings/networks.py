@@ -1,11 +1,13 @@
-"""B findings about networks beside the one that trains: an encoder, a reference model, a reward model."""
+"""B findings about what runs beside the passes that train: an encoder, a reference model, a rollout."""
 
+from loraprof.analysis.attribution.networks import SAMPLED
 from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.remedies.base import CACHED
+from loraprof.diagnosis.remedies.base import CACHED, MERGED, SAMPLER
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
-from loraprof.diagnosis.select import modules, total_ns, worth
+from loraprof.diagnosis.select import both, modules, phase, roles, total_ns, worth
+from loraprof.model.vocabulary import ADAPTER_ROLES
 
-NETWORK_SHARE = 0.10  # B11: of the step
+NETWORK_SHARE = 0.10  # B11, B12: of the step
 
 
 def frozen_network(case: Case) -> Seen | None:
@@ -37,4 +39,31 @@ def frozen_network(case: Case) -> Seen | None:
     )
 
 
-NETWORKS = (Rule(id="B11", family=BASE, test=frozen_network, remedies=(CACHED,), thresholds={"share": NETWORK_SHARE}),)
+def rollout(case: Case) -> Seen | None:
+    """B12: the step samples from the network that it trains."""
+    spent = total_ns(case, phase("generate"))
+    if not spent or spent < NETWORK_SHARE * case.wall_ns:
+        return None
+    adapters = both(phase("generate"), roles(*ADAPTER_ROLES))
+    return Seen(
+        evidence=[
+            evidence("sampling, idle included", spent, "ns"),
+            evidence("of the step", spent / case.wall_ns, "share"),
+            evidence("of it in adapters", total_ns(case, adapters), "ns"),
+        ],
+        saved=worth(case, adapters),
+        spent_ns=spent,
+        remedies=(MERGED, SAMPLER),
+    )
+
+
+NETWORKS = (
+    Rule(id="B11", family=BASE, test=frozen_network, remedies=(CACHED,), thresholds={"share": NETWORK_SHARE}),
+    Rule(
+        id="B12",
+        family=BASE,
+        test=rollout,
+        remedies=(MERGED, SAMPLER),
+        thresholds={"share": NETWORK_SHARE, "calls": SAMPLED},
+    ),
+)

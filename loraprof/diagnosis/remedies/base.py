@@ -119,6 +119,18 @@ CACHED = Remedy(
     },
 )
 
+MERGED = Remedy(
+    kind="same_training",
+    text={
+        "peft": "merge the adapters for the rollout: model.merge_adapter() before it, model.unmerge_adapter() after it",
+        "plain": "add B A to the weights for the rollout, and take it off after it",
+    },
+)
+SAMPLER = Remedy(
+    kind="same_training",
+    text={"plain": "a sampling engine of its own that takes adapters: send it A and B alone, once per rollout"},
+)
+
 GROUPED_EXPERTS = Remedy(
     kind="same_training",
     text={
