@@ -257,14 +257,14 @@ def sample() -> Fix:
     )
 
 
-@pytest.mark.parametrize("form", sorted(RENDERERS))
+@pytest.mark.parametrize("form", sorted({*RENDERERS} - {"issue"}))
 def test_every_format_shows_it(form: str) -> None:
     page = render(sample(), form).decode()
     assert "1.250x" in page or form == "json"
     assert "lora-fused" in page
     if form == "json":
         assert msgspec.json.decode(page, type=Fix) == sample()
-    elif form != "github":
+    elif form not in ("github", "agent"):
         assert all(word in page for word in ("fuse it", "this device has no TF32", "loss differs"))
         assert "1 of 1 predicted" in page or form == "terminal"
 

@@ -189,6 +189,8 @@ def _singles(bench: Bench, entries: list[Entry]) -> None:
 def _repeat(bench: Bench, live: list[Entry], kept_ns: int) -> None:
     """Rounds until as much time is left as is kept, or it is clear that nothing here helps."""
     for number in range(ROUNDS if live else 0):
+        if bench.left_ns() < (len(live) + 2) * bench.base_s * 1e9:
+            return
         if number >= LEAST and bench.round_ns(live) + kept_ns > bench.left_ns():
             return
         if number and bench.round_ns(live) > bench.left_ns():

@@ -108,8 +108,11 @@ class Bench:
         return found
 
     def _limit_s(self) -> float:
-        """A start as long as the unchanged one's, and steps five times as long; unknown before the first run."""
-        return HUNG * self.base_s + self.setup_s if self.base_s else max(60.0, self.left_ns() / 1e9)
+        """A start as long as the unchanged one's, and steps five times as long, within the time that is left."""
+        left_s = self.left_ns() / 1e9
+        if not self.base_s:
+            return max(60.0, left_s)
+        return min(HUNG * self.base_s + self.setup_s, max(left_s, 2 * self.base_s))
 
 
 def name_of(entry: Entry) -> str:
