@@ -23,7 +23,7 @@ from loraprof.runs.compare.arms import arm_names
 from loraprof.runs.fix.forks import Forks, forks
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
-from loraprof.runs.fix.schedule import BASE, TWIN, Bench
+from loraprof.runs.fix.schedule import BASE, LEAST_STEPS, STEPS, TWIN, Bench, steps_within
 from loraprof.runs.fix.trial import try_out
 from loraprof.runs.profile.remedy_arm import WATCHED, RemedyArm
 from loraprof.runs.profile.run_script import run_script
@@ -175,9 +175,17 @@ def test_a_program_that_ends_early_is_timed_for_fewer_steps() -> None:
     answers = iter([Found(status="failed", reason="it ended", steps_seen=12), seen([1])])
     one = bench(FakeForks(lambda names: next(answers)))
     one.first()
+    assert one.opening is not None
     assert one.steps == 12 - WATCHED - one.warmup
     with pytest.raises(MeasurementError, match="cannot be measured: it ended"):
-        bench(FakeForks(lambda names: Found(status="failed", reason="it ended", steps_seen=9))).first()
+        bench(FakeForks(lambda names: Found(status="failed", reason="it ended", steps_seen=8))).first()
+
+
+def test_long_steps_get_short_runs() -> None:
+    survey = Found(times_ns=[100] * 5, wall_ns=2000, steps_seen=10)
+    assert steps_within(10**9, 6, survey, warmup=3) == STEPS
+    assert steps_within(4 * 6 * (1000 + 100 * (3 + WATCHED + 7)), 6, survey, warmup=3) == 7
+    assert steps_within(1, 6, survey, warmup=3) == LEAST_STEPS
 
 
 def test_what_is_clearly_slower_is_not_tried_again() -> None:
