@@ -18,7 +18,7 @@ from loraprof.model.compare import Comparison
 from loraprof.model.fix import Fix, LossChange, Measured, Together, Tried, Unchanged
 from loraprof.model.report import Gain
 from loraprof.report.registry import RENDERERS, render
-from loraprof.report.views.fix import headline
+from loraprof.report.views.fix import contribution, headline
 from loraprof.runs.compare.arms import arm_names
 from loraprof.runs.fix.forks import Forks, forks
 from loraprof.runs.fix.job import Command, Found, Trial
@@ -315,13 +315,27 @@ def test_a_script_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     command, page = script(tmp_path, steps=60), tmp_path / "fix.json"
     words = ["fix", "--only", "fused-optimizer,set-to-none", "--budget", "60s", "--quiet", "--format", "json"]
+    words += ["--contribute", str(tmp_path / "table.md")]
     assert run([*words, "-o", str(page), *command.target]) == 0
     found = msgspec.json.decode(page.read_bytes(), type=Fix)
     assert {t.arm: t.status == "refused" for t in found.remedies} == {"fused-optimizer": False, "set-to-none": True}
     assert found.remedies[0].measured is not None
     assert found.remedies[0].loss is not None
     assert found.remedies[0].loss.verdict == "same"
-    assert sorted(os.listdir(tmp_path)) == ["fix.json", "train.py"]
+    assert sorted(os.listdir(tmp_path)) == ["fix.json", "table.md", "train.py"]
+    assert "| fused-optimizer | n/a | n/a |" in (tmp_path / "table.md").read_text()
+
+
+def test_many_ranks_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(["fix"]) == 4
+    assert "in one process" in capsys.readouterr().err
+
+
+def test_what_is_contributed() -> None:
+    lines = contribution(sample()).splitlines()
+    assert lines[0].startswith("| remedy, on train.py, a device (A/A 1.0 %) |")
+    assert lines[2] == "| lora-fused | L1 | 1.30x [1.10, 1.40] | 1.250x [1.220, 1.282] |"
 
 
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
