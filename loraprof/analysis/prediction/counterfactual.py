@@ -117,6 +117,23 @@ def counterfactual(
     )
 
 
+def unpredicted(recording: Recording, unprofiled: Unprofiled | None) -> str:
+    """Why there is no counterfactual of a recording whose step runs adapters."""
+    if unprofiled is None:
+        why = "no step was timed without the profiler"
+    elif recording.calibration is None:
+        why = "no calibration was recorded"
+    elif recording.training_cost is None:
+        why = "what training the frozen weights would cost was not measured"
+    elif not recording.sites:
+        why = "no adapted layer was recorded"
+    elif gradients(recording, Rates(recording.calibration)) is None:
+        why = "the weight gradient of a frozen layer was not measured, and no rate of this device tells it"
+    else:
+        why = "the device waits in this step, and its launches could not be replayed"
+    return f"full fine-tuning is not predicted: {why}"
+
+
 def _times(
     ledger: Ledger,
     parts: _Parts,
