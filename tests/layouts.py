@@ -175,7 +175,7 @@ class InFunction(nn.Module):
             return (x @ w.T).addmm_(x @ a.T, b.T, alpha=2.0)
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        def backward(ctx: Any, grad: Tensor) -> Any:
             x, w, a, b = ctx.saved_tensors
             return grad @ w + grad @ b @ a, None, (grad @ b).T @ x, grad.T @ (x @ a.T)
 

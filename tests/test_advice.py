@@ -9,8 +9,9 @@ from provoke import advice, facts, found, made, shaped, synthetic, workload
 from recorded import profiled
 
 import loraprof
+from loraprof.diagnosis.remedy import typed
 from loraprof.diagnosis.verdict import advice as headline
-from loraprof.model.recording import Recording
+from loraprof.model.recording import Recording, Workload
 from loraprof.model.report import Finding, Gain, RemedyKind, RemedyReport, Report
 from loraprof.store.recordings import load_source
 
@@ -109,3 +110,16 @@ def test_the_recording_says_which_trainer_was_loaded(tmp_path: Path) -> None:
     recording = load_source(path).recording
     assert isinstance(recording, Recording)
     assert recording.workload.trainers == ["trl"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "argv", "words"),
+    [
+        ("builtin", ["gpt2-xl"], "gpt2-xl"),
+        ("script", ["train me.py", "--name", "it's"], "'train me.py' --name 'it'\"'\"'s'"),
+        ("script", ["package.train", "a b"], "-m package.train 'a b'"),
+        ("script", [], None),
+    ],
+)
+def test_a_target_is_quoted_as_a_shell_needs_it(kind: str, argv: list[str], words: str | None) -> None:
+    assert typed(Workload(name="gpt2-xl", kind=kind, argv=argv)) == words

@@ -13,16 +13,20 @@ from torch.optim.optimizer import _global_optimizer_post_hooks
 from loraprof.cli.app import run
 from loraprof.cli.fix import parse_required, shortfall
 from loraprof.errors import MeasurementError, UsageError
+from loraprof.model.compare import Comparison
 from loraprof.model.fix import Fix, LossChange, Measured, Together, Tried, Unchanged
 from loraprof.model.report import Gain
 from loraprof.report.registry import RENDERERS, render
 from loraprof.report.views.fix import headline
+from loraprof.runs.compare.arms import arm_names
 from loraprof.runs.fix.forks import Forks, forks
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
 from loraprof.runs.fix.schedule import BASE, TWIN, Bench
 from loraprof.runs.fix.trial import try_out
-from loraprof.runs.profile.remedy_arm import WATCHED
+from loraprof.runs.profile.remedy_arm import WATCHED, RemedyArm
+from loraprof.runs.profile.run_script import run_script
+from loraprof.store.recordings import load_source
 
 SCRIPT = """
 import torch
@@ -311,3 +315,29 @@ def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["schema", "fix"]) == 0
     shown: Any = msgspec.json.decode(capsys.readouterr().out)
     assert {"remedies", "together", "noise_floor", "base"} <= shown["$defs"]["Fix"]["properties"].keys()
+
+
+@pytest.mark.slow
+def test_a_remedy_is_an_arm_of_profile_and_of_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    command = script(tmp_path, steps=80, none=False)
+    words = ["--quiet", "--format", "json", "-o", "out.json"]
+    arm = "fused-optimizer+set-to-none"
+    assert run(["profile", "--arm", arm, "--record", "r.loraprof", *words, *command.target]) == 0
+    recording = load_source(tmp_path / "r.loraprof").recording
+    assert recording is not None
+    assert recording.workload is not None
+    assert recording.workload.arm == arm
+    assert run(["compare", "--arms", f"full,{arm}", "--budget", "1s", "--force", *words, *command.target]) == 0
+    found = msgspec.json.decode((tmp_path / "out.json").read_bytes(), type=Comparison)
+    assert [ratio.of for ratio in found.ratios] == [arm]
+
+
+def test_a_remedy_that_does_not_fit_is_refused_by_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = script(tmp_path)
+    with pytest.raises(UsageError, match="no adapted layer"), RemedyArm(["lora-fused"]):
+        run_script(command.target, False)
+    with pytest.raises(UsageError, match="a script has full, frozen, lora"):
+        arm_names("lora,dora", (), True)
+    assert arm_names("lora,lora-fused+autocast", (), True) == ["lora", "lora-fused+autocast"]

@@ -16,9 +16,9 @@ from loraprof.model.report import Report
 
 
 @pytest.fixture(autouse=True)
-def detached(monkeypatch: pytest.MonkeyPatch) -> None:
+def detached(monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[misc]
     with attached_to_nothing(monkeypatch):
-        yield  # type: ignore[misc]
+        yield
 
 
 def profiled(place: Path, model: nn.Module, before: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Report:

@@ -28,6 +28,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "report": (
         "loraprof report run.loraprof",
         "loraprof report trace.json.gz --format html -o report.html",
+        "loraprof report run.loraprof --format issue",
     ),
     "export": (
         "loraprof export run.loraprof --to tensorboard -o runs",

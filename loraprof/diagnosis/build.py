@@ -26,6 +26,7 @@ from loraprof.analysis.step.unprofiled import scaled_ledger
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.compiled import compiled, compiled_notes
 from loraprof.diagnosis.judge import findings
+from loraprof.diagnosis.remedy import typed
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
@@ -203,6 +204,7 @@ def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks:
         torch=recording.environment.torch if recording else None,
         ranks=ranks,
         workload=recording.workload.name if recording else None,
+        target=typed(recording.workload) if recording else None,
     )
 
 

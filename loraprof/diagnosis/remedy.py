@@ -9,6 +9,7 @@ from typing import Any, Final
 from loraprof.diagnosis.case import Case, gain
 from loraprof.diagnosis.stack import Stack, stacks
 from loraprof.diagnosis.worth import Assumed, Worth
+from loraprof.model.recording import Workload
 from loraprof.model.report import RemedyKind, RemedyReport
 
 Values = Mapping[str, Any]
@@ -79,11 +80,12 @@ def compare_command(case: Case, arms: Sequence[str]) -> str | None:
 
 
 def target(case: Case) -> str:
-    """The workload or script as it is typed: quoted as a shell needs it."""
-    w = case.workload
-    if w is None:
-        return "SCRIPT"
-    if w.kind == "builtin":
-        return w.name
-    module = bool(w.argv) and not w.argv[0].endswith(".py")
-    return f"{'-m ' if module else ''}{shlex.join(w.argv)}"
+    """The workload or script as it is typed."""
+    return (case.workload and typed(case.workload)) or "SCRIPT"
+
+
+def typed(work: Workload) -> str | None:
+    """Quoted as a shell needs it; None where it is not known."""
+    if work.kind == "builtin" or not work.argv:
+        return work.name if work.kind == "builtin" else None
+    return f"{'' if work.argv[0].endswith('.py') else '-m '}{shlex.join(work.argv)}"

@@ -31,6 +31,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     torch: str | None
     ranks: int
     workload: str | None = None
+    target: str | None = None  # what was profiled, as it is typed after ``loraprof profile``
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,11 @@ REMEDIES: Final[dict[str, LiveRemedy]] = {
 }
 
 
+def is_remedy(arm: str) -> bool:
+    """The name of a remedy, or several joined by a plus sign."""
+    return all(part in REMEDIES for part in arm.split("+"))
+
+
 def remedy_named(name: str) -> LiveRemedy:
     """Raises UsageError that names the closest."""
     if name not in REMEDIES:

@@ -90,7 +90,8 @@ def _sections(report: Report, shown: Report) -> list[Section]:
 
 def _sure(report: Report) -> tuple[Block, ...]:
     source, ids = report.source, [f.id for f in report.findings[:1]]
-    fix = f"loraprof fix {source.workload}" if FIX and source.workload and report.findings else ""
+    tried = any(remedy.arm for f in report.findings for remedy in f.remedies)
+    fix = f"loraprof fix {source.target}" if FIX and source.target and tried else ""
     more = " · ".join(
         [f"loraprof report {quote(source.path)} --full", "--section NAME", *(f"explain {i}" for i in ids)]
     )

@@ -91,10 +91,6 @@ class Bench:
         """In every round so far, by much."""
         return bool(found := self._ratios(entry)) and min(found) > SLOWER
 
-    def faster(self, entry: Entry) -> bool:
-        """In most rounds so far."""
-        return bool(found := self._ratios(entry)) and median(found) < 1
-
     def _ratios(self, entry: Entry) -> list[float]:
         name = name_of(entry)
         return [median(r[name].times_ns) / median(r[BASE].times_ns) for r in self.rounds if name in r]
@@ -118,9 +114,3 @@ class Bench:
 
 def name_of(entry: Entry) -> str:
     return "+".join(entry) or BASE
-
-
-def slowest_setup(entries: Sequence[Entry], left_ns: int) -> float:
-    """Seconds that a run may take before its first changed step: compilers are given a quarter of what is left."""
-    compiles = any("compile" in name for entry in entries for name in entry)
-    return max(SETUP_S, left_ns / 4e9) if compiles else SETUP_S

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from loraprof.capture.passes.boundary import StepBoundary
 from loraprof.errors import MeasurementError, UsageError
-from loraprof.remedies.catalogue import REMEDIES, remedy_named
+from loraprof.remedies.catalogue import is_remedy, remedy_named
 from loraprof.remedies.remedy import Undo
 from loraprof.remedies.watch import Watch
 from loraprof.runs.profile.script_arm import ScriptArm
@@ -66,5 +66,4 @@ class RemedyArm:
 
 def arm_of(name: str) -> ScriptArm | RemedyArm:
     """What makes a program train as ``name``: an arm, or remedies joined by a plus sign."""
-    parts = name.split("+")
-    return RemedyArm(parts) if name not in SCRIPT_ARMS and all(part in REMEDIES for part in parts) else ScriptArm(name)
+    return RemedyArm(name.split("+")) if name not in SCRIPT_ARMS and is_remedy(name) else ScriptArm(name)

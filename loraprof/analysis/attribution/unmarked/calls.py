@@ -168,12 +168,13 @@ def _sort(op: str, tensors: list[tuple[int, ...]]) -> tuple[Sort, tuple[int, int
 
 def _dims(op: str, tensors: list[tuple[int, ...]]) -> tuple[int, int, int]:
     """Rows, inner and outer width of a product; 0 where shapes were not recorded. Of a convolution rows are its input
-    positions."""
+    positions, and taps count with the inner width."""
     if len(tensors) < 2:
         return 0, 0, 0
     if "conv" in op:
         x, w = tensors[:2]
-        return prod(x) // max(x[1], 1), x[1], w[1] if "transpose" in op else w[0]
+        inner, outer = (w[0], w[1]) if "transpose" in op else (prod(w[1:]), w[0])
+        return prod(x) // max(x[1], 1), inner, outer
     if op.endswith("linear"):
         x, w = tensors[:2]
         return prod(x[:-1]), x[-1], w[0]
