@@ -31,7 +31,9 @@ def profile(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
     redact: Annotated[bool, typer.Option("--redact", help="Keep numbers and public names alone.")] = False,
     arm: Annotated[str | None, typer.Option(help="lora, full, frozen, …; also for scripts.")] = None,
-    command: Annotated[bool, typer.Option(COMMAND, hidden=True)] = False,
+    command: Annotated[
+        bool, typer.Option(COMMAND, hidden=True, help="What follows is a command: the same as --.")
+    ] = False,
     *,
     overrides: dict[str, Any],
 ) -> int:
