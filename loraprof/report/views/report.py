@@ -57,7 +57,8 @@ def _sections(report: Report, shown: Report) -> list[Section]:
         text = "The input holds no step: nothing can be partitioned."
         sections.append(Section("time", "Where the step goes", (Paragraph(text),), brief=True))
     else:
-        bar = Bar(_rows(partition_bar(step, cpu=cpu), step))
+        parts = partition_bar(step, cpu=cpu)
+        bar = Bar(_rows(parts, step)) if parts else Paragraph("This step is empty: it ends where it starts.")
         sections.append(Section("time", answer.where_title(step, plain), (bar,), step.name, brief=True))
     sections.append(proposals_section(report))
     sections.append(Section("sure", "How sure", _sure(report), brief=True))
