@@ -26,7 +26,9 @@ def proposals_section(report: Report) -> Section:
         worth = [(f, r) for f, r in best if r.gain and r.gain.speedup > LEAST]
         worth.sort(key=lambda pair: -pair[1].gain.ns if pair[1].gain else 0)
         made = []
-        for finding, remedy in (worth or best[:1])[: MOST_SAME if kinds is SAME else MOST - number]:
+        for finding, remedy in (worth or [b for b in best if b[1].gain is None][:1])[
+            : MOST_SAME if kinds is SAME else MOST - number
+        ]:
             number += 1
             made.append(_proposal(number, finding, remedy, now.median_ns if now else None))
         if made:
