@@ -18,6 +18,7 @@ import torch
 from torch.profiler import record_function
 
 from loraprof import units
+from loraprof.analysis.statistics import median_interval
 from loraprof.capture.device.protocol import Device
 from loraprof.capture.modules.facts import (
     Padding,
@@ -35,7 +36,7 @@ from loraprof.capture.passes.foreign import refuse_other_profiler
 from loraprof.capture.passes.plan import Plan
 from loraprof.capture.passes.profiler import prepare, session
 from loraprof.capture.passes.saved import SavedForBackward
-from loraprof.capture.passes.timing import TimingPass
+from loraprof.capture.passes.timing import FEW, TimingPass
 from loraprof.model.recording import ModuleCall
 
 if TYPE_CHECKING:
@@ -127,9 +128,15 @@ class Timed(Phase):
 
     def step(self, on: "Session") -> bool:
         self._pass.stamp()
-        return self._pass.enough()
+        if self._pass.enough():
+            return True
+        if on.progress.due():
+            on.progress.show(timing_sentence(self._pass, on.plan, on.device.asynchronous))
+            self._pass.again()
+        return False
 
     def leave(self, on: "Session") -> None:
+        on.progress.clear()
         on.timing = self._pass.timing(self._before)
 
     def cut(self, on: "Session") -> None:
@@ -304,6 +311,15 @@ class Profile(Phase):
         if self._range is not None and not lost:
             self._range.__exit__(None, None, None)
         self._range = None
+
+
+def timing_sentence(timed: TimingPass, plan: Plan, sampled: bool) -> str:
+    """``timing 14/20 · 132 ms ±0.4 % · 9 s left``."""
+    median, low, high = median_interval(timed.steps_ns)
+    done = len(timed.steps_ns)
+    left = plan.left_ns(median, timed.wanted - done, sampled)
+    spread = f" ±{units.percent((high - low) / 2 / median)}" if median and done >= FEW else ""
+    return f"timing {done}/{max(timed.wanted, done)} · {units.ns(median)}{spread} · {units.ns(left, 2)} left"
 
 
 def early_sentence(on: "Session") -> str:

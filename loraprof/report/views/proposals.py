@@ -27,7 +27,8 @@ def proposals_section(report: Report) -> Section:
         worth = [(f, r) for f, r in best if _gains(r)]
         worth.sort(key=lambda pair: -pair[1].gain.ns if pair[1].gain else 0)
         made = []
-        for finding, remedy in (worth if known else best[:1])[: MOST_SAME if kinds is SAME else MOST - number]:
+        unknown = [pair for pair in best if pair[1].gain is None]
+        for finding, remedy in (worth if known else unknown[:1])[: MOST_SAME if kinds is SAME else MOST - number]:
             number += 1
             made.append(_proposal(number, finding, remedy, now.median_ns if now else None))
         if made:

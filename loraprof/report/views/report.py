@@ -66,7 +66,7 @@ def _sections(report: Report, shown: Report) -> list[Section]:
         sections.append(Section("phases", "Time by phase and role", (tables.phase_roles(step),)))
         if step.ns(kind="idle"):
             title = "Time outside ops, by cause" if cpu else "Idle time by cause"
-            sections.append(Section("idle", title, (tables.idle_causes(step, cpu=cpu),), _launches(step)))
+            sections.append(Section("idle", title, (tables.idle_causes(step, cpu=cpu),), _launches(step, plain)))
     if shown.kernels:
         title = "Top ops" if cpu else "Top kernels"
         sections.append(Section("kernels", title, (tables.kernel_table(shown),), _ceilings(shown)))
@@ -130,14 +130,13 @@ def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
     )
 
 
-def _launches(step: Step) -> str:
+def _launches(step: Step, plain: bool) -> str:
     launches = step.launches
     if launches is None:
         return ""
-    return (
-        f"{units.count(launches.count)} launches, {units.ns(launches.api_median_ns)} per call, "
-        f"{units.ns(launches.latency_floor_ns)} to start"
-    )
+    calls = f"{units.count(launches.count)} launches, {units.ns(launches.api_median_ns)} per call"
+    profiled = " under the profiler" if plain else ""
+    return f"{calls}{profiled}, {units.ns(launches.latency_floor_ns)} to start"
 
 
 def _ceilings(report: Report) -> str:
