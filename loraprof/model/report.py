@@ -15,7 +15,7 @@ from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
 SCHEMA = "loraprof.report/1"
 
 Basis = Literal["measured", "predicted"]
-GainBasis = Literal["model", "replay", "measured"]
+GainBasis = Literal["model", "replay", "measured", "assumed"]  # assumed: what others saw, not this step
 RemedyKind = Literal["same_training", "numerics", "other_training", "data", "hardware"]
 Severity = Literal["info", "minor", "major", "blocker"]
 FIELDS = ("kind", "class_", "cause", "phase", "role")  # of a row

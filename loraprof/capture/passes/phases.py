@@ -30,6 +30,7 @@ from loraprof.capture.modules.facts import (
 )
 from loraprof.capture.modules.markers import COUNTED
 from loraprof.capture.nvml.client import NvmlSampler
+from loraprof.capture.passes.attention import AttentionWatch
 from loraprof.capture.passes.counting import Counting
 from loraprof.capture.passes.foreign import refuse_other_profiler
 from loraprof.capture.passes.plan import Plan
@@ -169,6 +170,7 @@ class Count(Phase):
         super().__init__(steps)
         self._saved = SavedForBackward()
         self._counting: Counting | None = None
+        self._attention: AttentionWatch | None = None
         self._eager: Any = None
 
     def enter(self, on: "Session") -> None:
@@ -182,6 +184,8 @@ class Count(Phase):
             self._eager = stance("force_eager")
             on.notes.append("work and activations were counted in a step that ran uncompiled")
         self._saved.open()
+        self._attention = AttentionWatch(on.markers.where)
+        self._attention.open()
         self._counting = Counting(on.markers.where)
         self._counting.open()
 
@@ -195,10 +199,12 @@ class Count(Phase):
         return super().step(on)
 
     def leave(self, on: "Session") -> None:
-        counting = self._counting
+        counting, attention = self._counting, self._attention
         self.close()
-        if counting is not None:
+        if counting is not None and attention is not None:
             on.counted = counting.counted(on.markers.owner)
+            on.attention = attention.calls()
+            on.notes += [attention.failed] if attention.failed else []
         on.tokens = tokens_of(on.markers)
         roots = {on.markers.ids[r] for r in on.markers.roots[:1]}
         on.micro_batches = sum(c.module in roots and not c.recompute for c in on.markers.calls) or None
@@ -206,6 +212,8 @@ class Count(Phase):
 
     def close(self, lost: bool = False) -> None:
         self._saved.close()
+        if self._attention is not None:
+            self._attention.close()
         if self._counting is not None and not lost:
             self._counting.close()
         self._counting = None

@@ -21,7 +21,7 @@ from loraprof.capture.passes.foreign import refuse_other_profiler, silent, when_
 from loraprof.capture.passes.phases import Phase, Recorded, Skip, phases
 from loraprof.capture.passes.plan import Plan
 from loraprof.errors import LoraprofError, MeasurementError
-from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
+from loraprof.model.recording import AttentionCall, CountedOp, Memory, Nvml, Timing
 
 
 class Done(Phase):
@@ -58,6 +58,7 @@ class Session:
         self.timing: Timing | None = None
         self.nvml: Nvml | None = None
         self.counted: list[CountedOp] = []
+        self.attention: list[AttentionCall] = []
         self.memory: Memory | None = None
         self.missing: list[str] = []
         self.tokens: int | None = None

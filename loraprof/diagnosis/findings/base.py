@@ -8,6 +8,7 @@ from loraprof.analysis.attribution.containers import CORE
 from loraprof.analysis.attribution.roles import HEAD
 from loraprof.analysis.step.records import GEMMS, Record
 from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.findings.attention import LOST_ATTENTION
 from loraprof.diagnosis.remedies import base as remedies
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
 from loraprof.diagnosis.select import both, gain_of, modules, phase, roles, scaled, total_ns, worth
@@ -308,6 +309,7 @@ BASE_RULES = (
         test=other_parts,
         remedies=(remedies.FAST_ATTENTION, remedies.SDPA, remedies.LIGER),
         thresholds={"share": OTHER_SHARE},
+        explained_by=(LOST_ATTENTION,),
     ),
     Rule(
         id="B4",
@@ -341,4 +343,5 @@ BASE_RULES = (
         remedies=(remedies.LARGER_PRODUCTS,),
         thresholds={"rate": GEMM_EFFICIENCY, "busy": BUSY_SHARE},
     ),
+    LOST_ATTENTION,
 )

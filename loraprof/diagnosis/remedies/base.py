@@ -20,6 +20,31 @@ NO_CHECKPOINTING = Remedy(
 FAST_ATTENTION = Remedy(
     "same_training", words("attention dropout 0 and no custom mask, so that SDPA can use its fused kernel")
 )
+NO_MASK = Remedy(
+    "same_training",
+    words(
+        "pass no attention mask where it masks nothing: attn_mask=None, is_causal=True for a causal one "
+        "(batches without padding: leave attention_mask out)"
+    ),
+)
+VARIABLE_LENGTH = Remedy(
+    "data",
+    words(
+        "pack sequences instead of padding them (SFTConfig(packing=True, padding_free=True) with "
+        'attn_implementation="flash_attention_2"), or flex_attention with a block mask'
+    ),
+)
+NO_ATTENTION_DROPOUT = Remedy(
+    "other_training", words("attention dropout 0 (config.attention_dropout = 0.0; dropout_p=0.0)")
+)
+CONTIGUOUS_HEADS = Remedy(
+    "same_training", words("query, key and value contiguous in their last dimension (transpose after, not before)")
+)
+HALF_ATTENTION = Remedy("numerics", words("attention in bf16: torch.autocast, or cast query, key and value"))
+PADDED_HEADS = Remedy(
+    "same_training",
+    words("pad the head size to a multiple of 8 that query, key and value share (F.pad, scale=head_size ** -0.5)"),
+)
 SDPA = Remedy("same_training", words('from_pretrained(..., attn_implementation="sdpa")'))
 LIGER = Remedy(
     "same_training",
