@@ -143,6 +143,15 @@ class AttentionCall(msgspec.Struct, frozen=True, kw_only=True):
     faster_ns: PositiveNs | None = None  # and with the faster kernel
 
 
+class RepeatedOp(msgspec.Struct, frozen=True, kw_only=True):
+    """Ops of the counted forward pass of which another module had computed the same result before."""
+
+    module: Index  # ModuleInfo.id
+    op: str
+    count: Count
+    modules: Count  # that computed it, the first included
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes. On CPU ``peak_bytes`` is null: no allocator statistics exist there."""
 
@@ -278,6 +287,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     timing: Timing | None = None
     counted: list[CountedOp] = []
     attention: list[AttentionCall] = []
+    repeated: list[RepeatedOp] = []
     memory: Memory | None = None
     calibration: Calibration | None = None
     training_cost: TrainingCost | None = None

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from loraprof.capture.passes.repeats import Repeats
 from loraprof.model.recording import CountedOp
 
 aten: Any = torch.ops.aten
@@ -39,11 +40,11 @@ FLOPS: Final[dict[Any, Callable[..., Any]]] = flop_registry | {  # torch's table
 
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts ops between ``__enter__`` and ``__exit__``; ``where()`` gives (module id, phase, autograd
-    number): the module is -1 in the backward pass, where the number says whose node runs."""
+    number): the module is -1 in the backward pass, where the number says whose node runs. ``repeats`` sees them too."""
 
-    def __init__(self, where: Callable[[], tuple[int, str, int]]) -> None:
+    def __init__(self, where: Callable[[], tuple[int, str, int]], repeats: Repeats | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._where = where
+        self._where, self._repeats = where, repeats
         self._counts: Counter[tuple[int, str, int, str, str, int, int]] = Counter()
 
     def __torch_dispatch__(
@@ -59,7 +60,10 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 flops = 0
         moved = min_bytes(func, args, kwargs or {}, out)
         shapes = " ".join("x".join(map(str, t.shape)) for t in _tensors(args)[:4])
-        self._counts[(*self._where(), f"aten::{packet.__name__}", shapes, flops, moved)] += 1
+        where = self._where()
+        if self._repeats is not None:
+            self._repeats.see(func, args, kwargs or {}, out, where)
+        self._counts[(*where, f"aten::{packet.__name__}", shapes, flops, moved)] += 1
         return out
 
     def open(self) -> None:

@@ -35,6 +35,7 @@ from loraprof.capture.passes.counting import Counting
 from loraprof.capture.passes.foreign import refuse_other_profiler
 from loraprof.capture.passes.plan import Plan
 from loraprof.capture.passes.profiler import prepare, session
+from loraprof.capture.passes.repeats import Repeats
 from loraprof.capture.passes.saved import SavedForBackward
 from loraprof.capture.passes.timing import TimingPass
 from loraprof.model.recording import ModuleCall
@@ -171,6 +172,7 @@ class Count(Phase):
         self._saved = SavedForBackward()
         self._counting: Counting | None = None
         self._attention: AttentionWatch | None = None
+        self._repeats = Repeats()
         self._eager: Any = None
 
     def enter(self, on: "Session") -> None:
@@ -186,7 +188,7 @@ class Count(Phase):
         self._saved.open()
         self._attention = AttentionWatch(on.markers.where)
         self._attention.open()
-        self._counting = Counting(on.markers.where)
+        self._counting = Counting(on.markers.where, self._repeats)
         self._counting.open()
 
     def step(self, on: "Session") -> bool:
@@ -204,7 +206,8 @@ class Count(Phase):
         if counting is not None and attention is not None:
             on.counted = counting.counted(on.markers.owner)
             on.attention = attention.calls()
-            on.notes += [attention.failed] if attention.failed else []
+            on.repeated = self._repeats.repeated()
+            on.notes += filter(None, (attention.failed, self._repeats.failed))
         on.tokens = tokens_of(on.markers)
         roots = {on.markers.ids[r] for r in on.markers.roots[:1]}
         on.micro_batches = sum(c.module in roots and not c.recompute for c in on.markers.calls) or None

@@ -21,7 +21,7 @@ from loraprof.capture.passes.foreign import refuse_other_profiler, silent, when_
 from loraprof.capture.passes.phases import Phase, Recorded, Skip, phases
 from loraprof.capture.passes.plan import Plan
 from loraprof.errors import LoraprofError, MeasurementError
-from loraprof.model.recording import AttentionCall, CountedOp, Memory, Nvml, Timing
+from loraprof.model.recording import AttentionCall, CountedOp, Memory, Nvml, RepeatedOp, Timing
 
 
 class Done(Phase):
@@ -59,6 +59,7 @@ class Session:
         self.nvml: Nvml | None = None
         self.counted: list[CountedOp] = []
         self.attention: list[AttentionCall] = []
+        self.repeated: list[RepeatedOp] = []
         self.memory: Memory | None = None
         self.missing: list[str] = []
         self.tokens: int | None = None

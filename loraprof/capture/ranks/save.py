@@ -84,6 +84,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         timing=session.timing,
         counted=session.counted,
         attention=session.attention,
+        repeated=session.repeated,
         memory=session.memory,
         overhead_ns={
             "boundary_hook": session.boundary.cost_ns / max(session.boundary.calls, 1),

@@ -70,7 +70,7 @@ def lost_attention(case: Case) -> Seen | None:
             evidence("what could run", lost.faster),
             evidence("in its way", ", ".join(lost.reasons) or None),
             *([evidence("torch says", lost.said)] if lost.said else []),
-            evidence("their time, forward and backward", spent, "ns"),
+            evidence("their time", spent, "ns"),
             evidence("faster alone, measured after the step", lost.saved[0] if lost.saved else None, "share"),
         ],
         gain=value if measured or value is None else _assumed(value),
@@ -181,15 +181,22 @@ def _why(given: Shapes, on_gpu: bool) -> tuple[str, ...]:
     reasons = []
     if on_gpu and len(given.dims) > 3 and given.dims[3]:
         reasons.append("a mask")
-    dropout = given.concrete[4] if len(given.concrete) > 4 else ""
-    if not on_gpu and dropout not in ("", "0", "0.", "0.0"):
-        reasons.append(f"dropout {dropout}")
+    dropout = _number(given.concrete[4]) if len(given.concrete) > 4 else 0.0
+    if not on_gpu and dropout:
+        reasons.append(f"dropout {dropout:g}")
     if on_gpu and given.types[:1] == ("float",):
         reasons.append("float32")
     heads = given.dims[0] if given.dims else ()
     if isinstance(heads, tuple) and heads and isinstance(heads[-1], int) and (heads[-1] > MOST_HEAD or heads[-1] % 8):
         reasons.append(f"head size {heads[-1]}")
     return tuple(reasons)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 LOST_ATTENTION = Rule(

@@ -8,6 +8,7 @@ from loraprof.analysis.prediction.replay import accepted
 from loraprof.analysis.trace.intervals import union
 from loraprof.diagnosis.case import LONG_NS, Case
 from loraprof.diagnosis.findings.compiled import COMPILING
+from loraprof.diagnosis.findings.repeated import REPEATED_WORK
 from loraprof.diagnosis.remedies import host as remedies
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.select import Select, Worth, either, gain_of, idle, scaled, total_ns, worth
@@ -214,4 +215,5 @@ HOST_RULES = (
         remedies=(remedies.ONE_DEVICE_EACH,),
         thresholds={"busy": ACTIVE, "overlap": OVERLAP},
     ),
+    REPEATED_WORK,
 )

@@ -39,3 +39,16 @@ ONE_DEVICE_EACH = Remedy(
     "hardware",
     words('load the model on one device (device_map={"": local_rank}) and start with accelerate launch --multi_gpu'),
 )
+
+ONCE_PER_STEP = Remedy(
+    "same_training",
+    lambda case, values: f"compute it once per step, before the layers, and pass it down: {values['what']}",
+)
+
+READ_ONCE = Remedy(
+    "same_training",
+    lambda case, values: (
+        f"read the value once per step, before the layers, and pass the number down: .item(), nonzero() and "
+        f"comparisons in {values['place']}"
+    ),
+)
