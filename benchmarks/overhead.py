@@ -174,7 +174,7 @@ def in_process(device: torch.device, rounds: int, steps: int) -> list[Row]:
     rows = [Row("bare step", f"{median(samples['bare']) / 1e6:.2f} ms")]
     for name in list(arms)[1:]:
         pair = _pair(samples, name)
-        rows.append(Row(name, added(**pair), paired_log_ratio(**pair)))
+        rows.append(Row(name, added(**pair), paired_log_ratio(pair["of"], pair["to"])))
     return rows if beside is not None else [*rows, Row("NVML sampler beside the loop", reason)]
 
 

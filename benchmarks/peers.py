@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -123,7 +124,7 @@ def main() -> None:
     places = [install(tool, options.work.absolute()) for tool in (OURS, BASE, *PEERS)]
     tools = [place for place in places if isinstance(place, Installed)]
     skipped = [place for place in places if isinstance(place, str)]
-    found = []
+    found: list[Any] = []
     with tempfile.TemporaryDirectory(dir=options.work) as scratch:
         for seed in seeds_of(options.seeds, Path(scratch)):
             for file in files_of(seed, options.mb, Path(scratch)):

@@ -100,6 +100,7 @@ def measure(one: Configuration, rounds: int) -> dict[str, Any]:
         place = Path(folder) / "x.loraprof"
         Writer(place, True, lambda text: None).write(session, workload)
         report = loraprof.diagnose(place)
+    assert report.timing.unprofiled is not None
     return {
         "measured": {arm: statistics.median(values) for arm, values in samples.items()},
         "adapter": msgspec.to_builtins(report.adapter),
@@ -138,8 +139,8 @@ def differences(result: dict[str, Any]) -> tuple[float, Difference, Difference]:
     less = [now - frozen["high"], now - frozen["low"]]
     return (
         m["full"] / m["lora"],
-        Difference(m["full"] - m["lora"], a["predicted_full_ns"] - now, *more, step=m["lora"]),
-        Difference(m["lora"] - m["frozen"], now - a["predicted_frozen_ns"], *less, step=m["lora"]),
+        Difference(m["full"] - m["lora"], a["predicted_full_ns"] - now, more[0], more[1], step=m["lora"]),
+        Difference(m["lora"] - m["frozen"], now - a["predicted_frozen_ns"], less[0], less[1], step=m["lora"]),
     )
 
 

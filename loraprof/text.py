@@ -8,9 +8,17 @@ import re
 from typing import Final
 
 LONGEST: Final = 2000  # characters of one name on a page
+HIDDEN: Final = "***"
 # GitHub's runner obeys "::" where a line begins and "##[" anywhere (actions/runner, ActionCommand.cs); Azure "##vso[".
 _COMMAND = re.compile(r"(?<!\S):(?=:)|#(?=#(?:vso)?\[)")
 _USER = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_OPTION = re.compile(r"(-{0,2}[A-Za-z][\w.-]*)=(.*)", re.S)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SECRETS: Final = frozenset(
+    ("token", "key", "apikey", "password", "passwd", "pwd", "passphrase", "secret", "credential", "credentials", "auth")
+)
+# How Hugging Face, OpenAI, GitHub, GitLab, Slack, AWS, Google and JSON web tokens begin.
+_TOKEN = re.compile(r"\b(hf_|sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA|ASIA|AIza|eyJ)[\w.-]{8,}")
 _QUERY = re.compile(r"(://[^\s?]+\?)[^\s'\"]+")
 
 
@@ -23,7 +31,27 @@ def printable(text: str) -> str:
 
 def without_credentials(text: str) -> str:
     """URLs keep their place, not who may read there: user, password and query become ``***``."""
-    return _QUERY.sub(r"\1***", _USER.sub("***", text)) if "://" in text else text
+    return _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(HIDDEN, text)) if "://" in text else text
+
+
+def without_secrets(words: list[str]) -> list[str]:
+    """A command line whose options that are called like secrets have ``***`` for a value, and whose URLs no users."""
+    out: list[str] = []
+    hidden = False
+    for word in words:
+        option = _OPTION.fullmatch(word)
+        if hidden and not word.startswith("--"):
+            out.append(HIDDEN)
+        elif option is not None and _is_secret(option[1]):
+            out.append(f"{option[1]}={HIDDEN}")
+        else:
+            out.append(_TOKEN.sub(HIDDEN, without_credentials(word)))
+        hidden = word.startswith("-") and option is None and _is_secret(word)
+    return out
+
+
+def _is_secret(option: str) -> bool:
+    return any(word.lower() in _SECRETS for word in _WORD.findall(option))
 
 
 def message(text: str) -> str:

@@ -14,6 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from loraprof.analysis.work import work_of
+from loraprof.analysis.work.rule import Work
 from loraprof.model.trace import Shapes
 
 NAMES = {
@@ -61,7 +63,10 @@ def recorded(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Shapes
         default = a.default_value if a.has_default_value() else None
         values.append(args[i] if i < len(args) else kwargs.get(a.name, default))
     dims: list[tuple[object, ...]] = []
-    types, strides, concrete = [], [], []
+    types: list[str] = []
+    strides: list[tuple[object, ...]] = []
+    concrete: list[str] = []
+    row: tuple[Any, str, Any, str]
     for value in values:
         if isinstance(value, torch.Tensor):
             row = (tuple(value.shape), NAMES[value.dtype], tuple(value.stride()), "")
@@ -73,7 +78,7 @@ def recorded(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Shapes
             kind = "" if absent else "ScalarList" if isinstance(value, list | tuple) else "Scalar"
             row = ((), kind, (), "" if absent else scalar(value))
         for column, cell in zip((dims, types, strides, concrete), row, strict=True):
-            column.append(cell)
+            column.append(cell)  # type: ignore[attr-defined]
     return Shapes(tuple(dims), tuple(types), tuple(strides), tuple(concrete))
 
 
@@ -110,7 +115,7 @@ class Counter(TorchDispatchMode):
 
     @staticmethod
     def mutated(func: Any, args: Any, kwargs: Any) -> dict[tuple[object, ...], torch.Tensor]:
-        out = {}
+        out: dict[tuple[object, ...], torch.Tensor] = {}
         for i, a in enumerate(func._schema.arguments):
             if a.alias_info is not None and a.alias_info.is_write:
                 value = args[i] if i < len(args) else kwargs.get(a.name)
@@ -122,3 +127,10 @@ def count(run: Callable[[], object]) -> list[Call]:
     with Counter() as counter:
         run()
     return counter.calls
+
+
+def worked(call: Call) -> Work:
+    """The work of a call that has a rule."""
+    work = work_of(call.op, call.shapes)
+    assert work is not None, call.op
+    return work

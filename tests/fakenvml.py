@@ -183,7 +183,7 @@ NO_DRIVER = Fake({"nvmlInit": 12})
 NOT_LOADED = Fake({"nvmlInit": 9})
 UNINITIALISED = Fake({"nvmlDeviceGetHandleByUUID": 1})
 FORBIDDEN = Fake(
-    dict.fromkeys(("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetViolationStatus"), NO_PERMISSION)
+    dict.fromkeys(("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetViolationStatus"), NO_PERMISSION)  # type: ignore[arg-type]
     | {"nvmlDeviceGetCurrentClocksEventReasons": NO_PERMISSION, "nvmlGpmSampleGet": NO_PERMISSION},
     gpm=True,
 )

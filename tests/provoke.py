@@ -30,6 +30,11 @@ def found(path: Path) -> dict[str, Finding]:
     return {f.id: f for f in loraprof.diagnose(path).findings}
 
 
+def advice(finding: Finding) -> str:
+    """All its remedies."""
+    return "; ".join(remedy.text for remedy in finding.remedies)
+
+
 def facts(finding: Finding) -> dict[str, Any]:
     return {e.what: e.value for e in finding.evidence}
 

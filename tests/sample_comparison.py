@@ -4,6 +4,7 @@ import msgspec
 from sample_report import findings
 
 from loraprof.model import compare as c
+from loraprof.model.vocabulary import Cause, Phase, Role
 
 
 def _arm(median_ns: int, peak_gib: float, trainable: int) -> c.ArmResult:
@@ -20,7 +21,7 @@ def _arm(median_ns: int, peak_gib: float, trainable: int) -> c.ArmResult:
     )
 
 
-def _bar(phase: str | None, role: str | None, cause: str | None, ns: int, count_ns: int) -> c.Bar:
+def _bar(phase: Phase | None, role: Role | None, cause: Cause | None, ns: int, count_ns: int) -> c.Bar:
     key = "/".join(word for word in (phase, role, cause) if word)
     return c.Bar(key=key, phase=phase, role=role, cause=cause, ns=ns, count_ns=count_ns, duration_ns=ns - count_ns)
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import msgspec
 
 from loraprof.model import report as r
+from loraprof.model.vocabulary import Cause, Class, Phase, Role
 
 MEDIAN_NS = 309_412_345
 
 # (phase, role, busy ns, events, gap ns before it, cause)
-_ROWS: Sequence[tuple[str, str, int, int, int, str]] = (
+_ROWS: Sequence[tuple[Phase, Role, int, int, int, Cause]] = (
     ("forward", "embedding", 412_000, 2, 310_220, "data"),
     ("forward", "base.linear", 52_310_400, 224, 1_204_118, "launch_latency"),
     ("forward", "adapter.down", 6_120_512, 224, 2_480_300, "framework"),
@@ -44,7 +45,7 @@ def _partition() -> list[r.Part]:
     parts = []
     for phase, role, busy_ns, events, idle_ns, cause in _ROWS:
         if busy_ns:
-            class_ = "copy" if role == "copy" else "compute"
+            class_: Class = "copy" if role == "copy" else "compute"
             parts.append(
                 r.Part(
                     kind="busy",
@@ -107,7 +108,8 @@ _ADD = (
 HOSTILE = "evil|<script>alert('x')</script>&`k`\x1b[31m"
 
 # (name, role, phase, count, ns, FLOPs, bytes, roof ns, bound)
-_KERNELS: Sequence[tuple[str, str, str, int, int, int | None, int | None, int | None, r.Bound]] = (
+_PRODUCTS: Sequence[tuple[Role, int]] = (("adapter.down", 19_061_888), ("adapter.up", 18_082_816))
+_KERNELS: Sequence[tuple[str, Role, Phase, int, int, int | None, int | None, int | None, r.Bound]] = (
     (_GEMM, "base.linear", "forward", 224, 52_310_400, 28_600_000_000_000, 18 * 10**9, 41_800_000, "compute"),
     (_GEMM, "base.linear", "backward", 224, 51_874_304, 28_600_000_000_000, 18 * 10**9, 41_800_000, "compute"),
     (_CAST, "adapter.elementwise", "forward", 448, 9_802_112, 0, 27 * 10**9, 8_900_000, "memory"),
@@ -149,6 +151,14 @@ def _kernels() -> list[r.Kernel]:
 
 
 def findings() -> list[r.Finding]:
+    kinds: tuple[r.RemedyKind, ...] = ("numerics", "same_training", "same_training")
+    return [
+        msgspec.structs.replace(f, remedies=[r.RemedyReport(kind=kind, stack="peft", text=f.remedy, gain=f.gain)])
+        for f, kind in zip(_findings(), kinds, strict=True)
+    ]
+
+
+def _findings() -> list[r.Finding]:
     return [
         r.Finding(
             id="L2",
@@ -310,7 +320,7 @@ def report() -> r.Report:
                     bytes_per_s=6.6e11,
                     share=12.5 / 136,
                 )
-                for role, busy_ns in (("adapter.down", 19_061_888), ("adapter.up", 18_082_816))
+                for role, busy_ns in _PRODUCTS
             ),
             r.Traffic(
                 role="base.linear",

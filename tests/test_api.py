@@ -47,7 +47,7 @@ class Training:
         self.whole += 1
 
     def closure_step(self) -> None:
-        self.optimizer.step(self.loss)  # type: ignore[arg-type]  # a tensor, as torch's own documentation does
+        self.optimizer.step(self.loss)  # a tensor, as torch's own documentation does
 
     def train(self, steps: int = 50) -> None:
         for _ in range(steps):
@@ -84,7 +84,7 @@ def test_a_loop_stops_when_enough_was_seen(training: Training, tmp_path: Path) -
     assert p.report.adapter is not None
     assert (p.report.adapter.modules, p.report.adapter.rank, p.report.source.workload) == (2, 4, "toy")
     assert p.report == loraprof.diagnose(str(p.path))
-    recording = loraprof.load(p.path)
+    recording = loraprof.load(p.path)  # type: ignore[arg-type]
     assert recording == p.recording
     assert recording.timing is not None
     assert len(recording.timing.samples_ns) == 2

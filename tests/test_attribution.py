@@ -4,6 +4,7 @@ import gzip
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded import PRESETS, recorded
@@ -21,7 +22,7 @@ def report_of(name: str, *overrides: str) -> Report:
     return loraprof.diagnose(recorded(name, *overrides))
 
 
-def busy(report: Report, **where: str) -> int:
+def busy(report: Report, **where: Any) -> int:
     step = report.step()
     assert step is not None
     return step.ns(kind="busy", **where)

@@ -17,7 +17,7 @@ def test_columns_grow_in_place() -> None:
     columns = table.take()
     assert columns["a"].tolist() == np.concatenate(parts).tolist()
     assert columns["b"].tolist() == [-1] * sum(map(len, parts))
-    assert (columns["a"].dtype, columns["b"].dtype) == (np.int64, np.int8)
+    assert (columns["a"].dtype, columns["b"].dtype) == (np.int64, np.int8)  # type: ignore[comparison-overlap]
 
 
 def test_an_empty_table_has_its_columns() -> None:

@@ -50,7 +50,7 @@ def test_every_arm_that_runs_is_trained_with_three_seeds() -> None:
     assert len(full.initial_loss) == len(full.final_loss) == 3
     assert len(set(full.final_loss)) == 3
     assert full.initial_loss == pytest.approx(lora.initial_loss)  # the same weights and batches
-    assert all(last < first for first, last in zip(full.initial_loss, full.final_loss, strict=True))
+    assert all(last < first for first, last in zip(full.initial_loss, full.final_loss, strict=True))  # type: ignore[operator]
     assert found.arms["dora"].final_loss is None
 
 

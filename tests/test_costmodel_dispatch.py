@@ -7,21 +7,19 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
+import torch
+from dispatch import Call, count
 
-torch = pytest.importorskip("torch")
-
-from dispatch import Call, count  # noqa: E402
-
-from loraprof.analysis.costmodel import linear, optimizer  # noqa: E402
-from loraprof.analysis.costmodel.blocks import (  # noqa: E402
+from loraprof.analysis.costmodel import linear, optimizer
+from loraprof.analysis.costmodel.blocks import (
     layer_norm_bytes,
     loss_bytes,
     rms_norm_bytes,
     rms_norm_launches,
 )
-from loraprof.analysis.costmodel.dora import DoraShape, dora_bytes, dora_flops, dora_launches  # noqa: E402
-from loraprof.analysis.costmodel.variants import VARIANTS, Variant  # noqa: E402
-from loraprof.analysis.work import work_of  # noqa: E402
+from loraprof.analysis.costmodel.dora import DoraShape, dora_bytes, dora_flops, dora_launches
+from loraprof.analysis.costmodel.variants import VARIANTS, Variant
+from loraprof.analysis.work import work_of
 
 SHAPES = [(64, 48, 80, 5), (33, 96, 40, 7), (128, 64, 64, 16)]
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -149,7 +147,7 @@ def test_pefts_own_layer(
     x = torch.randn(t, k, dtype=BF16).requires_grad_()
     wanted = [p for p in model.parameters() if p.requires_grad]
     with disable_input_dtype_casting(model) if suppressed else nullcontext():
-        found = extra(layer, layer.base_layer.weight, x, wanted, autocast)
+        found = extra(layer, layer.base_layer.weight, x, wanted, autocast)  # type: ignore[arg-type, attr-defined]
     assert found == predicted(VARIANTS[variant], shape, True)
 
 
@@ -159,7 +157,7 @@ def test_dora(shape: tuple[int, int, int, int]) -> None:
     model, layer = peft_layer(*shape, False, use_dora=True)
     x = torch.randn(t, k, dtype=BF16).requires_grad_()
     wanted = [p for p in model.parameters() if p.requires_grad]
-    found = extra(layer, layer.base_layer.weight, x, wanted, False)
+    found = extra(layer, layer.base_layer.weight, x, wanted, False)  # type: ignore[arg-type, attr-defined]
     s = DoraShape(*shape)
     nbytes, work, launches = dora_bytes(s), dora_flops(s), dora_launches()
     assert found == [

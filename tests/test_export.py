@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from builders import json_of, kernel, op, step, write
 from recorded import recorded
+from redaction import numbers
 from reports import real
 
 import loraprof
@@ -130,10 +131,9 @@ def same_report(a: Path, b: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["perfetto", "trace"])
-@pytest.mark.parametrize("redact", [[], ["--redact"]])
-def test_a_copy_gives_the_same_report(tmp_path: Path, form: str, redact: list[str]) -> None:
+def test_a_copy_gives_the_same_report(tmp_path: Path, form: str) -> None:
     path = real("mi300_resnet_ddp_actckpt_train")
-    assert run(["export", str(path), "--to", form, "-o", str(tmp_path / "x.json.gz"), *redact]) == 0
+    assert run(["export", str(path), "--to", form, "-o", str(tmp_path / "x.json.gz")]) == 0
     same_report(path, tmp_path / "x.json.gz")
 
 
@@ -210,8 +210,8 @@ def test_a_redacted_recording_says_nothing_of_where_it_was_made(tmp_path: Path) 
             assert b"alice" not in text + file.name.encode(), (form, file.name)
             assert str(tmp_path).encode() not in text
     events = loaded(tmp_path / "r.loraprof" / "rank0.trace.json.gz")["traceEvents"]
-    assert [e["name"] for e in events if "train.py" in e["name"]] == ["train.py(3): main"]
-    same_report(folder, tmp_path / "r.loraprof")
+    assert [e["name"] for e in events if e["cat"] == "python_function"][-1].startswith("python_")
+    assert numbers(loraprof.diagnose(folder)) == numbers(loraprof.diagnose(tmp_path / "r.loraprof"))
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_every_rank_is_a_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert [p.name.split(".")[0] for p in traces] == ["loraprof_0", "loraprof_1", "loraprof_10"]
     assert run(["export", str(folder), "--to", "recording", "-o", str(tmp_path / "out.loraprof"), "--redact"]) == 0
     assert names(tmp_path / "out.loraprof") == names(folder)
-    assert "rank 10 wrote log" in (tmp_path / "out.loraprof" / "rank10.json").read_text()
+    assert "alice" not in (tmp_path / "out.loraprof" / "rank10.json").read_text()
     assert run(["export", str(folder), "--to", "json", "-o", str(tmp_path / "x"), "--redact"]) == 0
     assert "alice" not in (tmp_path / "x").read_text()
     capfd.readouterr()

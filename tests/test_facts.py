@@ -1,13 +1,10 @@
 """What a step holds in memory, by kind: on layers and optimizers whose tensors are known."""
 
-import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-
-from torch import nn  # noqa: E402
-
-from loraprof.capture.modules.facts import memory_of  # noqa: E402
-from loraprof.capture.modules.markers import Markers  # noqa: E402
+from loraprof.capture.modules.facts import memory_of
+from loraprof.capture.modules.markers import Markers
 
 K, N = 24, 40
 WEIGHTS = 4 * K * N
@@ -21,7 +18,7 @@ def stepped(optimizer: torch.optim.Optimizer, layer: nn.Linear, steps: int) -> i
         return loss
 
     for _ in range(steps):
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[arg-type]
     markers = Markers()
     markers.adopt([layer])
     found = memory_of(markers, optimizer, None)

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
-from provoke import CALIBRATION, facts, found, made, shaped, synthetic, toy, workload
+from provoke import CALIBRATION, advice, facts, found, made, shaped, synthetic, toy, workload
 from recorded import recorded
 from synthetic.lora import Shape, program
 from synthetic.machine import Kernel
@@ -25,7 +26,7 @@ def test_fp32_adapters_on_a_bf16_base() -> None:
     assert seen["adapted layers with float32 adapters on a bfloat16 base"] == 14
     assert seen["their matrix products in float32"] == 14 * 6 - 3  # the first block's q, k, v need no input gradient
     assert "autocast_adapter_dtype=False" in finding.remedy
-    assert "set_float32_matmul_precision" not in finding.remedy  # a CPU has no TF32
+    assert "set_float32_matmul_precision" not in advice(finding)  # a CPU has no TF32
     assert finding.gain is not None
     assert finding.gain.low <= finding.gain.speedup <= finding.gain.high
 
@@ -37,10 +38,10 @@ def test_no_fp32_products_no_finding(near: tuple[str, ...]) -> None:
 
 
 def test_fp32_adapters_on_a_gpu() -> None:
-    large = {"hidden": 2048, "ffn": 5632, "tokens": 2048}
+    large: dict[str, Any] = {"hidden": 2048, "ffn": 5632, "tokens": 2048}
     finding = found(made(shaped(variant="V5", **large)))["L2"]
     assert finding.severity == "major"
-    assert "set_float32_matmul_precision" in finding.remedy  # no kernel's name says TF32
+    assert "set_float32_matmul_precision" in advice(finding)  # no kernel's name says TF32
     assert "L2" not in found(made(shaped(variant="V1", **large)))
 
 
@@ -91,7 +92,7 @@ def test_the_remedy_for_too_many_targets_is_enough() -> None:
     assert "L6" not in found(narrow)
 
 
-LARGE = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
+LARGE: dict[str, Any] = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
 
 
 def test_elementwise_traffic() -> None:
@@ -122,8 +123,8 @@ def test_the_ridge_is_that_of_the_adapters_own_dtype() -> None:
     run = shaped(variant="V5", flops_per_ns=12_000, **LARGE)  # slow products: a third of the adapter's time
     finding = found(made(run, calibration=calibrated(3_435_974)))["L5"]  # 40 TFLOP/s
     assert facts(finding)["ridge of this device in their dtype"] == pytest.approx(20)
-    assert "r to 64" not in finding.remedy  # 64 would do 31 FLOP per byte
-    assert "r to 64" in found(made(run, calibration=calibrated(1_717_987)))["L5"].remedy
+    assert "r up to 64" not in finding.remedy  # 64 would do 31 FLOP per byte
+    assert "r up to 64" in found(made(run, calibration=calibrated(1_717_987)))["L5"].remedy
     assert "L5" not in found(made(run, calibration=calibrated(4_581_298)))  # 30 TFLOP/s: 7.9 of 15 FLOP/B
     assert "L5" not in found(made(run))  # no rate is known
 
@@ -146,7 +147,7 @@ def test_a_value_read_in_the_adapter() -> None:
 
 
 def test_a_synchronising_adapter_on_a_gpu() -> None:
-    small = {"hidden": 512, "ffn": 1376, "tokens": 256}
+    small: dict[str, Any] = {"hidden": 512, "ffn": 1376, "tokens": 256}
     finding = found(made(shaped(sync_in_adapter=True, **small)))["L8"]
     assert facts(finding)["reads of a device value inside adapted layers"] == 12
     assert "L8" not in found(made(shaped(**small)))  # the loss is read at the end of the step: not an adapter's

@@ -13,8 +13,8 @@ import loraprof
 from loraprof.model.recording import ModuleInfo, TrainingCost
 from loraprof.model.report import Finding
 
-LARGE = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 1024}
-WIDE = {"hidden": 16384, "ffn": 32768, "tokens": 4096, "vocab": 1024, "rank": 4}
+LARGE: dict[str, Any] = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 1024}
+WIDE: dict[str, Any] = {"hidden": 16384, "ffn": 32768, "tokens": 4096, "vocab": 1024, "rank": 4}
 
 
 def sized(run: Synthetic) -> list[ModuleInfo]:
@@ -145,7 +145,7 @@ def test_a_loader_and_a_pause() -> None:
 def test_the_wrong_lever() -> None:
     """A narrow layer with few tokens, launch-bound: full fine-tuning issues fewer kernels and is faster."""
     narrow = {"hidden": 512, "ffn": 1376, "tokens": 256}
-    finding = predicted(shaped(**narrow), 100_000, tokens=256)["W1"]
+    finding = predicted(shaped(**narrow), 100_000, tokens=256)["W1"]  # type: ignore[arg-type]
     seen = facts(finding)
     assert seen["at most"] < seen["this step"]
     assert seen["median width of the adapted layers"] == 512

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from builders import Document
-from provoke import facts, found, made, shaped, workload
+from provoke import advice, facts, found, made, shaped, workload
 from synthetic.faults import mapped
 from synthetic.simulate import Synthetic
 
@@ -135,8 +135,8 @@ def test_communication_that_nothing_hides() -> None:
     assert seen["of the step"] >= 0.1
     assert seen["most of it in"] == f"all_reduce, {few} per step"
     assert there["D6"].severity == "major"
-    assert "bucket_cap_mb" in there["D6"].remedy
+    assert "bucket_cap_mb" in advice(there["D6"])
     passed = found(made(run("send", 600_000, ns=2_000_000)))["D6"]  # no gradients
-    assert passed.remedy.endswith("more work per message")
+    assert advice(passed).endswith("more work per message")
     assert "D6" not in found(made(run("allreduce", 600_000, ns=20_000)))
     assert "D6" not in found(made(run("_all_gather_base", FROZEN_BYTES // few, ns=2_000_000)))  # D1 says why

@@ -7,7 +7,7 @@ import pytest
 from builders import json_of as trace_json
 from builders import kernel, op, step, write
 from msgspec import structs
-from provoke import facts, found, made, shaped, synthetic, workload
+from provoke import advice, facts, found, made, shaped, synthetic, workload
 from synthetic.machine import Hardware
 
 LARGE = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
@@ -27,20 +27,20 @@ def test_launch_bound() -> None:
 
 def test_a_compiled_step_is_not_told_to_compile() -> None:
     run = synthetic("launch-bound")
-    assert "torch.compile" in found(made(run))["H1"].remedy
-    assert "torch.compile" not in found(made(run, **workload(run.recording, compiled=True)))["H1"].remedy
+    assert "torch.compile" in advice(found(made(run))["H1"])
+    assert "torch.compile" not in advice(found(made(run, **workload(run.recording, compiled=True)))["H1"])
 
 
 def test_the_remedy_names_options_of_adapters_that_are_there() -> None:
     run = synthetic("launch-bound")
-    peft = found(made(run))["H1"].remedy
+    peft = advice(found(made(run))["H1"])
     assert "fewer target_modules" in peft
     assert "torch.compile(get_peft_model(model, config))" in peft
     assert "dropout" not in peft  # there is none
     sites = [structs.replace(site, dropout=0.1) for site in run.recording.sites]
-    assert "lora_dropout=0.0" in found(made(run, sites=sites))["H1"].remedy
+    assert "lora_dropout=0.0" in advice(found(made(run, sites=sites))["H1"])
     sites = [structs.replace(site, kind="handwritten") for site in run.recording.sites]
-    own = found(made(run, sites=sites))["H1"].remedy
+    own = advice(found(made(run, sites=sites))["H1"])
     assert "adapt fewer layers" in own
     assert "target_modules" not in own
     assert "torch.compile(model)" in own
@@ -51,8 +51,8 @@ def test_the_remedy_of_a_step_without_adapters_names_none(tmp_path: Path) -> Non
     for at in range(10_000, 810_000, 20_000):
         host.append(op("aten::mm", at, at + 12_000))
         device.append(kernel(at + 15_000, at + 18_000, launch=(at + 8_000, at + 11_000)))
-    bare = found(write(tmp_path / "bare.json", trace_json(host, device)))["H1"].remedy
-    for remedy in (bare, found(made(shaped(Hardware(api_ns=6000), arm="full")))["H1"].remedy):
+    bare = advice(found(write(tmp_path / "bare.json", trace_json(host, device)))["H1"])
+    for remedy in (bare, advice(found(made(shaped(Hardware(api_ns=6000), arm="full")))["H1"])):
         assert "torch.compile(model)" in remedy
         for word in ("peft", "target_modules", "lora", "adapt"):
             assert word not in remedy

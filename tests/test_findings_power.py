@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import call, json_of, kernel, op, step, write
@@ -11,7 +12,7 @@ from synthetic.program import Program
 from loraprof.model.recording import Memory, Nvml, NvmlSample
 
 
-def sampled(bits: list[int], power: int = 600_000, utilization: int = 99, **more: object) -> Nvml:
+def sampled(bits: list[int], power: int = 600_000, utilization: int = 99, **more: Any) -> Nvml:
     samples = [
         NvmlSample(monotonic_ns=i, reasons=b, power_mw=power, utilization=utilization, sm_clock_mhz=1500)
         for i, b in enumerate(bits)
@@ -19,7 +20,7 @@ def sampled(bits: list[int], power: int = 600_000, utilization: int = 99, **more
     return Nvml(
         uuid="GPU-x", driver="575", steps=10, loop_ns=10**9, samples=samples, power_limit_mw=700_000,
         sm_clock_max_mhz=1980, **more,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("bit", [0x4, 0x8, 0x20, 0x40, 0x80])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,7 +98,14 @@ def reading(path: Path, layers: int, frames: bool = False) -> Path:
         device.append(kernel(at + 13_000, at + 60_000, launch=(at + 5_000, at + 9_000)))
     document = json.loads(json.dumps(json_of(host, device), default=float))
     for i in range(layers):
-        frame = {"ph": "X", "cat": "python_function", "pid": 1, "tid": 1, "ts": 100.0 * i + 1, "dur": 98.0}
+        frame: dict[str, Any] = {
+            "ph": "X",
+            "cat": "python_function",
+            "pid": 1,
+            "tid": 1,
+            "ts": 100.0 * i + 1,
+            "dur": 98.0,
+        }
         document["traceEvents"].append({**frame, "name": f"nn.Module: Block_{i}", "args": {"Python id": 2 * i}})
         if frames:
             line = {**frame, "name": "model/block.py(17): forward", "ts": frame["ts"] + 0.5, "dur": 97.0}

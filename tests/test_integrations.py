@@ -92,7 +92,7 @@ def test_a_lightning_trainer(tmp_path: Path, finish: bool) -> None:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     options = {"accelerator": "cpu", "gradient_clip_val": 1.0, "accumulate_grad_batches": 2, "max_epochs": 1}
     trainer = lightning.Trainer(**quiet, **options, enable_model_summary=False, callbacks=[Callback(p, finish)])
-    trainer.fit(Model(), torch.utils.data.DataLoader(torch.randn(60, 8), batch_size=2))
+    trainer.fit(Model(), torch.utils.data.DataLoader(torch.randn(60, 8), batch_size=2))  # type: ignore[arg-type]
     assert trainer.global_step == (15 if finish else NEEDED)
     assert (p.recording.workload.micro_batches, p.recording.workload.grad_clip) == (2, True)
     assert p.recording.workload.missing_gradients == []

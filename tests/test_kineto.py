@@ -240,7 +240,7 @@ def _many(rng: random.Random, count: int) -> list[Document]:
     for _ in range(count):
         args = {"correlation": rng.randrange(4), "stream": rng.randrange(3), "Sequence number": rng.randrange(3)}
         if rng.random() < 0.3:
-            args["Input Dims"] = [[rng.randrange(3), 2]]
+            args["Input Dims"] = [[rng.randrange(3), 2]]  # type: ignore[assignment]
         place = {"pid": rng.choice([1, 2, -1]), "tid": rng.choice([1, 2, "s"])}
         time = {"ts": rng.choice([0, 1, 2.5, 7, None, float("nan")]), "dur": rng.choice([0, 1, 2, -1, 1e4])}
         out.append(event(rng.choice(cats), rng.choice("abc"), **place, **time, args=args))

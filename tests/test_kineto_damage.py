@@ -79,8 +79,8 @@ def test_unknown_categories_are_named_with_their_number() -> None:
 
 def test_fields_of_odd_types_cost_no_event() -> None:
     odd = [
-        event("kernel", 5, args={"stream": "seven", "correlation": "12", "grid": "4", "block": [1, None]}),
-        event("cpu_op", None, args={"Input Dims": "no", "Sequence number": 1e30}),
+        event("kernel", 5, args={"stream": "seven", "correlation": "12", "grid": "4", "block": [1, None]}),  # type: ignore[arg-type]
+        event("cpu_op", None, args={"Input Dims": "no", "Sequence number": 1e30}),  # type: ignore[arg-type]
         event("cpu_op", ts=1, args=[1, 2]),
         event("cpu_op", ts=2, args=None),
         event("cpu_op", pid=[1], tid={}),

@@ -11,6 +11,7 @@ from loraprof.analysis.partition.gpu import device_work, split
 from loraprof.analysis.partition.host_state import states_of
 from loraprof.analysis.trace.launch_links import link
 from loraprof.analysis.trace.step_windows import Window
+from loraprof.model.vocabulary import Class
 
 
 def test_worked_example() -> None:
@@ -104,6 +105,6 @@ def test_compiling_is_python_whatever_op_needed_it() -> None:
         ("void cublasLt::splitKreduce_kernel<32, 16, int>(...)", "compute"),
     ],
 )
-def test_collectives_of_every_library_are_communication(name: str, cls: str) -> None:
+def test_collectives_of_every_library_are_communication(name: str, cls: Class) -> None:
     trace = trace_of([step(0, 0, 900)], [kernel(1000, 3000, launch=(100, 200), name=name)])
     assert analyse(trace).steps[0].ns(kind="busy", class_=cls) == 2000

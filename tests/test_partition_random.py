@@ -49,7 +49,7 @@ def device(rng: random.Random, high: int) -> list[Device]:
 
 def back(*args: Any, **more: Any) -> Device:
     """A copy to the host; its call is a synchronisation when it takes ten times as long as others."""
-    return copy(*args, name="DtoH", **more)
+    return copy(*args, name="DtoH", **more)  # type: ignore[misc]
 
 
 def run(seed: int) -> tuple[list[Host], list[Device]]:

@@ -71,7 +71,7 @@ def test_report_and_export_take_urls(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_a_foreign_trace_behind_a_url() -> None:
     trace = write_recording(Path(fleet(1).parent) / "a.loraprof") / "rank0.trace.json"
-    place_of(f"{BUCKET}/t.json").write_bytes(trace.read_bytes())  # type: ignore[union-attr]
+    place_of(f"{BUCKET}/t.json").write_bytes(trace.read_bytes())
     assert loraprof.diagnose(f"{BUCKET}/t.json").source.kind == "trace"
 
 

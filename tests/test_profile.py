@@ -30,7 +30,7 @@ def test_a_bare_loop(tmp_path: Path) -> None:
     done = run(tmp_path, "profile", "--record", "x.loraprof", str(SCRIPTS / "bare.py"), "--lr", "1e-3")
     assert done.returncode == 0, done.stderr
     assert f"argv ['--lr', '1e-3'] __main__ {tmp_path}" in done.stdout
-    assert "steps 20 " in done.stdout  # stopped cleanly after skip 3 + timed 10 + 1 + 3 + 3
+    assert "steps 23 " in done.stdout  # stopped cleanly after 6 for a first recording, 1 + 10 timed + 3 + 3
     assert files(tmp_path) == ["x.loraprof"]
     report = loraprof.diagnose(tmp_path / "x.loraprof")
     assert report.adapter is not None
@@ -94,7 +94,7 @@ def test_no_recording_says_why(tmp_path: Path, script: str, code: int, text: str
 def test_a_script_that_ends_too_early(tmp_path: Path) -> None:
     done = run(tmp_path, "profile", str(SCRIPTS / "bare.py"), "--lr", "1", STEPS="5")
     assert done.returncode == 4
-    assert "after 5 optimizer steps; the recording needs 20" in done.stderr
+    assert "after 5 optimizer steps; the recording needs 6" in done.stderr
     assert files(tmp_path) == []
 
 

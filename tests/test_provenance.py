@@ -82,7 +82,7 @@ def test_wrappers_of_compile_do_not_count() -> None:
 def test_a_wrapper_leaves_the_ranges_around_it_open() -> None:
     net, aside = Net(), nn.Identity()
     wrapper: Any = torch.compile(aside, backend="eager")
-    net.forward = lambda x: wrapper(x)  # type: ignore[method-assign]
+    net.forward = lambda x: wrapper(x)
     markers = Markers()
     markers.step = 0
     markers.install()

@@ -1,76 +1,216 @@
-"""Nothing that names a person or a machine is left, and nothing else is lost."""
+"""Nothing that a person chose is left, whatever field it stood in, and the figures are the same."""
 
+import gzip
+import itertools
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from recordings import trace_bytes, write_recording
+from redaction import numbers
+from reports import real
 
-from loraprof.model.recording import DeviceInfo, Environment, ModuleInfo, Nvml, Recording, Workload
-from loraprof.store.recordings import Source
-from loraprof.store.redact import kept_value, redacted, redacted_recording, without_paths
+import loraprof
+from loraprof.cli.app import run
+from loraprof.model.recording import Nvml, Recording
+from loraprof.store.kineto.events import DEVICE_CODES, HOST_CODES
+from loraprof.store.recordings import load_source
+from loraprof.store.redaction.copy import redacted_copy
+from loraprof.store.redaction.recording import redacted
+from loraprof.store.redaction.trace import redact_events, redact_value
+from loraprof.store.redaction.words import Pseudonyms
+from loraprof.text import without_secrets
 
-RECORDING = Recording(
-    created="2026-01-01T00:00:00+00:00",
-    environment=Environment(loraprof="0.1.0", python="3.11", torch="2.13.0", platform="Linux-6.1", host="gpu-box-7"),
-    device=DeviceInfo(kind="cuda", name="NVIDIA A100", uuid="GPU-1234", driver="550.1"),
-    workload=Workload(
-        name="train.py",
-        kind="script",
-        argv=["/home/alice/lora/train.py", "--out=runs/alice/a", "--lr", "3e-4", "--run", "alice-first", "a/b/"],
-        options={"targets": ["q_proj"], "cache": "/scratch/alice/hub", "layers": 2},
-    ),
-    modules=[ModuleInfo(id=0, path="model.layers.0", cls="Linear", origin="torch.nn.modules.linear")],
-    notes=["nothing at /home/alice/lora/data on gpu-box-7", "3 steps/s and a / b"],
+REFERENCE = Path(__file__).parents[1] / "profiles" / "recordings"
+PLANTED = [
+    *("plantedperson", "PLANTEDTOKEN9", "hf_PlantedAbC123xyz", "/home/plantedperson/secretproj/train.py"),
+    *("s3://key:PLANTED@bucket/x", "planted-host:29500", "192.0.2.3", "\\\\planted-srv\\share", "~planted/x"),
+    *("planted@example.com", "deadbeefcafe0123456789", "GPU-3f2a-PLANTED", "plänted", "a/planted dir/x.py(3): main"),
+]  # fmt: skip
+LEFT = re.compile(
+    r"plant|pl.nted|person|secretproj|hf_|abc123|deadbeef|3f2a|s3:|bucket|29500|192\.0|srv|share|example|train\.py|dir",
+    re.IGNORECASE,
 )
+
+
+def contents(folder: Path) -> Iterator[str]:
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        yield path.name + (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+
+
+def planted(value: Any, secrets: Iterator[str], kept: tuple[str, ...] = ("schema", "created")) -> Any:
+    """The document with something of somebody's in the place of every text."""
+    match value:
+        case str():
+            return next(secrets)
+        case list():
+            return [planted(inner, secrets) for inner in value]
+        case dict():
+            return {key: inner if key in kept else planted(inner, secrets) for key, inner in value.items()}
+        case _:
+            return value
+
+
+def full(document: dict[str, Any]) -> dict[str, Any]:
+    """With something in every table that a good recording may leave empty."""
+    document["environment"] |= {"variables": {"CUDA_VISIBLE_DEVICES": "x"}, "host": "x", "launch": "x", "machine": "x"}
+    document["device"] |= {"uuid": "x", "driver": "x"}
+    document["workload"] |= {"argv": ["x"] * 20, "options": {"run": "x"}, "missing_gradients": ["x", "x"]}
+    document["workload"] |= {"optimizer_flags": {"fused": "x"}, "optimizer": "x", "arm": "x", "checkpointing": "x"}
+    document |= {"notes": ["x"] * len(PLANTED), "graph_nodes": {"7": "x"}}
+    document["compilation"] = {
+        "passes": [],
+        "recompile_reasons": ["x"],
+        "break_reasons": ["x"],
+        "notes": ["x"],
+        "graphs": [{"region": "x", "backward": False, "root": -1, "calls": [["x", [[-1, "x", -1, 1]]]]}],
+    }
+    return document
+
+
+@pytest.mark.parametrize("turn", range(len(PLANTED)))
+def test_no_text_of_a_recording_is_left(turn: int) -> None:
+    secrets = itertools.cycle(PLANTED[turn:] + PLANTED[:turn])
+    document = json.loads((REFERENCE / "h100-sxm" / "minimind-26m.loraprof" / "recording.json").read_bytes())
+    recording = msgspec.convert(planted(full(document), secrets), Recording, strict=False)
+    clean = msgspec.json.encode(redacted(recording, Pseudonyms())).decode()
+    for field in msgspec.structs.fields(Recording):  # texts of values; names of fields are ours
+        clean = clean.replace(f'"{field.name}":', "")
+    assert not LEFT.search(clean), LEFT.search(clean)
+
+
+def test_no_key_of_a_table_is_left() -> None:
+    document = json.loads((REFERENCE / "h100-sxm" / "minimind-26m.loraprof" / "recording.json").read_bytes())
+    for table in ("packages", "variables"):
+        document["environment"][table] = dict.fromkeys(PLANTED, "1")
+    document["workload"] |= {"options": dict.fromkeys(PLANTED, 1), "optimizer_flags": dict.fromkeys(PLANTED, True)}
+    document["overhead_ns"] = dict.fromkeys(PLANTED, 1.0)
+    clean = msgspec.json.encode(redacted(msgspec.convert(document, Recording, strict=False), Pseudonyms())).decode()
+    assert not LEFT.search(clean), LEFT.search(clean)
+
+
+def test_samples_say_why_in_nobodys_words() -> None:
+    keys = dict.fromkeys(PLANTED, 1)
+    texts = dict(zip(PLANTED, PLANTED, strict=True))
+    nvml = Nvml(uuid=PLANTED[0], driver=PLANTED[1], steps=1, loop_ns=1, samples=[], violations_ns=keys, missing=texts)
+    clean = msgspec.json.encode(redacted(nvml, Pseudonyms())).decode()
+    assert not LEFT.search(clean)
+
+
+@pytest.mark.parametrize("secret", PLANTED)
+def test_no_field_of_a_trace_is_left(secret: str) -> None:
+    args: dict[str, Any] = dict.fromkeys(
+        ("kernel_file", "host", "x", secret, "Process Group Name", "dtype", "grid", "Rank"), secret
+    )
+    args |= {"Input type": [secret, "float"], "Concrete Inputs": [secret], "Input Dims": [secret], "stream": [secret]}
+    common = {"name": secret, "pid": secret, "tid": secret, "ts": 1, "dur": 1, "id": secret, secret: secret}
+    events: list[Any] = [common | {"ph": "X", "cat": cat, "args": args} for cat in (*HOST_CODES, *DEVICE_CODES)]
+    events += [common | {"ph": ph, "args": {"name": secret, "labels": secret}} for ph in ("M", "i", "C", "s", secret)]
+    events += [secret, [secret], {secret: secret}, {"ph": "X", "args": secret, "cat": secret, "ts": secret}]
+    events += [{"ph": "X", "cat": "cpu_op", "name": [secret, {"a": secret}], "ts": {"a": secret}}]
+    names = Pseudonyms()
+    clean = redact_events(names)(msgspec.json.encode(events)).decode()
+    assert not LEFT.search(clean.replace("Global rank stride", "")), LEFT.search(clean)
+    top = redact_value(names)
+    for value in (secret, [secret], {"a": secret}, [{"id": 0, "name": secret, "uuid": secret, secret: 1}]):
+        for key in (secret, "traceName", "deviceProperties", "distributedInfo", "displayTimeUnit", "cupti_version"):
+            assert not LEFT.search((top(key, msgspec.json.encode(value)) or b"").decode())
+    info = {"backend": secret, "master": secret, "pg_config": [{"pg_name": secret, "pg_desc": secret, "pg_size": 1}]}
+    assert not LEFT.search((top("distributedInfo", msgspec.json.encode(info)) or b"").decode())
+
+
+def test_what_everybody_knows_stays() -> None:
+    names = Pseudonyms()
+    for name in (
+        "aten::_scaled_dot_product_flash_attention",
+        "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>, std::array<char*, 3> >",
+        "ampere_bf16_s16816gemm_bf16_128x64_ldg8_f2f_stages_32x6_tn",
+        "autograd::engine::evaluate_function: AddmmBackward0",
+        "ProfilerStep#12",
+        "Optimizer.step#AdamW.step",
+        "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__",
+        "loraprof::m17",
+        "nn.Module: LlamaDecoderLayer_3",
+        "triton_poi_fused_add_mul_3",
+    ):
+        assert names.name(name) == name
+    for path in ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default", "lm_head", ""):
+        assert names.path(path) == path
+    assert names.device("NVIDIA H100 80GB HBM3") == "NVIDIA H100 80GB HBM3"
+    assert names.version("2.11.0+cu130") == "2.11.0+cu130"
+
+
+def test_pseudonyms_are_stable_and_keep_the_structure() -> None:
+    names = Pseudonyms()
+    assert names.path("acme.layers.0.acme_attn") == "module_1.layers.0.module_2_attn"
+    assert names.path("acme.x1") == "module_1.module_3"
+    assert names.name("acmeLinear_3") == names.name("acmeLinear_3") != names.name("otherLinear_3")
+    made = names.name("acme_gemm_kernel")
+    assert re.fullmatch(r"x\d+_gemm_kernel", made)
+    assert names.name(made) != made  # one that only looks like a pseudonym
+    assert names.name("mylora").endswith("lora")
+
+
+def test_numbers_stay_to_the_last_digit() -> None:
+    text = b'[{"ph":"X","cat":"cpu_op","name":"aten::mm","ts":4483781115872.905,"dur":1.50,"pid":1,"tid":"1"}]'
+    assert b'"ts":4483781115872.905,"dur":1.50' in redact_events(Pseudonyms())(text)
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("*/*.loraprof")), ids=lambda p: p.stem)
+def test_the_figures_of_a_recording_are_the_same(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "out.loraprof"
+    assert run(["export", str(path), "--to", "recording", "-o", str(copy), "--redact", "--quiet"]) == 0
+    assert numbers(loraprof.diagnose(copy)) == numbers(loraprof.diagnose(path))
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    "name", ["mi300_vllm_piecewise_hipgraph", "rtx2080ti_linear_train", "a100_resnet_ddp_train", "h100_bert_small"]
+)
+def test_the_figures_of_a_trace_are_the_same(name: str, tmp_path: Path) -> None:
+    path = real(name)
+    assert run(["export", str(path), "--to", "trace", "-o", str(tmp_path / "x.json.gz"), "--redact", "--quiet"]) == 0
+    assert numbers(loraprof.diagnose(tmp_path / "x.json.gz")) == numbers(loraprof.diagnose(path))
+
+
+def test_names_of_files_are_not_handed_on(tmp_path: Path) -> None:
+    place = write_recording(tmp_path / "plantedperson.loraprof")
+    (tmp_path / "out").mkdir()
+    copy = redacted_copy(load_source(place), tmp_path / "out")
+    assert not LEFT.search(str(copy.path))
+    (tmp_path / "planted.json").write_bytes(trace_bytes())
+    for form in ("json", "html", "markdown"):
+        target = str(tmp_path / f"x.{form}")
+        assert run(["export", str(tmp_path / "planted.json"), "--to", form, "-o", target, "--redact", "--quiet"]) == 0
+        assert "planted" not in Path(target).read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
     [
-        ("/home/alice/x.py(12): forward", "x.py(12): forward"),
-        ("/usr/lib/python3.11/threading.py(1): run", "threading.py(1): run"),
-        ("torch/nn/modules/module.py(1739): _call_impl", None),
-        ("--out=/data/bob/run", "--out=run"),
-        ("/a/b.py(1): f;/home/alice/c.py(2): g", "b.py(1): f;c.py(2): g"),
-        ("/home/john doe/my runs/x.py", "x.py"),
-        ("C:/Users/bob/x.py", "C:x.py"),
-        ("file:///home/alice/x.py", "file:x.py"),
-        ("/home/alice", "redacted"),
-        ("see\n/home/alice/x.py", "see\nx.py"),
-        ("aten::div", None),
-        ("void f<(a)/2>(x / y)", None),
-        ("ProfilerStep#3", None),
-        ("tokens/s and 1/2/3", None),
+        (["t.py", "--hub_token", "hf_x", "--lr", "1"], ["t.py", "--hub_token", "***", "--lr", "1"]),
+        (["--token=a=b", "--api-key=x", "--wandbKey", "x"], ["--token=***", "--api-key=***", "--wandbKey", "***"]),
+        (["--max-tokens", "5", "--tokenizer", "x"], ["--max-tokens", "5", "--tokenizer", "x"]),
+        (["--data", "s3://k:S@b/x", "https://h/x?sig=S"], ["--data", "s3://***@b/x", "https://h/x?***"]),
+        (["hf_abcdefghij123", "db.password=x", "-p", "x"], ["***", "db.password=***", "-p", "x"]),
+        (["--password", "--fast"], ["--password", "--fast"]),
     ],
 )
-def test_paths_in_strings(text: str, left: str | None) -> None:
-    assert json.loads(without_paths(json.dumps({"name": text}).encode())) == {"name": text if left is None else left}
-    assert json.loads(without_paths(json.dumps([1, text]).replace("/", "\\/").encode()))[1] == (left or text)
+def test_secrets_of_a_command_line(words: list[str], kept: list[str]) -> None:
+    assert without_secrets(words) == kept
 
 
-def test_top_level_values() -> None:
-    assert kept_value("host_name", b'"gpu-box-7"') is None
-    assert kept_value("traceName", b'"/home/alice/x.json"') is None
-    assert kept_value("my note", b'"secret"') is None
-    assert kept_value("schemaVersion", b"1") == b"1"
-
-
-def test_a_recording_keeps_what_the_analysis_needs() -> None:
-    clean = redacted_recording(RECORDING)
-    text = msgspec.json.encode(clean).decode()
-    assert not [word for word in ("alice", "gpu-box-7", "GPU-1234", "/home", "/scratch") if word in text]
-    assert clean.workload.argv == ["train.py", "--out=a", "--lr", "3e-4", "--run", "redacted-first", "b/"]
-    assert clean.workload.options == {"targets": ["q_proj"], "cache": "hub", "layers": 2}
-    assert clean.notes == ["nothing at data on redacted", "3 steps/s and a / b"]
-    assert (clean.modules, clean.device.name, clean.device.driver) == (RECORDING.modules, "NVIDIA A100", "550.1")
-    assert redacted_recording(clean) == clean
-
-
-def test_a_source_loses_its_folder_and_the_gpu_its_number() -> None:
-    nvml = Nvml(uuid="GPU-1234", driver="550.1", steps=1, loop_ns=1, samples=[])
-    trace = Path("/home/alice/x.loraprof/rank0.trace.json.gz")
-    clean = redacted(Source(Path("/home/alice/x.loraprof"), "recording", RECORDING, (trace,), nvml))
-    assert (clean.path, clean.traces) == (Path("x.loraprof"), (trace,))
-    assert clean.nvml is not None
-    assert clean.nvml.uuid == "redacted"
+@pytest.mark.slow
+def test_profile_redacts_what_it_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plantedscript.py").write_text(
+        "import torch\nw = torch.nn.Linear(4, 4)\no = torch.optim.SGD(w.parameters(), 0.1)\n"
+        "for _ in range(60):\n    w(torch.ones(2, 4)).sum().backward(); o.step(); o.zero_grad()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    command = ["profile", "--redact", "--record", "r.loraprof", "--quiet", "plantedscript.py", "--run", "plantedrun"]
+    assert run(command) == 0
+    assert not any("planted" in text for text in contents(tmp_path / "r.loraprof"))

@@ -11,8 +11,12 @@ from golden_files import assert_golden
 from synthetic.presets import preset
 from synthetic.simulate import simulate
 
+from loraprof.analysis.analyse import analyse
 from loraprof.model.recording import DeviceInfo
+from loraprof.model.vocabulary import ROLES
+from loraprof.store.kineto.read import read_trace
 from loraprof.store.profiles import profiles_dir
+from loraprof.store.recordings import load_source
 
 FOLDER = profiles_dir() / "recordings"
 NONE_YET = pytest.param(
@@ -27,6 +31,21 @@ RECORDINGS: list[Any] = [
 def test_a_reference_recording(place: Path) -> None:
     report = reference.check(place, (FOLDER / "README.md").read_text(encoding="utf-8"))
     reference.assert_golden_report(report, place)
+
+
+@pytest.mark.parametrize("name", ["gpt2-xl-512", "llama-3.2-1b", "tinyllama-512"])
+def test_a_trace_alone_has_its_recordings_adapters_and_roles(name: str) -> None:
+    """By shapes, names and order: every role of 1 % of the step within 5 % of what the modules say."""
+    source = load_source(FOLDER / "h100-sxm" / f"{name}.loraprof")
+    trace = read_trace(source.traces[0])
+    bare, known = analyse(trace), analyse(trace, source.recording)
+    assert known.reported is not None
+    assert [site.rank for site in bare.who.sites] == [site.rank for site in known.who.sites]
+    step, own = bare.steps[known.reported], known.steps[known.reported]
+    for role in ROLES:
+        ns = own.ns(kind="busy", role=role)
+        if ns > 0.01 * own.ns(kind="busy"):
+            assert step.ns(kind="busy", role=role) == pytest.approx(ns, rel=0.05), role
 
 
 def test_folders_are_named_after_a_gpu() -> None:
@@ -73,10 +92,10 @@ def test_what_is_wrong_with_a_recording_is_found(place: Path) -> None:
         reference.check(place, "")
     path = place / "recording.json"
     own = msgspec.json.decode(path.read_bytes(), type=reference.load_source(place).recording.__class__)
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(own, device=DeviceInfo(kind="cpu", name="Xeon"))))
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(own, device=DeviceInfo(kind="cpu", name="Xeon"))))  # type: ignore[type-var]
     with pytest.raises(AssertionError, match="no reference"):
         reference.check(place, README)
-    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(own, notes=["/home/somebody/x"])))
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(own, notes=["/home/somebody/x"])))  # type: ignore[type-var]
     with pytest.raises(AssertionError):
         reference.check(place, README)
 

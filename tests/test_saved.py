@@ -1,13 +1,11 @@
 """Activations kept for the backward pass: exact bytes on layers whose saved tensors are known."""
 
 import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-torch = pytest.importorskip("torch")
-
-from torch import nn  # noqa: E402
-from torch.utils.checkpoint import checkpoint  # noqa: E402
-
-from loraprof.capture.passes.saved import SavedForBackward  # noqa: E402
+from loraprof.capture.passes.saved import SavedForBackward
 
 T, K, N = 32, 24, 40
 

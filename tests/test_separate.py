@@ -11,18 +11,20 @@ from provoke import made, synthetic, workload
 import loraprof
 from loraprof.diagnosis import build
 from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.judge import RULES
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import limiting
 from loraprof.model.recording import Workload
-from loraprof.model.report import Finding, Gain, TimingReport, Unprofiled
+from loraprof.model.report import Finding, Gain, RemedyReport, TimingReport, Unprofiled
 
 BUILTIN = Workload(name="gpt2-xl", kind="builtin", argv=["gpt2-xl"], options={"batch": 4, "rank": 16})
-SCRIPT = Workload(name="train.py", kind="script", argv=["train.py", "--lr", "1"])
+SCRIPT = Workload(name="train.py", kind="script", argv=["train.py", "--name", "a b"])
 
 
 def cause(id: str, low: float, high: float, severity: Any = "major") -> Finding:
     gain = Gain(ns=1, speedup=(low + high) / 2, low=low, high=high, basis="model") if low else None
-    return Finding(id=id, severity=severity, title="", evidence=[], remedy="", gain=gain)
+    remedies = [RemedyReport(kind=r.kind, stack="plain", text="", arm=r.arm) for r in RULES[id].remedies]
+    return Finding(id=id, severity=severity, title="", evidence=[], remedy="", gain=gain, remedies=remedies)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def case() -> Any:
         seen.append(found)
         return keep(found)
 
-    build.findings = spy
+    build.findings = spy  # type: ignore[assignment]
     try:
         loraprof.diagnose(path)
     finally:
@@ -57,7 +59,10 @@ def case() -> Any:
 def test_a_clear_lead_needs_no_measurement(case: Any) -> None:
     assert unclear(case(BUILTIN), [cause("L1", 1.2, 1.3), cause("H1", 1.1, 1.19)]) is None
     assert unclear(case(BUILTIN), [cause("L1", 1.2, 1.3)]) is None
-    assert unclear(case(BUILTIN), [cause("G2", 1.2, 1.3), cause("L1", 1.2, 1.3), cause("B6", 1.0, 1.3, "info")]) is None
+    assert (
+        unclear(case(BUILTIN), [cause("G2", 1.2, 1.3, "info"), cause("L1", 1.2, 1.3), cause("B6", 1.0, 1.3, "info")])
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,7 @@ def test_a_clear_lead_needs_no_measurement(case: Any) -> None:
         (("H1", "L1"), BUILTIN, "gpt2-xl or loraprof profile gpt2-xl --batch 8 would decide"),
         (("L5", "L1"), BUILTIN, "loraprof profile gpt2-xl --rank 32 would decide"),
         (("H1", "L4"), SCRIPT, "overlap; a profile with the batch doubled would decide"),
-        (("W1", "B6"), SCRIPT, "loraprof compare --arms lora,full train.py --lr 1 would decide"),
+        (("W1", "B6"), SCRIPT, "loraprof compare --arms lora,full train.py --name 'a b' would decide"),
         (("B3", "B6"), SCRIPT, "their intervals overlap"),
     ],
 )

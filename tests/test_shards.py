@@ -41,7 +41,7 @@ def test_weights_that_are_gathered_inside_a_block_are_no_activations() -> None:
     model = nn.Sequential(Gathered(64, 64), nn.Tanh())
 
     def gather(module: nn.Module, _: object) -> None:
-        module.weight = nn.Parameter(module.weight.detach().clone())
+        module.weight = nn.Parameter(module.weight.detach().clone())  # type: ignore[operator]
 
     x = torch.randn(2, 64, requires_grad=True)
 

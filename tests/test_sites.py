@@ -58,7 +58,7 @@ def wrapper() -> nn.Module:
 
 def hung_inside() -> nn.Module:
     base = frozen(nn.Linear(D, N))
-    base.lora = nn.Sequential(nn.Linear(D, R), nn.Linear(R, N))  # type: ignore[assignment]
+    base.lora = nn.Sequential(nn.Linear(D, R), nn.Linear(R, N))
     return base
 
 
@@ -141,7 +141,7 @@ def test_modules_hung_on_from_outside() -> None:
             super().__init__()
             self.lora_down, self.lora_up = nn.Linear(D, R, bias=False), nn.Linear(R, N, bias=False)
             self.original = base.forward
-            base.forward = self.forward  # type: ignore[method-assign]
+            base.forward = self.forward  # type: ignore[assignment, method-assign]
 
         def forward(self, x: Tensor) -> Tensor:
             return self.original(x) + self.lora_up(self.lora_down(x))

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,11 @@ def write_zip(path: Path) -> None:
         archive.writestr("t.json", "{}")
 
 
+def write_tar(path: Path) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("t.json"))
+
+
 def write_pointer(path: Path) -> None:
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
 
@@ -214,6 +220,8 @@ CHAKRA = {"schema": "1.1.1-chakra.0.0.4", "pid": 5, "time": "x", "start_ts": 1, 
         ("a.sqlite", write_sqlite, "SQLite", "export_chrome_trace"),
         ("a.nsys-rep", lambda p: p.write_bytes(b"\x00\x01binary"), "Nsight", "export_chrome_trace"),
         ("a.zip", write_zip, "zip archive", "unzip"),
+        ("a.tar.gz", write_tar, "tar archive", "unpack"),
+        ("a.json.gz", write_pointer, "Git LFS pointer", "git lfs pull"),
         ("a.json", write_pointer, "Git LFS pointer", "git lfs pull"),
         ("a.json", lambda p: p.write_text(json.dumps(CHAKRA)), "Chakra", "Kineto trace of the same run"),
         ("a.et", lambda p: p.write_bytes(b"\x0a\x07"), "Chakra", "Kineto trace of the same run"),

@@ -49,7 +49,7 @@ def notes(report: Report) -> list[str]:
     return [n for n in report.closure.notes if "roof" in n or "FLOPs" in n]
 
 
-H100 = {"numSms": 132, "totalGlobalMem": 85_000_000_000}
+H100: dict[str, Any] = {"numSms": 132, "totalGlobalMem": 85_000_000_000}
 
 
 def test_a_known_gpu_has_the_roofs_of_its_data_sheet() -> None:
@@ -109,7 +109,7 @@ def test_a_result_that_another_kernel_filled_is_written_once() -> None:
     made = json_of(host, device)
     made["deviceProperties"] = [{"id": 0, "name": "NVIDIA H100 80GB HBM3", **H100}]
     logits, labels = ([rows, classes], "float"), ([rows], "long int")
-    scalar = ([], "Scalar")
+    scalar: tuple[list[int], str] = ([], "Scalar")
     inputs = {
         "aten::nll_loss_backward": [([], "float"), logits, labels, ([], ""), scalar, scalar, ([], "float")],
         "aten::zero_": [logits],
@@ -137,7 +137,7 @@ def test_a_result_that_another_kernel_filled_is_written_once() -> None:
     ],
 )
 def test_without_a_data_sheet_there_are_no_roofs(gpu: str | None, facts: dict[str, int], said: str | None) -> None:
-    report = report_of(document(gpu, **facts))
+    report = report_of(document(gpu, **facts))  # type: ignore[arg-type]
     assert all(k.roof_ns is None and k.bound == "unknown" and k.note is None for k in report.kernels)
     if said is None:
         assert report.ceilings is not None

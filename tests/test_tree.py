@@ -22,7 +22,7 @@ def random_trace(seed: int, crossing: bool) -> Trace:
             begin = rng.randint(at, high)
             end = rng.randint(begin, high)
             make = rng.choice([op, op, call, note])
-            host.append(make(f"{make.__name__}{depth}", begin, end, thread))
+            host.append(make(f"{make.__name__}{depth}", begin, end, thread))  # type: ignore[operator]
             if depth and end > begin:
                 fill(thread, begin, end, depth - 1)
             at = max(end + rng.randint(0, 2), at + 1)
@@ -31,7 +31,7 @@ def random_trace(seed: int, crossing: bool) -> Trace:
         fill(thread, 0, 60, 3)
         host.extend(overhead("o", t, t + 3, thread) for t in rng.sample(range(60), 3))
         if crossing:
-            host.extend(op("x", *sorted((rng.randint(0, 60), rng.randint(0, 60))), thread) for _ in range(4))
+            host.extend(op("x", *sorted((rng.randint(0, 60), rng.randint(0, 60))), thread) for _ in range(4))  # type: ignore[call-arg]
     return trace_of(host)
 
 

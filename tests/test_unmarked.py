@@ -70,9 +70,15 @@ def counts(reported: Step) -> dict[str, int]:
         [BASE, ("aten::to", [[T, K], []]), DOWN, UP, SCALE, SUM],
         [DOWN, UP, SCALE, BASE, SUM],
         [("aten::mm", [[T, K], [K, N]]), ("aten::mm", [[T, K], [K, R]]), ("aten::mm", [[T, R], [R, N]]), SCALE, SUM],
+        [
+            ("aten::conv2d", [[8, K, 8, 8], [N, K, 3, 3], []]),
+            ("aten::conv2d", [[8, K, 8, 8], [R, K, 3, 3], []]),
+            ("aten::conv2d", [[8, R, 8, 8], [N, R, 1, 1], []]),
+            ("aten::add", [[8, N, 8, 8], [8, N, 8, 8], []]),
+        ],
         [("aten::matmul", [[2, T // 2, K], [K, N]]), DOWN, UP, SCALE, ("aten::add_", [[2, T // 2, N], [2, T // 2, N]])],
     ],
-    ids=["plain", "dropout", "cast", "base last", "mm", "matmul"],
+    ids=["plain", "dropout", "cast", "base last", "mm", "convolution", "matmul"],
 )
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_a_narrow_pair_beside_a_product_and_their_sum(layer: list[Call], on_gpu: bool, tmp_path: Path) -> None:
@@ -108,11 +114,22 @@ def test_pairs_on_one_base_are_one_layer(tmp_path: Path) -> None:
 
 def test_passes_of_one_model_have_the_same_layers(tmp_path: Path) -> None:
     """Two micro-batches: a backward node lies between them."""
-    node = ("autograd::engine::evaluate_function: AddBackward0", [])
+    node = ("autograd::engine::evaluate_function: AddBackward0", [])  # type: ignore[var-annotated]
     report, reported = diagnosed(tmp_path, document([*LORA * 2, node, *LORA * 2, node]))
     assert report.adapter is not None
     assert report.adapter.modules == 2
     assert counts(reported)["adapter.down"] == 4
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_checkpoint_runs_forward_work_again(numbered: bool, tmp_path: Path) -> None:
+    """Inside a node, ops that get numbers of their own are forward work; the gradient's own get none."""
+    node = op("autograd::engine::evaluate_function: CheckpointFunctionBackward", 500, 1000 + GAP * len(LORA))
+    calls = [(*c, i) if numbered else c for i, c in enumerate(LORA)]
+    report, reported = diagnosed(tmp_path, document(calls, extra=[node]))
+    found = reported.ns(kind="busy", phase="recompute"), reported.ns(kind="busy", phase="backward")
+    assert found == ((5 * KERNEL, 0) if numbered else (0, 5 * KERNEL))
+    assert (report.adapter is not None) == numbered
 
 
 RELU: Call = "aten::relu", [[T, R]]
@@ -164,6 +181,16 @@ def test_a_frame_that_holds_base_pair_and_sum(tmp_path: Path) -> None:
     assert counts(reported) == {"base.linear": 1, "adapter.elementwise": 2, "adapter.down": 1, "adapter.up": 1}
 
 
+def test_frames_without_shapes(tmp_path: Path) -> None:
+    """A linear layer that calls linear layers wraps them; one model of linears in another class does not."""
+    calls: list[Any] = [("aten::linear", []), ("aten::linear", []), ("aten::linear", []), ("aten::add", [])]
+    for name, found in (("Linear_0", 1), ("MLP_0", 0)):
+        frames = [frame(name, 0, 3, 900), *(frame(f"Linear_{i + 1}", i, i, 500) for i in range(3))]
+        report, reported = diagnosed(tmp_path, with_frames(calls, frames))
+        assert counts(reported).get("adapter.down", 0) == found
+        assert [site.rank for site in report.adapter.sites] == [None] if report.adapter else not found
+
+
 def test_a_frame_that_issues_the_base_itself(tmp_path: Path) -> None:
     mm = [("aten::mm", [[T, K], [K, N]]), ("aten::mm", [[T, K], [K, R]]), ("aten::mm", [[T, R], [R, N]]), SUM]
     frames = [frame("LoRALinear_0", 0, 3, 900), frame("Linear_1", 1, 1, 500), frame("Linear_2", 2, 2, 500)]
@@ -205,7 +232,7 @@ def test_ops_that_name_their_role(numbered: bool, tmp_path: Path) -> None:
     """Backward by sequence numbers, else by the node's own name; the update where no annotation says optimizer."""
     nodes = ["NllLoss", "Addmm", "MaxPool2DWithIndices", "Relu", "NativeBatchNorm", "Convolution"]
     prefix = "autograd::engine::evaluate_function: "
-    backward = [(f"{prefix}{name}Backward0", [], 5 - i, 1) for i, name in enumerate(nodes)]
+    backward = [(f"{prefix}{name}Backward0", [], 5 - i, 1) for i, name in enumerate(nodes)]  # type: ignore[var-annotated]
     calls = [(c if numbered else c[:2]) for c in (*VISION, *backward)]
     _, reported = diagnosed(tmp_path, document([*calls, ("aten::_fused_adamw_", [])]))
     roles = ["base.linear", "norm", "activation", "pooling", "loss", "head", "optimizer"]
@@ -249,7 +276,7 @@ def test_attention_written_as_products(tmp_path: Path) -> None:
 
 
 def test_the_page_says_how_to_record(tmp_path: Path) -> None:
-    strange = ("my::op", [])
+    strange = ("my::op", [])  # type: ignore[var-annotated]
     report, _ = diagnosed(tmp_path, document([BASE, strange, strange]))
     assert any("no known role" in line and "with_stack=True" in line for line in report.closure.notes)
     report, _ = diagnosed(tmp_path, document([BASE] * 40 + [strange]))

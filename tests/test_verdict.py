@@ -2,6 +2,7 @@
 
 from loraprof.diagnosis.verdict import GROUPS, limiting, verdict
 from loraprof.model.report import Finding, Gain, Launches, Part, Step, TimingReport, Unprofiled
+from loraprof.model.vocabulary import Cause, Role
 from loraprof.report.palette import ROLE_TONES
 
 
@@ -12,11 +13,11 @@ def sentence(launches: Launches | None, *parts: Part, plain: bool = False, infla
     return verdict(step, None, timing, None, [], unprofiled=plain).sentence
 
 
-def busy(role: str, ns: int) -> Part:
+def busy(role: Role, ns: int) -> Part:
     return Part(kind="busy", class_="compute", cause=None, phase="forward", role=role, ns=ns, events=1)
 
 
-def idle(cause: str, ns: int) -> Part:
+def idle(cause: Cause, ns: int) -> Part:
     return Part(kind="idle", class_=None, cause=cause, phase="forward", role="other", ns=ns, events=1)
 
 

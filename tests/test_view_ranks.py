@@ -75,7 +75,7 @@ def test_bandwidths_say_which_of_them_hold_waiting(report: Report) -> None:
 
 
 def test_a_step_without_adapters_is_not_told_what_lora_saves(report: Report) -> None:
-    sent = msgspec.structs.replace(report.communication, strategy="replicated", saved_bytes=0, full_reduced_bytes=8_000)
+    sent = msgspec.structs.replace(report.communication, strategy="replicated", saved_bytes=0, full_reduced_bytes=8_000)  # type: ignore[type-var]
     alone = msgspec.structs.replace(report, adapter=None, communication=sent)
     assert "LoRA" not in facts(alone, "communication")
     assert facts(alone, "communication")["gradients"].endswith("reduced per step")

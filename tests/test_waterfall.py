@@ -10,16 +10,16 @@ from hypothesis import strategies as some
 from loraprof.comparison.waterfall import Side, joint_means, key_of, shapley, waterfall
 from loraprof.model.compare import Waterfall
 from loraprof.model.report import Part, Step
-from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLES
+from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLES, Cause, Class, Phase, Role
 
 NS = 10**9
 
 
-def busy(role: str, ns: int, events: int, phase: str = "forward", class_: str = "compute") -> Part:
+def busy(role: Role, ns: int, events: int, phase: Phase = "forward", class_: Class = "compute") -> Part:
     return Part(kind="busy", class_=class_, cause=None, phase=phase, role=role, ns=ns, events=events)
 
 
-def idle(cause: str, ns: int, events: int, role: str = "norm", phase: str = "forward") -> Part:
+def idle(cause: Cause, ns: int, events: int, role: Role = "norm", phase: Phase = "forward") -> Part:
     return Part(kind="idle", class_=None, cause=cause, phase=phase, role=role, ns=ns, events=events)
 
 

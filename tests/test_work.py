@@ -4,8 +4,10 @@ import gzip
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from loraprof.analysis.work import gemm_dims, work_of
 from loraprof.model.trace import Shapes
@@ -171,8 +173,7 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize(("x", "w", "options"), CONVOLUTIONS)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_convolutions(x: tuple[int, ...], w: tuple[int, ...], options: dict[str, int], transposed: bool) -> None:
-    torch = pytest.importorskip("torch")
-    from dispatch import count
+    from dispatch import count, worked
     from torch.utils.flop_counter import FlopCounterMode
 
     axes = len(x) - 2
@@ -192,7 +193,7 @@ def test_convolutions(x: tuple[int, ...], w: tuple[int, ...], options: dict[str,
         calls = count(lambda: run(xs, ws, bias, **options).sum().backward())
     calls = [c for c in calls if "convolution" in c.op]
     assert [c.op for c in calls] == ["aten::convolution", "aten::convolution_backward"]
-    works = [work_of(c.op, c.shapes) for c in calls]
+    works = [worked(c) for c in calls]
     if groups == 1:  # torch's counter ignores groups in the gradients
         assert sum(work.flops for work in works) == counter.get_total_flops()
     assert works[1].flops == 2 * works[0].flops
@@ -204,18 +205,17 @@ def test_convolutions(x: tuple[int, ...], w: tuple[int, ...], options: dict[str,
 @pytest.mark.parametrize(("dtype", "name"), [("float32", "float"), ("bfloat16", "c10::BFloat16")])
 def test_adamw_bytes_per_parameter(dtype: str, name: str) -> None:
     """foreach 40 and 80, fused 14 and 28 B/parameter; the schema of the fused op suggests 16 and 32."""
-    torch = pytest.importorskip("torch")
-    from dispatch import count
+    from dispatch import count, worked
 
     size = 1 << 16
     totals = {}
     for flags in ({"foreach": True}, {"fused": True}):
         p = torch.zeros(size, dtype=getattr(torch, dtype), requires_grad=True)
-        optimizer = torch.optim.AdamW([p], **flags)
+        optimizer = torch.optim.AdamW([p], **flags)  # type: ignore[arg-type]
         p.grad = torch.ones_like(p)
         optimizer.step()
         calls = count(optimizer.step)
-        works = [work_of(c.op, c.shapes) for c in calls]
+        works = [worked(c) for c in calls]
         assert all(works)
         schema = sum(c.read + c.written for c in calls)
         totals[next(iter(flags))] = (sum(w.min_bytes for w in works) / size, schema / size)
@@ -242,9 +242,9 @@ def test_public_traces_are_covered(file: str) -> None:
     for event in events:
         args = event.get("args", {})
         if event.get("cat") == "cpu_op" and event["name"].startswith("aten::") and "Concrete Inputs" in args:
-            columns = (args[k] for k in ("Input Dims", "Input type", "Input Strides", "Concrete Inputs"))
+            columns: Any = (args[k] for k in ("Input Dims", "Input type", "Input Strides", "Concrete Inputs"))
             dims, types, strides, concrete = (tuple(tuple(v) if isinstance(v, list) else v for v in c) for c in columns)
-            work = work_of(event["name"], Shapes(dims, types, strides, concrete))
+            work = work_of(event["name"], Shapes(dims, types, strides, concrete))  # type: ignore[arg-type]
             known[work is not None] += 1
             if work is None:
                 missing.add(event["name"])

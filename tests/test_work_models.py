@@ -5,18 +5,14 @@ records. They may differ only where the rules know that an op does not touch wha
 """
 
 import pytest
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from dispatch import Call, count  # noqa: E402
-from torch.utils.flop_counter import (  # noqa: E402
+import torch
+import transformers
+from dispatch import Call, count, worked
+from torch.utils.flop_counter import (
     FlopCounterMode,
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
-
-from loraprof.analysis.work import work_of  # noqa: E402
 
 aten = torch.ops.aten
 # What torch's FLOP counter does not know: attention on a CPU.
@@ -64,8 +60,7 @@ def step(name: str, dtype: torch.dtype) -> tuple[list[Call], int]:
 @pytest.mark.parametrize("name", ["llama", "llama-eager", "gpt2", "roberta"])
 def test_work_equals_the_dispatch_count(name: str, dtype: torch.dtype) -> None:
     calls, flops = step(name, dtype)
-    works = [(c, work_of(c.op, c.shapes)) for c in calls]
-    assert {c.op for c, w in works if w is None} == set()
+    works = [(c, worked(c)) for c in calls]
     assert sum(w.flops for _, w in works) == flops
     for call, work in works:
         read = call.read + call.duplicates
@@ -86,13 +81,13 @@ def test_work_equals_the_dispatch_count(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_what_the_rules_skip_is_small(name: str) -> None:
     calls, _ = step(name, torch.float32)
-    works = [work_of(c.op, c.shapes) for c in calls if c.op in READ_LESS]
-    everything = sum(work_of(c.op, c.shapes).min_bytes for c in calls)
+    works = [worked(c) for c in calls if c.op in READ_LESS]
+    everything = sum(worked(c).min_bytes for c in calls)
     assert 0 < sum(w.min_bytes for w in works) < everything / 8
 
 
 def test_gemm_like_ops_hold_all_flops() -> None:
     calls, flops = step("gpt2", torch.float32)
-    works = [work_of(c.op, c.shapes) for c in calls]
+    works = [worked(c) for c in calls]
     assert sum(w.flops for w in works if w.gemm_like) == flops
     assert all(w.flops == 0 for w in works if not w.gemm_like)

@@ -124,7 +124,7 @@ def test_accumulation_averages_micro_batches_and_steps_once() -> None:
 
 
 def gradients(built: Built) -> dict[str, Tensor]:
-    built.forward_loss().backward()  # type: ignore[no-untyped-call]
+    built.forward_loss().backward()
     return {name: p.grad for name, p in built.model.named_parameters() if p.grad is not None}
 
 
@@ -174,7 +174,7 @@ def test_frozen_sends_a_gradient_to_the_embedding_and_steps_without_a_kernel() -
         embedding_of(built.model, family_of(built.spec)).register_forward_hook(
             lambda _m, _i, output, kept=outputs: kept.append(output)
         )
-        built.forward_loss().backward()  # type: ignore[no-untyped-call]
+        built.forward_loss().backward()
         assert outputs[0].grad is not None, name
         assert outputs[0].grad.abs().sum() > 0, name
         assert built.trainable == 0

@@ -112,7 +112,7 @@ def matched(place: Path, launched: list[Launched]) -> Counters:
     ledger = analysis.ledgers[analysis.reported]
     busy, device = busy_of(analysis, ledger), trace.device
     work = device_work(trace, analysis.links, analysis.who, np.ones(len(device), dtype=np.bool_))
-    near = work.rows[work.overlapping(ledger.window.start, ledger.window.end)]
+    near = work.rows[work.overlapping(ledger.window)]
     kernels = [(i, row) for i, row in enumerate(near.tolist()) if device.kind[row] == DeviceKind.KERNEL]
     kernels.sort(key=lambda pair: (int(device.correlation[pair[1]]), int(device.start[pair[1]])))
     if len(kernels) != len(launched):

@@ -20,7 +20,6 @@ from loraprof.model.trace import Trace
 from loraprof.model.vocabulary import HostKind
 from loraprof.selftest.device import LONG_CYCLES
 from loraprof.selftest.measure import step_alone
-from loraprof.selftest.rates import matmul_dtype
 from loraprof.selftest.run import Kineto
 from loraprof.store.kineto.read import read_trace
 
@@ -60,7 +59,7 @@ def run(options: Options) -> KernelTimes:
 
 def works_of(device: torch.device, side: int) -> dict[str, tuple[str, Work]]:
     """Ops as a LoRA step has them, by name: the op of the trace, and the call."""
-    dtype = matmul_dtype(device)
+    dtype = measured(device).matrix_dtype()
     x, w = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     a, b = torch.randn(side, 16, device=device, dtype=dtype), torch.randn(16, side, device=device, dtype=dtype)
     s, y, wide = x @ a, torch.empty_like(x), torch.empty(side, side, device=device, dtype=torch.float64)
@@ -81,7 +80,7 @@ def _burst(device: torch.device, work: Work) -> float:
     if device.type == "cpu":
         return host_clock(work, LAUNCHES) / LAUNCHES
     torch.cuda.synchronize()
-    torch.cuda._sleep(LONG_CYCLES)  # type: ignore[no-untyped-call]
+    torch.cuda._sleep(LONG_CYCLES)
     return measured(device).once_ns(work, LAUNCHES) / LAUNCHES
 
 

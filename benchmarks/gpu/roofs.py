@@ -12,7 +12,6 @@ from loraprof.analysis.limits.rates import Rates
 from loraprof.capture.device.calibrate import best_flops_per_s
 from loraprof.capture.device.calibration_cache import cached_calibration
 from loraprof.capture.device.kinds import measured
-from loraprof.selftest.rates import matmul_dtype
 
 TIMES: Final = 30
 COPIED_BYTES: Final = (256 << 20, 1 << 30, 2 << 30)
@@ -20,7 +19,7 @@ COPIED_BYTES: Final = (256 << 20, 1 << 30, 2 << 30)
 
 def run(options: Options) -> Roofs:
     device = torch.device(options.device)
-    dtype = matmul_dtype(device)
+    dtype = measured(device).matrix_dtype()
     name = str(dtype).removeprefix("torch.")
     calibration, _ = cached_calibration(device, dtype=name)
     rates = Rates(calibration)

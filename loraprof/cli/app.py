@@ -13,7 +13,20 @@ from typing import Annotated, Any
 import typer
 
 from loraprof import __version__, text
-from loraprof.cli import compare, doctor, estimate, explain, export, profile, report, schema, selftest, sweep, workloads
+from loraprof.cli import (
+    compare,
+    doctor,
+    estimate,
+    explain,
+    export,
+    fix,
+    profile,
+    report,
+    schema,
+    selftest,
+    sweep,
+    workloads,
+)
 from loraprof.cli.examples import epilog
 from loraprof.cli.target import TargetCommand
 from loraprof.errors import LoraprofError, MeasurementError
@@ -32,6 +45,7 @@ INTERRUPTED = 130
 INTERSPERSED = {"allow_interspersed_args": False}
 app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("profile"))(profile.profile)
 app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("compare"))(compare.compare)
+app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("fix"))(fix.fix)
 app.command(epilog=epilog("sweep"))(sweep.sweep)
 app.command(epilog=epilog("report"))(report.report)
 app.command(epilog=epilog("export"))(export.export)

@@ -15,6 +15,12 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "loraprof compare llama-3.2-1b --iso-memory 80GiB",
         "loraprof compare base.loraprof new.loraprof --fail-on 'slower>3%'",
     ),
+    "fix": (
+        "loraprof fix",
+        "loraprof fix --budget 5m --also other-training train.py --lr 3e-4",
+        "loraprof fix run.loraprof --only L2,fused-optimizer",
+        "loraprof fix tiny-llama-cpu --require 'faster>10%' --format json -o fix.json",
+    ),
     "sweep": (
         "loraprof sweep --over rank=4,16,64 tokens=256,1024",
         "loraprof sweep gpt2-xl --over hidden=512,1024 --budget 30s",

@@ -1,6 +1,8 @@
 """``loraprof export PATH --to FORM -o DEST``: the same analysis for other tools. Never imports torch."""
 
 from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -27,7 +29,9 @@ def export(
     output: Annotated[str, typer.Option("-o", "--output", help="The file (tensorboard, recording: folder), or a URL.")],
     address: Annotated[str | None, typer.Option(help="Analyse ranks on Ray: a cluster's address, or `local`.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
-    redact: Annotated[bool, typer.Option("--redact", help="Without paths, host and user names.")] = False,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Numbers and public names, pseudonyms for the rest.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors.")] = False,
 ) -> None:
     """Write the analysis for TensorBoard, Perfetto, a page or a program; or the input itself, to hand on."""
@@ -38,11 +42,14 @@ def export(
         from loraprof.report.export.upload import export_to_url
         from loraprof.store.places import RemotePath, place_of
         from loraprof.store.recordings import load_source
+        from loraprof.store.redaction.copy import redacted_copy
 
         target, source = place_of(output), load_source(path)
         run = ranks_run(source, address)
-        if isinstance(target, RemotePath):
-            following = export_to_url(source, target, to.value, force, redact, run)
-        else:
-            following = write(Job(source, target, force, redact, run), to.value)
+        with TemporaryDirectory(prefix="loraprof-") as folder:
+            given = redacted_copy(source, Path(folder)) if redact else source
+            if isinstance(target, RemotePath):
+                following = export_to_url(given, target, to.value, force, run)
+            else:
+                following = write(Job(given, target, force, run), to.value)
     say(f"wrote {output}; next: {following}", quiet)

@@ -26,6 +26,7 @@ def profile(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the report to this file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
+    redact: Annotated[bool, typer.Option("--redact", help="Keep numbers and public names alone.")] = False,
     arm: Annotated[str | None, typer.Option(help="lora, full, frozen, …; also for scripts.")] = None,
     *,
     overrides: dict[str, Any],
@@ -42,6 +43,8 @@ def profile(
     place = place_of(record) if record else _default_path(target, module)
     if place.suffix != ".loraprof":
         raise UsageError(f"{place}: a recording's name ends in .loraprof", None)
+    if redact and isinstance(place, RemotePath):
+        raise UsageError(f"{place}: --redact works on this machine", "record here, then export --redact to the URL")
     refuse_existing(place / RECORDING if isinstance(place, RemotePath) else place, force)
     if output is not None and output.suffix == ".loraprof":
         raise UsageError(f"{output}: --output takes the printed report", "--record PATH says where the recording goes")
@@ -65,10 +68,10 @@ def profile(
 
         whole, page = (path.absolute() if isinstance(path, Path) else path for path in (place, output))
         to = str(page) if page else None
-        become(LastWords(str(whole), ended.leaves, force, ended.code, format.value, to, quiet))
+        become(LastWords(str(whole), ended.leaves, force, ended.code, format.value, to, quiet, redact))
     if ended.saved:
         try:
-            show_recording(place, format, output, force, quiet)
+            show_recording(place, format, output, force, quiet, redact)
         except BrokenPipeError:
             let_go()
         except MeasurementError as error:  # the recording is there

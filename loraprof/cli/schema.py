@@ -11,6 +11,7 @@ from loraprof.report.output import standard_output
 OUTPUTS: Final[dict[str, str]] = {
     "report": "loraprof.model.report:Report",
     "compare": "loraprof.model.compare:Comparison",
+    "fix": "loraprof.model.fix:Fix",
     "sweep": "loraprof.model.sweep:Sweep",
     "estimate": "loraprof.model.estimate:Estimate",
     "selftest": "loraprof.model.selftest:SelfTest",

@@ -6,7 +6,6 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.analysis.limits.best_times import limits_of
 from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
 from loraprof.analysis.limits.roofline import Ceiling
 from loraprof.analysis.partition.ledger import Ledger
@@ -18,6 +17,7 @@ from loraprof.analysis.ranks.collectives import collectives_of, exposed_ns
 from loraprof.analysis.ranks.communication import communication, wire_of
 from loraprof.analysis.statistics import median_interval
 from loraprof.analysis.step import tables
+from loraprof.analysis.step.best_times import limits_of
 from loraprof.analysis.step.busy import busy_of
 from loraprof.analysis.step.traffic import impossible, traffic, uncovered
 from loraprof.analysis.step.unprofiled import scaled_ledger
@@ -91,7 +91,8 @@ def _explained(
     assert analysis.reported is not None
     ledger, step, timing = analysis.ledgers[analysis.reported], analysis.steps[analysis.reported], report.timing
     busy = busy_of(analysis, ledger)
-    limits = limits_of(analysis.trace, ledger, busy.rows, busy.work, ceiling)
+    limits = limits_of(analysis.trace, ledger, busy, ceiling)
+    ceiling = limits.ceiling
     table = tables.kernels(analysis, ledger, busy, limits)
     moved = traffic(ledger, busy, limits)
     calls = collectives_of(analysis, ledger)
@@ -133,6 +134,7 @@ def _explained(
     told = verdict(shown, adapter, timing, predicted, found, causes, unsent, seen is not None)
     return replace(
         report,
+        ceilings=ceilings(analysis, recording, ceiling, busy.work),
         verdict=replace(told, sentence=UNREAD) if analysis.unread else told,
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),

@@ -16,11 +16,14 @@ from loraprof.analysis.ranks.collectives import Collectives
 from loraprof.analysis.step.busy import Busy
 from loraprof.analysis.step.records import Record, records_of
 from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
+from loraprof.diagnosis.worth import Worth
 from loraprof.model.ranks import Communication
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
 from loraprof.model.report import Adapter, Gain, Kernel, Step, TimingReport
 from loraprof.model.trace import Int64
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES, HostKind
+
+ERROR = 0.25  # of an estimated saving: the four remedies measured on a GPU (benchmarks/README.md) are within 0.18
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,21 +146,30 @@ class Case:
         return frozenset(self.analysis.trace.names[i] for i in set(host.name[rows].tolist()))
 
 
-def gain(case: Case, saved_ns: float, low_ns: float, high_ns: float) -> Gain | None:
-    """What saving ``saved_ns`` (unprofiled ns) of the step gives; the interval bounds the speed-up.
+def gain(case: Case, saved: Worth, error: float = ERROR) -> Gain | None:
+    """What saving ``saved`` of the step gives; the interval bounds the speed-up. ``error`` is that of an estimate that
+    was not measured, whatever its inputs' own spread.
 
     None without an unprofiled time or where nothing is saved.
     """
     unprofiled = case.timing.unprofiled
-    if unprofiled is None or saved_ns <= 0:
+    if unprofiled is None or saved.ns <= 0:
         return None
     step = unprofiled.median_ns
 
     def speedup(ns: float) -> float:
         return step / max(step - min(max(ns, 0.0), 0.95 * step), 1.0)
 
+    estimated = saved.basis != "measured"
+    low = min(saved.low, (1 - error) * saved.ns) if estimated else saved.low
+    high = max(saved.high, (1 + error) * saved.ns) if estimated else saved.high
     return Gain(
-        ns=round(saved_ns), speedup=speedup(saved_ns), low=speedup(low_ns), high=speedup(high_ns), basis="model"
+        ns=round(saved.ns),
+        speedup=speedup(saved.ns),
+        low=speedup(low),
+        high=speedup(high),
+        basis=saved.basis,
+        source=saved.source,
     )
 
 

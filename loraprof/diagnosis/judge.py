@@ -56,8 +56,8 @@ def rule_named(id: str) -> Rule:
 
 
 def is_cause(finding: Finding) -> bool:
-    """Whether it says where time goes, and more than for information."""
-    return not rule_of(finding).family.gate and finding.severity != "info"
+    """Whether it says where time goes, and more than for information: of those about the comparison, what gains."""
+    return finding.severity != "info" and (finding.gain is not None or not rule_of(finding).family.gate)
 
 
 def _consistent(found: list[tuple[Rule, Finding]]) -> list[Finding]:

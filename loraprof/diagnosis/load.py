@@ -1,6 +1,6 @@
 """From a path to a report: reads a recording or foreign traces and runs the analysis."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,6 @@ from loraprof.store.recordings import Source, load_source
 if TYPE_CHECKING:
     from loraprof.analysis.ranks.survey import Survey
 
-Clean = Callable[[Recording], Recording]
-
-
-def _as_it_is(recording: Recording) -> Recording:
-    return recording
-
 
 def diagnose(path: str | PathLike[str] | RemotePath, run: Run = sequential) -> Report:
     """The report of a recording directory or of PyTorch profiler traces (``.json``, ``.json.gz``). No torch.
@@ -38,16 +32,13 @@ def diagnose(path: str | PathLike[str] | RemotePath, run: Run = sequential) -> R
     return report_of(load_source(path), run)
 
 
-def report_of(source: Source, run: Run = sequential, clean: Clean = _as_it_is) -> Report:
-    """The same for a source that is loaded. Raises InputError when its trace cannot be read.
-
-    ``clean`` is applied to a rank's own recording, which ``source`` does not hold yet.
-    """
+def report_of(source: Source, run: Run = sequential) -> Report:
+    """The same for a source that is loaded. Raises InputError when its trace cannot be read."""
     if len(source.traces) > 1:
-        return ranks_report(source, surveyed(source, run), clean)
+        return ranks_report(source, surveyed(source, run))
     recording = source.recording
     if source.ranks and source.ranks[0].own is not None:
-        recording = _described(source.ranks[0], source, clean)
+        recording = _described(source.ranks[0], source)
     trace = read_trace(source.traces[0])
     if recording is None and (merged := merged_ranks(trace)):
         return merged_report(source, merged)
@@ -82,10 +73,10 @@ def file_of(source: Source, seen: "Survey") -> RankFile:
     return next(file for file in source.ranks if file.trace.name == seen.trace)
 
 
-def ranks_report(source: Source, seen: "Survey", clean: Clean = _as_it_is) -> Report:
+def ranks_report(source: Source, seen: "Survey") -> Report:
     """The report of the slowest rank, with what all ranks say together."""
     file = file_of(source, seen)
-    return _among(seen, len(source.traces), read_trace(file.trace), source, _described(file, source, clean))
+    return _among(seen, len(source.traces), read_trace(file.trace), source, _described(file, source))
 
 
 def _among(
@@ -97,9 +88,8 @@ def _among(
     return _with_notes(report, *notes, *seen.notes, *source.notes)
 
 
-def _described(file: RankFile, source: Source, clean: Clean) -> Recording | None:
-    own = recording_of(file)
-    return _calibrated(own and clean(own), source.recording)
+def _described(file: RankFile, source: Source) -> Recording | None:
+    return _calibrated(recording_of(file), source.recording)
 
 
 def _calibrated(own: Recording | None, shared: Recording | None) -> Recording | None:

@@ -1,56 +1,87 @@
-"""A change that may help, as one object: of what kind, in which words, and which arm makes it in process."""
+"""A change that may help, as one object: of what kind, in which words, where it fits, and what it is worth."""
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from string import Template
+from typing import Any, Final
 
-from loraprof.diagnosis.case import Case
-from loraprof.model.report import Gain, RemedyKind, RemedyReport
+from loraprof.diagnosis.case import Case, gain
+from loraprof.diagnosis.stack import Stack, stacks
+from loraprof.diagnosis.worth import Assumed, Worth
+from loraprof.model.report import RemedyKind, RemedyReport
 
 Values = Mapping[str, Any]
+Saved = Callable[[Case, Values], Worth | None]
+ORDER: Final[tuple[RemedyKind, ...]] = ("same_training", "numerics", "data", "hardware", "other_training")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
-    """``text`` is made of the case and of what the rule's test hands over. ``arm``: see ``loraprof compare``."""
+    """``text`` by what the script is built on; ``$name`` in it is a value of the rule's test. A remedy without words
+    for this script, or that does not fit it, is not printed. ``arm``: see ``loraprof compare``.
+
+    ``saved``: what the change takes off the step, from this recording; None: what the rule's test saw goes as a whole.
+    ``assumed``: only a part of that goes, in a range that is not of this recording.
+    """
 
     kind: RemedyKind
-    text: Callable[[Case, Values], str]
+    text: Mapping[Stack, str]
     arm: str | None = None
+    fits: Callable[[Case, Values], bool] | None = None
+    saved: Saved | None = None
+    assumed: Assumed | None = None
 
-    def report(self, case: Case, values: Values, gain: Gain | None) -> RemedyReport:
-        return RemedyReport(kind=self.kind, stack="plain", text=self.text(case, values), arm=self.arm, gain=gain)
+    def report(self, case: Case, values: Values, whole: Worth | None) -> RemedyReport | None:
+        """``whole``: what the cause costs. None where the remedy does not fit."""
+        stack = next((s for s in stacks(case) if s in self.text), None)
+        if stack is None or not (self.fits is None or self.fits(case, values)):
+            return None
+        saved = self.saved(case, values) if self.saved else whole
+        if saved is not None and self.assumed is not None:
+            saved = saved.share(self.assumed)
+        return RemedyReport(
+            kind=self.kind,
+            stack=stack,
+            text=Template(self.text[stack]).substitute(values),
+            arm=self.arm,
+            gain=gain(case, saved) if saved is not None else None,
+        )
 
 
-LARGER_BATCH = "a micro-batch twice as large (per_device_train_batch_size)"
+def unknown(case: Case, values: Values) -> None:
+    """The ``saved`` of a remedy whose gain no recording tells."""
 
 
-def words(text: str) -> Callable[[Case, Values], str]:
-    """The same in every case."""
-    return lambda case, values: text
+def in_order(remedies: Sequence[RemedyReport]) -> list[RemedyReport]:
+    """Those that keep the training as it is first; of a kind by what they gain."""
+    return sorted(remedies, key=lambda r: (ORDER.index(r.kind), -(r.gain.ns if r.gain else 0)))
 
 
-def check(case: Case, arm: str) -> str:
-    """The command that measures what the remedy ``arm`` gains; scripts have no arms but the full one."""
+def compare_command(case: Case, arms: Sequence[str]) -> str | None:
+    """What to type to measure these arms against this one; None where it would be refused.
+
+    A script has no arms but the full one, for adapters that PEFT can bypass, in one process and without a gradient
+    scaler.
+    """
     w = case.workload
-    if w is None or (w.kind != "builtin" and arm != "full"):
-        return ""
-    target = w.name if w.kind == "builtin" else " ".join(w.argv)
-    return f"; loraprof compare --arms lora,{arm} {target} measures it"
+    if w is None or case.recording is None:
+        return None
+    if w.kind != "builtin":
+        several = case.recording.environment.world_size > 1
+        scaled = any(p.dtype == "float16" for p in case.recording.parameters)
+        quantised = any("int" in p.dtype for p in case.recording.parameters)
+        if list(arms) != ["full"] or not case.peft or several or scaled or quantised:
+            return None
+    return f"loraprof compare --arms lora,{','.join(arms)} {target(case)}"
 
 
-def compile_call(case: Case, options: str = "") -> str:
-    """What to type to compile this model; PEFT's adapters are put on it first."""
-    return f"torch.compile({'get_peft_model(model, config)' if case.peft else 'model'}{options})"
-
-
-def compiling(case: Case, before: str = "", after: str = "") -> str:
-    """The advice to compile this model, between words that only go with it; none where something is compiled."""
-    return "" if case.compiled else f"{before}{compile_call(case)}{after}"
-
-
-def without_dropout(case: Case, joint: str = "") -> str:
-    """The advice to drop dropout, after ``joint``, where an adapter has any."""
-    if not any(site.dropout for site in case.sites):
-        return ""
-    return joint + ("lora_dropout=0.0" if case.peft else "no dropout before A")
+def target(case: Case) -> str:
+    """The workload or script as it is typed: quoted as a shell needs it."""
+    w = case.workload
+    if w is None:
+        return "SCRIPT"
+    if w.kind == "builtin":
+        return w.name
+    module = bool(w.argv) and not w.argv[0].endswith(".py")
+    return f"{'-m ' if module else ''}{shlex.join(w.argv)}"

@@ -1,5 +1,7 @@
 """Which host rows convert a dtype, or repeat a given piece of work? Flags over the whole trace."""
 
+from math import prod
+
 import numpy as np
 
 from loraprof.analysis.step.records import Record, conversion_of
@@ -14,6 +16,22 @@ def like(case: Case, rows: list[Record]) -> Bool:
     key += who.module
     found: Bool = np.isin(key, key[[r.row for r in rows]])
     return found
+
+
+def element_bytes(dtype: str) -> int:
+    """Of a floating-point type, by its name."""
+    return {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}.get(dtype, 1)
+
+
+def kineto_bytes(kind: str) -> int:
+    """Of a tensor's element, by the name that Kineto gives it; 0 for anything else."""
+    return {"double": 8, "float": 4, "c10::BFloat16": 2, "c10::Half": 2}.get(kind, 0)
+
+
+def rows_of(record: Record) -> int:
+    """Rows of a product's left operand, over all matrices of a batch; 0 unknown."""
+    left = record.dims[0 if record.op in ("aten::mm", "aten::bmm") else 1] if len(record.dims) > 1 else ()
+    return prod(d for d in left[:-1] if isinstance(d, int)) if isinstance(left, tuple) and len(left) > 1 else 0
 
 
 def conversions(case: Case, weights: bool = True) -> Bool:

@@ -6,8 +6,9 @@ from typing import Literal
 
 from loraprof.diagnosis.case import MAJOR, Case
 from loraprof.diagnosis.catalogue import Entry, texts
-from loraprof.diagnosis.remedy import Remedy, Values
-from loraprof.model.report import Evidence, Finding, Gain, RemedyReport, Severity
+from loraprof.diagnosis.remedy import Remedy, Values, in_order
+from loraprof.diagnosis.worth import Worth
+from loraprof.model.report import Evidence, Finding, RemedyReport, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,12 @@ LEVER = Family("is LoRA the right lever")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a rule's test saw. The severity follows the gain unless given; without an unprofiled time, ``spent_ns`` of
-    the profiled step. ``remedies`` are those of the rule that fit, its first unless given; ``values`` what their texts
-    ask for. The title is the catalogue's unless given."""
+    """What a rule's test saw. ``saved``: what the step would be shorter without the cause. The severity follows the
+    gain unless given; without an unprofiled time, ``spent_ns`` of the profiled step. ``remedies``: those of the rule
+    that may fit, all unless given; ``values``: what they ask for. The title is the catalogue's unless given."""
 
     evidence: list[Evidence]
-    gain: Gain | None = None
+    saved: Worth | None = None
     severity: Severity | None = None
     title: str | None = None
     spent_ns: int = 0
@@ -69,10 +70,12 @@ class Rule:
         seen = self.test(case) if self.test else None
         if seen is None:
             return None
-        known, unprofiled, gain = self.entry, case.timing.unprofiled, seen.gain
+        known, unprofiled = self.entry, case.timing.unprofiled
+        fitting = (r.report(case, seen.values, seen.saved) for r in seen.remedies or self.remedies)
+        remedies = in_order([r for r in fitting if r]) or [self._in_words()]
+        gain = max((r.gain for r in remedies if r.gain), key=lambda g: g.ns, default=None)
         spent = 0.0 if unprofiled else seen.spent_ns / case.wall_ns
         share = gain.ns / unprofiled.median_ns if gain and unprofiled else spent
-        remedies = [r.report(case, seen.values, gain) for r in seen.remedies or self.remedies[:1]]
         return Finding(
             id=self.id,
             severity=seen.severity or ("major" if share >= MAJOR else "minor"),
@@ -87,15 +90,18 @@ class Rule:
     def stated(self, severity: Severity, seen: list[Evidence]) -> Finding:
         """A finding about several recordings, in the catalogue's own words."""
         known = self.entry
-        kind = self.remedies[0].kind
         return Finding(
             id=self.id,
             severity=severity,
             title=known.title,
             evidence=seen,
             remedy=known.remedy,
-            remedies=[RemedyReport(kind=kind, stack="plain", text=known.remedy)],
+            remedies=[self._in_words()],
         )
+
+    def _in_words(self) -> RemedyReport:
+        """What the catalogue says, where no remedy fits better."""
+        return RemedyReport(kind=self.remedies[0].kind, stack="plain", text=self.entry.remedy)
 
 
 def evidence(what: str, value: float | int | str | None, unit: str = "") -> Evidence:

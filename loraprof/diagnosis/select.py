@@ -8,35 +8,17 @@ the interval of the unprofiled median: the two inputs that are known to vary.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from loraprof.analysis.partition.ledger import Ledger, idle_kind
-from loraprof.diagnosis.case import Case, TimedLedger, gain
+from loraprof.diagnosis.case import Case, TimedLedger
+from loraprof.diagnosis.worth import Worth
 from loraprof.model.recording import ModuleInfo
-from loraprof.model.report import Gain
 from loraprof.model.trace import Bool
 from loraprof.model.vocabulary import PHASE, ROLE, Cause, Phase, Role
 
 Select = Callable[[Ledger], Bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Worth:
-    """Unprofiled ns of one step."""
-
-    ns: float
-    low: float
-    high: float
-
-    def times(self, factor: float, low: float | None = None, high: float | None = None) -> "Worth":
-        """Scaled; the ends by factors of their own where given."""
-        ends = (factor if low is None else low), (factor if high is None else high)
-        return Worth(self.ns * factor, self.low * ends[0], self.high * ends[1])
-
-    def plus(self, other: "Worth") -> "Worth":
-        return Worth(self.ns + other.ns, self.low + other.low, self.high + other.high)
 
 
 def roles(*names: Role, phase: Phase | None = None) -> Select:
@@ -94,6 +76,10 @@ def either(first: Select, second: Select) -> Select:
     return lambda ledger: first(ledger) | second(ledger)
 
 
+def without(first: Select) -> Select:
+    return lambda ledger: ~first(ledger)
+
+
 def busy_ns(case: Case, select: Select) -> int:
     """Exclusive busy time of the chosen entries in the reported step, profiled ns."""
     ledger = case.ledger
@@ -105,29 +91,24 @@ def total_ns(case: Case, select: Select) -> int:
     return int(case.ledger.ns[select(case.ledger)].sum())
 
 
-def worth(case: Case, select: Select) -> Worth | None:
-    """None without an unprofiled time."""
+def worth(case: Case, select: Select, waiting: bool = True) -> Worth | None:
+    """None without an unprofiled time. ``waiting=False``: the work becomes less and its launches stay, so that the idle
+    time before them does."""
     unprofiled = case.timing.unprofiled
     if unprofiled is None or not case.timed:
         return None
-    values = {id(t.ledger): _worth(t, select(t.ledger)) for t in case.timed}
+    values = {id(t.ledger): _worth(t, select(t.ledger), waiting) for t in case.timed}
     low, high = unprofiled.low_ns / unprofiled.median_ns, unprofiled.high_ns / unprofiled.median_ns
     reported = case.ledger if case.unprofiled is None else case.unprofiled
     return Worth(values[id(reported)], min(values.values()) * low, max(values.values()) * high)
 
 
-def _worth(timed: TimedLedger, chosen: Bool) -> float:
+def _worth(timed: TimedLedger, chosen: Bool, waiting: bool) -> float:
     """The chosen entries, and their share (by count) of the idle time before their (module, phase, role)."""
     ledger, entries = timed.ledger, timed.entries
+    if not waiting:
+        return float(timed.ns[chosen & ledger.busy].sum())
     mine = np.bincount(timed.group, ledger.busy & chosen, minlength=len(entries))
     share = np.divide(mine, entries, out=np.zeros_like(mine), where=entries > 0)
-    waiting = ~ledger.busy & ~chosen
-    return float(timed.ns[chosen].sum() + (timed.ns[waiting] * share[timed.group[waiting]]).sum())
-
-
-def scaled(value: Worth | None, factor: float, low: float, high: float) -> Worth | None:
-    return value.times(factor, low, high) if value is not None else None
-
-
-def gain_of(case: Case, saved: Worth | None) -> Gain | None:
-    return gain(case, saved.ns, saved.low, saved.high) if saved is not None else None
+    before = ~ledger.busy & ~chosen
+    return float(timed.ns[chosen].sum() + (timed.ns[before] * share[timed.group[before]]).sum())

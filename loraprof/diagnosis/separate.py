@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.judge import is_cause, rule_of
+from loraprof.diagnosis.remedy import compare_command, target
 from loraprof.model.report import Finding
 
 
@@ -41,15 +42,14 @@ def _measures(case: Case, found: Sequence[Finding]) -> list[str]:
     if work is None:
         return []
     builtin = work.kind == "builtin"
-    target = work.name if builtin else " ".join(work.argv)
     out = []
     rules = [rule_of(f) for f in found]
-    arms = list(dict.fromkeys(arm for rule in rules if (arm := rule.remedies[0].arm)))
-    if arms and (builtin or arms == ["full"]):
-        out.append(f"loraprof compare --arms lora,{','.join(arms)} {target}")
+    arms = list(dict.fromkeys(arm for f in found if (arm := next((r.arm for r in f.remedies if r.arm), None))))
+    if arms and (command := compare_command(case, arms)):
+        out.append(command)
     for option in ("batch", "rank"):
         if any(rule.probe == option for rule in rules):
             value = work.options.get(option)
-            command = f"loraprof profile {target} --{option} {2 * value}" if isinstance(value, int) else None
+            command = f"loraprof profile {target(case)} --{option} {2 * value}" if isinstance(value, int) else None
             out.append(command if builtin and command else f"a profile with the {option} doubled")
     return out

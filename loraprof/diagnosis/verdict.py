@@ -80,6 +80,24 @@ def limiting(found: list[Finding]) -> str | None:
     return next(sure, causes[0].id if causes else None)
 
 
+def advice(found: list[Finding]) -> str | None:
+    """What limits the step, and the change that surely gains most: one that changes what is trained only where no other
+    does."""
+    cause = limiting(found)
+    if cause is None:
+        return None
+    text = f"Limited by: {next(f.title for f in found if f.id == cause)} ({cause})."
+    sure = [(f.id, r, r.gain) for f in found if is_cause(f) for r in f.remedies if r.gain and r.gain.low > SURE]
+    keeping = [one for one in sure if one[1].kind != "other_training"]
+    best = max(keeping or sure, key=lambda one: one[2].low, default=None)
+    if best is None:
+        return text
+    id, remedy, gain = best
+    kept = "Without changing what is trained" if keeping else "Changing what is trained"
+    worth = units.ratio_interval(gain.speedup, gain.low, gain.high)
+    return f"{text} {kept}, most is gained by: {remedy.text} ({id}, {worth}, {gain.basis})."
+
+
 def verdict(
     step: Step | None,
     adapter: Adapter | None,
@@ -96,7 +114,8 @@ def verdict(
     fine-tuning would also reduce, in a time that is not known.
     """
     cause = limiting(found)
-    plain = Verdict(sentence=_where(step, adapter, timing, unprofiled), limiting_cause=cause, unclear=unclear)
+    where = " ".join(filter(None, (_where(step, adapter, timing, unprofiled), advice(found))))
+    plain = Verdict(sentence=where, limiting_cause=cause, unclear=unclear)
     if other is None or timing.unprofiled is None:
         return plain
     now = timing.unprofiled.median_ns

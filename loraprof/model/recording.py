@@ -270,6 +270,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     recompiles: Count | None = None
     graph_breaks: Count | None = None
     missing_gradients: list[str] = []  # trainable parameters without a gradient after backward
+    trainers: list[str] = []  # libraries with a training loop of their own that the process had loaded, e.g. "trl"
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
 SCHEMA = "loraprof.report/1"
 
 Basis = Literal["measured", "predicted"]
-GainBasis = Literal["model", "replay", "measured", "assumed"]  # assumed: what others saw, not this step
+GainBasis = Literal["model", "replay", "measured", "assumed"]
 RemedyKind = Literal["same_training", "numerics", "other_training", "data", "hardware"]
 Severity = Literal["info", "minor", "major", "blocker"]
 FIELDS = ("kind", "class_", "cause", "phase", "role")  # of a row
@@ -220,6 +220,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     launch_floor_ns: int | None  # until the host knows that a null kernel has ended: not a step's latency_floor_ns
     turnaround_ns: int | None
     basis: str
+    flops_per_s: dict[str, float] | None = None  # matrix products by dtype, of those in the step
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,11 +265,15 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change saves of the step without the profiler, and the speed-up with its interval. ``basis``: measured;
+    replayed launches; a model of this recording's bytes, FLOPs and times; or assumed, a range from ``source``."""
+
     ns: int
     speedup: float
     low: float
     high: float
     basis: GainBasis
+    source: str | None = None
 
 
 class RemedyReport(msgspec.Struct, frozen=True, kw_only=True):

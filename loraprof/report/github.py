@@ -5,6 +5,7 @@ Format and escaping: GitHub's "Workflow commands" page and actions/toolkit, pack
 
 from loraprof.model.compare import Comparison
 from loraprof.model.estimate import Estimate
+from loraprof.model.fix import Fix
 from loraprof.model.report import Finding
 from loraprof.model.sweep import Sweep
 from loraprof.report.shown import Shown, document_of
@@ -18,14 +19,14 @@ def to_github(shown: Shown) -> bytes:
     """UTF-8, one command per line: the verdict as a notice, then every finding."""
     found = _findings(shown)
     lines = [_command("notice", "loraprof", document_of(shown).headline), *map(_annotation, found)]
-    if isinstance(shown, Comparison) and shown.missed:
+    if isinstance(shown, Comparison | Fix) and shown.missed:
         lines.append(_command("error", "loraprof: threshold missed", shown.missed))
     return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _findings(shown: Shown) -> list[Finding]:
     match shown:
-        case Sweep():
+        case Sweep() | Fix():
             return []
         case Estimate():
             return [finding for one in shown.gpus for finding in one.findings or ()]

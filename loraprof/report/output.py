@@ -173,8 +173,15 @@ def scene_of_source(source: "Source", run: "Run") -> "Scene | None":
     return Job(source, Path(), run=run).scene()
 
 
-def show_recording(place: "Place", form: Format, output: Path | None, force: bool, quiet: bool) -> None:
-    """The report of what was just recorded, and where that is."""
+def show_recording(
+    place: "Place", form: Format, output: Path | None, force: bool, quiet: bool, redact: bool = False
+) -> None:
+    """The report of what was just recorded, redacted first where that was asked for, and where that is."""
+    if redact and isinstance(place, Path):
+        from loraprof.store.recordings import load_source
+        from loraprof.store.redaction.copy import write_redacted
+
+        write_redacted(load_source(place), place, force=True)
     from loraprof.analysis.ranks.examine import processes
     from loraprof.diagnosis.load import report_of
     from loraprof.store.recordings import load_source

@@ -2,15 +2,17 @@
 
 from loraprof.model.compare import Comparison
 from loraprof.model.estimate import Estimate
+from loraprof.model.fix import Fix
 from loraprof.model.report import Report
 from loraprof.model.sweep import Sweep
 from loraprof.report.document import Document
 from loraprof.report.views.compare import view_comparison
 from loraprof.report.views.estimate import view_estimate
+from loraprof.report.views.fix import view_fix
 from loraprof.report.views.report import view
 from loraprof.report.views.sweep import view_sweep
 
-Shown = Report | Comparison | Sweep | Estimate
+Shown = Report | Comparison | Sweep | Estimate | Fix
 
 
 def document_of(shown: Shown) -> Document:
@@ -22,5 +24,7 @@ def document_of(shown: Shown) -> Document:
             return view_sweep(shown)
         case Estimate():
             return view_estimate(shown)
+        case Fix():
+            return view_fix(shown)
         case _:
             return view(shown)

@@ -40,7 +40,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 def list_workloads() -> list[WorkloadSpec]:
     """Every preset, by name. Raises InputError for a preset that does not parse."""
-    return [_read(path) for path in sorted((profiles_dir() / "workloads").glob("*.toml"))]
+    return [read_workload(path) for path in sorted((profiles_dir() / "workloads").glob("*.toml"))]
 
 
 def workload_names() -> tuple[str, ...]:
@@ -58,11 +58,11 @@ def load_workload(name: str, overrides: Mapping[str, object] | None = None) -> W
     path = folder / f"{name}.toml"
     if name not in (known := [p.stem for p in folder.glob("*.toml")]):
         raise UsageError(f"no built-in workload {name!r}", did_you_mean(name, known))
-    spec = _read(path)
+    spec = read_workload(path)
     return _override(spec, overrides) if overrides else spec
 
 
-def _read(path: Path) -> WorkloadSpec:
+def read_workload(path: Path) -> WorkloadSpec:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

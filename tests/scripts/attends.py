@@ -18,8 +18,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
-        mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool)
-        mask = {"causal-mask": mask.tril(), "true-mask": mask}.get(WHAT)
+        mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril() if WHAT == "causal-mask" else None
         y = functional.scaled_dot_product_attention(
             q, k, v, mask, 0.1 if WHAT == "dropout" else 0.0, WHAT in ("plain", "dropout")
         )

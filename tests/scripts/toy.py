@@ -96,16 +96,16 @@ if WHAT == "reentrant":
     base.lm_head.requires_grad_(True)
 names = ["router"] if "experts" in WHAT else ["up", "down"]
 options = {"dora": {"use_dora": True}, "save": {"modules_to_save": ["lm_head"]}, "dropout": {"lora_dropout": 0.1}}
-model = get_peft_model(base, LoraConfig(r=4, target_modules=names, **options.get(WHAT, {})))
+model = get_peft_model(base, LoraConfig(r=4, target_modules=names, **options.get(WHAT, {})))  # type: ignore[arg-type]
 if WHAT == "unfrozen":
     base.requires_grad_(True)
 if WHAT == "reentrant":
     base.lm_head.bias.requires_grad_(True)
 if WHAT == "item":
     for block in base.blocks:
-        block.up.lora_dropout["default"] = Reading()
+        block.up.lora_dropout["default"] = Reading()  # type: ignore[assignment, index, operator, union-attr]
 if WHAT == "item-outside":
-    base.norm = nn.Sequential(Reading(), base.norm)
+    base.norm = nn.Sequential(Reading(), base.norm)  # type: ignore[assignment]
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
 CASTS = disable_input_dtype_casting if WHAT == "autocast-once" else lambda _: nullcontext()
 fixed = [torch.randint(VOCABULARY, (4, TOKENS))] * 1000

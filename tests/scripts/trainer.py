@@ -18,7 +18,7 @@ lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM
 model = get_peft_model(LlamaForCausalLM(config), lora)
 
 
-class Random(torch.utils.data.Dataset):
+class Random(torch.utils.data.Dataset):  # type: ignore[type-arg]
     def __len__(self) -> int:
         return 400
 

@@ -86,7 +86,7 @@ class Builder:
         info = self.info(path, "Linear")
         number = self.parameter(info, (n, k), trains)
         back = (self.gemm(t, k, n, "base.linear"),) if upstream else ()
-        back += (self.gemm(n, k, t, "base.linear"),) if trains else ()
+        back += (self.gemm(n, k, t, "base.linear"),) if trains else ()  # type: ignore[assignment]
         op = replace(self.gemm(t, n, k, "base.linear"), grad=back or None, params=(number,) if trains else ())
         return Module(info, (op,))
 

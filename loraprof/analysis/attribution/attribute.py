@@ -14,7 +14,7 @@ import numpy as np
 from loraprof.analysis.attribution.backward import Backward
 from loraprof.analysis.attribution.compiled import Compiled, CompiledRows, compile_ranges
 from loraprof.analysis.attribution.forward import forward_roles
-from loraprof.analysis.attribution.names import modules_of, names_of
+from loraprof.analysis.attribution.names import Names, modules_of, names_of
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked.forward import Unmarked, unmarked
@@ -70,7 +70,8 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     phase[forward], phase[recompute], phase[in_backward] = PHASE["forward"], PHASE["recompute"], PHASE["backward"]
     phase[in_optimizer] = PHASE["optimizer"]
     alone = recording is None and not marked.any()
-    found = unmarked(trace, tree, evaluate, optimizer) if recording is None else None
+    again = in_backward & _recorded_again(trace, tree, names, evaluate) if alone else in_backward & False
+    found = unmarked(trace, tree, (evaluate, optimizer), again) if recording is None else None
     sites: tuple[AdapterSite, ...] = ()
     if found is not None and alone:
         table, sites = found.table, found.sites
@@ -83,6 +84,8 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     opened = forward & (opens[host.name] >= 0)
     if found is not None and alone:
         marked = _claim(found, ~(code.inside | in_optimizer), module, phase, role)
+        phase[again & marked] = PHASE["recompute"]
+        in_backward &= ~(again & marked)
     elif found is not None:
         _mend(found, role)
     state = Backward(trace, recording, roles, names, tree, evaluate, in_backward, alone)
@@ -130,6 +133,16 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         compiled,
         compile_ranges(trace, tree),
     )
+
+
+def _recorded_again(trace: Trace, tree: Tree, names: Names, evaluate: Int32) -> Bool:
+    """Rows inside backward nodes whose op gets a number of its own there: a checkpoint runs forward again."""
+    host = trace.host
+    ahead = (host.kind == HostKind.OP) & (host.sequence >= 0) & (host.fwd_thread == 0)
+    ahead &= ~(names.backward | names.evaluate)[host.name]
+    depth = np.append(tree.depth, -1)
+    again: Bool = depth[tree.nearest(ahead)] > depth[evaluate]
+    return again
 
 
 def _mend(found: Unmarked, role: Int8) -> None:

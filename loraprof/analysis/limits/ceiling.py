@@ -1,9 +1,11 @@
 """What bounds this device: its own calibration, else the data sheet of the GPU that the input names, else nothing."""
 
+from collections.abc import Sequence
+
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.limits.precision import compute_dtype
-from loraprof.analysis.limits.rates import Rates
 from loraprof.analysis.limits.roofline import Ceiling, calibrated, data_sheet
+from loraprof.analysis.work.rule import Work
 from loraprof.model.gpu import GpuSpec
 from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import Ceilings
@@ -52,18 +54,22 @@ def main_gpu(analysis: Analysis) -> DeviceFacts | None:
     return gpus[0] if alike else None
 
 
-def ceilings(analysis: Analysis, recording: Recording | None, ceiling: Ceiling | None) -> Ceilings | None:
-    """The ceilings as reported; launch costs only where they were calibrated."""
+def ceilings(
+    analysis: Analysis, recording: Recording | None, ceiling: Ceiling | None, works: Sequence[Work | None] = ()
+) -> Ceilings | None:
+    """The ceilings as reported; launch costs only where they were calibrated, matrix rates of the step's dtypes."""
     if ceiling is None:
         return None
     calibration = recording.calibration if recording else None
     launch = calibration if analysis.on_gpu else None
-    rate = Rates(calibration).gemm_flops_per_s(compute_dtype(recording)) if recording and calibration else None
     peaks = ceiling.flops_per_s
+    rate = peaks.get(compute_dtype(recording)) if recording and calibration else None
+    used = {w.dtype for w in works if w is not None and w.flops}
     return Ceilings(
         gemm_flops_per_s=rate or peaks.get("bfloat16") or peaks.get("float16") or peaks.get("float32"),
         copy_bytes_per_s=ceiling.bytes_per_s,
         launch_floor_ns=launch.launch_floor_ns if launch else None,
         turnaround_ns=launch.turnaround_ns if launch else None,
         basis=ceiling.basis,
+        flops_per_s={dtype: rate for dtype, rate in sorted(peaks.items()) if dtype in used} or None,
     )

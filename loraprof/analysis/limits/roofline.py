@@ -2,20 +2,21 @@
 
     roof = max(FLOPs / matrix ceiling, time to move the compulsory bytes)      (Williams et al., CACM 52(4), 2009)
 
-Ceilings come from the device's own calibration, or from the data sheet scaled to the SM clock that was measured. A
-kernel with fewer blocks than the device has SMs, or whose roof is shorter than one tiny kernel takes, is bound by
-latency, unless it reaches half of a ceiling all the same (kernels that keep one block per SM do). A kernel above 105 %
-of its roof is "L2-assisted" where its bytes with cache reuse explain it, "higher clock" where the clock was not
-measured and the highest explains it, "beyond calibration" where the data sheet allows what no calibrated work reached
-(writes alone are faster than a copy), "fewer FLOPs" where an algorithm needs fewer (Winograd, arXiv 1509.09308), else
-"impossible": a finding about the measurement.
+Ceilings come from the device's own calibration, or from the data sheet scaled to the SM clock that was measured; what
+the step itself reached counts as calibrated too (``lifted``), up to what the data sheet allows. A kernel with fewer
+blocks than the device has SMs, or whose roof is shorter than one tiny kernel takes, is bound by latency, unless it
+reaches half of a ceiling all the same (kernels that keep one block per SM do). A kernel above 102 % of its roof is
+"L2-assisted" where its bytes with cache reuse explain it, "higher clock" where the clock was not measured and the
+highest explains it, "beyond calibration" where the data sheet allows what no calibrated work reached (writes alone are
+faster than a copy), "fewer FLOPs" where an algorithm needs fewer (Winograd, arXiv 1509.09308), else "impossible": a
+finding about the measurement.
 """
 
 import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loraprof import units
 from loraprof.analysis.work.rule import Work
@@ -23,7 +24,8 @@ from loraprof.model.gpu import GpuSpec
 from loraprof.model.recording import Calibration
 from loraprof.model.report import Bound
 
-TOLERANCE = 1.05
+TOLERANCE = 1.02
+MOST_LIFT = 1.5  # a step that is faster than that by calibration is measured wrong, or its shapes are
 FED = 0.5  # of a ceiling: a kernel that reaches it is bound by it, however few blocks it has
 # Bytes that a cache can hold take no time; nor does what the device can do at most; nor FLOPs that algorithms avoid.
 EXCUSES = ("{cache}-assisted", "{surplus}", "fewer FLOPs")
@@ -39,7 +41,7 @@ class Ceiling:
     most_flops_per_s: Mapping[str, float]  # what nothing exceeds: the data sheet's at the highest clock, where known
     bytes_per_s: float | None  # large transfers
     basis: str
-    copies: tuple[tuple[int, int], ...] = ()  # calibrated (bytes, ns), by size
+    copies: tuple[tuple[int, float], ...] = ()  # (bytes, ns) of calibrated copies, by size
     least_ns: float = 0.0  # a tiny kernel; CPU: a tiny op
     sms: int | None = None
     cache_bytes: int | None = None
@@ -102,6 +104,45 @@ def calibrated(
         cache="L2" if on_gpu else "cache",
         most_bytes_per_s=max(stream, (spec.dram_bytes_per_s if spec else None) or 0.0) if stream else None,
         surplus="beyond calibration",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What calls of one kernel in a step reached above their roof, each: its time, and the work it is limited by."""
+
+    ns: float
+    min_bytes: int
+    flops: int
+    unit: str
+    limit: Bound
+
+
+def lifted(ceiling: Ceiling, reached: Iterable[Reached]) -> Ceiling:
+    """The ceiling that is the best of what was calibrated and of what the step reached; no higher than what nothing
+    exceeds, or where no data sheet says what that is, than MOST_LIFT."""
+    flops, curve, stream = dict(ceiling.flops_per_s), dict(ceiling.copies), ceiling.bytes_per_s or 0.0
+    most_bytes = ceiling.most_bytes_per_s or stream
+    most_bytes = most_bytes if most_bytes > stream else MOST_LIFT * stream
+    largest = max(curve, default=0)
+    for r in reached:
+        if r.limit == "compute":
+            most = ceiling.most_flops_per_s.get(r.unit, 0.0)
+            most = most if most > ceiling.flops_per_s.get(r.unit, 0.0) else MOST_LIFT * most
+            flops[r.unit] = max(flops.get(r.unit, 0.0), min(r.flops / r.ns * 1e9, most))
+        elif r.min_bytes >= largest:
+            stream = max(stream, min(r.min_bytes / r.ns * 1e9, most_bytes))
+        elif r.ns * MOST_LIFT >= (ceiling.memory_ns(r.min_bytes) or 0.0):
+            curve[r.min_bytes] = min(curve.get(r.min_bytes, math.inf), r.ns)
+    if largest and ceiling.bytes_per_s:  # a curve that ends in the stream's rate still does
+        curve[largest] = curve[largest] * ceiling.bytes_per_s / stream
+    return replace(
+        ceiling,
+        flops_per_s=flops,
+        most_flops_per_s={d: max(rate, ceiling.most_flops_per_s.get(d, 0.0)) for d, rate in flops.items()},
+        bytes_per_s=stream or ceiling.bytes_per_s,
+        most_bytes_per_s=max(stream, ceiling.most_bytes_per_s or 0.0) or None,
+        copies=tuple(sorted(curve.items())),
     )
 
 

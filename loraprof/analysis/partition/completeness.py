@@ -60,7 +60,7 @@ def _device_notes(trace: Trace, lost_device: bool) -> list[str]:
     if branches:
         notes.append(f"{branches} {overlap}: parallel branches of a CUDA graph")
     if others:
-        able = all(gpu.capability is None or gpu.capability >= PROGRAMMATIC for gpu in trace.gpus)
+        able = not trace.rocm and all(gpu.capability is None or gpu.capability >= PROGRAMMATIC for gpu in trace.gpus)
         notes.append(f"{others} {overlap}: {'programmatic launches' if able else 'nothing on this GPU explains it'}")
     return notes
 

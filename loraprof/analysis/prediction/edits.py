@@ -42,6 +42,25 @@ def without(calls: Calls, call: Bool, record: Bool) -> Calls:
     )
 
 
+def merged(calls: Calls, record: Bool) -> Calls:
+    """``calls`` in which launches of a flagged record each that follow each other are one, as long as all together."""
+    counts = np.diff(calls.first)
+    launches = np.flatnonzero(counts)
+    single = (counts[launches] == 1) & record[calls.first[launches]]
+    stream = calls.stream[calls.first[launches]]
+    joins = np.zeros(len(launches), dtype=np.bool_)
+    joins[1:] = single[1:] & single[:-1] & (stream[1:] == stream[:-1])
+    group = np.cumsum(~joins) - 1
+    longer = calls.record_ns.copy()
+    first = calls.first[launches]
+    sums = np.bincount(group, calls.record_ns[first]).astype(np.int64)
+    head = single & ~joins
+    longer[first[head]] = sums[group[head]]
+    gone = np.zeros(len(calls.record_ns), dtype=np.bool_)
+    gone[first[joins]] = True
+    return without(replace(calls, record_ns=longer, span_ns=None), np.zeros(len(counts), dtype=np.bool_), gone)
+
+
 def stretched(calls: Calls, record: Bool, factor: float) -> Calls:
     """``calls`` whose flagged records take ``factor`` times as long; the host's time is as it was."""
     longer = np.where(record, np.rint(factor * calls.record_ns), calls.record_ns).astype(np.int64)

@@ -14,7 +14,7 @@ import numpy as np
 from loraprof import units
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.ledger import Ledger
-from loraprof.analysis.prediction.edits import Launch, stretched, with_launches, without
+from loraprof.analysis.prediction.edits import Launch, merged, stretched, with_launches, without
 from loraprof.analysis.prediction.host_clock import HostClock, host_clock, unslowed
 from loraprof.analysis.prediction.replay import (
     Call,
@@ -102,6 +102,10 @@ class StepReplay:
     def faster_ns(self, share: float) -> int:
         """What the step would save on a host that takes ``share`` of its time, ns."""
         return self._window(self.step.calls) - self._window(self.step.calls, share)
+
+    def merged_ns(self, record: Bool) -> int:
+        """What the step would save where flagged records that follow each other are launched as one, ns."""
+        return self._window(self.step.calls) - self._window(merged(self.step.calls, record))
 
     def _window(self, calls: Calls, share: float = 1.0) -> int:
         sigma = 1.0 if self.sigma is None else self.sigma

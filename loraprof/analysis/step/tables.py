@@ -6,8 +6,8 @@ import numpy as np
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.costmodel.variants import detect_variant
-from loraprof.analysis.limits.best_times import Limits
 from loraprof.analysis.partition.ledger import Ledger
+from loraprof.analysis.step.best_times import Limits
 from loraprof.analysis.step.busy import Busy
 from loraprof.model.recording import AdapterSite, Nvml, Recording
 from loraprof.model.report import Adapter, AdapterLayer, Kernel, MemoryReport, ModuleRow, NvmlReport, Savings

@@ -5,8 +5,8 @@ from collections import defaultdict
 import numpy as np
 
 from loraprof import units
-from loraprof.analysis.limits.best_times import Limits
 from loraprof.analysis.partition.ledger import Ledger
+from loraprof.analysis.step.best_times import Limits
 from loraprof.analysis.step.busy import Busy
 from loraprof.model.report import Kernel, Traffic
 from loraprof.model.trace import Bool

@@ -13,7 +13,7 @@ from loraprof.capture.adapters.sites import dtype_name, features
 from loraprof.capture.compiled.dynamo import never_compiled
 from loraprof.capture.device.protocol import Allocator
 from loraprof.capture.modules.markers import Markers
-from loraprof.capture.modules.shards import is_sharded, local
+from loraprof.capture.modules.shards import first_byte, is_sharded, local
 from loraprof.model.recording import AdapterSite, Memory, ModuleInfo, ParameterInfo
 
 Tables = tuple[list[ModuleInfo], list[AdapterSite], list[ParameterInfo]]
@@ -22,7 +22,7 @@ Tables = tuple[list[ModuleInfo], list[AdapterSite], list[ParameterInfo]]
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of distinct storages on this rank."""
     held = [local(t) for t in tensors]
-    return sum({(t.data_ptr(), t.numel()): t.numel() * t.element_size() for t in held}.values())
+    return sum({(first_byte(t), t.numel()): t.numel() * t.element_size() for t in held}.values())
 
 
 def memory_of(

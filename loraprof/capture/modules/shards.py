@@ -14,6 +14,32 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return held if isinstance(held, torch.Tensor) else tensor
 
 
+def first_byte(tensor: torch.Tensor) -> int:
+    """Where its elements begin; a tensor that wraps others (quantized, of a device in Python) is told by itself."""
+    try:
+        return tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return id(tensor)
+
+
+def address(tensor: torch.Tensor) -> int:
+    """Where the storage begins of what this rank holds of it."""
+    held = local(tensor)
+    try:
+        return held.untyped_storage().data_ptr() if held.layout == torch.strided else id(held)
+    except (RuntimeError, NotImplementedError):
+        return id(held)
+
+
+def held_bytes(tensor: torch.Tensor) -> int:
+    """Of its storage, or of the elements of a tensor that wraps others."""
+    held = local(tensor)
+    try:
+        return held.untyped_storage().nbytes()
+    except (RuntimeError, NotImplementedError):
+        return held.numel() * held.element_size()
+
+
 def is_sharded(tensor: torch.Tensor) -> bool:
     """Whether this rank holds a part of the tensor only, or a DTensor's copy of it."""
     return local(tensor) is not tensor

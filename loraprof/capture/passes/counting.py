@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from loraprof.capture.modules.shards import first_byte
 from loraprof.capture.passes.repeats import Repeats
 from loraprof.model.recording import CountedOp
 
@@ -45,26 +46,33 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, where: Callable[[], tuple[int, str, int]], repeats: Repeats | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._where, self._repeats = where, repeats
+        self.uncounted = 0
         self._counts: Counter[tuple[int, str, int, str, str, int, int]] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        try:
+            self._count(func, args, kwargs or {}, out)
+        except Exception:  # an op of a kind of its own: whatever it is, the training goes on
+            self.uncounted += 1
+        return out
+
+    def _count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         packet = func.overloadpacket
         flops = 0
         if packet in FLOPS:
             try:
-                flops = int(FLOPS[packet](*args, **(kwargs or {}), out_val=out))
+                flops = int(FLOPS[packet](*args, **kwargs, out_val=out))
             except (TypeError, ValueError, AssertionError, RuntimeError):
                 flops = 0
-        moved = min_bytes(func, args, kwargs or {}, out)
+        moved = min_bytes(func, args, kwargs, out)
         shapes = " ".join("x".join(map(str, t.shape)) for t in _tensors(args)[:4])
         where = self._where()
         if self._repeats is not None:
-            self._repeats.see(func, args, kwargs or {}, out, where)
+            self._repeats.see(func, args, kwargs, out, where)
         self._counts[(*where, f"aten::{packet.__name__}", shapes, flops, moved)] += 1
-        return out
 
     def open(self) -> None:
         """Starts counting."""
@@ -105,7 +113,7 @@ def _extent(t: torch.Tensor) -> int:
 def _unique(tree: Any) -> dict[tuple[Any, ...], int]:
     """Bytes of each distinct tensor of strided layout."""
     strided = [t for t in _tensors(tree) if t.layout == torch.strided]
-    return {(t.data_ptr(), tuple(t.shape), t.stride(), t.dtype): _extent(t) for t in strided}
+    return {(first_byte(t), tuple(t.shape), t.stride(), t.dtype): _extent(t) for t in strided}
 
 
 def _mutated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[tuple[Any, ...], int]:

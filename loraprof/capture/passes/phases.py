@@ -99,6 +99,8 @@ def phases(plan: Plan, device: Device) -> Iterator[Phase]:
         return
     if (sampler := device.sampler()) is not None:
         yield Sample(sampler, plan.nvml_s)
+    else:
+        yield NotSampled()
     if first is None:
         yield Count(plan.count)
     yield WarmUp(plan.warmup)
@@ -162,6 +164,16 @@ class Sample(Phase):
 
     def close(self, lost: bool = False) -> None:
         self._sampler.close()
+
+
+class NotSampled(Phase):
+    name = "nvml"
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def enter(self, on: "Session") -> None:
+        on.notes.append(f"NVML: the step runs on the {on.device.place.type.upper()}")
 
 
 class Count(Phase):

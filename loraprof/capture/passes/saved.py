@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from loraprof.capture.modules.shards import local
+from loraprof.capture.modules.shards import address, held_bytes
 
 
 class SavedForBackward:
@@ -50,10 +50,10 @@ class SavedForBackward:
         if threading.get_ident() != self._thread or torch._C._current_graph_task_id() >= 0:
             return
         if self._root is not None:  # FSDP gathers a block's weights as the block begins: they are no activations
-            self._weights |= {_storage(p) for p in module.parameters(recurse=False)}
+            self._weights |= {address(p) for p in module.parameters(recurse=False)}
             return
         self._root = module
-        self._weights = {_storage(t) for t in (*module.parameters(), *module.buffers())}
+        self._weights = {address(t) for t in (*module.parameters(), *module.buffers())}
         self._storages = {}
         self._inside = saved_tensors_hooks(self._pack, _unpack)
         self._inside.__enter__()
@@ -70,16 +70,11 @@ class SavedForBackward:
         self._root = self._inside = None
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        place = _storage(tensor)
+        place = address(tensor)
         if place not in self._weights and tensor.layout == torch.strided:
-            self._storages[place] = local(tensor).untyped_storage().nbytes()
+            self._storages[place] = held_bytes(tensor)
         return tensor.detach()  # an output that kept itself would never be freed
 
 
 def _unpack(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    held = local(tensor)
-    return held.untyped_storage().data_ptr() if held.layout == torch.strided else 0

@@ -19,6 +19,7 @@ from loraprof.capture.modules.facts import autocast_of, tables_of
 from loraprof.capture.modules.markers import Markers
 from loraprof.capture.passes.phases import Recorded
 from loraprof.capture.passes.session import Session
+from loraprof.capture.trainers import trainers
 from loraprof.errors import MeasurementError
 from loraprof.model.compilation import Compilation
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording, TrainingCost, Workload
@@ -65,6 +66,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         "micro_batches": session.micro_batches,
         "optimizer": session.optimizer_name,
         "missing_gradients": session.missing,
+        "trainers": trainers() if workload.kind == "script" else [],
         "autocast": autocast_of(session.markers),
         **_compile_facts(compilation),
     }

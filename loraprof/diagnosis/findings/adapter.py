@@ -1,11 +1,10 @@
 """L1 to L6: what does the adapter path cost, in time of the device or in launches?
 
-Gains are the unprofiled time of the work that would vanish (``select.worth``), times the range that the remedy has
-in the cost model or elsewhere. Every threshold is a default of the catalogue.
+Gains are the unprofiled time of the work that would vanish (``select.worth``), or the share of it whose bytes would.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,22 +12,20 @@ from loraprof.analysis.limits.roofline import TF32, unit_of
 from loraprof.analysis.step.records import HALF, HALF_INPUTS, Record
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import adapter as remedies
-from loraprof.diagnosis.rows import conversions
+from loraprof.diagnosis.rows import conversions, element_bytes, like, rows_of
 from loraprof.diagnosis.rule import ADAPTER, Rule, Seen, evidence
 from loraprof.diagnosis.select import (
-    Worth,
     both,
     busy_ns,
     either,
-    gain_of,
     modules,
     of_rows,
     roles,
-    scaled,
     total_ns,
     within,
     worth,
 )
+from loraprof.diagnosis.worth import Worth
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE
 
 ELEMENTWISE_SHARE = 0.30  # L1: of the adapter's busy time
@@ -52,6 +49,7 @@ def elementwise(case: Case) -> Seen | None:
     ceiling = case.rates.stream_bytes_per_s
     if not time or not ceiling or moved / time * 1e9 < STREAMING * ceiling:
         return None
+    fused, pointwise = _fusable(case, moved)
     return Seen(
         evidence=[
             evidence("share of the adapter's busy time", spent / case.adapter_ns, "share"),
@@ -59,8 +57,34 @@ def elementwise(case: Case) -> Seen | None:
             evidence("achieved bandwidth, caches included", moved / time * 1e9, "B/s"),
             evidence("bandwidth of this device's memory", ceiling, "B/s"),
         ],
-        gain=gain_of(case, scaled(worth(case, roles("adapter.elementwise")), 0.7, 0.3, 1.0)),
+        saved=fused,
+        values={"pointwise": pointwise},
     )
+
+
+def _fusable(case: Case, moved: int) -> tuple[Worth | None, Worth | None]:
+    """What a LoRA written as one autograd function saves of the elementwise time, and what fused pointwise ops save.
+
+    share = 1 - bytes that stay / bytes now, where of a layer with k inputs, n outputs, T tokens, an adapter of w_a and
+    a base of w_b bytes per element there stay: in one function, whose products add into what is there, its reads
+    (T n + T k) w_b; as pointwise kernels the casts T k (w_a + w_b) and T n (w_a + w_b), and per sum one operand of w_a
+    and two of w_b.
+    """
+    spent = worth(case, roles("adapter.elementwise"))
+    down = [r for r in case.records if r.role == "adapter.down" and r.phase == "forward" and r.gemm_type]
+    sites, one, apart = dict(case.numbered_sites), 0, 0
+    for record in {r.row: r for r in down}.values():  # one of the kernels that a product was split in
+        site, tokens = sites.get(-1 if record.site is None else record.site), rows_of(record)
+        if site is None or not tokens:
+            return None, None
+        adapter, base = element_bytes(site.dtype), element_bytes(site.base_dtype)
+        width = tokens * (site.in_features + site.out_features)
+        one += width * base
+        apart += width * ((adapter + base) * (adapter != base) + adapter + 2 * base)
+    if spent is None or not one:
+        return None, None
+    pointwise = spent.times(max(1 - apart / moved, 0.0))
+    return spent.times(max(1 - one / moved, 0.0)).between(pointwise, spent), pointwise
 
 
 def fp32_adapters(case: Case) -> Seen | None:
@@ -74,10 +98,12 @@ def fp32_adapters(case: Case) -> Seen | None:
         return None
     casts = both(of_rows(case, conversions(case)), roles(*ADAPTER_ROLES))
     saved, path = worth(case, casts), worth(case, roles(*ADAPTER_ROLES))
-    if saved is not None and path is not None:  # at least the casts vanish; at most, the rest moves half the bytes too
-        half = 0.5 * max(path.high - saved.high, 0.0)
-        saved = Worth(saved.ns + half / 2, saved.low, saved.high + half)
     base = next(s.base_dtype for i, s in case.numbered_sites if i in sites)
+    narrower = worth(case, both(of_rows(case, like(case, _wide(case, sites))), roles(*ADAPTER_ROLES)), waiting=False)
+    if saved is not None and path is not None and narrower is not None:  # fp32 work moves fewer bytes, casts go
+        less = 1 - element_bytes(base) / element_bytes("float32")
+        most = saved.plus(path.plus(saved.times(-1)).times(less))
+        saved = saved.plus(narrower.times(less)).between(saved, most)
     plain = case.analysis.on_gpu and not any(TF32.search(r.name) for r in wide)
     return Seen(
         evidence=[
@@ -86,9 +112,37 @@ def fp32_adapters(case: Case) -> Seen | None:
             evidence("time of those products", sum(r.ns for r in wide), "ns"),
             evidence("time of the dtype conversions around them", busy_ns(case, casts), "ns"),
         ],
-        gain=gain_of(case, saved),
-        values={"base": base, "plain": plain},
+        saved=saved,
+        values={
+            "base": base,
+            "plain": plain,
+            "device": "cuda" if case.analysis.on_gpu else "cpu",
+            "flag": "bf16" if base == "bfloat16" else "fp16",
+            "precision": "bf16-mixed" if base == "bfloat16" else "16-mixed",
+            "autocast": _autocast(case, sites, base),
+        },
     )
+
+
+def _wide(case: Case, sites: set[int]) -> list[Record]:
+    """Adapter work whose tensors are all float32."""
+    return [
+        r
+        for r in case.records
+        if r.site in sites
+        and r.row >= 0
+        and not r.conversion
+        and r.role in ADAPTER_ROLES
+        and (floats := [t for t in r.types if t in ("float", *HALF_INPUTS)])
+        and all(t == "float" for t in floats)
+    ]
+
+
+def _autocast(case: Case, sites: set[int], base: str) -> Worth | None:
+    """Under autocast the products run in the base's dtype, and the casts stay."""
+    products = [r for r in _wide(case, sites) if r.gemm_type]
+    spent = worth(case, both(of_rows(case, like(case, products)), roles(*ADAPTER_ROLES)), waiting=False)
+    return spent.times(1 - element_bytes(base) / element_bytes("float32")).at_most if spent else None
 
 
 def undone_casts(case: Case) -> Seen | None:
@@ -107,7 +161,8 @@ def undone_casts(case: Case) -> Seen | None:
             evidence("bytes of these casts, forward and backward", 24 * elements, "B"),
             evidence("their busy time", busy_ns(case, casts), "ns"),
         ],
-        gain=gain_of(case, worth(case, casts)),
+        saved=worth(case, casts),
+        values={"base": next(s.base_dtype for i, s in case.numbered_sites if i in sites)},
     )
 
 
@@ -133,7 +188,7 @@ def dropout(case: Case) -> Seen | None:
             evidence("busy time of dropout, forward and backward", spent, "ns"),
             *[evidence("kernels of other roles that draw masks too", fused_ns, "ns")] * bool(fused_ns),
         ],
-        gain=gain_of(case, worth(case, select)) if spent else None,
+        saved=worth(case, select) if spent else None,
     )
 
 
@@ -149,18 +204,25 @@ def bandwidth_bound(case: Case) -> Seen | None:
     if products.nbytes / products.ns * 1e9 < STREAMING * stream:  # too small for the memory system: launches decide
         return None
     spare, groups = _sharable(case)
-    saved = scaled(worth(case, roles("adapter.down")), spare, 0.3 * spare, spare) if spare else None
+    again = modules(case, lambda m: m.site in spare)
+    saved = worth(case, both(again, roles("adapter.down")))
+    forward = worth(case, both(again, roles("adapter.down", phase="forward")))
     free = intensity * RANK < ridge * max((s.rank or 0 for s in case.sites), default=0)  # intensity grows with r
     return Seen(
         evidence=[
             evidence("share of the adapter's busy time in A and B", products.ns / case.adapter_ns, "share"),
             evidence("arithmetic intensity of A and B", intensity, "FLOP/B"),
             evidence("ridge of this device in their dtype", ridge, "FLOP/B"),
-            evidence("A products that read an input another A reads too", spare, "share"),
+            evidence(
+                "A products that read an input another A reads too", len(spare) / max(len(case.sites), 1), "share"
+            ),
         ],
-        gain=gain_of(case, saved),
+        saved=saved.between(forward, saved) if saved and forward else None,
         remedies=(remedies.SHARED_INPUT if groups else remedies.KEEP_RANK,),
-        values={"groups": groups, "free": free, "rank": RANK},
+        values={
+            "groups": " and ".join("+".join(g) for g in groups),
+            "free": f"; r up to {RANK} costs almost no time" if free else "",
+        },
     )
 
 
@@ -210,8 +272,9 @@ def too_many_targets(case: Case) -> Seen | None:
             evidence("share of all launches that the adapters issue", case.adapter.launches / launches, "share"),
             evidence("time of the adapters that would go", total_ns(case, select), "ns"),
         ],
-        gain=gain_of(case, worth(case, select)),
-        values={"keep": list(keep)},
+        saved=worth(case, select),
+        remedies=(remedies.FEWER_TARGETS if len(keep) > 1 else replace(remedies.FEWER_TARGETS, arm=None),),
+        values={"keep": repr(list(keep))},
     )
 
 
@@ -219,15 +282,14 @@ def _widens(record: Record) -> bool:
     return record.conversion is not None and record.conversion[0] in HALF_INPUTS
 
 
-def _sharable(case: Case) -> tuple[float, list[tuple[str, ...]]]:
-    """Share of A products that repeat the read of a shared input, and the groups of layers that share one."""
-    parents: dict[str, set[str]] = {}
-    for s in case.sites:
+def _sharable(case: Case) -> tuple[set[int], list[tuple[str, ...]]]:
+    """Adapted layers that read an input which another one reads already, and the groups that share one."""
+    parents: dict[str, dict[str, int]] = {}
+    for i, s in case.numbered_sites:
         parent, _, name = s.path.rpartition(".")
-        parents.setdefault(parent, set()).add(name)
-    found = [(g, sum(set(g) <= names for names in parents.values())) for g in SHARED_INPUT]
-    spare = sum((len(g) - 1) * count for g, count in found)
-    return spare / max(len(case.sites), 1), [g for g, count in found if count]
+        parents.setdefault(parent, {})[name] = i
+    whole = [(g, names) for g in SHARED_INPUT for names in parents.values() if set(g) <= names.keys()]
+    return {names[name] for g, names in whole for name in g[1:]}, list(dict.fromkeys(g for g, _ in whole))
 
 
 COSTS = (
@@ -235,11 +297,16 @@ COSTS = (
         id="L1",
         family=ADAPTER,
         test=elementwise,
-        remedies=(remedies.FUSED,),
+        remedies=(remedies.FUSED, remedies.COMPILE, remedies.NO_DROPOUT_EITHER),
         thresholds={"share": ELEMENTWISE_SHARE, "streaming": STREAMING},
     ),
-    Rule(id="L2", family=ADAPTER, test=fp32_adapters, remedies=(remedies.HALF_ADAPTERS,)),
-    Rule(id="L3", family=ADAPTER, test=undone_casts, remedies=(remedies.ONE_CAST,)),
+    Rule(
+        id="L2",
+        family=ADAPTER,
+        test=fp32_adapters,
+        remedies=(remedies.HALF_ADAPTERS, remedies.AUTOCAST, remedies.TENSOR_FLOAT),
+    ),
+    Rule(id="L3", family=ADAPTER, test=undone_casts, remedies=(remedies.ONE_CAST, remedies.HALF_ADAPTERS)),
     Rule(id="L4", family=ADAPTER, test=dropout, remedies=(remedies.NO_DROPOUT,)),
     Rule(
         id="L5",

@@ -15,17 +15,15 @@ from loraprof.diagnosis.remedies import adapter as remedies
 from loraprof.diagnosis.rows import like
 from loraprof.diagnosis.rule import ADAPTER, Rule, Seen, evidence
 from loraprof.diagnosis.select import (
-    Worth,
     both,
     busy_ns,
-    gain_of,
     modules,
     of_rows,
     roles,
-    scaled,
     total_ns,
     worth,
 )
+from loraprof.diagnosis.worth import Worth
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLES, HostKind
 
 SYNC_SHARE = 0.01  # L8: of the step, on a GPU
@@ -39,31 +37,31 @@ def dense_delta(case: Case) -> Seen | None:
     shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in case.numbered_sites}
     base = [r for r in case.records if r.role == "base.linear" and r.phase == "forward"]
     tokens = {_tokens(case), *map(_rows_of_input, base)}
-    rows = [
+    dense = [
         r
         for r in case.records
         if r.site in shapes
-        and r.phase == "forward"
+        and r.phase != "optimizer"
         and r.role in ADAPTER_ROLES
         and r.op not in ("aten::mm", "aten::addmm", "aten::copy_")
         and any(d[-2:] in shapes[r.site or 0] and not tokens & {*d, prod(d[:-1])} for d in r.dims if _matrices(d))
         and r.ns
         and not re.search(r"::(t|transpose|as_strided|view|expand|detach|to|empty\w*|resolve_\w+)$", r.op)
     ]
+    rows = [r for r in dense if r.phase == "forward"]
     layers = {r.site for r in rows}
     if not layers or tokens == {None}:
         return None
     kinds = {case.recording.sites[i or 0].kind for i in layers} if case.recording else set()
     spent = sum(r.ns for r in rows)
+    saved, once = (worth(case, of_rows(case, like(case, found))) for found in (dense, rows))
     return Seen(
         evidence=[
             evidence("layers that build a matrix as large as their weight", len(layers), "layers"),
             evidence("ops on such matrices in forward", len(rows), "ops"),
             evidence("their time, whatever the number of tokens", spent, "ns"),
         ],
-        gain=gain_of(
-            case, scaled(worth(case, of_rows(case, like(case, rows))), 1.5, 1.0, 3.0)
-        ),  # its backward comes on top
+        saved=saved.between(once, saved) if saved and once else None,
         remedies=(remedies.PLAIN_LORA if "dora" in kinds else remedies.ON_ACTIVATIONS,),
     )
 
@@ -84,8 +82,8 @@ def host_sync(case: Case) -> Seen | None:
         return None
     where = sorted({who.paths[m] for m in who.module[reading | waiting].tolist()})
     select = both(of_rows(case, reading), roles(*ADAPTER_ROLES))
-    scaled = waited * case.scale
-    saved = Worth(scaled, 0.5 * scaled, scaled) if waited else worth(case, select)
+    waiting_ns = waited * case.scale
+    saved = Worth(waiting_ns, 0.0, waiting_ns) if waited and case.timing.unprofiled else worth(case, select)
     spent = waited or busy_ns(case, select)
     return Seen(
         evidence=[
@@ -93,7 +91,7 @@ def host_sync(case: Case) -> Seen | None:
             evidence("first of them in", where[0], ""),
             evidence("time the host waited there" if waited else "time of these ops", spent, "ns"),
         ],
-        gain=gain_of(case, saved),
+        saved=saved,
         severity=None if case.analysis.on_gpu else "minor",
         values={"module": where[0]},
     )
@@ -117,7 +115,7 @@ def other_device(case: Case) -> Seen | None:
             evidence("the base's", device, ""),
             evidence("copies inside adapted layers", total_ns(case, copies), "ns"),
         ],
-        gain=gain_of(case, worth(case, copies)),
+        saved=worth(case, copies),
         severity="major",
         values={"device": device},
     )
@@ -217,7 +215,7 @@ FORMS = (
         id="L10",
         family=ADAPTER,
         test=split_gradients,
-        remedies=(remedies.FEWER_GRADIENTS,),
+        remedies=(remedies.COMPILED_GRADIENTS, remedies.MERGED_GRADIENTS),
         thresholds={"launches": SPLIT_SHARE},
     ),
     Rule(id="L11", family=ADAPTER, test=slow_fused, remedies=(remedies.UNFUSED,), thresholds={"rate": FUSED_RATE}),

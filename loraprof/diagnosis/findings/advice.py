@@ -3,9 +3,9 @@
 from loraprof.analysis.costmodel.speedup import crossover_hidden
 from loraprof.analysis.costmodel.variants import detect_variant
 from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.remedies.adapter import OTHER_LEVER
+from loraprof.diagnosis.remedies.adapter import FULL, UPPER_LAYERS
 from loraprof.diagnosis.rule import LEVER, Rule, Seen, evidence
-from loraprof.diagnosis.select import Worth, gain_of
+from loraprof.diagnosis.worth import Worth
 
 
 def wrong_lever(case: Case) -> Seen | None:
@@ -29,7 +29,7 @@ def wrong_lever(case: Case) -> Seen | None:
             evidence("median width of the adapted layers", widths[len(widths) // 2] if widths else None, "features"),
             evidence("width from which adapters pay in forward and backward", _crossover(case), "features"),
         ],
-        gain=gain_of(case, saved),
+        saved=saved,
         severity="major",
     )
 
@@ -46,4 +46,4 @@ def _crossover(case: Case) -> float | None:
     return width * crossover_hidden(variant, rho) if variant else None
 
 
-ADVICE = (Rule(id="W1", family=LEVER, test=wrong_lever, remedies=(OTHER_LEVER,)),)
+ADVICE = (Rule(id="W1", family=LEVER, test=wrong_lever, remedies=(FULL, UPPER_LAYERS)),)

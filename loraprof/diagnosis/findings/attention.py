@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from msgspec.structs import replace
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import base as remedies
-from loraprof.diagnosis.remedy import Remedy
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
-from loraprof.diagnosis.select import Select, both, gain_of, modules, roles, total_ns, within, worth
+from loraprof.diagnosis.select import Select, both, modules, roles, total_ns, within, worth
+from loraprof.diagnosis.worth import Assumed, Worth
 from loraprof.model.recording import AttentionCall, Backend
-from loraprof.model.report import Gain
 from loraprof.model.trace import Shapes
 from loraprof.model.vocabulary import PHASE, HostKind
 
 SHARE: Final = 0.01  # of the step: attention below it is not worth a word
-ASSUMED: Final = 0.5, 0.2, 0.8  # of attention, where the faster kernel was not timed (transformers#30461)
+UNTIMED: Final = Assumed(
+    0.2, 0.5, 0.8, "huggingface/transformers#30461: 3,247 to 2,483 tokens/s when a mask took the fast kernel away"
+)
 TOP: Final = "aten::scaled_dot_product_attention"
 KERNELS: Final[Mapping[str, Backend]] = {
     "aten::_scaled_dot_product_attention_math": "math",
@@ -45,7 +45,7 @@ class Lost:
     ran: str
     faster: str | None
     reasons: tuple[str, ...]
-    remedies: tuple[Remedy, ...]
+    fixes: tuple[str, ...]  # names of remedies
     select: Select
     said: str | None = None
     saved: tuple[float, float, float] | None = None  # measured share of their time
@@ -59,9 +59,6 @@ def lost_attention(case: Case) -> Seen | None:
     spent = total_ns(case, lost.select)
     if spent < SHARE * case.wall_ns:
         return None
-    measured = lost.saved is not None
-    saved = worth(case, lost.select)
-    value = gain_of(case, saved.times(*(lost.saved or ASSUMED)) if saved else None)
     return Seen(
         evidence=[
             evidence("attention calls in forward with a slower kernel", lost.count, "calls"),
@@ -73,14 +70,19 @@ def lost_attention(case: Case) -> Seen | None:
             evidence("their time", spent, "ns"),
             evidence("faster alone, measured after the step", lost.saved[0] if lost.saved else None, "share"),
         ],
-        gain=value if measured or value is None else _assumed(value),
+        saved=_saved(worth(case, lost.select), lost.saved),
         spent_ns=spent,
-        remedies=lost.remedies,
+        values={"fixes": lost.fixes},
     )
 
 
-def _assumed(value: Gain) -> Gain:
-    return replace(value, basis="assumed")
+def _saved(whole: Worth | None, shares: tuple[float, float, float] | None) -> Worth | None:
+    if whole is None:
+        return None
+    if shares is None:
+        return whole.share(UNTIMED)
+    likely, low, high = shares
+    return Worth(whole.ns * likely, whole.low * low, whole.high * high)
 
 
 def _counted(case: Case) -> Lost | None:
@@ -98,7 +100,7 @@ def _counted(case: Case) -> Lost | None:
         ran=str(main.backend),
         faster=main.faster,
         reasons=tuple(_reasons(main)),
-        remedies=tuple(_remedies(main)),
+        fixes=tuple(_fixes(main)),
         select=both(modules(case, lambda m: m.id in owners), roles("attention")),
         said=main.said,
         saved=_shares(known) if known else None,
@@ -110,7 +112,7 @@ def _shares(known: list[AttentionCall]) -> tuple[float, float, float]:
     each = [max(1 - (c.faster_ns or 0) / (c.ran_ns or 1), 0.0) for c in known]
     ran = [c.count * (c.ran_ns or 0) for c in known]
     mean = float(np.average(each, weights=ran))
-    return mean, 0.8 * min(each), min(1.2 * max(each), 1.0)
+    return mean, min(each), max(each)
 
 
 def _reasons(call: AttentionCall) -> list[str]:
@@ -131,16 +133,17 @@ def _reasons(call: AttentionCall) -> list[str]:
     return [words[o] for o in call.obstacles]
 
 
-def _remedies(call: AttentionCall) -> list[Remedy]:
-    mask = remedies.NO_MASK if call.mask != "needed" else remedies.VARIABLE_LENGTH
-    known = {
-        "mask": mask,
-        "dropout": remedies.NO_ATTENTION_DROPOUT,
-        "layout": remedies.CONTIGUOUS_HEADS,
-        "dtype": remedies.HALF_ATTENTION,
-        "head size": remedies.PADDED_HEADS,
-    }
-    return [known[o] for o in call.obstacles]
+FIXES: Final[Mapping[str, str]] = {
+    "dropout": "NO_ATTENTION_DROPOUT",
+    "layout": "CONTIGUOUS_HEADS",
+    "dtype": "HALF_ATTENTION",
+    "head size": "PADDED_HEADS",
+}
+
+
+def _fixes(call: AttentionCall) -> list[str]:
+    mask = "NO_MASK" if call.mask != "needed" else "VARIABLE_LENGTH"
+    return [FIXES.get(o, mask) for o in call.obstacles]
 
 
 def _traced(case: Case) -> Lost | None:
@@ -164,14 +167,14 @@ def _traced(case: Case) -> Lost | None:
     if not found:
         return None
     (backend, why), _ = found.most_common(1)[0]
-    fixes = {"dropout": remedies.NO_ATTENTION_DROPOUT, "head": remedies.PADDED_HEADS, "float": remedies.HALF_ATTENTION}
+    fixes = {"dropout": "NO_ATTENTION_DROPOUT", "head": "PADDED_HEADS", "float32": "HALF_ATTENTION"}
     return Lost(
         count=sum(found.values()),
         of=len(calls),
         ran=backend,
         faster="flash" if why else None,
         reasons=why,
-        remedies=tuple(fixes.get(w.split(maxsplit=1)[0], remedies.NO_MASK) for w in why) or (remedies.NO_MASK,),
+        fixes=tuple(fixes.get(w.split(maxsplit=1)[0], "NO_MASK") for w in why) or ("NO_MASK",),
         select=within(case, "scaled_dot_product|ScaledDotProduct"),
     )
 

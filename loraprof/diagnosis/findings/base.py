@@ -1,6 +1,7 @@
 """B findings: what the frozen model, its formats and its head cost, and what LoRA cannot change about it."""
 
 import re
+from math import prod
 
 import numpy as np
 
@@ -10,8 +11,10 @@ from loraprof.analysis.step.records import GEMMS, Record
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.attention import LOST_ATTENTION
 from loraprof.diagnosis.remedies import base as remedies
+from loraprof.diagnosis.rows import element_bytes, kineto_bytes, like, rows_of
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
-from loraprof.diagnosis.select import both, gain_of, modules, phase, roles, scaled, total_ns, worth
+from loraprof.diagnosis.select import both, modules, of_rows, phase, roles, total_ns, within, without, worth
+from loraprof.diagnosis.worth import Worth
 from loraprof.model.recording import ParameterInfo
 
 NEEDLESS = 0.70  # B2: peak memory over the device's
@@ -64,9 +67,9 @@ def checkpointing(case: Case) -> Seen | None:
             evidence("mode", "reentrant" if reentrant else "non-reentrant"),
             evidence("peak memory, of the device's", peak / total if peak and total else None, "share"),
         ],
-        gain=gain_of(case, scaled(worth(case, phase("recompute")), 1.0, 0.9, 1.0)),
+        saved=worth(case, phase("recompute")),
         spent_ns=spent,
-        values={"needless": needless, "reentrant": reentrant},
+        values={"memory": "" if needless else " if memory allows", "reentrant": reentrant},
     )
 
 
@@ -83,14 +86,18 @@ def other_parts(case: Case) -> Seen | None:
     math = any("scaled_dot_product_attention_math" in n for n in case.op_names)  # what SDPA falls back to
     if case.adapter is None or (share < OTHER_SHARE and not unfused):
         return None
-    saved = scaled(worth(case, roles("attention")), 0.5, 0.2, 0.8) if unfused else None
+    saved = (
+        worth(case, both(roles("attention"), without(within(case, r"^aten::(bmm|baddbmm|mm|matmul)$"))))
+        if unfused
+        else None
+    )
     return Seen(
         evidence=[
             evidence("attention, norms, head and loss, of busy time", share, "share"),
             *(evidence(f"time of {role}", ns, "ns") for role, ns in parts.items()),
             evidence("attention runs as", "products and a softmax" if unfused else "one kernel" if fused else None),
         ],
-        gain=gain_of(case, saved),
+        saved=saved,
         severity="info" if not unfused else None,
         remedies=(remedies.FAST_ATTENTION if unfused and math else remedies.SDPA if unfused else remedies.LIGER,),
     )
@@ -108,7 +115,7 @@ def dequantization(case: Case) -> Seen | None:
             evidence("of busy time", spent / case.busy_ns, "share"),
             evidence("weights expanded", sum(k.count for k in rows), "kernels"),
         ],
-        gain=gain_of(case, scaled(worth(case, roles("dequant")), 1.0, 0.8, 1.0)),
+        saved=worth(case, roles("dequant")),
         spent_ns=spent,
     )
 
@@ -123,13 +130,14 @@ def promoted_parts(case: Case) -> Seen | None:
         return None
     owners = {p.module for p in wide}
     select = modules(case, lambda m: m.id in owners)
+    saved = worth(case, select, waiting=False)
     return Seen(
         evidence=[
             evidence("float32 parameters outside the adapters", len(wide), "tensors"),
             evidence("first of them", f"{table[wide[0].module].path}.{wide[0].name}", ""),
             evidence("time of their modules", total_ns(case, select), "ns"),
         ],
-        gain=gain_of(case, scaled(worth(case, select), 0.4, 0.1, 0.5)),
+        saved=saved.times(1 - element_bytes("bfloat16") / element_bytes("float32")) if saved else None,
     )
 
 
@@ -153,8 +161,30 @@ def head_and_loss(case: Case) -> Seen | None:
             evidence("vocabulary", vocabulary, "tokens"),
             evidence("float32 ops on logits", len(wide) if vocabulary else None, "ops"),
         ],
-        gain=gain_of(case, scaled(worth(case, roles("loss")), 0.5, 0.2, 0.9)),
+        saved=_fused_loss(case, vocabulary),
     )
+
+
+def _fused_loss(case: Case, vocabulary: int | None) -> Worth | None:
+    """What of the loss's bytes goes where it reads the logits once and writes their gradient once."""
+    logits = [
+        (prod(d), element)
+        for r in case.records
+        if r.role == "loss"
+        for d, element in zip(r.dims, map(kineto_bytes, r.types), strict=False)
+        if isinstance(d, tuple) and vocabulary in d and element
+    ]
+    moved = sum(k.min_bytes or 0 for k in case.kernels if k.role == "loss")
+    spent = worth(case, roles("loss"), waiting=False)
+    if not logits or not moved or spent is None:
+        return None
+    elements = max(count for count, _ in logits)
+    once = elements * min(element for count, element in logits if count == elements)
+    return spent.times(max(1 - 2 * once * _passes(case) / moved, 0.0)).at_most  # read, and written as the gradient
+
+
+def _passes(case: Case) -> int:
+    return (case.workload.micro_batches if case.workload else None) or 1
 
 
 def trained_in_full(case: Case) -> Seen | None:
@@ -169,12 +199,10 @@ def trained_in_full(case: Case) -> Seen | None:
     whole = _vocabulary(case) in {p.shape[0] for p in full}
     if not full or not (whole or numel >= TRAINED_SHARE * total):
         return None
-    owners = {p.module for p in full}
     trained = sum(int(np.prod(p.shape)) for p in parameters if p.trainable)
     step = worth(case, roles("optimizer", "grad_clip"))
-    wgrad = worth(case, both(modules(case, lambda m: m.id in owners), phase("backward")))
-    share = numel / trained
-    saved = step.times(share, 0.5 * share).plus(wgrad.times(0.5, 0.3, 0.7)) if step and wgrad else None
+    wgrad = worth(case, of_rows(case, like(case, [r for r in case.records if _weight_gradient(r, full)])))
+    saved = step.times(numel / trained).plus(wgrad) if step and wgrad else None
     return Seen(
         evidence=[
             evidence("parameters trained in full", numel, "parameters"),
@@ -182,8 +210,21 @@ def trained_in_full(case: Case) -> Seen | None:
             evidence("of the trained parameters", numel / trained, "share"),
             evidence("first of them", f"{table[full[0].module].path}.{full[0].name}", ""),
         ],
-        gain=gain_of(case, saved),
+        saved=saved,
     )
+
+
+def _weight_gradient(record: Record, full: list[ParameterInfo]) -> bool:
+    """Whether a product in backward gives one of these weights' gradient; of an embedding, whether anything does."""
+    shapes = [sorted(p.shape) for p in full if record.module and p.module == record.module.id]
+    if record.phase != "backward" or not shapes or record.row < 0:
+        return False
+    if record.op not in GEMMS:
+        return True
+    left, right = (
+        record.dims[-2:] if record.op == "aten::mm" else record.dims[1:3] if len(record.dims) > 2 else ((), ())
+    )
+    return isinstance(left, tuple) and isinstance(right, tuple) and sorted((*left[-2:-1], *right[-1:])) in shapes
 
 
 def no_bf16_units(case: Case) -> Seen | None:
@@ -218,7 +259,7 @@ def expert_loop(case: Case) -> Seen | None:
         return None
     if len(mine) < EXPERT_SHARE * len(products):
         return None
-    sizes = sorted(_rows(r) for r in mine)
+    sizes = sorted(rows_of(r) for r in mine)
     return Seen(
         evidence=[
             evidence("experts that ran one by one", len(experts), "modules"),
@@ -226,6 +267,7 @@ def expert_loop(case: Case) -> Seen | None:
             evidence("of all products in forward", len(mine) / len(products), "share"),
             evidence("median rows per product", sizes[(len(sizes) - 1) // 2], "tokens"),
         ],
+        saved=worth(case, modules(case, lambda m: bool(_expert(m.path)))),
         severity="major",
     )
 
@@ -242,16 +284,21 @@ def slow_products(case: Case) -> Seen | None:
         return None
     convolved = any("conv" in (k.op or "") for k in rows)
     odd = [s for s in case.sites if s.in_features % 8 or s.out_features % 8]
-    better = 1 - reached / (1.5 * GEMM_EFFICIENCY)
+    best = max((k.flops or 0) / k.total_ns for k in rows if k.total_ns)
+    slow = sum(k.total_ns - (k.flops or 0) / best for k in rows) / spent  # at the rate of the best of them
+    products = worth(case, roles("base.linear"), waiting=False)
+    odd_shapes = bool(odd) and not convolved
     return Seen(
         evidence=[
             evidence("rate of the base's products", flops / spent * 1e9, "FLOP/s"),
             evidence("best rate of this device", peak, "FLOP/s"),
             evidence("layers with a width that 8 does not divide", len(odd) if case.sites else None, "layers"),
         ],
-        gain=gain_of(case, scaled(worth(case, roles("base.linear")), better, 0.0, 1 - reached)),
+        saved=products.times(slow).at_most.between(products.times(0), products.times(1 - reached))
+        if products
+        else None,
         title=None if case.adapter else "The linear layers' products are slow",
-        values={"convolved": convolved},
+        values={"odd": odd_shapes},
     )
 
 
@@ -261,11 +308,6 @@ _EXPERT = re.compile(r"^(.*\bexperts?\.\d+)\b")
 def _expert(path: str) -> str | None:
     found = _EXPERT.match(path)
     return found[1] if found else None
-
-
-def _rows(record: Record) -> int:
-    left = record.dims[0 if record.op in ("aten::mm", "aten::bmm") else 1] if len(record.dims) > 1 else ()
-    return int(left[-2]) if isinstance(left, tuple) and len(left) > 1 else 0
 
 
 def _outside(case: Case, parameter: ParameterInfo) -> bool:
@@ -300,7 +342,7 @@ BASE_RULES = (
         id="B2",
         family=BASE,
         test=checkpointing,
-        remedies=(remedies.NO_CHECKPOINTING,),
+        remedies=(remedies.NO_CHECKPOINTING, remedies.NON_REENTRANT),
         thresholds={"memory": NEEDLESS},
     ),
     Rule(
@@ -315,7 +357,7 @@ BASE_RULES = (
         id="B4",
         family=BASE,
         test=dequantization,
-        remedies=(remedies.HALF_BASE,),
+        remedies=(remedies.HALF_BASE, remedies.MORE_TOKENS),
         thresholds={"share": DEQUANT_SHARE},
         probe="batch",
     ),
@@ -333,14 +375,14 @@ BASE_RULES = (
         id="B9",
         family=BASE,
         test=expert_loop,
-        remedies=(remedies.GROUPED_EXPERTS,),
+        remedies=(remedies.GROUPED_EXPERTS, remedies.NO_EXPERTS),
         thresholds={"experts": EXPERTS, "products": EXPERT_SHARE},
     ),
     Rule(
         id="B10",
         family=BASE,
         test=slow_products,
-        remedies=(remedies.LARGER_PRODUCTS,),
+        remedies=(remedies.FEWER_MICRO_BATCHES, remedies.LARGER_BATCH, remedies.MULTIPLES, remedies.COMPILED_PRODUCTS),
         thresholds={"rate": GEMM_EFFICIENCY, "busy": BUSY_SHARE},
     ),
     LOST_ATTENTION,

@@ -1,13 +1,19 @@
 """G findings: do these numbers mean what they seem to mean?"""
 
+import numpy as np
+
 from loraprof import units
 from loraprof.analysis.attribution.roles import HEAD
 from loraprof.analysis.step.busy import mixed_ns
 from loraprof.diagnosis.case import LONG_NS, Case
 from loraprof.diagnosis.remedies import comparability as remedies
+from loraprof.diagnosis.remedy import target
 from loraprof.diagnosis.rule import ADAPTER, COMPARABILITY, Rule, Seen, evidence
-from loraprof.diagnosis.select import Worth, gain_of, idle, total_ns
+from loraprof.diagnosis.select import idle, total_ns, worth
+from loraprof.diagnosis.worth import Worth
+from loraprof.model.vocabulary import PHASE
 
+PASSES = [PHASE["forward"], PHASE["backward"], PHASE["recompute"]]
 TOKENS_APART = 0.01  # G1: tokens per step of two runs
 COLD = 1.5  # G3: first step over the median
 LOADING = 0.05  # G3: loading code, of the step
@@ -58,8 +64,8 @@ def cold_timing(case: Case) -> Seen | None:
             evidence("median step", median, "ns"),
             evidence("steps dropped before", timing.dropped if timing else None, "steps"),
         ],
-        remedies=(remedies.WARM_UP,),
-        values={"skip": 2 * timing.dropped + 3 if timing else None},
+        remedies=(remedies.WARM_UP if timing else remedies.LATER,),
+        values={"skip": 2 * timing.dropped + 3 if timing else None, "target": target(case)},
     )
 
 
@@ -77,7 +83,7 @@ def _noisy(case: Case) -> Seen | None:
         ],
         title="The steps repeat too badly for a comparison",
         remedies=(remedies.QUIET,),
-        values={"timed": 5 * u.steps},
+        values={"timed": 5 * u.steps, "target": target(case)},
     )
 
 
@@ -107,16 +113,27 @@ def padding(case: Case) -> Seen | None:
     share = w.real_tokens_per_step / w.tokens_per_step
     if share >= PADDING:
         return None
-    now = case.timing.unprofiled.median_ns if case.timing.unprofiled else None
-    saved = Worth(*((1 - share) * f * now for f in (0.8, 0.5, 1.0))) if now else None
     return Seen(
         evidence=[
             evidence("tokens per step", w.tokens_per_step, "tokens"),
             evidence("of them real", w.real_tokens_per_step, "tokens"),
             evidence("real tokens, of all", share, "share"),
         ],
-        gain=gain_of(case, saved),
+        saved=_padded(case, 1 - share),
     )
+
+
+def _padded(case: Case, share: float) -> Worth | None:
+    """That share of all work that grows with the tokens: of the passes, less what issuing their ops costs on a CPU; of
+    all but the optimizer at most, since attention grows faster."""
+    passes = worth(case, lambda ledger: ledger.busy & np.isin(ledger.phase, PASSES), waiting=False)
+    most = worth(case, lambda ledger: np.isin(ledger.phase, PASSES))
+    if passes is None or most is None:
+        return None
+    op_ns = case.recording.calibration.op_ns if case.recording and case.recording.calibration else None
+    issued = sum(1 for w in case.busy.work if w and w.min_bytes) * (op_ns or 0) if not case.analysis.on_gpu else 0
+    fixed = min(1.0, issued / passes.ns) if passes.ns else 0.0
+    return passes.times(share * (1 - fixed)).between(passes.times(share * (1 - fixed)), most.times(share))
 
 
 def not_training(case: Case) -> Seen | None:
@@ -197,7 +214,7 @@ COMPARABILITY_RULES = (
         id="G3",
         family=COMPARABILITY,
         test=cold_timing,
-        remedies=(remedies.WARM_UP, remedies.QUIET, remedies.LOADED),
+        remedies=(remedies.WARM_UP, remedies.LATER, remedies.QUIET, remedies.LOADED),
         thresholds={"cold": COLD, "loading": LOADING, "long": LONG_NS, "noise": NOISE},
     ),
     Rule(id="G4", family=COMPARABILITY, test=padding, remedies=(remedies.PACKING,), thresholds={"real": PADDING}),

@@ -1,7 +1,6 @@
 """What did ``torch.compile`` make of the step, and does it compile while it should train (H3)?"""
 
 import numpy as np
-from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.analyse import Analysis
@@ -9,9 +8,10 @@ from loraprof.analysis.attribution.compiled import compilations
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.busy import Busy, mixed_ns
 from loraprof.diagnosis.case import MAJOR, Case
+from loraprof.diagnosis.remedies.adapter import NO_DROPOUT_EITHER
 from loraprof.diagnosis.remedies.host import COMPILE_ONCE
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
-from loraprof.diagnosis.select import Worth, gain_of
+from loraprof.diagnosis.worth import Worth
 from loraprof.model.compilation import Compilation
 from loraprof.model.report import CompiledReport, Evidence
 from loraprof.model.vocabulary import ROLE
@@ -73,7 +73,8 @@ def compiles_in_steps(case: Case) -> Seen | None:
     timing = case.recording.timing if case.recording else None
     timed_ns = sorted(found.timed_ns) if found else []
     timed = sum(timed_ns) / sum(timing.samples_ns) if timed_ns and timing and timing.samples_ns else 0.0
-    often = gain_of(case, Worth(*(float(timed_ns[i]) for i in ((len(timed_ns) - 1) // 2, 0, -1))) if timed_ns else None)
+    middle, first, last = (len(timed_ns) - 1) // 2, 0, -1
+    often = Worth(timed_ns[middle], timed_ns[first], timed_ns[last], basis="measured") if timed_ns else None
     share = in_steps_ns / steps_ns if steps_ns else 0.0
     rows = [
         evidence("recompilations", recompiles, "count"),
@@ -84,7 +85,7 @@ def compiles_in_steps(case: Case) -> Seen | None:
     rows += _told(case, found, timed)
     return Seen(
         evidence=rows,
-        gain=replace(often, basis="measured") if often else None,
+        saved=often,
         severity="major" if max(timed, share) >= MAJOR else None,
     )
 
@@ -131,4 +132,4 @@ def _inside(case: Case) -> tuple[int, int, int]:
     return count, ns, sum(b - a for a, b in zip(analysis.marks.start, analysis.marks.end, strict=True))
 
 
-COMPILING = Rule(id="H3", family=HOST, test=compiles_in_steps, remedies=(COMPILE_ONCE,))
+COMPILING = Rule(id="H3", family=HOST, test=compiles_in_steps, remedies=(COMPILE_ONCE, NO_DROPOUT_EITHER))

@@ -17,8 +17,8 @@ from loraprof.analysis.ranks.messages import KINDS
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import devices as remedies
 from loraprof.diagnosis.rule import DEVICES, Rule, Seen, evidence
-from loraprof.diagnosis.select import Worth, gain_of
-from loraprof.model.report import Evidence, Gain
+from loraprof.diagnosis.worth import Worth
+from loraprof.model.report import Evidence
 from loraprof.model.trace import Int64
 
 EXPOSED_SHARE = 0.10  # D1, D6: of the step
@@ -26,6 +26,7 @@ GATHERED = 1.5  # D1: gathered bytes over the frozen weights' bytes; two gathers
 SMALL_BYTES = 1_000_000  # D2: median message
 PER_LAYER = 2  # D2: messages per adapted layer
 FLAT = 10  # D3: trained flat parameters over the adapters' own
+TWICE = 2  # D5, D6: micro-batches of half the tokens; reductions per token with twice the accumulation
 NEEDLESS = 10  # D4: reduced bytes over the adapters'
 
 
@@ -45,7 +46,7 @@ def gathers(case: Case) -> Seen | None:
             evidence("of the step", exposed / case.wall_ns, "share"),
             *_saved(case),
         ],
-        gain=_gain(case, exposed, 0.8, 0.4),
+        saved=_unprofiled(case, exposed),
         severity="major",
     )
 
@@ -66,7 +67,7 @@ def small_messages(case: Case) -> Seen | None:
             evidence("time of the small ones", int(sent.times[small].sum()), "ns"),
             evidence("bytes sent in all", sent.bytes, "B"),
         ],
-        gain=_gain(case, int(sent.exposed[small].sum()), 0.7, 0.2),
+        saved=_unprofiled(case, int(sent.exposed[small].sum())),
     )
 
 
@@ -108,7 +109,7 @@ def needless_reduction(case: Case) -> Seen | None:
             evidence("of it nothing hides", mine.exposed_ns, "ns"),
             *_saved(case),
         ],
-        gain=_gain(case, mine.exposed_ns * (1 - own / moved), 0.9, 0.5),
+        saved=_unprofiled(case, mine.exposed_ns * (1 - own / moved)),
         severity="major",
     )
 
@@ -134,7 +135,7 @@ def pipeline_bubble(case: Case) -> Seen | None:
             evidence("time this rank waited", waited, "ns"),
             evidence("of the step", waited / case.wall_ns, "share"),
         ],
-        gain=_gain(case, waited, 0.5, 0.2),
+        saved=_unprofiled(case, waited / TWICE),
         severity="major",
     )
 
@@ -154,7 +155,7 @@ def exposed_communication(case: Case) -> Seen | None:
             evidence("most of it in", f"{rows[0].name}, {units.count(rows[0].count)} per step" if rows else None),
             evidence("communication that computation hides", sent.overlapped_ns, "ns"),
         ],
-        gain=_gain(case, exposed, 0.5, 0.1),
+        saved=_unprofiled(case, exposed / TWICE),
         spent_ns=exposed,
         values={"apart": apart, "gradients": gradients},
     )
@@ -210,9 +211,9 @@ def _saved(case: Case) -> list[Evidence]:
     ]
 
 
-def _gain(case: Case, ns: float, factor: float, low: float) -> Gain | None:
-    saved = ns * case.scale
-    return gain_of(case, Worth(factor * saved, low * saved, saved)) if case.timing.unprofiled else None
+def _unprofiled(case: Case, ns: float) -> Worth | None:
+    """At most: where one rank waits less, it may wait for another one instead."""
+    return Worth(ns * case.scale, 0.0, ns * case.scale) if case.timing.unprofiled else None
 
 
 def _frozen_bytes(case: Case) -> int:
@@ -253,7 +254,9 @@ SMALL_MESSAGES = Rule(
 NEEDLESS_REDUCTION = Rule(
     id="D4", family=DEVICES, test=needless_reduction, remedies=(remedies.FREEZE_FIRST,), thresholds={"times": NEEDLESS}
 )
-PIPELINE_BUBBLE = Rule(id="D5", family=DEVICES, test=pipeline_bubble, remedies=(remedies.MORE_MICRO_BATCHES,))
+PIPELINE_BUBBLE = Rule(
+    id="D5", family=DEVICES, test=pipeline_bubble, remedies=(remedies.MORE_MICRO_BATCHES, remedies.SEVERAL_ADAPTERS)
+)
 DISTRIBUTED = (
     GATHERS,
     SMALL_MESSAGES,
@@ -270,7 +273,12 @@ DISTRIBUTED = (
         id="D6",
         family=DEVICES,
         test=exposed_communication,
-        remedies=(remedies.MORE_BETWEEN_MESSAGES,),
+        remedies=(
+            remedies.ALL_RANKS,
+            remedies.FEWER_REDUCTIONS,
+            remedies.LARGER_BUCKETS,
+            remedies.MORE_PER_MESSAGE,
+        ),
         thresholds={"share": EXPOSED_SHARE},
         explained_by=(GATHERS, SMALL_MESSAGES, NEEDLESS_REDUCTION, PIPELINE_BUBBLE),
     ),

@@ -1,7 +1,8 @@
 """H findings: does the device wait for the host, and for what?"""
 
+import re
+
 import numpy as np
-from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.prediction.replay import accepted
@@ -10,11 +11,14 @@ from loraprof.diagnosis.case import LONG_NS, Case
 from loraprof.diagnosis.findings.compiled import COMPILING
 from loraprof.diagnosis.findings.repeated import REPEATED_WORK
 from loraprof.diagnosis.remedies import host as remedies
+from loraprof.diagnosis.remedy import target
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
-from loraprof.diagnosis.select import Select, Worth, either, gain_of, idle, scaled, total_ns, worth
+from loraprof.diagnosis.select import Select, either, idle, total_ns, worth
+from loraprof.diagnosis.worth import Worth
 from loraprof.model.trace import Int64, distinct
 from loraprof.model.vocabulary import Cause
 
+POINTWISE = re.compile(r"elementwise|fused_dropout")  # in a kernel's name
 HALF_HOST = 0.15  # H1: what a host twice as fast would save, of the step
 LAUNCH_SHARE = 0.30  # H1: idle for the host, of the step
 EMPTY_SHARE = 0.50  # H1: kernels that were not yet launched when the device fell idle
@@ -49,12 +53,13 @@ def _launch_bound_gpu(case: Case) -> Seen | None:
         evidence("of all", launches, "kernels"),
         evidence("saved by a host twice as fast, replayed", round(faster.ns) if faster else None, "ns"),
     ]
-    saved = faster if faster and saved else saved.times(0.5, 0.15, 0.9) if saved else None
-    value = gain_of(case, saved)
+    if not faster and saved:
+        saved = saved.share(remedies.HALF_THE_LAUNCHES)
     return Seen(
         evidence=rows,
-        gain=replace(value, basis="replay") if value and faster else value,
+        saved=faster if faster and saved else saved,
         spent_ns=waited_ns,
+        values={"merged": _merged(case)},
     )
 
 
@@ -66,18 +71,31 @@ def _submitting(case: Case) -> Select:
 
 
 def _faster_host(case: Case, waited_ns: int) -> Worth | None:
-    """What half the host's time would save, replayed (a quarter and three quarters for the ends), unprofiled ns.
+    """What half the host's time would save, replayed, unprofiled ns: a micro-batch twice as large makes as many
+    launches for twice the tokens.
 
     None where the replay does not reproduce the profiled step, or saves more than the device waits for the host:
     then streams wait for each other, which no trace records.
     """
-    again = case.replay
-    if again is None or not accepted(again.gate_error):
+    replayed = case.replay
+    if replayed is None or not accepted(replayed.gate_error):
         return None
-    if case.timing.unprofiled and again.solved is None:
+    if case.timing.unprofiled and replayed.solved is None:
         return None
-    less = [float(again.faster_ns(share)) for share in (0.5, 0.75, 0.25)]
-    return Worth(less[0], less[1], less[2]) if less[0] <= waited_ns else None
+    less = float(replayed.faster_ns(1 / remedies.TWICE))
+    return Worth(less, less, less, basis="replay") if less <= waited_ns else None
+
+
+def _merged(case: Case) -> Worth | None:
+    """What the step saves where elementwise kernels that follow each other are one launch, replayed: their launches go,
+    their time on the device stays."""
+    replayed = case.replay
+    if replayed is None or replayed.sigma is None:
+        return None
+    trace = case.analysis.trace
+    pointwise = np.array([bool(POINTWISE.search(name)) for name in trace.names] or [False])
+    less = float(replayed.merged_ns(pointwise[trace.device.name[replayed.step.record]]))
+    return Worth(less, less, less, basis="replay")
 
 
 def _events(case: Case, cause: Cause) -> int:
@@ -103,7 +121,8 @@ def _overhead_bound_cpu(case: Case) -> Seen | None:
             evidence("Python between ops", python.ns if python else None, "ns"),
             evidence("issuing, of the step", min(spent / unprofiled.median_ns, 1.0), "share"),
         ],
-        gain=gain_of(case, Worth(0.5 * spent, 0.15 * spent, 0.9 * spent)),
+        saved=Worth(spent, spent, spent).share(remedies.HALF_THE_LAUNCHES),
+        values={"merged": None},
         title="Overhead-bound: issuing the ops costs more than their arithmetic",
     )
 
@@ -129,9 +148,9 @@ def python_overhead(case: Case) -> Seen | None:
             evidence("their time", spent, "ns"),
             evidence("most of it before", where, ""),
         ],
-        gain=gain_of(case, scaled(worth(case, long), 0.75, 0.5, 1.0)),
+        saved=worth(case, long),
         spent_ns=spent,
-        values={"place": where},
+        values={"place": where, "python": f"python {target(case)}"},
     )
 
 
@@ -153,7 +172,7 @@ def data_loading(case: Case) -> Seen | None:
             evidence("time the step waits for data", spent, "ns"),
             evidence("of the step", spent / case.wall_ns, "share"),
         ],
-        gain=gain_of(case, scaled(worth(case, idle("data")), 0.9, 0.7, 1.0)),
+        saved=worth(case, idle("data")),
         spent_ns=spent,
     )
 
@@ -183,7 +202,7 @@ def naive_pipeline(case: Case) -> Seen | None:
             evidence("busy time of the busiest", longest, "ns"),
             evidence("step", case.wall_ns, "ns"),
         ],
-        gain=gain_of(case, Worth(saved, 0.5 * saved, saved) if case.timing.unprofiled else None),
+        saved=Worth(saved, 0.0, saved) if case.timing.unprofiled else None,
         severity="major",
     )
 
@@ -192,7 +211,7 @@ LAUNCH_BOUND = Rule(
     id="H1",
     family=HOST,
     test=launch_bound,
-    remedies=(remedies.FEWER_LAUNCHES,),
+    remedies=remedies.LESS_PER_TOKEN,
     thresholds={"idle": LAUNCH_SHARE, "empty": EMPTY_SHARE, "half": HALF_HOST},
     probe="batch",
 )

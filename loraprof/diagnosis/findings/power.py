@@ -4,7 +4,7 @@ from loraprof.analysis.step.tables import REASONS
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import power as remedies
 from loraprof.diagnosis.rule import POWER, Rule, Seen, evidence
-from loraprof.diagnosis.select import gain_of, idle, worth
+from loraprof.diagnosis.select import idle, worth
 
 THROTTLED = 0.05  # N1: of the samples, or of the loop
 IDLE = "low_utilization"  # the driver slows a device that waits: an effect, no limit
@@ -96,7 +96,7 @@ def memory_full(case: Case) -> Seen | None:
             evidence("time the device waited for the allocator", allocating, "ns"),
             evidence("time of copies between host and device inside the passes", moving, "ns"),
         ],
-        gain=gain_of(case, worth(case, idle("allocator"))),
+        saved=worth(case, idle("allocator")),
         title=None if any(signs[:2]) else _elsewhere(signs[2]),
         spent_ns=allocating + moving * signs[3],
         values={"allocates": any(signs[:3]), "moves": signs[3], "full": any(signs[:2])},
@@ -121,7 +121,7 @@ POWER_FINDINGS = (
         id="N3",
         family=POWER,
         test=memory_full,
-        remedies=(remedies.MEMORY,),
+        remedies=(remedies.EXPANDABLE, remedies.STAY, remedies.SMALLER_BATCH),
         thresholds={"full": FULL, "allocator": ALLOCATOR_SHARE, "copies": COPY_SHARE},
     ),
 )

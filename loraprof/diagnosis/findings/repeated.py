@@ -14,7 +14,8 @@ import numpy as np
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import host as remedies
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
-from loraprof.diagnosis.select import Worth, gain_of, of_rows, total_ns, worth
+from loraprof.diagnosis.select import of_rows, total_ns, worth
+from loraprof.diagnosis.worth import Worth
 from loraprof.model.trace import Bool, Int64
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLES, HostKind
 
@@ -67,12 +68,10 @@ def repeated_work(case: Case) -> Seen | None:
             *([evidence("at", read.first_line)] if read.first_line else []),
             evidence("time of the reads", read.spent_ns, "ns"),
         ]
-    kinds = [*[remedies.ONCE_PER_STEP] * (built is not None), *[remedies.READ_ONCE] * (read is not None)]
     return Seen(
         evidence=rows,
-        gain=gain_of(case, total),
+        saved=total,
         spent_ns=spent,
-        remedies=kinds if not read or not built or built.spent_ns >= read.spent_ns else kinds[::-1],
         values={"what": built.what if built else "", "place": read.place if read else ""},
     )
 
@@ -169,7 +168,7 @@ def _waited(case: Case, reading: Bool, inside: Bool) -> tuple[int, Worth | None]
     waited = int((host.end - host.start)[waits & inside & under].sum())
     spent = round(left * min(waited, case.step.ns(cause="sync")))
     saved = spent * case.scale
-    return spent, Worth(saved, 0.5 * saved, saved) if saved and case.timing.unprofiled else None
+    return spent, Worth(saved, 0.0, saved) if saved and case.timing.unprofiled else None
 
 
 def _line(case: Case, rows: Int64) -> str | None:

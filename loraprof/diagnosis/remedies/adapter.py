@@ -1,99 +1,162 @@
 """What helps against the cost of adapters."""
 
-from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.remedy import Remedy, Values, check, compiling, without_dropout, words
+from typing import Final
 
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.remedy import Remedy, Values, unknown
+from loraprof.diagnosis.stack import Stack
+
+COMPILED: Final[dict[Stack, str]] = {
+    "transformers": "TrainingArguments(torch_compile=True)",
+    "kohya": "--torch_compile",
+    "torchtune": "compile: True in the recipe's config",
+    "peft": "torch.compile(get_peft_model(model, config))",
+    "plain": "torch.compile(model)",
+}
+
+
+def not_compiled(case: Case, values: Values) -> bool:
+    return not case.compiled
+
+
+def has_dropout(case: Case, values: Values) -> bool:
+    return any(site.dropout for site in case.sites)
+
+
+COMPILE = Remedy(
+    kind="same_training",
+    text=COMPILED,
+    fits=not_compiled,
+    saved=lambda case, values: values["pointwise"],
+)
 FUSED = Remedy(
-    "same_training",
-    lambda case, values: (
-        f"fuse the adapter: {compiling(case, after=', or ')}Unsloth, axolotl (lora_mlp_kernel: true, "
-        f"lora_qkv_kernel: true, lora_o_kernel: true){without_dropout(case, '; ')}"
-    ),
+    kind="same_training",
+    text={
+        "axolotl": "lora_mlp_kernel: true, lora_qkv_kernel: true, lora_o_kernel: true (needs lora_dropout: 0)",
+        "transformers-model": "a fused LoRA: Unsloth's FastLanguageModel.get_peft_model, or axolotl's lora_mlp_kernel, "
+        "lora_qkv_kernel and lora_o_kernel",
+        "plain": "one autograd function per layer for base and adapter: torch.addmm(base, x @ A.T, B.T, alpha=scale) "
+        "adds in the product, and so does its backward",
+    },
     arm="lora-fused",
 )
-
-
-def _half(case: Case, values: Values) -> str:
-    device = "cuda" if case.analysis.on_gpu else "cpu"
-    return (
-        "get_peft_model(model, config, autocast_adapter_dtype=False); or run the step under "
-        f'torch.autocast("{device}", torch.{values["base"]})'
-        + ('; or allow TF32: torch.set_float32_matmul_precision("high")' if values["plain"] else "")
-        + check(case, "lora-bf16")
-    )
-
-
-HALF_ADAPTERS = Remedy("numerics", _half, arm="lora-bf16")
-
-ONE_CAST = Remedy(
-    "same_training",
-    words(
-        "from peft.helpers import disable_input_dtype_casting; "
-        "run the step inside `with disable_input_dtype_casting(model):`"
-    ),
-    arm="lora-bf16",
+NO_DROPOUT = Remedy(
+    kind="other_training",
+    text={
+        "kohya": "network_dropout = 0",
+        "torchtune": "lora_dropout: 0.0 in the recipe's config",
+        "peft": "LoraConfig(lora_dropout=0.0)",
+        "plain": "no dropout before A",
+    },
+    arm="lora-nodropout",
+    fits=has_dropout,
+)
+NO_DROPOUT_EITHER = Remedy(
+    kind=NO_DROPOUT.kind, text=NO_DROPOUT.text, arm=NO_DROPOUT.arm, fits=has_dropout, saved=unknown
 )
 
-NO_DROPOUT = Remedy(
-    "other_training",
-    lambda case, values: "LoraConfig(lora_dropout=0.0)" + check(case, "lora-nodropout"),
-    arm="lora-nodropout",
+HALF_ADAPTERS = Remedy(
+    kind="numerics",
+    text={
+        "kohya": "--full_bf16",
+        "torchtune": "dtype: bf16 in the recipe's config",
+        "peft": "get_peft_model(model, config, autocast_adapter_dtype=False)",
+        "plain": "A and B in the base's dtype: A.to(torch.$base), B.to(torch.$base)",
+    },
+    arm="lora-bf16",
+)
+AUTOCAST = Remedy(
+    kind="numerics",
+    text={
+        "transformers": "TrainingArguments($flag=True)",
+        "lightning": 'Trainer(precision="$precision")',
+        "plain": 'run the step under torch.autocast("$device", torch.$base)',
+    },
+    saved=lambda case, values: values["autocast"],
+)
+TENSOR_FLOAT = Remedy(
+    kind="numerics",
+    text={
+        "transformers": "TrainingArguments(tf32=True)",
+        "plain": 'torch.set_float32_matmul_precision("high")',
+    },
+    fits=lambda case, values: bool(values["plain"]),
+    saved=unknown,
+)
+
+ONE_CAST = Remedy(
+    kind="same_training",
+    text={
+        "peft": "from peft.helpers import disable_input_dtype_casting; "
+        "run the step inside `with disable_input_dtype_casting(model):`",
+        "plain": "leave the input in the dtype that autocast computes in: no .float() before A",
+    },
 )
 
 SHARED_INPUT = Remedy(
-    "other_training",
-    lambda case, values: (
-        f"fuse {' and '.join('+'.join(g) for g in values['groups'])} into one linear with one adapter, so that A reads "
-        f"the input once" + (f"; raising r to {values['rank']} costs almost no time" if values["free"] else "")
-    ),
+    kind="other_training",
+    text={"plain": "fuse $groups into one linear with one adapter, so that A reads the input once$free"},
 )
 KEEP_RANK = Remedy(
-    "other_training",
-    lambda case, values: (
-        "do not lower r for speed"
-        + (f": LoraConfig(r={values['rank']}) costs almost the same time" if values["free"] else "")
-    ),
+    kind="other_training",
+    text={"plain": "do not lower r for speed$free"},
+    saved=unknown,
 )
 
 FEWER_TARGETS = Remedy(
-    "other_training",
-    lambda case, values: (
-        f"LoraConfig(target_modules={values['keep']!r}), or only the upper layers (layers_to_transform=[...]); "
-        "check the quality afterwards" + (check(case, "lora-qv") if len(values["keep"]) == 2 else "")
-    ),
+    kind="other_training",
+    text={
+        "torchtune": "lora_attn_modules: $keep, apply_lora_to_mlp: False; check the quality afterwards",
+        "peft": "LoraConfig(target_modules=$keep), or only the upper layers (layers_to_transform=[...]); check the "
+        "quality afterwards",
+        "plain": "adapt $keep only, or only the upper layers; check the quality afterwards",
+    },
     arm="lora-qv",
 )
 
-PLAIN_LORA = Remedy("other_training", words("LoraConfig(use_dora=False)"))
-ON_ACTIVATIONS = Remedy("same_training", words("apply the adapter to activations: B(A(x)), not W + BA"))
+PLAIN_LORA = Remedy(
+    kind="other_training",
+    text={"peft": "LoraConfig(use_dora=False)", "plain": "a LoRA without the norm of W + BA"},
+)
+ON_ACTIVATIONS = Remedy(kind="same_training", text={"plain": "apply the adapter to activations: B(A(x)), not W + BA"})
 
 NO_READS = Remedy(
-    "same_training",
-    lambda case, values: (
-        f"remove .item(), nonzero() and tensors built from Python values in the forward of {values['module']}; "
-        "keep index tensors as buffers"
-    ),
+    kind="same_training",
+    text={
+        "plain": "remove .item(), nonzero() and tensors built from Python values in the forward of $module; keep index "
+        "tensors as buffers"
+    },
 )
 
-SAME_DEVICE = Remedy("same_training", lambda case, values: f'model.to("{values["device"]}") after get_peft_model')
-
-FEWER_GRADIENTS = Remedy(
-    "same_training", lambda case, values: f"{compiling(case, after=', or ')}one adapter for fused q, k and v"
+SAME_DEVICE = Remedy(
+    kind="same_training",
+    text={
+        "peft": 'model.to("$device") after get_peft_model',
+        "plain": 'model.to("$device") after the adapters are made',
+    },
 )
+
+COMPILED_GRADIENTS = Remedy(kind="same_training", text=COMPILED, fits=not_compiled, saved=unknown)
+MERGED_GRADIENTS = Remedy(kind="other_training", text={"plain": "one adapter for fused q, k and v"}, saved=unknown)
 
 UNFUSED = Remedy(
-    "same_training",
-    words(
-        "switch the fused kernel off (axolotl: lora_mlp_kernel: false, lora_qkv_kernel: false), or clear Triton's "
-        "cache (~/.triton/cache) so that it is tuned again"
-    ),
+    kind="same_training",
+    text={
+        "axolotl": "lora_mlp_kernel: false, lora_qkv_kernel: false, or clear Triton's cache (~/.triton/cache)",
+        "plain": "switch the fused kernel off, or clear Triton's cache (~/.triton/cache) so that it is tuned again",
+    },
 )
 
-OTHER_LEVER = Remedy(
-    "other_training",
-    lambda case, values: (
-        "for speed: full fine-tuning if its optimizer fits; or LoRA on the upper layers only "
-        "(layers_to_transform=[...]); or a larger batch" + check(case, "full")
-    ),
+FULL = Remedy(
+    kind="other_training",
+    text={"plain": "for speed: full fine-tuning if its optimizer fits"},
     arm="full",
+)
+UPPER_LAYERS = Remedy(
+    kind="other_training",
+    text={
+        "peft": "LoraConfig(layers_to_transform=[...]): adapt the upper layers only",
+        "plain": "adapt the upper layers only",
+    },
+    saved=unknown,
 )

@@ -1,93 +1,187 @@
 """What helps against the cost of the frozen model, its formats and its head."""
 
-from loraprof.diagnosis.remedy import LARGER_BATCH, Remedy, compiling, words
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.remedies.adapter import COMPILED, not_compiled
+from loraprof.diagnosis.remedy import Remedy, Values, unknown
+from loraprof.diagnosis.worth import Assumed
 
 FEWER_LAYERS = Remedy(
-    "other_training",
-    lambda case, values: (
-        f"expect at most {values['bound']}; more needs fewer trained layers: LoraConfig(layers_to_transform=[...])"
-    ),
+    kind="other_training",
+    text={
+        "peft": "expect at most $bound; more needs fewer trained layers: LoraConfig(layers_to_transform=[...])",
+        "plain": "expect at most $bound; more needs fewer trained layers",
+    },
 )
 
 NO_CHECKPOINTING = Remedy(
-    "same_training",
-    lambda case, values: (
-        f"gradient_checkpointing=False{'' if values['needless'] else ' if memory allows'}"
-        + ('; else gradient_checkpointing_kwargs={"use_reentrant": False}' if values["reentrant"] else "")
-    ),
+    kind="same_training",
+    text={
+        "transformers": "TrainingArguments(gradient_checkpointing=False)$memory",
+        "kohya": "no --gradient_checkpointing$memory",
+        "torchtune": "enable_activation_checkpointing: False$memory",
+        "transformers-model": "no model.gradient_checkpointing_enable() (gradient_checkpointing=False)$memory",
+        "plain": "no torch.utils.checkpoint (gradient_checkpointing=False)$memory",
+    },
+)
+NON_REENTRANT = Remedy(
+    kind="same_training",
+    text={
+        "transformers-model": 'gradient_checkpointing_kwargs={"use_reentrant": False}',
+        "plain": "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
+    },
+    fits=lambda case, values: bool(values["reentrant"]),
+    saved=unknown,
 )
 
 FAST_ATTENTION = Remedy(
-    "same_training", words("attention dropout 0 and no custom mask, so that SDPA can use its fused kernel")
+    kind="same_training",
+    text={"plain": "attention dropout 0 and no custom mask, so that SDPA can use its fused kernel"},
+)
+SDPA = Remedy(
+    kind="same_training",
+    text={
+        "transformers-model": 'from_pretrained(..., attn_implementation="sdpa")',
+        "plain": "torch.nn.functional.scaled_dot_product_attention instead of products and a softmax",
+    },
 )
 NO_MASK = Remedy(
-    "same_training",
-    words(
-        "pass no attention mask where it masks nothing: attn_mask=None, is_causal=True for a causal one "
-        "(batches without padding: leave attention_mask out)"
-    ),
+    kind="same_training",
+    text={
+        "transformers-model": "leave attention_mask out of batches without padding: the causal kernel is chosen then",
+        "plain": "no attn_mask where it masks nothing; is_causal=True instead of a causal one",
+    },
+    fits=lambda case, values: "NO_MASK" in values["fixes"],
 )
 VARIABLE_LENGTH = Remedy(
-    "data",
-    words(
-        "pack sequences instead of padding them (SFTConfig(packing=True, padding_free=True) with "
-        'attn_implementation="flash_attention_2"), or flex_attention with a block mask'
-    ),
+    kind="data",
+    text={
+        "trl": 'SFTConfig(packing=True, padding_free=True) with attn_implementation="flash_attention_2"',
+        "plain": "pack sequences instead of padding them (a variable-length kernel), or flex_attention with a block mask",
+    },
+    fits=lambda case, values: "VARIABLE_LENGTH" in values["fixes"],
 )
 NO_ATTENTION_DROPOUT = Remedy(
-    "other_training", words("attention dropout 0 (config.attention_dropout = 0.0; dropout_p=0.0)")
+    kind="other_training",
+    text={"transformers-model": "config.attention_dropout = 0.0", "plain": "dropout_p=0.0 in attention"},
+    fits=lambda case, values: "NO_ATTENTION_DROPOUT" in values["fixes"],
 )
 CONTIGUOUS_HEADS = Remedy(
-    "same_training", words("query, key and value contiguous in their last dimension (transpose after, not before)")
+    kind="same_training",
+    text={"plain": "query, key and value contiguous in their last dimension (.contiguous() where they are made)"},
+    fits=lambda case, values: "CONTIGUOUS_HEADS" in values["fixes"],
 )
-HALF_ATTENTION = Remedy("numerics", words("attention in bf16: torch.autocast, or cast query, key and value"))
+HALF_ATTENTION = Remedy(
+    kind="numerics",
+    text={
+        "transformers": "TrainingArguments(bf16=True)",
+        "plain": "attention in bf16: torch.autocast, or query, key and value cast before it",
+    },
+    fits=lambda case, values: "HALF_ATTENTION" in values["fixes"],
+)
 PADDED_HEADS = Remedy(
-    "same_training",
-    words("pad the head size to a multiple of 8 that query, key and value share (F.pad, scale=head_size ** -0.5)"),
+    kind="same_training",
+    text={"plain": "F.pad query, key and value to one head size that 8 divides, with scale=head_size ** -0.5"},
+    fits=lambda case, values: "PADDED_HEADS" in values["fixes"],
 )
-SDPA = Remedy("same_training", words('from_pretrained(..., attn_implementation="sdpa")'))
 LIGER = Remedy(
-    "same_training",
-    words("fused norms and cross-entropy: Liger-Kernel (TrainingArguments(use_liger_kernel=True))"),
+    kind="same_training",
+    text={
+        "transformers": "fused norms and cross-entropy: Liger-Kernel (TrainingArguments(use_liger_kernel=True))",
+        "transformers-model": "fused norms and cross-entropy: liger_kernel.transformers.AutoLigerKernelForCausalLM",
+        "plain": "fused norms and cross-entropy: torch.compile, or Liger-Kernel",
+    },
+    saved=unknown,
 )
 
 HALF_BASE = Remedy(
-    "numerics",
-    words(
-        "load the base in bf16 if it fits: from_pretrained(..., dtype=torch.bfloat16) without a "
-        "quantization_config; else more tokens per micro-batch"
-    ),
+    kind="numerics",
+    text={
+        "transformers-model": "load the base in bf16 if it fits: from_pretrained(..., dtype=torch.bfloat16) without a "
+        "quantization_config",
+        "plain": "load the base in bf16 if it fits",
+    },
+)
+MORE_TOKENS = Remedy(
+    kind="other_training",
+    text={
+        "transformers": "more tokens per micro-batch (per_device_train_batch_size)",
+        "plain": "more tokens per micro-batch",
+    },
+    saved=unknown,
 )
 
 HALF_PARTS = Remedy(
-    "numerics",
-    words("after prepare_model_for_kbit_training: for norms, embedding and head, module.to(torch.bfloat16)"),
+    kind="numerics",
+    text={
+        "peft": "after prepare_model_for_kbit_training: for norms, embedding and head, module.to(torch.bfloat16)",
+        "plain": "for norms, embedding and head, module.to(torch.bfloat16)",
+    },
 )
 
 FUSED_LOSS = Remedy(
-    "same_training",
-    words("TrainingArguments(use_liger_kernel=True), or compute logits of the trained positions only"),
+    kind="same_training",
+    text={
+        "transformers": "TrainingArguments(use_liger_kernel=True), or compute logits of the trained positions only",
+        "plain": "a fused or chunked cross-entropy (Liger-Kernel), or compute logits of the trained positions only",
+    },
 )
 
 NEW_TOKENS = Remedy(
-    "other_training",
-    words("LoraConfig(trainable_token_indices=[...]) for new tokens only, or drop modules_to_save"),
+    kind="other_training",
+    text={
+        "peft": "LoraConfig(trainable_token_indices=[...]) for new tokens only, or drop modules_to_save",
+        "plain": "requires_grad_(False) on embedding and head",
+    },
 )
 
-FP16 = Remedy("numerics", words("from_pretrained(..., dtype=torch.float16) and TrainingArguments(fp16=True)"))
+FP16 = Remedy(
+    kind="numerics",
+    text={
+        "transformers": "from_pretrained(..., dtype=torch.float16) and TrainingArguments(fp16=True)",
+        "plain": 'torch.autocast("cuda", torch.float16) with torch.amp.GradScaler',
+    },
+)
 
 GROUPED_EXPERTS = Remedy(
-    "same_training",
-    words(
-        'grouped experts (from_pretrained(..., experts_implementation="grouped_mm"), ScatterMoE); '
-        "leave experts out of target_modules"
+    kind="same_training",
+    text={
+        "transformers-model": 'grouped experts: from_pretrained(..., experts_implementation="grouped_mm"), ScatterMoE',
+        "plain": "grouped experts: torch._grouped_mm, ScatterMoE",
+    },
+    assumed=Assumed(
+        0.1, 0.4, 0.8, "QwenLM/Qwen3#736 and unslothai/unsloth#2582: 5x to 12x of the experts' time, claimed"
     ),
 )
+NO_EXPERTS = Remedy(kind="other_training", text={"peft": "leave experts out of target_modules"}, saved=unknown)
 
-LARGER_PRODUCTS = Remedy(
-    "same_training",
-    lambda case, values: (
-        f"{LARGER_BATCH} at equal samples per step{'' if values['convolved'] else '; pad_to_multiple_of=8'}"
-        + compiling(case, "; ")
-    ),
+
+def _several(case: Case, values: Values) -> bool:
+    return case.workload is not None and (case.workload.micro_batches or 1) > 1
+
+
+FEWER_MICRO_BATCHES = Remedy(
+    kind="same_training",
+    text={
+        "transformers": "per_device_train_batch_size x 2 and gradient_accumulation_steps / 2",
+        "plain": "micro-batches twice as large and half as many",
+    },
+    fits=_several,
 )
+LARGER_BATCH = Remedy(
+    kind="other_training",
+    text={
+        "transformers": "a micro-batch twice as large: per_device_train_batch_size x 2",
+        "plain": "a micro-batch twice as large",
+    },
+    fits=lambda case, values: not _several(case, values),
+)
+MULTIPLES = Remedy(
+    kind="data",
+    text={
+        "transformers-model": "pad lengths to a multiple of 8 (pad_to_multiple_of=8)",
+        "plain": "pad lengths to a multiple of 8",
+    },
+    fits=lambda case, values: bool(values["odd"]),
+    saved=unknown,
+)
+COMPILED_PRODUCTS = Remedy(kind="same_training", text=COMPILED, fits=not_compiled, saved=unknown)

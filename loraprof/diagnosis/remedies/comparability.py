@@ -1,41 +1,71 @@
 """What makes numbers mean what they seem to mean."""
 
-from loraprof.diagnosis.remedy import Remedy, words
+from loraprof.diagnosis.remedy import Remedy
 
-ONE_COMMAND = Remedy("same_training", words("loraprof compare, which keeps everything else equal"))
+ONE_COMMAND = Remedy(kind="same_training", text={"plain": "loraprof compare, which keeps everything else equal"})
 
 STATE_TOKENS = Remedy(
-    "same_training",
-    words("state tokens per optimizer step with every speed-up; gradient_accumulation_steps moves it"),
+    kind="same_training",
+    text={
+        "transformers": "state tokens per optimizer step with every speed-up; gradient_accumulation_steps moves it",
+        "plain": "state tokens per optimizer step with every speed-up; accumulation moves it",
+    },
 )
 
 WARM_UP = Remedy(
-    "same_training",
-    lambda case, values: (
-        (f"loraprof profile --skip {values['skip']}" if values["skip"] else "record after a few warm-up steps")
-        + ": the first steps still allocate, compile or fill caches"
-    ),
+    kind="same_training",
+    text={"plain": "loraprof profile --skip $skip $target: the first steps still allocate, compile or fill caches"},
+)
+LATER = Remedy(
+    kind="same_training",
+    text={"plain": "record after a few warm-up steps: the first steps still allocate, compile or fill caches"},
 )
 QUIET = Remedy(
-    "same_training",
-    lambda case, values: f"stop what else runs on this machine; loraprof profile --timed {values['timed']}",
+    kind="same_training",
+    text={"plain": "stop what else runs on this machine; loraprof profile --timed $timed $target"},
 )
-LOADED = Remedy("same_training", words("record after a few warm-up steps: this one loads the code of its kernels"))
+LOADED = Remedy(
+    kind="same_training", text={"plain": "record after a few warm-up steps: this one loads the code of its kernels"}
+)
 
 PACKING = Remedy(
-    "data", words('SFTConfig(packing=True), or TrainingArguments(train_sampling_strategy="group_by_length")')
+    kind="data",
+    text={
+        "axolotl": "sample_packing: true",
+        "llamafactory": "packing: true",
+        "swift": "--packing true",
+        "trl": "SFTConfig(packing=True)",
+        "torchtune": "dataset.packed: True",
+        "transformers": 'TrainingArguments(train_sampling_strategy="group_by_length") with a collator that pads to the '
+        'longest: DataCollatorWithPadding(tokenizer, padding="longest")',
+        "transformers-model": 'pad each batch to its longest sequence: tokenizer(..., padding="longest"); batches of '
+        "like length, or sequences packed into one row, leave still less",
+        "plain": "pad each batch to its longest sequence, not to a fixed length; batches of like length leave still "
+        "less",
+    },
 )
 
 INPUT_GRADIENTS = Remedy(
-    "other_training",
-    words('model.enable_input_require_grads(), or gradient_checkpointing_kwargs={"use_reentrant": False}'),
+    kind="other_training",
+    text={
+        "transformers-model": "model.enable_input_require_grads(), or "
+        'gradient_checkpointing_kwargs={"use_reentrant": False}',
+        "plain": "torch.utils.checkpoint.checkpoint(..., use_reentrant=False), or inputs that require a gradient",
+    },
 )
 FREEZE = Remedy(
-    "other_training",
-    words("freeze before the optimizer is built: get_peft_model(model, config) does; else base.requires_grad_(False)"),
+    kind="other_training",
+    text={
+        "peft": "freeze before the optimizer is built: get_peft_model(model, config) does; else "
+        "base.requires_grad_(False)",
+        "plain": "freeze before the optimizer is built: base.requires_grad_(False)",
+    },
 )
 
 NOTHING = Remedy(
-    "other_training",
-    words("nothing to fix in the adapters; more needs fewer trained layers, a smaller base or more tokens per step"),
+    kind="other_training",
+    text={
+        "plain": "nothing to fix in the adapters; more needs fewer trained layers, a smaller base or more tokens per "
+        "step"
+    },
 )

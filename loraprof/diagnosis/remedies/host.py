@@ -1,54 +1,74 @@
 """What helps a device that waits for its host, and a step that compiles."""
 
-from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.remedy import LARGER_BATCH, Remedy, Values, compile_call, compiling, without_dropout, words
+from loraprof.diagnosis.remedies.adapter import COMPILED, NO_DROPOUT_EITHER, not_compiled
+from loraprof.diagnosis.remedies.base import FEWER_MICRO_BATCHES, LARGER_BATCH
+from loraprof.diagnosis.remedy import Remedy, unknown
+from loraprof.diagnosis.worth import Assumed
 
+TWICE = 2  # tokens per launch of a micro-batch twice as large
 
-def _fewer(case: Case, values: Values) -> str:
-    """More work per launch, or fewer of them; what is said of adapters fits those that are there."""
-    fewer = ("fewer target_modules" if case.peft else "adapt fewer layers") if case.sites else ""
-    return "; ".join(filter(None, (f"{LARGER_BATCH}, or packing", compiling(case), fewer, without_dropout(case))))
+HALF_THE_LAUNCHES = Assumed(
+    0.15, 0.5, 0.9, "launches per token halve; how much of the waiting that ends is not replayed on this input"
+)
 
-
-FEWER_LAUNCHES = Remedy("same_training", _fewer)
+FEWER_LAUNCHES = Remedy(
+    kind="same_training", text=COMPILED, fits=not_compiled, saved=lambda case, values: values["merged"]
+)
+FEWER_ADAPTERS = Remedy(
+    kind="other_training",
+    text={"peft": "fewer target_modules", "plain": "adapt fewer layers"},
+    fits=lambda case, values: bool(case.sites),
+    saved=unknown,
+)
+LESS_PER_TOKEN = (FEWER_LAUNCHES, FEWER_MICRO_BATCHES, LARGER_BATCH, FEWER_ADAPTERS, NO_DROPOUT_EITHER)
 
 LESS_PYTHON = Remedy(
-    "same_training",
-    lambda case, values: (
-        f"look at what runs before {values['place']}: callbacks, hooks, logging, .item(); "
-        "py-spy record -o profile.svg -- python train.py names the lines"
-    ),
+    kind="same_training",
+    text={
+        "plain": "look at what runs before $place: callbacks, hooks, logging, .item(); py-spy record -o profile.svg -- "
+        "$python names the lines"
+    },
+    assumed=Assumed(0.2, 0.6, 1.0, "unslothai/unsloth#10806: 180 of 850 ms of a step were needless Python, and went"),
 )
 
 COMPILE_ONCE = Remedy(
-    "same_training",
-    lambda case, values: (
-        f"{compile_call(case, ', dynamic=True')}{without_dropout(case, ' with ')}; "
-        "TORCH_LOGS=graph_breaks,recompiles names the lines"
-    ),
+    kind="same_training",
+    text={
+        "peft": "torch.compile(get_peft_model(model, config), dynamic=True); TORCH_LOGS=graph_breaks,recompiles names "
+        "the lines",
+        "plain": "torch.compile(model, dynamic=True); TORCH_LOGS=graph_breaks,recompiles names the lines",
+    },
 )
 
 WORKERS = Remedy(
-    "data",
-    words(
-        "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True); tokenise once beforehand (dataset.map)"
-    ),
+    kind="data",
+    text={
+        "transformers": "TrainingArguments(dataloader_num_workers=4, dataloader_pin_memory=True, "
+        "dataloader_persistent_workers=True); tokenise once beforehand (dataset.map)",
+        "plain": "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True); prepare the samples once "
+        "beforehand",
+    },
 )
 
 ONE_DEVICE_EACH = Remedy(
-    "hardware",
-    words('load the model on one device (device_map={"": local_rank}) and start with accelerate launch --multi_gpu'),
+    kind="hardware",
+    text={
+        "transformers-model": 'load the model on one device (device_map={"": local_rank}) and start with accelerate '
+        "launch --multi_gpu",
+        "plain": "the whole model on one device per process (torchrun), DistributedDataParallel around it",
+    },
 )
 
 ONCE_PER_STEP = Remedy(
-    "same_training",
-    lambda case, values: f"compute it once per step, before the layers, and pass it down: {values['what']}",
+    kind="same_training",
+    text={"plain": "compute it once per step, before the layers, and pass it down: $what"},
+    fits=lambda case, values: bool(values["what"]),
 )
-
 READ_ONCE = Remedy(
-    "same_training",
-    lambda case, values: (
-        f"read the value once per step, before the layers, and pass the number down: .item(), nonzero() and "
-        f"comparisons in {values['place']}"
-    ),
+    kind="same_training",
+    text={
+        "plain": "read the value once per step, before the layers, and pass the number down: .item(), nonzero() and "
+        "comparisons in $place"
+    },
+    fits=lambda case, values: bool(values["place"]),
 )

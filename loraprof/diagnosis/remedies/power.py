@@ -1,26 +1,36 @@
 """What helps against limits of clocks, power and memory."""
 
-from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.remedy import Remedy, Values, words
+from loraprof.diagnosis.remedy import Remedy, unknown
 
 EQUAL_CLOCKS = Remedy(
-    "hardware",
-    words(
-        "loraprof compare runs the arms interleaved and reports cycles beside times; better cooling, or a higher power "
-        "limit set by your administrator"
-    ),
+    kind="hardware",
+    text={
+        "plain": "loraprof compare runs the arms interleaved and reports cycles beside times; better cooling, or a "
+        "higher power limit set by your administrator"
+    },
 )
 
-READ_BUSY = Remedy("same_training", words("read this report's busy time, not utilisation; then see H1, L1 and L5"))
+READ_BUSY = Remedy(
+    kind="same_training", text={"plain": "read this report's busy time, not utilisation; then see H1, L1 and L5"}
+)
 
-
-def _memory(case: Case, values: Values) -> str:
-    parts = [
-        (values["allocates"], "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"),
-        (values["moves"], "keep tensors on the device: no offloading, pin_memory=True for batches"),
-        (values["full"], "a smaller per_device_train_batch_size"),
-    ]
-    return "; ".join(text for here, text in parts if here)
-
-
-MEMORY = Remedy("same_training", _memory)
+EXPANDABLE = Remedy(
+    kind="same_training",
+    text={"plain": "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"},
+    fits=lambda case, values: bool(values["allocates"]),
+)
+STAY = Remedy(
+    kind="same_training",
+    text={"plain": "keep tensors on the device: no offloading, pin_memory=True for batches"},
+    fits=lambda case, values: bool(values["moves"]),
+    saved=unknown,
+)
+SMALLER_BATCH = Remedy(
+    kind="same_training",
+    text={
+        "transformers": "per_device_train_batch_size / 2 and gradient_accumulation_steps x 2",
+        "plain": "micro-batches half as large and twice as many",
+    },
+    fits=lambda case, values: bool(values["full"]),
+    saved=unknown,
+)

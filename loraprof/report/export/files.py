@@ -6,12 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from isal import igzip
-
 from loraprof.store import writing
+from loraprof.store.kineto.packed import packed
 from loraprof.store.writing import disk
-
-LEVEL = 1  # of 0 to 3: the fastest that compresses traces 15-fold
 
 
 @contextmanager
@@ -26,12 +23,6 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
                 yield inner
         else:
             yield out
-
-
-def packed(out: IO[bytes]) -> IO[bytes]:
-    """A gzip stream on ``out`` without name and time, so that equal input gives equal bytes."""
-    packer: IO[bytes] = igzip.GzipFile(filename="", fileobj=out, mode="wb", compresslevel=LEVEL, mtime=0)
-    return packer
 
 
 @contextmanager

@@ -6,13 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-import msgspec
-
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.ranks.examine import Run, sequential
 from loraprof.analysis.step.scene import scene_of
 from loraprof.diagnosis.load import file_of, ranks_report, report_of, surveyed
-from loraprof.model.recording import Recording
 from loraprof.model.report import Report
 from loraprof.model.scene import Scene
 from loraprof.store.directories import RankFile
@@ -20,7 +17,6 @@ from loraprof.store.kineto.read import read_trace
 from loraprof.store.kineto.rewrite import Change, rewrite
 from loraprof.store.rank_files import recording_of
 from loraprof.store.recordings import Source
-from loraprof.store.redact import kept_value, redacted, redacted_recording, without_paths
 
 if TYPE_CHECKING:
     from loraprof.analysis.ranks.survey import Survey  # of many ranks only
@@ -30,15 +26,10 @@ if TYPE_CHECKING:
 class Job:
     """One export; what it needs is read when it is first asked for. ``run``: how many ranks are analysed."""
 
-    given: Source
+    source: Source
     target: Path
     force: bool = False
-    redact: bool = False
     run: Run = sequential
-
-    @cached_property
-    def source(self) -> Source:
-        return redacted(self.given) if self.redact else self.given
 
     @cached_property
     def ranks(self) -> tuple[RankFile, ...]:
@@ -52,14 +43,7 @@ class Job:
 
     @cached_property
     def report(self) -> Report:
-        seen = self.survey
-        if seen is None:
-            report = report_of(self.source, clean=self.cleaned)
-        else:
-            report = ranks_report(self.source, seen, self.cleaned)
-        if not self.redact:
-            return report
-        return msgspec.json.decode(without_paths(msgspec.json.encode(report)), type=Report)
+        return report_of(self.source) if self.survey is None else ranks_report(self.source, self.survey)
 
     @cached_property
     def shown(self) -> RankFile:
@@ -71,19 +55,12 @@ class Job:
         """The shown rank's."""
         own = recording_of(self.shown) or self.source.recording
         step = self.survey.step if self.survey is not None else None
-        return analyse(read_trace(self.shown.trace), own and self.cleaned(own), step)
+        return analyse(read_trace(self.shown.trace), own, step)
 
     def scene(self) -> Scene | None:
         """The shown rank's reported step, to be drawn."""
         return scene_of(self.analysis)
 
-    def cleaned(self, recording: Recording) -> Recording:
-        """One rank's recording as it may be handed on."""
-        return redacted_recording(recording) if self.redact else recording
-
     def copy(self, file: RankFile, out: IO[bytes], *changes: Change, extra: Iterable[bytes] = ()) -> None:
-        """Writes one rank's trace, redacted where that was asked for."""
-        if self.redact:
-            rewrite(file.trace, out, (without_paths, *changes), kept_value, extra)
-        else:
-            rewrite(file.trace, out, changes, None, extra)
+        """Writes one rank's trace."""
+        rewrite(file.trace, out, changes, None, extra)

@@ -20,11 +20,12 @@ from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from loraprof.model.report import Report
-from loraprof.report.export.files import filling, packed
+from loraprof.report.export.files import filling
 from loraprof.report.export.job import Job
 from loraprof.report.export.scalars import scalars
 from loraprof.report.html import to_html
 from loraprof.report.registry import render
+from loraprof.store.kineto.packed import packed
 from loraprof.store.kineto.rewrite import runtime_category, without_markers
 from loraprof.store.recordings import Source
 

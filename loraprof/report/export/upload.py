@@ -13,14 +13,14 @@ from loraprof.store.recordings import Source
 from loraprof.store.writing import disk
 
 
-def export_to_url(source: Source, target: RemotePath, to: str, force: bool, redact: bool, run: Run) -> str:
+def export_to_url(source: Source, target: RemotePath, to: str, force: bool, run: Run) -> str:
     """Returns what to do next. Raises UsageError where ``target`` exists, MeasurementError when it is not written."""
     with disk(target):
         if target.exists() and not force:
             raise UsageError(f"{target}: exists already", "--force overwrites it")
         with TemporaryDirectory(prefix="loraprof-") as folder:
             made = Path(folder) / target.name
-            following = export(Job(source, made, force, redact, run), to)
+            following = export(Job(source, made, force, run), to)
             _send(made, target)
     return following.replace(str(made), str(target))
 

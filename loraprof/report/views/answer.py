@@ -7,6 +7,7 @@ from loraprof.model.report import Adapter, Finding, Report, Step
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "mixed": "mixed"}
+SURE = 1.005  # low end of a speed-up that is one
 FREELY = 2.5  # high / low: a prediction that says nothing
 
 
@@ -99,11 +100,16 @@ def _why(report: Report) -> str:
     by_id = {f.id: f for f in report.findings}
     first = by_id.get(report.verdict.limiting_cause or "")
     majors = [f for f in report.findings if f.severity in ("major", "blocker") and f is not first]
-    named: Sequence[Finding] = [f for f in (first, *majors) if f is not None][:2]
+    named: Sequence[Finding] = sorted((f for f in (first, *majors) if f is not None), key=_changes_training)[:2]
     if not named:
         return ""
     causes = "; ".join(f"{lowered(f.title)} ({f.id})" for f in named)
     return f"Why: {causes}."
+
+
+def _changes_training(finding: Finding) -> bool:
+    """Whether nothing else is sure to help: what keeps the training as it is comes first."""
+    return not any(r.kind != "other_training" and r.gain and r.gain.low > SURE for r in finding.remedies)
 
 
 def lowered(title: str) -> str:

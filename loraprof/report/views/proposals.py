@@ -1,9 +1,11 @@
 """What is to be changed? The findings' remedies in the order in which a user would try them."""
 
+from collections.abc import Collection
 from typing import Final
 
 from loraprof import units
-from loraprof.model.report import Finding, Gain, Report
+from loraprof.diagnosis.judge import is_cause
+from loraprof.model.report import Finding, RemedyReport, Report
 from loraprof.report.document import Block, Paragraph, Proposal, Proposals, Section
 
 SAME: Final = ("same_training", "numerics", "data")
@@ -20,12 +22,13 @@ def proposals_section(report: Report) -> Section:
     now = report.timing.unprofiled
     number, groups = 0, []
     for title, kinds in GROUPS:
-        chosen = [(f, kind, text, gain) for f in report.findings for kind, text, gain in _remedies(f) if kind in kinds]
-        worth = [c for c in chosen if c[3] is not None and c[3].speedup > LEAST] or chosen[:1]
+        best = [(f, r) for f in report.findings if is_cause(f) and (r := _best(f, kinds))]
+        worth = [(f, r) for f, r in best if r.gain and r.gain.speedup > LEAST]
+        worth.sort(key=lambda pair: -pair[1].gain.ns if pair[1].gain else 0)
         made = []
-        for finding, kind, text, gain in worth[: MOST_SAME if kinds is SAME else MOST - number]:
+        for finding, remedy in (worth or best[:1])[: MOST_SAME if kinds is SAME else MOST - number]:
             number += 1
-            made.append(_proposal(number, finding, kind, text, gain, now.median_ns if now else None))
+            made.append(_proposal(number, finding, remedy, now.median_ns if now else None))
         if made:
             groups.append((title, tuple(made)))
     if not groups:
@@ -35,22 +38,21 @@ def proposals_section(report: Report) -> Section:
     return Section("do", "What to do", (block,), brief=True)
 
 
-def _remedies(finding: Finding) -> list[tuple[str, str, Gain | None]]:
-    """(kind, text, gain) of each; gates and remarks ask for no change."""
-    if finding.id.startswith("G") and finding.gain is None:
-        return []
-    kind = "other_training" if finding.id in ("L6", "W1") else "same_training"
-    return [(kind, finding.remedy, finding.gain)]
+def _best(finding: Finding, kinds: Collection[str]) -> RemedyReport | None:
+    """Of these kinds, the remedy that gains most."""
+    remedies = [r for r in finding.remedies if r.kind in kinds]
+    return max(remedies, key=lambda r: r.gain.ns if r.gain else 0, default=None)
 
 
-def _proposal(number: int, finding: Finding, kind: str, text: str, gain: Gain | None, now: int | None) -> Proposal:
+def _proposal(number: int, finding: Finding, remedy: RemedyReport, now: int | None) -> Proposal:
     step = speedup = basis = ""
+    gain = remedy.gain
     if gain is not None and now is not None:
         scale = units.ns_scale([now], 3)
         step = f"{scale(now)} → {scale(max(now - gain.ns, 0))} {scale.unit}"
         speedup = units.ratio_interval(gain.speedup, gain.low, gain.high, most=2)
         basis = str(gain.basis)
-    text = first_clause(text) + CHECK.get(kind, "")
+    text = first_clause(remedy.text) + CHECK.get(remedy.kind, "")
     return Proposal(number, finding.title, finding.id, step, speedup, basis, text)
 
 

@@ -137,10 +137,13 @@ def _launches(step: Step) -> str:
 
 
 def _ceilings(report: Report) -> str:
+    """Each dtype's own rate: a product is held against that of its operands."""
     c = report.ceilings
     if c is None:
         return ""
-    return f"roofs {units.flops_per_s(c.gemm_flops_per_s)}, {units.bytes_per_s(c.copy_bytes_per_s)} ({c.basis})"
+    rates: dict[str, float | None] = {**c.flops_per_s} if c.flops_per_s else {"": c.gemm_flops_per_s}
+    words = [f"{answer.DTYPES.get(dtype, dtype)} {units.flops_per_s(rate)}".strip() for dtype, rate in rates.items()]
+    return f"roofs {', '.join([*words, units.bytes_per_s(c.copy_bytes_per_s)])} ({c.basis})"
 
 
 def _compiled(c: CompiledReport) -> Facts:

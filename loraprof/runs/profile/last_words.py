@@ -34,6 +34,7 @@ class LastWords(msgspec.Struct, frozen=True):
     format: str
     output: str | None
     quiet: bool
+    redact: bool = False
 
 
 def become(words: LastWords) -> NoReturn:
@@ -54,7 +55,7 @@ def main(text: str) -> int:
     try:
         stage = stage_of(place, words.launch, words.force, claim=False)
         if RankWriter(stage, words.launch, Patience(LAST_WORDS_S)).publish():
-            show_recording(place, Format(words.format), output, words.force, words.quiet)
+            show_recording(place, Format(words.format), output, words.force, words.quiet, words.redact)
     except LoraprofError as error:
         say(error.message)
     except OSError as error:

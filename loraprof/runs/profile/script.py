@@ -22,6 +22,7 @@ from loraprof.report.output import same_folder, say
 from loraprof.runs.profile.order import Ended, Order
 from loraprof.runs.profile.run_script import check_script, explain_missing, run_script, stop_script
 from loraprof.runs.profile.script_arm import ScriptArm
+from loraprof.text import without_secrets
 
 
 def profile_script(target: list[str], module: bool, order: Order) -> Ended:
@@ -38,7 +39,7 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
         code = run_watched(session, target, module, order.arm, keep=several)
     if session.recorded is None:
         _incomplete(session, code, order, writer)
-    workload = Workload(name=Path(target[0]).name, kind="script", argv=target, arm=order.arm)
+    workload = Workload(name=Path(target[0]).name, kind="script", argv=without_secrets(target), arm=order.arm)
     try:
         if several and (code or not session.done):  # the job falls apart
             return Ended(code, False, writer.leave_behind(session, workload))

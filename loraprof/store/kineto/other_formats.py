@@ -5,7 +5,7 @@ from typing import Final
 
 from loraprof.errors import InputError
 
-HEAD_BYTES: Final = 64
+HEAD_BYTES: Final = 512
 _TORCH: Final = "record with torch.profiler and export_chrome_trace, or run `loraprof profile`"
 _HEADS: Final = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "`git lfs pull` fetches the file"),
@@ -15,7 +15,6 @@ _HEADS: Final = (
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "`zstd -d` it first"),
     (b"\xfd7zXZ\x00", "compressed with xz", "`xz -d` it first"),
     (b"BZh", "compressed with bzip2", "`bzip2 -d` it first"),
-    (b"ustar", "a tar archive", "unpack it and pass the trace inside"),
 )
 _NSYS: Final = (".nsys-rep", ".qdrep", ".ncu-rep")
 _CHAKRA: Final = "a Chakra execution trace: it holds what ran, not when the device did"
@@ -31,6 +30,8 @@ def foreign(name: str, head: bytes) -> InputError | None:
         )
     if place.endswith(".et") or b"chakra" in head.lower():
         return InputError(f"{name}: {_CHAKRA}", _CHAKRA_HINT)
+    if head[257:262] == b"ustar":
+        return InputError(f"{name}: a tar archive", "unpack it and pass the trace inside")
     for magic, what, hint in _HEADS:
         if head.startswith(magic):
             return InputError(f"{name}: {what}", hint)

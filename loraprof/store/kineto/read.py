@@ -95,6 +95,8 @@ def _read(feed: Feed) -> Trace:
             if key == "traceEvents" and feed.peek() == b"[":
                 _read_events(feed, rows)
                 found_events = True
+            elif known := without_events(feed.name, {*values, key}, values.get("schema")):
+                raise known  # before a list of nodes of any length
             else:
                 values[key] = _value(feed, msgspec.json.decode if key in READ else _ANYTHING.decode)
     else:
@@ -103,8 +105,7 @@ def _read(feed: Feed) -> Trace:
         raise feed.fail("text after the end of the JSON")
     if not found_events:
         what = f"{feed.name}: JSON without traceEvents, not a profiler trace"
-        known = without_events(feed.name, values, values.get("schema"))
-        raise known or InputError(what, "export_chrome_trace writes one")
+        raise InputError(what, "export_chrome_trace writes one")
     if not rows.known:
         raise _no_events(feed, rows)
     trace = assemble(rows, _facts(values))

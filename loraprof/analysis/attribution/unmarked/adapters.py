@@ -67,6 +67,7 @@ def _chains(p: Calls, at: Int64, barriers: Int64) -> tuple[Int64, Int64]:
         a = np.flatnonzero(narrow[:-distance] & ~taken[:-distance])
         b = a + distance
         fits = (p.run[a] == p.run[b]) & (p.inner[b] == p.outer[a]) & (p.outer[b] >= QUARTER * p.inner[b]) & ~taken[b]
+        fits &= p.rows[b] <= p.rows[a]  # fewer behind a convolution with strides
         a, b = a[fits], b[fits]
         ok = _open(barriers, at[a], at[b])
         a, b = a[ok], b[ok]
@@ -103,7 +104,7 @@ def _sums(calls: Calls, at: Int64, barriers: Int64, up: Int64, base: Int64, free
     upcoming = np.where(free, np.arange(len(at)), len(at))
     following = np.append(np.minimum.accumulate(upcoming[::-1])[::-1], [len(at)])[later + 1]
     limit = np.append(at, len(calls))[following]
-    size = calls.rows[at[base]] * calls.outer[at[base]]
+    size = calls.rows[at[up]] * calls.outer[at[up]]
     itself = calls.adds[at[up]] | (calls.adds[at[base]] & (base > up))
     add = np.flatnonzero(calls.sort == Sort.ADD)
     order = add[np.lexsort((add, calls.numel[add]))]

@@ -62,6 +62,7 @@ class Facts(NamedTuple):
     adds: bool
     cast: bool
     view: bool
+    flat: bool
     composed: bool
     before_norm: bool
     after_norm: bool
@@ -85,6 +86,7 @@ class Calls:
     adds: Bool  # a product that is added to what its first input holds
     cast: Bool
     view: Bool
+    flat: Bool  # a product of matrices: a view before it is made for it
     composed: Bool  # an activation that people write as several ops
     before_norm: Bool  # may come before the rsqrt of a norm written as several ops
     after_norm: Bool
@@ -137,6 +139,7 @@ def _said(op: str, shapes: Shapes | None, behaviour: Behaviour) -> Facts:
         adds=sort == Sort.PRODUCT and len(tensors) > 2 and prod(tensors[0]) == rows * outer,
         cast=cast,
         view=op in ("aten::view", "aten::reshape", "aten::flatten"),
+        flat=sort == Sort.PRODUCT and len(tensors) > 1 and all(len(d) == 2 for d in tensors) and "linear" not in op,
         composed=sort == Sort.ACTIVATION and bool(_COMPOSED.search(op)),
         before_norm=cast or statistic,
         after_norm=cast or scaled,

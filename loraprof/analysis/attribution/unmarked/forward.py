@@ -39,12 +39,16 @@ class Unmarked:
         return [ModuleInfo(id=i, path=site.path, cls="", site=i) for i, site in enumerate(self.sites)]
 
 
-def unmarked(trace: Trace, tree: Tree, evaluate: Int32, optimizer: Int32) -> Unmarked:
-    """``evaluate`` and ``optimizer``: per host row the backward node or optimizer range around it, -1 none."""
-    outside = (evaluate < 0) & (optimizer < 0)
+def unmarked(trace: Trace, tree: Tree, around: tuple[Int32, Int32], again: Bool) -> Unmarked:
+    """``around``: per host row the backward node and the optimizer range around it, -1 none. ``again``: rows inside
+    nodes that a checkpoint runs again."""
+    evaluate, optimizer = around
+    outside = ((evaluate < 0) | again) & (optimizer < 0)
     call, rows = _calls(trace, tree, outside)
-    calls = _forward(calls_of(trace, rows, _runs(trace, rows, evaluate, optimizer)))
-    norms = norms_of(calls, calls.rsqrt)
+    calls = calls_of(trace, rows, _runs(trace, rows, evaluate, optimizer))
+    norms = norms_of(calls)
+    kept = _forward(calls, norms)
+    calls, norms = calls.take(kept), norms[kept]
     pairs = pairs_of(calls, norms)
     layer, sites = layers_of(trace, calls, pairs)
     place = np.full(len(trace.host) + 1, -1, np.int64)
@@ -80,13 +84,14 @@ def _runs(trace: Trace, rows: Int64, evaluate: Int32, optimizer: Int32) -> Int64
     return run + host.thread[rows]
 
 
-def _forward(calls: Calls) -> Calls:
-    """Those of forward work."""
+def _forward(calls: Calls, norms: Bool) -> Bool:
+    """Which are forward work."""
     if not len(calls):
-        return calls
+        return norms
     fresh = np.append(True, calls.run[1:] != calls.run[:-1])
     number = np.cumsum(fresh) - 1
     first = np.full(int(number[-1]) + 1, len(calls))
-    begins = np.flatnonzero(np.isin(calls.sort, _BEGINS))
+    begins = np.flatnonzero(norms | np.isin(calls.sort, _BEGINS))
     np.minimum.at(first, number[begins], begins)
-    return calls.take(np.arange(len(calls)) >= first[number])
+    forward: Bool = np.arange(len(calls)) >= first[number]
+    return forward

@@ -5,6 +5,7 @@ of the same widths, no other product, and their sum. Pairs that no such frame ho
 frames.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import AdapterSite, ModuleInfo
 from loraprof.model.trace import Bool, Int32, Int64, Trace
 
+_WRAPPER = re.compile(r"(?i)lora|linear|conv")
 MOST = 16  # products of a frame that is one layer
 
 
@@ -56,7 +58,9 @@ def framed(
     parts: dict[int, tuple[int, str]] = {}
     sites: list[AdapterSite] = []
     for row in starts.tolist():
-        held = _layer(calls, inside.get(row, [])) if len(inside.get(row, [])) <= MOST else None
+        mine, cls = inside.get(row, []), table[int(module[row])].cls
+        wraps = bool(_WRAPPER.search(cls)) and row not in {int(frame[p]) for p in mine}
+        held = _layer(calls, mine, wraps) if len(mine) <= MOST else None
         if held is None or not _summed(calls, held, added.get(row, set())):
             continue
         number = len(sites)
@@ -85,9 +89,14 @@ def _placed(info: ModuleInfo, part: tuple[int, str] | None) -> ModuleInfo:
     return info if part is None else msgspec.structs.replace(info, site=part[0], part=part[1])
 
 
-def _layer(calls: Calls, products: Iterable[int]) -> _Layer | None:
-    """One base and its pairs, where the products are nothing else."""
+def _layer(calls: Calls, products: Iterable[int], wraps: bool) -> _Layer | None:
+    """One base and its pairs, where the products are nothing else.
+
+    Without shapes a linear layer that calls linear layers is one: its base first, then its pairs.
+    """
     places = [*products]
+    if wraps and len(places) >= 3 and len(places) % 2 and not calls.inner[places].any():
+        return _Layer(places[0], places[1::2], places[2::2])
     if len(places) < 3 or any(calls.sort[p] != Sort.PRODUCT or not calls.inner[p] for p in places):
         return None
     size = [(int(calls.rows[p]), int(calls.inner[p]), int(calls.outer[p])) for p in places]
@@ -111,4 +120,8 @@ def _added(calls: Calls, frame: Int32) -> dict[int, set[int]]:
 
 def _summed(calls: Calls, layer: _Layer, sizes: set[int]) -> bool:
     itself: Bool = calls.adds[[layer.base, *layer.ups]]
-    return int(calls.rows[layer.base] * calls.outer[layer.base]) in sizes or bool(itself.any())
+    return (
+        not calls.inner[layer.base]
+        or int(calls.rows[layer.base] * calls.outer[layer.base]) in sizes
+        or bool(itself.any())
+    )

@@ -21,7 +21,7 @@ def layers_of(trace: Trace, calls: Calls, pairs: Pairs) -> tuple[Int64, tuple[Ad
     of_pair = number[np.searchsorted(base, pairs.base)]
     for begin, stop, n in zip(pairs.first.tolist(), pairs.last.tolist(), of_pair.tolist(), strict=True):
         layer[begin : stop + 1] = n
-    flat = pairs.base[calls.view[pairs.base - 1] & (layer[pairs.base - 1] < 0)] - 1  # a base that is no aten::linear
+    flat = pairs.base[calls.flat[pairs.base] & calls.view[pairs.base - 1] & (layer[pairs.base - 1] < 0)] - 1
     layer[flat] = layer[flat + 1]
     sites = []
     for n in range(int(number.max()) + 1):
@@ -39,12 +39,12 @@ def _first(run: Int64) -> Int64:
 
 
 def site_of(trace: Trace, calls: Calls, pairs: Pairs, base: int, path: str) -> AdapterSite:
-    """The layer of one base; ranks of several pairs add up."""
+    """The layer of one base; ranks of several pairs add up. Widths are 0 where shapes were not recorded."""
     mine = np.flatnonzero(pairs.base == base)
     return AdapterSite(
         path=path,
         kind="lora",
-        rank=int(calls.outer[pairs.down[mine]].sum()),
+        rank=int(calls.outer[pairs.down[mine]].sum()) or None,
         in_features=int(calls.inner[base]),
         out_features=int(calls.outer[base]),
         dtype=_dtype(trace, int(calls.row[pairs.down[mine[0]]])),

@@ -20,9 +20,9 @@ _UNSAID = -1
 _PRODUCTS = [Sort.PRODUCT, Sort.FREE, Sort.CORE]
 
 
-def norms_of(calls: Calls, rsqrt: Bool) -> Bool:
+def norms_of(calls: Calls) -> Bool:
     """Calls of norms written as several ops: what leads to an rsqrt and what scales by it."""
-    at = np.flatnonzero(rsqrt)
+    at = np.flatnonzero(calls.rsqrt)
     begin, stop = _reach(calls.before_norm, calls.run, at, -1), _reach(calls.after_norm, calls.run, at, 1)
     return _covered(len(calls), begin, stop + 1)
 
@@ -41,7 +41,7 @@ def roles_in_order(calls: Calls, pairs: Pairs, norms: Bool) -> Int8:
     after = np.minimum(pairs.last + 1, len(calls) - 1)
     path[after[calls.cast[after] & (calls.run[after] == calls.run[pairs.last])]] = True  # back to the model's dtype
     give(path, "adapter.elementwise")
-    flat = pairs.base[calls.view[pairs.base - 1]] - 1
+    flat = pairs.base[calls.flat[pairs.base] & calls.view[pairs.base - 1]] - 1
     role[flat[role[flat] == _UNSAID]] = ROLE["base.linear"]
     give(norms | (calls.sort == Sort.NORM), "norm")
     _attention(calls, pairs, role, give)

@@ -1,0 +1,46 @@
+"""What is a script built on? Texts of remedies are written for its trainer, its adapters' library, its models'."""
+
+from typing import Final, Literal, get_args
+
+from loraprof.diagnosis.case import Case
+
+Stack = Literal[
+    "axolotl",
+    "unsloth",
+    "llamafactory",
+    "swift",
+    "trl",
+    "transformers",
+    "lightning",
+    "kohya",
+    "torchtune",
+    "litgpt",
+    "peft",
+    "transformers-model",
+    "plain",
+]
+ORIGINS: Final[tuple[tuple[Stack, tuple[str, ...]], ...]] = (
+    ("unsloth", ("unsloth",)),
+    ("kohya", ("networks.lora", "lycoris", "library.")),
+    ("torchtune", ("torchtune",)),
+    ("litgpt", ("litgpt",)),
+    ("transformers-model", ("transformers.", "transformers_modules.")),
+)
+
+
+def stacks(case: Case) -> tuple[Stack, ...]:
+    """Most specific first; ``plain``, a loop of one's own, always last.
+
+    From the trainers that the recorded process had loaded, and from where its modules are defined.
+    """
+    recording, work = case.recording, case.workload
+    found: set[str] = {"plain", *(work.trainers if work else ())}
+    origins = {m.origin for m in recording.modules} if recording else set()
+    for stack, starts in ORIGINS:
+        if any(origin.startswith(starts) for origin in origins):
+            found.add(stack)
+    if case.peft:
+        found.add("peft")
+    if found & {"trl", "axolotl", "llamafactory", "swift", "unsloth"} and "transformers-model" in found:
+        found.add("transformers")  # they train with its Trainer
+    return tuple(s for s in get_args(Stack) if s in found)

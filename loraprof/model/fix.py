@@ -1,0 +1,84 @@
+"""What ``loraprof fix`` found: every remedy measured beside its prediction, schema ``loraprof.fix/1``."""
+
+from typing import Literal
+
+import msgspec
+
+from loraprof.model.report import Gain, RemedyKind
+
+SCHEMA = "loraprof.fix/1"
+
+Status = Literal["kept", "no gain", "loss differs", "refused", "failed"]
+LossVerdict = Literal["same", "close", "differs"]
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """Step time with the remedy over that of the unchanged program, in turn; below 1 is faster."""
+
+    ratio: float
+    low: float
+    high: float
+    verdict: Literal["faster", "slower", "undecided"]
+
+
+class LossChange(msgspec.Struct, frozen=True, kw_only=True):
+    """Against the unchanged program over the same steps: relative, the largest of any step.
+
+    "same": within what two unchanged runs differ by, or within rounding. None where no loss was seen.
+    """
+
+    largest_relative_difference: float | None
+    verdict: LossVerdict
+
+
+class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
+    """The program as it is. ``loss`` of every step of its first run, empty where no backward of a scalar was seen."""
+
+    median_ns: int
+    low_ns: int
+    high_ns: int
+    peak_bytes: int | None
+    loss: list[float] = []
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True):
+    """One remedy. ``finding``: the cause that it answers, where the recording showed one, with what it ``predicted``.
+
+    ``covered``: the predicted interval of the speed-up holds what was measured; None where either is unknown.
+    """
+
+    finding: str | None
+    arm: str
+    kind: RemedyKind
+    text: str
+    predicted: Gain | None = None
+    measured: Measured | None = None
+    covered: bool | None = None
+    peak_bytes: int | None = None
+    loss: LossChange | None = None
+    status: Status
+    reason: str | None = None
+
+
+class Together(msgspec.Struct, frozen=True, kw_only=True):
+    """Those that helped, added one by one as long as each made the step faster."""
+
+    arms: list[str]
+    measured: Measured
+    loss: LossChange | None = None
+    peak_bytes: int | None = None
+
+
+class Fix(msgspec.Struct, frozen=True, kw_only=True):
+    """``noise_floor``: what two unchanged runs differ by, as a relative difference of step times."""
+
+    schema: str = SCHEMA
+    target: str
+    device_name: str
+    base: Unchanged
+    noise_floor: float | None
+    remedies: list[Tried]
+    together: Together | None = None
+    rounds: int = 0
+    notes: list[str] = []
+    missed: str | None = None  # what --require asked for and is not there

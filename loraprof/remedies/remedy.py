@@ -1,0 +1,57 @@
+"""A change of a running program, as one object: does it fit here, make it, take it back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from loraprof.model.report import RemedyKind
+from loraprof.remedies.program import Program
+
+Undo = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveRemedy:
+    """``fits`` gives the reason why it cannot be applied here, None where it can; nothing is changed by asking.
+
+    ``apply`` changes the program between two of its steps and returns what takes the change back. ``text`` is what to
+    write in the program where no finding has words for its stack. ``findings`` are the causes it answers.
+    ``early`` takes effect before the program starts and returns its undo; then ``apply`` does nothing.
+    """
+
+    name: str
+    kind: RemedyKind
+    text: str
+    fits: Callable[[Program], str | None]
+    apply: Callable[[Program], Undo]
+    findings: tuple[str, ...] = ()
+    early: Callable[[], Undo] | None = None
+
+
+def nothing() -> None:
+    """The undo of a change that was none."""
+
+
+def swap(owner: Any, name: str, value: Any) -> Undo:
+    """Sets an instance's attribute; the undo restores what the instance itself held, or the class's."""
+    missing = object()
+    before = vars(owner).get(name, missing)
+    setattr(owner, name, value)
+
+    def undo() -> None:
+        if before is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+    return undo
+
+
+def all_of(undos: list[Undo]) -> Undo:
+    """Takes changes back in the opposite order."""
+
+    def undo() -> None:
+        for one in reversed(undos):
+            one()
+
+    return undo

@@ -1,0 +1,108 @@
+"""What does ``fix`` show? The best first, a table of prediction beside measurement, and what to write; pure."""
+
+from loraprof import units
+from loraprof.model.fix import Fix, Measured, Tried
+from loraprof.model.report import Gain
+from loraprof.report.document import Block, Cell, Column, Document, Facts, Paragraph, Row, Section, Table
+
+_TONES = {"kept": "good", "loss differs": "bad", "failed": "bad"}
+
+
+def view_fix(found: Fix) -> Document:
+    """Everything a renderer prints about the remedies that were tried."""
+    base = found.base
+    floor = f"two unchanged runs differ by up to {units.percent(found.noise_floor)}" if found.noise_floor else ""
+    step = units.ns_interval(base.median_ns, base.low_ns, base.high_ns)
+    facts = [
+        ("input", f"{found.target} · {found.device_name}"),
+        ("unchanged", f"{step} a step · peak {units.nbytes(base.peak_bytes)}"),
+        ("rounds", " · ".join(filter(None, (f"{found.rounds}, in alternating order", floor)))),
+        *(("note", note) for note in found.notes),
+        *([("missed", found.missed)] if found.missed else []),
+    ]  # fmt: skip
+    return Document(f"loraprof fix: {found.target}", headline(found), tuple(facts), tuple(_sections(found)))
+
+
+def headline(found: Fix) -> str:
+    """What helped, as one sentence."""
+    kept = [t for t in found.remedies if t.status == "kept" and t.measured]
+    best = min(kept, key=lambda t: t.measured.ratio if t.measured else 1.0, default=None)
+    if found.together and (
+        best is None or best.measured is None or found.together.measured.ratio < best.measured.ratio
+    ):
+        return (
+            f"{_speed(found.together.measured)} the speed, measured, with {' and '.join(found.together.arms)} together."
+        )
+    if best is None or best.measured is None:
+        return "No remedy that was tried makes this step surely faster."
+    return f"{_speed(best.measured)} the speed, measured, with {best.arm}."
+
+
+def _speed(found: Measured) -> str:
+    return units.ratio_interval(1 / found.ratio, 1 / found.high, 1 / found.low)
+
+
+def _gain(gain: Gain | None) -> str:
+    return units.ratio_interval(gain.speedup, gain.low, gain.high) if gain else units.NA
+
+
+def _sections(found: Fix) -> list[Section]:
+    tried = [t for t in found.remedies if t.status != "refused"]
+    refused = [t for t in found.remedies if t.status == "refused"]
+    both = [t.covered for t in tried if t.covered is not None]
+    aside = f"{sum(both)} of {len(both)} predicted intervals hold what was measured" if both else ""
+    sections = [Section("remedies", "Speed-up of each remedy", (_table(tried, found),), aside)] if tried else []
+    words = [(t.arm, t.text) for t in tried if t.status == "kept"]
+    if words:
+        sections.append(Section("write", "What to write", (Facts(tuple(words)),)))
+    reasons = [(t.arm, t.reason or "") for t in tried if t.reason]
+    if reasons:
+        sections.append(Section("reasons", "Why not", (Facts(tuple(reasons)),)))
+    if refused:
+        lines: tuple[Block, ...] = (Facts(tuple((t.arm, t.reason or "") for t in refused)),)
+        sections.append(Section("refused", "What does not fit here", lines))
+    if not tried and not refused:
+        sections.append(Section("remedies", "Remedies", (Paragraph("None was asked for."),)))
+    return sections
+
+
+def _table(tried: list[Tried], found: Fix) -> Table:
+    columns = (
+        Column("remedy"),
+        Column("cause", drop=1),
+        Column("predicted", number=True),
+        Column("measured", number=True),
+        Column("covered", drop=2),
+        Column("loss"),
+        Column("peak memory", "peak", number=True, drop=3),
+        Column("outcome"),
+    )
+    rows = [_row(t) for t in tried]
+    if (t := found.together) is not None:
+        loss = t.loss.verdict if t.loss else units.NA
+        cells = ("+".join(t.arms), "", "", _speed(t.measured), "", loss, units.nbytes(t.peak_bytes), "together")
+        rows.append(tuple(map(Cell, cells)))
+    return Table(columns, tuple(rows))
+
+
+def _row(t: Tried) -> Row:
+    covered = {True: "yes", False: "missed", None: ""}[t.covered]
+    return (
+        Cell(t.arm, full=t.text),
+        Cell(t.finding or ""),
+        Cell(_gain(t.predicted), t.predicted.speedup if t.predicted else None),
+        Cell(_speed(t.measured) if t.measured else units.NA, 1 / t.measured.ratio if t.measured else None),
+        Cell(covered),
+        Cell(_loss(t)),
+        Cell(units.nbytes(t.peak_bytes), t.peak_bytes),
+        Cell(t.status, tone=_TONES.get(t.status, "")),
+    )
+
+
+def _loss(t: Tried) -> str:
+    if t.loss is None:
+        return units.NA
+    apart = t.loss.largest_relative_difference
+    return (
+        t.loss.verdict if t.loss.verdict == "same" or apart is None else f"{t.loss.verdict}, {units.percent(apart, 2)}"
+    )

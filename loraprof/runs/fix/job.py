@@ -1,0 +1,54 @@
+"""What one run of the program is to do, and what it answers: JSON on both sides."""
+
+from typing import Literal
+
+import msgspec
+
+from loraprof.model.workload import WorkloadSpec
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """The program: a built-in workload, or a script (``module``: as for ``python -m``) with its arguments."""
+
+    spec: WorkloadSpec | None = None
+    target: list[str] = []
+    module: bool = False
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """Steps 1 and 2 show the program, then ``remedies`` are applied, ``warmup`` steps pass, ``steps`` are timed.
+
+    ``survey``: nothing is applied; every remedy of the catalogue is asked whether it fits.
+    """
+
+    remedies: list[str] = []
+    warmup: int
+    steps: int
+    survey: bool = False
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run showed. ``losses`` of every step, ``gradients`` are the norms of all parameters' in the last
+    warm-up step.
+
+    ``steps_seen`` is less than asked for where the program ended by itself. Of a survey: ``unfit`` the reasons by
+    remedy, ``preload`` the packages the program uses, ``period`` the steps of one round of the data.
+    """
+
+    status: Literal["ok", "refused", "failed"] = "ok"
+    reason: str | None = None
+    times_ns: list[int] = []
+    clock: str = ""
+    losses: list[float] = []
+    gradients: list[float] = []
+    peak_bytes: int | None = None
+    device_name: str = ""
+    steps_seen: int = 0
+    wall_ns: int = 0
+    exit_code: int = 0
+    unfit: dict[str, str] = {}
+    preload: list[str] = []
+    period: int | None = None
+
+
+WATCHED = 2  # steps before a remedy is applied

@@ -1,0 +1,114 @@
+"""What do the rounds say of a remedy? Its ratio with an interval, its loss beside the unchanged one's, its status.
+
+Loss: the largest relative difference of any step to the unchanged run of the same round. "same" up to what two
+unchanged runs differ by or to rounding, "close" up to 1 %. Where two unchanged runs differ by more than 0.1 % the
+program is not repeatable: then the means of the runs are compared with the spread of the unchanged ones. Beside the
+losses the norms of all gradients at one step must agree to a tenth: a short run's loss hides a gradient that is lost.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+from typing import Final
+
+from loraprof.analysis.statistics import floor_of, three_way
+from loraprof.comparison.ratios import Series, estimate
+from loraprof.model.fix import LossChange, LossVerdict, Measured
+from loraprof.runs.fix.job import Found
+from loraprof.runs.fix.schedule import BASE, TWIN
+
+ROUNDING: Final = 1e-5
+CLOSE: Final = 1e-2
+REPEATABLE: Final = 1e-3
+GRADIENTS: Final = 0.1
+TINY: Final = 1e-12
+
+Rounds = Sequence[Mapping[str, Found]]
+
+
+def measured(name: str, rounds: Rounds, to: str = BASE) -> Measured | None:
+    """Against ``to``, over the rounds that hold both; None where there is none."""
+    both = [r for r in rounds if {name, to, TWIN} <= r.keys()]
+    if not both:
+        return None
+    own, base, twin = (Series(tuple(tuple(r[key].times_ns) for r in both)) for key in (name, to, TWIN))
+    floor = floor_of(estimate(twin, Series(tuple(tuple(r[BASE].times_ns) for r in both))))
+    found = estimate(own, base)
+    return Measured(
+        ratio=found.ratio, low=found.ratio_low, high=found.ratio_high, verdict=three_way(found, floor, minimum=8)
+    )
+
+
+def noise(rounds: Rounds) -> float | None:
+    """What two unchanged runs differ by: the larger bound of their ratio's interval."""
+    both = [r for r in rounds if {BASE, TWIN} <= r.keys()]
+    if not both:
+        return None
+    twin, base = (Series(tuple(tuple(r[key].times_ns) for r in both)) for key in (TWIN, BASE))
+    return math.expm1(floor_of(estimate(twin, base)))
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """What the unchanged runs differ by: their losses, their means, their gradients."""
+
+    losses: float
+    spread: float
+    gradients: float
+
+    @property
+    def repeatable(self) -> bool:
+        return self.losses <= REPEATABLE
+
+
+def repeats(rounds: Rounds) -> Repeats:
+    runs = [r[key] for r in rounds for key in (BASE, TWIN) if key in r]
+    pairs = list(combinations(runs, 2))
+    means = [fmean(run.losses) for run in runs if run.losses]
+    spread = (max(means) - min(means)) / max(abs(fmean(means)), TINY) if means else 0.0
+    return Repeats(
+        losses=max((_apart(a.losses, b.losses) or 0.0 for a, b in pairs), default=0.0),
+        spread=spread,
+        gradients=max((_distance(a.gradients, b.gradients) for a, b in pairs), default=0.0),
+    )
+
+
+def loss_change(name: str, rounds: Rounds, known: Repeats) -> tuple[LossChange | None, str | None]:
+    """And the reason where it differs."""
+    both = [(r[name], r[BASE]) for r in rounds if {name, BASE} <= r.keys()]
+    if not both:
+        return None, None
+    lost = max(_distance(own.gradients, base.gradients) for own, base in both)
+    if known.repeatable:
+        apart = [d for own, base in both if (d := _apart(own.losses, base.losses)) is not None]
+        largest, same, close = max(apart, default=None), max(known.losses, ROUNDING), CLOSE
+    else:
+        means = [fmean(own.losses) for own, _ in both if own.losses]
+        usual = [fmean(r[key].losses) for r in rounds for key in (BASE, TWIN) if key in r and r[key].losses]
+        largest = abs(fmean(means) - fmean(usual)) / max(abs(fmean(usual)), TINY) if means and usual else None
+        same, close = known.spread, max(2 * known.spread, CLOSE)
+    if lost > max(GRADIENTS, 2 * known.gradients):
+        return LossChange(largest_relative_difference=largest, verdict="differs"), f"the gradients differ by {lost:.0%}"
+    if largest is None:
+        return None, None
+    verdict: LossVerdict = "same" if largest <= same else "close" if largest <= close else "differs"
+    return LossChange(largest_relative_difference=largest, verdict=verdict), None
+
+
+def _apart(own: Sequence[float], base: Sequence[float]) -> float | None:
+    """Largest relative difference of a step's loss; infinite where one is not finite, None without losses."""
+    both = list(zip(own, base, strict=False))
+    if not both:
+        return None
+    if not all(math.isfinite(a) and math.isfinite(b) for a, b in both):
+        return math.inf
+    return max(abs(a - b) / max(abs(b), TINY) for a, b in both)
+
+
+def _distance(own: Sequence[float], base: Sequence[float]) -> float:
+    """Of two vectors of norms, relative; 0 where one is unknown."""
+    if len(own) != len(base) or not base:
+        return 0.0
+    return math.dist(own, base) / max(math.hypot(*base), TINY)
