@@ -10,6 +10,7 @@ from loraprof.analysis.attribution.roles import HEAD
 from loraprof.analysis.step.records import GEMMS, Record
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.attention import LOST_ATTENTION
+from loraprof.diagnosis.findings.regressed import SLOW_OP
 from loraprof.diagnosis.remedies import base as remedies
 from loraprof.diagnosis.rows import element_bytes, kineto_bytes, like, rows_of
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
@@ -386,4 +387,5 @@ BASE_RULES = (
         thresholds={"rate": GEMM_EFFICIENCY, "busy": BUSY_SHARE},
     ),
     LOST_ATTENTION,
+    SLOW_OP,
 )

@@ -56,7 +56,7 @@ VARIABLE_LENGTH = Remedy(
     kind="data",
     text={
         "trl": 'SFTConfig(packing=True, padding_free=True) with attn_implementation="flash_attention_2"',
-        "plain": "pack sequences instead of padding them (a variable-length kernel), or flex_attention with a block mask",
+        "plain": "pack sequences instead of padding them, or flex_attention with a block mask",
     },
     fits=lambda case, values: "VARIABLE_LENGTH" in values["fixes"],
 )
@@ -185,3 +185,24 @@ MULTIPLES = Remedy(
     saved=unknown,
 )
 COMPILED_PRODUCTS = Remedy(kind="same_training", text=COMPILED, fits=not_compiled, saved=unknown)
+
+KNOWN_REGRESSION = Assumed(0.5, 0.8, 0.95, "profiles/regressions.toml: reported two to twenty times slower and more")
+
+MENDED_VERSION = Remedy(
+    kind="same_training",
+    text={"plain": "$mended"},
+    fits=lambda case, values: bool(values["mended"]),
+)
+SAME_WORK_OTHERWISE = Remedy(
+    kind="same_training",
+    text={"plain": "$patch"},
+    fits=lambda case, values: bool(values["patch"]),
+)
+LOOK_AT_OP = Remedy(
+    kind="same_training",
+    text={
+        "plain": "$op in $module runs a slow kernel: another version of torch, channels_last, or the same work as a "
+        "matrix product (a convolution whose stride is its kernel is a linear)"
+    },
+    fits=lambda case, values: not values["mended"],
+)
