@@ -31,10 +31,12 @@ from loraprof.capture.modules.facts import (
 )
 from loraprof.capture.modules.markers import COUNTED
 from loraprof.capture.nvml.client import NvmlSampler
+from loraprof.capture.passes.attention import AttentionWatch
 from loraprof.capture.passes.counting import Counting
 from loraprof.capture.passes.foreign import refuse_other_profiler
 from loraprof.capture.passes.plan import Plan
 from loraprof.capture.passes.profiler import prepare, session
+from loraprof.capture.passes.repeats import Repeats
 from loraprof.capture.passes.saved import SavedForBackward
 from loraprof.capture.passes.timing import FEW, TimingPass
 from loraprof.model.recording import ModuleCall
@@ -188,6 +190,8 @@ class Count(Phase):
         super().__init__(steps)
         self._saved = SavedForBackward()
         self._counting: Counting | None = None
+        self._attention: AttentionWatch | None = None
+        self._repeats = Repeats()
         self._eager: Any = None
 
     def enter(self, on: "Session") -> None:
@@ -201,7 +205,9 @@ class Count(Phase):
             self._eager = stance("force_eager")
             on.notes.append("work and activations were counted in a step that ran uncompiled")
         self._saved.open()
-        self._counting = Counting(on.markers.where, on.markers.follow())
+        self._attention = AttentionWatch(on.markers.where)
+        self._attention.open()
+        self._counting = Counting(on.markers.where, on.markers.follow(), self._repeats)
         self._counting.open()
 
     def step(self, on: "Session") -> bool:
@@ -214,11 +220,14 @@ class Count(Phase):
         return super().step(on)
 
     def leave(self, on: "Session") -> None:
-        counting = self._counting
+        counting, attention = self._counting, self._attention
         self.close()
-        if counting is not None:
+        if counting is not None and attention is not None:
             on.counted = counting.counted(on.markers.owner)
             on.markers.followed()
+            on.attention = attention.calls()
+            on.repeated = self._repeats.repeated()
+            on.notes += filter(None, (attention.failed, self._repeats.failed))
         on.tokens = tokens_of(on.markers)
         roots = {on.markers.ids[r] for r in on.markers.trained()[:1]}
         on.micro_batches = sum(c.module in roots and not c.recompute for c in on.markers.calls) or None
@@ -226,6 +235,8 @@ class Count(Phase):
 
     def close(self, lost: bool = False) -> None:
         self._saved.close()
+        if self._attention is not None:
+            self._attention.close()
         if self._counting is not None and not lost:
             self._counting.close()
         self._counting = None

@@ -22,7 +22,7 @@ from loraprof.capture.passes.phases import Phase, Recorded, Skip, phases
 from loraprof.capture.passes.plan import Plan
 from loraprof.capture.passes.progress import Progress
 from loraprof.errors import LoraprofError, MeasurementError
-from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
+from loraprof.model.recording import AttentionCall, CountedOp, Memory, Nvml, RepeatedOp, Timing
 
 
 class Done(Phase):
@@ -64,6 +64,8 @@ class Session:
         self.timing: Timing | None = None
         self.nvml: Nvml | None = None
         self.counted: list[CountedOp] = []
+        self.attention: list[AttentionCall] = []
+        self.repeated: list[RepeatedOp] = []
         self.memory: Memory | None = None
         self.missing: list[str] = []
         self.tokens: int | None = None
