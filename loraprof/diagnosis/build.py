@@ -11,7 +11,7 @@ from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
 from loraprof.analysis.limits.roofline import Ceiling
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction.comm_savings import more_communication
-from loraprof.analysis.prediction.counterfactual import Counterfactual, counterfactual
+from loraprof.analysis.prediction.counterfactual import Counterfactual, counterfactual, unpredicted
 from loraprof.analysis.prediction.moved import moved_ledger
 from loraprof.analysis.prediction.replayed import StepReplay, step_replay
 from loraprof.analysis.ranks.collectives import collectives_of, exposed_ns
@@ -130,6 +130,7 @@ def _explained(
         *compiled_notes(generated, recording.compilation if recording else None),
         *(note for note in unsure if note),
         *_refused(replayed, timing),
+        *([unpredicted(recording, timing.unprofiled)] if recording and adapter and predicted is None else []),
     ]
     seen = _unprofiled_step(plain, replayed, analysis.who)
     shown, causes = step if seen is None else seen.like(step), unclear(case, found)

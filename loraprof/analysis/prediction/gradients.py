@@ -48,15 +48,22 @@ def gradients(recording: Recording, rates: Rates) -> list[GradientCost] | None:
     for x in _linears(recording):
         if x.module.id in known or x.module.id not in (inside & called if called else inside):
             continue
-        if not tokens:
+        rows = tokens or _rows(recording, x) // micro
+        if not rows:
             return None
-        weight, upstream = rates.gemm_ns(x.n, x.k, tokens, x.dtype), rates.gemm_ns(tokens, x.k, x.n, x.dtype)
+        weight, upstream = rates.gemm_ns(x.n, x.k, rows, x.dtype), rates.gemm_ns(rows, x.k, x.n, x.dtype)
         if weight is None or upstream is None:
             return None
         measured.append(
             GradientCost(module=x.module.id, calls=micro, weight_ns=round(weight), input_ns=round(upstream))
         )
     return measured
+
+
+def _rows(recording: Recording, layer: _Linear) -> int:
+    """Of the inputs of a layer's products in the counted step, by their FLOPs; 0 where none was counted."""
+    own = (c for c in recording.counted if c.module == layer.module.id and c.phase == "forward" and c.flops)
+    return sum(c.flops for c in own) // (2 * layer.n * layer.k)
 
 
 def adapted_roots(recording: Recording) -> set[int]:
