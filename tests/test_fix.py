@@ -26,6 +26,7 @@ from loraprof.runs.compare.arms import arm_names
 from loraprof.runs.fix.forks import Forks, forks
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
+from loraprof.runs.fix.rows import _covered
 from loraprof.runs.fix.schedule import BASE, LEAST_STEPS, STEPS, TWIN, Bench, steps_within
 from loraprof.runs.fix.trial import try_out
 from loraprof.runs.profile.remedy_arm import WATCHED, RemedyArm
@@ -271,7 +272,7 @@ def sample() -> Fix:
 @pytest.mark.parametrize("form", sorted({*RENDERERS} - {"issue"}))
 def test_every_format_shows_it(form: str) -> None:
     page = render(sample(), form).decode()
-    assert "1.250x" in page or form == "json"
+    assert "1.25x" in page or form == "json"
     assert "lora-fused" in page
     if form == "json":
         assert msgspec.json.decode(page, type=Fix) == sample()
@@ -282,7 +283,7 @@ def test_every_format_shows_it(form: str) -> None:
 
 def test_the_headline() -> None:
     found = sample()
-    assert headline(found) == "1.250x [1.220, 1.282] the speed, measured, with lora-fused."
+    assert headline(found) == "1.25x [1.22, 1.28] the speed, measured, with lora-fused."
     both = Together(arms=["lora-fused", "tf32"], measured=Measured(ratio=0.5, low=0.5, high=0.5, verdict="faster"))
     assert "lora-fused and tf32 together" in headline(msgspec.structs.replace(found, together=both))
     assert headline(msgspec.structs.replace(found, remedies=[])).startswith("No remedy")
@@ -338,7 +339,7 @@ def test_many_ranks_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_what_is_contributed() -> None:
     lines = contribution(sample()).splitlines()
     assert lines[0].startswith("| remedy, on train.py, a device (A/A 1.0 %) |")
-    assert lines[2] == "| lora-fused | L1 | 1.30x [1.10, 1.40] | 1.250x [1.220, 1.282] |"
+    assert lines[2] == "| lora-fused | L1 | 1.30x [1.10, 1.40] | 1.25x [1.22, 1.28] |"
 
 
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
@@ -398,3 +399,14 @@ def test_a_recording_says_its_command() -> None:
     assert name == "minimind-26m"
     assert command.spec is not None
     assert (command.spec.rank, command.spec.adapter, command.spec.autocast) == (2, "handwritten", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "covered"),
+    [(0.8, 0.78, 0.82, True), (0.6, 0.55, 0.65, False), (0.95, 0.92, 0.97, False), (0.65, 0.5, 0.8, None)],
+)
+def test_whether_a_prediction_held(ratio: float, low: float, high: float, covered: bool | None) -> None:
+    """A measured interval that reaches into the predicted 1.1x to 1.4x from outside decides nothing."""
+    gain = Gain(ns=10, speedup=1.3, low=1.1, high=1.4, basis="model")
+    assert _covered(gain, Measured(ratio=ratio, low=low, high=high, verdict="faster")) is covered
+    assert _covered(None, None) is None

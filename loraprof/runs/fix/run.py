@@ -153,7 +153,7 @@ def _tried(
         target=" ".join(asked.command.target) or asked.name,
         device_name=first.device_name,
         base=unchanged(bench.rounds, first),
-        noise_floor=noise(bench.rounds),
+        noise_floor=noise([r for r in bench.rounds if any(e[0] in r for e in entries if e[0] not in COMPILING)]),
         remedies=[*sorted(alone, key=order), *unfit],
         together=together,
         rounds=len([r for r in bench.rounds if BASE in r]),
