@@ -27,6 +27,7 @@ from loraprof.runs.fix.forks import Forks, forks
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
 from loraprof.runs.fix.rows import _covered
+from loraprof.runs.fix.run import _together
 from loraprof.runs.fix.schedule import BASE, LEAST_STEPS, STEPS, TWIN, Bench, steps_within
 from loraprof.runs.fix.trial import try_out
 from loraprof.runs.profile.remedy_arm import WATCHED, RemedyArm
@@ -410,3 +411,30 @@ def test_whether_a_prediction_held(ratio: float, low: float, high: float, covere
     gain = Gain(ns=10, speedup=1.3, low=1.1, high=1.4, basis="model")
     assert _covered(gain, Measured(ratio=ratio, low=low, high=high, verdict="faster")) is covered
     assert _covered(None, None) is None
+
+
+def test_remedies_are_added_while_they_help() -> None:
+    """c helps alone and not beside the others; d changes the loss only together with a."""
+    speed = {"": 100, "a": 80, "b": 90, "c": 95, "d": 85, "a+d": 60, "a+b": 70, "a+b+c": 72}
+
+    def answers(names: list[str]) -> Found:
+        key = "+".join(names)
+        return seen([speed[key], speed[key] + 1] * 5, [9.0, 9.0] if key == "a+d" else [1.0, 0.5])
+
+    one = bench(FakeForks(answers))
+    one.base_s = 1.0
+    entries = [(name,) for name in "abcd"]
+    for number in range(2):
+        one.round(entries, "alone", number)
+    known = repeats(one.rounds)
+    alone = [
+        Tried(finding=None, arm=name, kind="numerics", text="", measured=measured(name, one.rounds), status="kept")
+        for (name,) in entries
+    ]
+    found = _together(one, alone, known, None, 0)
+    assert found is not None
+    assert found.arms == ["a", "b"]
+    assert found.measured.ratio == pytest.approx(0.7, abs=0.01)
+    assert _together(one, alone[:1], known, None, 0) is None
+    one.deadline_ns = 0
+    assert _together(one, alone, known, None, 0) is None

@@ -137,11 +137,15 @@ def _tried(
     bench = Bench(server, asked.command, deadline_ns, folder, asked.say, warmup=max(WARM_UP, survey.period or 0))
     bench.steps = steps_within(bench.left_ns() // RESERVE, len(fitting) + 2, survey, bench.warmup)
     first = bench.first()
-    entries: list[Entry] = [(r.name,) for r in fitting]
-    _singles(bench, entries)
+    quick, costly = ([r for r in fitting if (r.name in COMPILING) is compiling] for compiling in (False, True))
+    _repeat(bench, quick, bench.left_ns() // (COMPILED_RESERVE if costly else RESERVE))
     known = repeats(bench.rounds)
-    alone = [row(r, bench, known, report) for r in fitting]
-    together = _together(bench, alone, known)
+    alone = [row(r, bench, known, report) for r in quick]
+    together = _together(bench, alone, known, None, bench.left_ns() // COMPILED_RESERVE if costly else 0)
+    bench.setup_s = max(SETUP_S, bench.left_ns() / 2e9)
+    _repeat(bench, costly, 0)
+    alone += [row(r, bench, known, report) for r in costly]
+    together = _together(bench, alone, known, together, 0) if costly else together
     if folder is not None:
         notes = [*notes, *_recorded(asked, folder, alone, together)]
     unfit = [refused(r, survey.unfit[r.name], report) for r in wanted if r.name in survey.unfit]
@@ -153,7 +157,7 @@ def _tried(
         target=" ".join(asked.command.target) or asked.name,
         device_name=first.device_name,
         base=unchanged(bench.rounds, first),
-        noise_floor=noise([r for r in bench.rounds if any(e[0] in r for e in entries if e[0] not in COMPILING)]),
+        noise_floor=noise([r for r in bench.rounds if any(one.name in r for one in quick)] or bench.rounds),
         remedies=[*sorted(alone, key=order), *unfit],
         together=together,
         rounds=len([r for r in bench.rounds if BASE in r]),
@@ -179,16 +183,9 @@ def _words(asked: Asked) -> list[str]:
     return [*options, *(asked.command.target or [asked.name])]
 
 
-def _singles(bench: Bench, entries: list[Entry]) -> None:
-    """Rounds of the remedies that start at once, then of those that compile first; a share is kept for what follows."""
-    quick, costly = ([e for e in entries if (e[0] in COMPILING) is compiling] for compiling in (False, True))
-    _repeat(bench, quick, bench.left_ns() // (COMPILED_RESERVE if costly else RESERVE))
-    bench.setup_s = max(SETUP_S, bench.left_ns() / 2e9) if costly else SETUP_S
-    _repeat(bench, costly, bench.left_ns() // RESERVE)
-
-
-def _repeat(bench: Bench, live: list[Entry], kept_ns: int) -> None:
-    """Rounds until as much time is left as is kept, or it is clear that nothing here helps."""
+def _repeat(bench: Bench, remedies: Sequence[LiveRemedy], kept_ns: int) -> None:
+    """Rounds of each alone until as much time is left as is kept, or it is clear that nothing here helps."""
+    live: list[Entry] = [(remedy.name,) for remedy in remedies]
     for number in range(ROUNDS if live else 0):
         if bench.left_ns() < (len(live) + 2) * bench.base_s * 1e9:
             return
@@ -202,25 +199,27 @@ def _repeat(bench: Bench, live: list[Entry], kept_ns: int) -> None:
             return
 
 
-def _together(bench: Bench, alone: Sequence[Tried], known: Repeats) -> Together | None:
-    """Greedy: the best, then each further one as long as the step gets faster and the loss stays."""
-    helped = sorted((t for t in alone if t.status == "kept" and t.measured), key=lambda t: t.measured.ratio)  # type: ignore[union-attr]
-    if len(helped) < 2:
-        return None
-    arms, best = [helped[0].arm], None
-    for candidate in helped[1:]:
-        trial = (*arms, candidate.arm)
-        if bench.left_ns() < 4 * LEAST * bench.base_s * 1e9:
+def _together(
+    bench: Bench, alone: Sequence[Tried], known: Repeats, start: Together | None, kept_ns: int
+) -> Together | None:
+    """Greedy: what ``start`` holds or the best alone, then each further one while the step gets faster and the loss
+    stays, until as much time is left as is kept."""
+    kept = {t.arm: t.measured.ratio for t in alone if t.status == "kept" and t.measured}
+    helped = sorted(kept, key=lambda arm: kept[arm])
+    arms, best = list(start.arms) if start else helped[:1], start
+    for candidate in (arm for arm in helped if arm not in arms and (not start or arm in COMPILING)):
+        trial = (*arms, candidate)
+        if bench.left_ns() < kept_ns + 4 * LEAST * bench.base_s * 1e9:
             break
         before = len(bench.rounds)
         for number in range(TOGETHER_ROUNDS):
-            if number < LEAST or bench.left_ns() > 4 * bench.base_s * 1e9:
-                bench.round([tuple(arms), trial], f"together {len(trial)}", number)
+            if number < LEAST or bench.left_ns() > kept_ns + 4 * bench.base_s * 1e9:
+                bench.round([tuple(arms), trial], f"together with {candidate}", number)
         rounds, name = bench.rounds[before:], name_of(trial)
         against, found = measured(name, rounds, name_of(tuple(arms))), measured(name, rounds)
         change, _ = loss_change(name, rounds, known)
         if against is None or found is None or against.ratio >= 1 or (change and change.verdict == "differs"):
             continue
-        arms.append(candidate.arm)
+        arms.append(candidate)
         best = Together(arms=list(arms), measured=found, loss=change, peak_bytes=peak(name, rounds))
     return best
