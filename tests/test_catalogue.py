@@ -12,7 +12,7 @@ from loraprof.diagnosis.judge import RULES, rule_named
 from loraprof.errors import UsageError
 from loraprof.report.explain import render_explain, render_list
 
-COUNTS = {"G": 6, "L": 11, "H": 5, "B": 12, "D": 6, "N": 3, "W": 1}
+COUNTS = {"G": 6, "L": 11, "H": 6, "B": 14, "D": 6, "N": 3, "W": 1}
 IDS = [f"{letter}{i}" for letter, n in COUNTS.items() for i in range(1, n + 1)]
 
 
@@ -91,6 +91,7 @@ def test_sources_look_like_threads_papers_or_documents() -> None:
         "IBM fms-acceleration benchmarks",
         "Liger-Kernel",
         "CentML/lorafusion README",
+        "unsloth.ai/blog/nvidia-collab",
     }
     assert [e.id for e in ENTRIES if not e.sources and e.evidence != "derived"] == []
 

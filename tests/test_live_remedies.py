@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from loraprof.remedies.catalogue import REMEDIES
 from loraprof.remedies.lora_sites import lora_sites
+from loraprof.remedies.loss import ChunkedCrossEntropy
 from loraprof.remedies.program import Program
 from loraprof.remedies.watch import Repeats, Watch
 from loraprof.workloads.arms.lowrank import LowRankLinear
@@ -477,3 +478,37 @@ def test_compiled_blocks() -> None:
     assert remedy.fits(program) == "it is compiled already"
     undo()
     assert not any(m._compiled_call_impl for m in model.modules())
+
+
+@pytest.mark.parametrize("chunk", [1 << 26, 1024])
+def test_the_chunked_loss_in_float64(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loraprof.remedies.loss.CHUNK_BYTES", chunk)
+    hidden, weight = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((7, 5), (64, 5)))
+    labels = torch.randint(64, (7,))
+    assert torch.autograd.gradcheck(lambda h, w: ChunkedCrossEntropy.apply(h, w, labels), (hidden, weight))
+    found = ChunkedCrossEntropy.apply(hidden, weight, labels)
+    torch.testing.assert_close(found, F.cross_entropy(hidden @ weight.t(), labels, reduction="sum"))
+
+
+@pytest.mark.parametrize("items", [None, 9])
+def test_head_and_loss_in_chunks(items: int | None) -> None:
+    model, batch = llama(), tokens(padded=True)
+    program, _ = causal(model, batch)
+    kwargs: dict[str, Any] = {**batch, **({"num_items_in_batch": items} if items else {})}
+    plain, remedy, inner = gradients(model, kwargs), REMEDIES["chunked-loss"], base_of(model)
+    logits, loss, was = model(**batch).logits, model(**kwargs).loss, dict(vars(inner))
+    assert remedy.fits(program) is None
+    undo = remedy.apply(program)
+    found = model(**kwargs)
+    assert found.logits is None
+    torch.testing.assert_close(found.loss, loss)
+    same(gradients(model, kwargs), plain)
+    torch.testing.assert_close(
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, logits
+    )
+    torch.testing.assert_close(model.eval()(**batch).logits, logits)
+    undo()
+    assert vars(inner).keys() == was.keys()
+    torch.testing.assert_close(model.train()(**batch).logits, logits)
+    inner.config.final_logit_softcapping = 30.0
+    assert remedy.fits(program) == "its logits are scaled or capped after the head"

@@ -7,6 +7,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "loraprof profile",
         "loraprof profile tiny-llama-cpu --rank 8 --seq 256",
         "loraprof profile --record run.loraprof train.py --lr 3e-4",
+        "loraprof profile -- accelerate launch train.py",
         "torchrun --nproc-per-node 2 -m loraprof profile train.py",
     ),
     "compare": (

@@ -55,7 +55,8 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport, unp
     goes = ", ".join(shares).replace(" to ", " goes to ", 1)
     extra = ""
     if adapter is not None and parts[linears]:
-        extra = f" The adapters take {units.ratio(adapted / parts[linears])} the frozen layers' own time."
+        times = adapted / parts[linears]
+        extra = f" The adapters take {units.ratio(times, 2 if times < 10 else 0)} the frozen layers' own time."
     return f"Of {_whole(timing, unprofiled)}, {goes}.{extra}"
 
 

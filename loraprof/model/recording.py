@@ -124,6 +124,43 @@ class CountedOp(msgspec.Struct, frozen=True, kw_only=True):
     min_bytes: Bytes
 
 
+Backend = Literal["math", "efficient", "flash", "cudnn", "overrideable"]
+RANKS: Final[dict[Backend, int]] = {"math": 0, "efficient": 1, "flash": 2, "cudnn": 2, "overrideable": 2}  # by speed
+MaskUse = Literal["none", "all true", "causal", "needed"]
+Obstacle = Literal["mask", "dropout", "layout", "dtype", "head size"]
+
+
+class AttentionCall(msgspec.Struct, frozen=True, kw_only=True):
+    """Equal calls of scaled_dot_product_attention in the counted forward pass. ``backend`` is torch's own choice,
+    ``faster`` that without the ``obstacles``; None: there is no faster one, or nothing to change."""
+
+    module: IndexOrNone  # ModuleInfo.id, -1 outside every module
+    query: tuple[Size, ...]
+    key: tuple[Size, ...]
+    value: tuple[Size, ...]
+    dtype: str
+    mask: MaskUse
+    mask_shape: tuple[Size, ...] | None = None
+    causal: bool = False
+    dropout: Fraction = 0.0
+    backend: Backend | None = None
+    faster: Backend | None = None
+    obstacles: list[Obstacle] = []
+    said: str | None = None  # by torch's check of flash attention
+    count: Count = 1
+    ran_ns: PositiveNs | None = None  # forward and backward of one call alone, as it was
+    faster_ns: PositiveNs | None = None  # and with the faster kernel
+
+
+class RepeatedOp(msgspec.Struct, frozen=True, kw_only=True):
+    """Ops of the counted forward pass of which another module had computed the same result before."""
+
+    module: Index  # ModuleInfo.id
+    op: str
+    count: Count
+    modules: Count  # that computed it, the first included
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes. On CPU ``peak_bytes`` is null: no allocator statistics exist there."""
 
@@ -261,6 +298,8 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     calls: list[ModuleCall] = []
     timing: Timing | None = None
     counted: list[CountedOp] = []
+    attention: list[AttentionCall] = []
+    repeated: list[RepeatedOp] = []
     memory: Memory | None = None
     calibration: Calibration | None = None
     training_cost: TrainingCost | None = None

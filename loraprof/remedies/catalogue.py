@@ -3,7 +3,7 @@
 from typing import Final
 
 from loraprof.errors import UsageError
-from loraprof.remedies import adapter, data, model, optimizer
+from loraprof.remedies import adapter, data, loss, model, optimizer
 from loraprof.remedies.remedy import LiveRemedy
 from loraprof.store.specs import did_you_mean
 
@@ -18,6 +18,7 @@ REMEDIES: Final[dict[str, LiveRemedy]] = {
         optimizer.SET_TO_NONE,
         model.SDPA,
         model.NO_MASK,
+        loss.CHUNKED,
         model.NO_CHECKPOINTING,
         model.NON_REENTRANT,
         data.PAD_TO_LONGEST,

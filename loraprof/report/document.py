@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``short`` heads the column on a narrow page; of columns with ``drop`` the highest goes first."""
+    """``short`` heads the column on a narrow page; of columns with ``drop`` the highest goes first, and a ``gloss``,
+    which only explains another column, even where nothing may be cut."""
 
     title: str
     short: str = ""
     number: bool = False
     drop: int = 0
     elastic: bool = False  # may be cut to fit
+    gloss: bool = False
 
 
 @dataclass(frozen=True, slots=True)

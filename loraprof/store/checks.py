@@ -46,6 +46,8 @@ def _recording(recording: Recording) -> Iterator[str]:
     yield from _within("modules[{}].site", (-1 if m.site is None else m.site for m in recording.modules), sites, "site")
     yield from _within("parameters[{}].module", (p.module for p in recording.parameters), modules, "module")
     yield from _within("calls[{}].module", (call.module for call in recording.calls), modules, "module")
+    yield from _within("attention[{}].module", (c.module for c in recording.attention), modules, "module")
+    yield from _within("repeated[{}].module", (op.module for op in recording.repeated), modules, "module")
     yield from _within("counted[{}].module", (op.module for op in recording.counted), modules, "module")
     if recording.training_cost is not None:
         gradients = (g.module for g in recording.training_cost.gradients)

@@ -14,13 +14,14 @@ at = int(sys.argv[1]) if len(sys.argv) > 1 else 9
 
 
 class LoRALinear(nn.Module):
-    def __init__(self, width, rank=4):
+    def __init__(self, width: int, rank: int = 4) -> None:
         super().__init__()
         self.base = nn.Linear(width, width).requires_grad_(False)
         self.lora_A, self.lora_B = nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False)
 
-    def forward(self, x):
-        return self.base(x) + self.lora_B(self.lora_A(x))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.base(x) + self.lora_B(self.lora_A(x))
+        return out
 
 
 torch.manual_seed(0)

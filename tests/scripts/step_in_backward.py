@@ -9,21 +9,24 @@ from torch import nn
 
 
 class LoRALinear(nn.Module):
-    def __init__(self, width, rank=8):
+    def __init__(self, width: int, rank: int = 8) -> None:
         super().__init__()
         self.base = nn.Linear(width, width).requires_grad_(False)
         self.lora_A, self.lora_B = nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False)
 
-    def forward(self, x):
-        return self.base(x) + self.lora_B(self.lora_A(x))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.base(x) + self.lora_B(self.lora_A(x))
+        return out
 
 
 torch.manual_seed(0)
 model = nn.Sequential(*[LoRALinear(256) for _ in range(4)])
-optimizers = {p: torch.optim.AdamW([p], lr=1e-3) for p in model.parameters() if p.requires_grad}
+optimizers: dict[torch.Tensor, torch.optim.AdamW] = {
+    p: torch.optim.AdamW([p], lr=1e-3) for p in model.parameters() if p.requires_grad
+}
 
 
-def step(parameter):
+def step(parameter: torch.Tensor) -> None:
     optimizers[parameter].step()
     optimizers[parameter].zero_grad()
 

@@ -5,7 +5,7 @@ full   = frozen + weight gradients of the frozen layers + optimizer and clipping
          + communication of the gradients that LoRA does not have
 
 T is the unprofiled median. On a CPU the parts are sums over the recorded steps' entries, freed of the profiler's cost
-(those of the reported step count). On a GPU both steps are replayed with the calls they would make, at the host speed
+(the median step counts). On a GPU both steps are replayed with the calls they would make, at the host speed
 at which the replay of the recorded step meets T; where the gate refuses the replay and the device waits (for its host,
 for other ranks), nothing is predicted. What is added was measured alone, on this device, after the step
 (``capture.device.gradient_cost``).
@@ -85,7 +85,8 @@ def counterfactual(
     ledgers = [one for one in analysis.ledgers if one.ns.sum()]
     now = unprofiled.median_ns
     each = [_parts(one, unprofiled_ns(analysis, one, recording, now), recording, known) for one in ledgers]
-    parts = _parts(plain, plain.ns.astype(np.float64), recording, known) if plain is not None else _median(each)
+    moved = plain if step is not None else None
+    parts = _median(each) if moved is None else _parts(moved, moved.ns.astype(np.float64), recording, known)
     wgrad = parts.factor * sum(g.calls * g.weight_ns for g in known) + tied_ns(recording, rates)
     micro = recording.workload.micro_batches or 1
     clip, accumulate = float(cost.clip_ns) if parts.clip else 0.0, float(cost.accumulate_ns) * (micro - 1)

@@ -60,6 +60,8 @@ PACKAGES: Final = (
     "numpy",
     "nvidia-cublas",
     "nvidia-cublas-cu12",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
     "nvidia-ml-py",
     "peft",
     "tensorboard",

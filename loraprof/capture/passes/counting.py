@@ -16,6 +16,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from loraprof.capture.adapters.flow import Flow
 from loraprof.capture.modules.shards import first_byte
+from loraprof.capture.passes.repeats import Repeats
 from loraprof.model.recording import CountedOp
 
 aten: Any = torch.ops.aten
@@ -43,11 +44,13 @@ FLOPS: Final[dict[Any, Callable[..., Any]]] = flop_registry | {  # torch's table
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts ops between ``__enter__`` and ``__exit__``; ``where()`` gives (module id, phase, autograd
     number): the module is -1 in the backward pass, where the number says whose node runs. ``flow`` sees the forward
-    pass."""
+    pass, ``repeats`` all of it."""
 
-    def __init__(self, where: Callable[[], tuple[int, str, int]], flow: Flow | None = None) -> None:
+    def __init__(
+        self, where: Callable[[], tuple[int, str, int]], flow: Flow | None = None, repeats: Repeats | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._where, self._flow = where, flow
+        self._where, self._flow, self._repeats = where, flow, repeats
         self.uncounted = 0
         self._facts: dict[Any, _Facts] = {}
         self._counts: Counter[tuple[int, str, int, str, tuple[torch.Size, ...], int, int]] = Counter()
@@ -77,6 +80,8 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         where = self._where()
         if self._flow is not None and (where[1] == "forward" or where[1] == "other"):
             self._flow.see(func, args, given, tensors, out)
+        if self._repeats is not None:
+            self._repeats.see(func, args, given, out, where)
         self._counts[(*where, facts.op, tuple([t.shape for t in tensors[:4]]), flops, moved)] += 1
 
     def open(self) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch.profiler import record_function
 
 from loraprof import units
+from loraprof.analysis.statistics import median_interval
 from loraprof.capture.device.protocol import Device
 from loraprof.capture.modules.facts import (
     Padding,
@@ -30,12 +31,14 @@ from loraprof.capture.modules.facts import (
 )
 from loraprof.capture.modules.markers import COUNTED
 from loraprof.capture.nvml.client import NvmlSampler
+from loraprof.capture.passes.attention import AttentionWatch
 from loraprof.capture.passes.counting import Counting
 from loraprof.capture.passes.foreign import refuse_other_profiler
 from loraprof.capture.passes.plan import Plan
 from loraprof.capture.passes.profiler import prepare, session
+from loraprof.capture.passes.repeats import Repeats
 from loraprof.capture.passes.saved import SavedForBackward
-from loraprof.capture.passes.timing import TimingPass
+from loraprof.capture.passes.timing import FEW, TimingPass
 from loraprof.model.recording import ModuleCall
 
 if TYPE_CHECKING:
@@ -127,9 +130,15 @@ class Timed(Phase):
 
     def step(self, on: "Session") -> bool:
         self._pass.stamp()
-        return self._pass.enough()
+        if self._pass.enough():
+            return True
+        if on.progress.due():
+            on.progress.show(timing_sentence(self._pass, on.plan, on.device.asynchronous))
+            self._pass.again()
+        return False
 
     def leave(self, on: "Session") -> None:
+        on.progress.clear()
         on.timing = self._pass.timing(self._before)
 
     def cut(self, on: "Session") -> None:
@@ -181,6 +190,8 @@ class Count(Phase):
         super().__init__(steps)
         self._saved = SavedForBackward()
         self._counting: Counting | None = None
+        self._attention: AttentionWatch | None = None
+        self._repeats = Repeats()
         self._eager: Any = None
 
     def enter(self, on: "Session") -> None:
@@ -194,7 +205,9 @@ class Count(Phase):
             self._eager = stance("force_eager")
             on.notes.append("work and activations were counted in a step that ran uncompiled")
         self._saved.open()
-        self._counting = Counting(on.markers.where, on.markers.follow())
+        self._attention = AttentionWatch(on.markers.where)
+        self._attention.open()
+        self._counting = Counting(on.markers.where, on.markers.follow(), self._repeats)
         self._counting.open()
 
     def step(self, on: "Session") -> bool:
@@ -207,11 +220,14 @@ class Count(Phase):
         return super().step(on)
 
     def leave(self, on: "Session") -> None:
-        counting = self._counting
+        counting, attention = self._counting, self._attention
         self.close()
-        if counting is not None:
+        if counting is not None and attention is not None:
             on.counted = counting.counted(on.markers.owner)
             on.markers.followed()
+            on.attention = attention.calls()
+            on.repeated = self._repeats.repeated()
+            on.notes += filter(None, (attention.failed, self._repeats.failed))
         on.tokens = tokens_of(on.markers)
         roots = {on.markers.ids[r] for r in on.markers.trained()[:1]}
         on.micro_batches = sum(c.module in roots and not c.recompute for c in on.markers.calls) or None
@@ -219,6 +235,8 @@ class Count(Phase):
 
     def close(self, lost: bool = False) -> None:
         self._saved.close()
+        if self._attention is not None:
+            self._attention.close()
         if self._counting is not None and not lost:
             self._counting.close()
         self._counting = None
@@ -304,6 +322,15 @@ class Profile(Phase):
         if self._range is not None and not lost:
             self._range.__exit__(None, None, None)
         self._range = None
+
+
+def timing_sentence(timed: TimingPass, plan: Plan, sampled: bool) -> str:
+    """``timing 14/20 · 132 ms ±0.4 % · 9 s left``."""
+    median, low, high = median_interval(timed.steps_ns)
+    done = len(timed.steps_ns)
+    left = plan.left_ns(median, timed.wanted - done, sampled)
+    spread = f" ±{units.percent((high - low) / 2 / median)}" if median and done >= FEW else ""
+    return f"timing {done}/{max(timed.wanted, done)} · {units.ns(median)}{spread} · {units.ns(left, 2)} left"
 
 
 def early_sentence(on: "Session") -> str:

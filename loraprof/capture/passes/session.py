@@ -20,8 +20,9 @@ from loraprof.capture.passes.boundary import StepBoundary
 from loraprof.capture.passes.foreign import refuse_other_profiler, silent, when_step_returns
 from loraprof.capture.passes.phases import Phase, Recorded, Skip, phases
 from loraprof.capture.passes.plan import Plan
+from loraprof.capture.passes.progress import Progress
 from loraprof.errors import LoraprofError, MeasurementError
-from loraprof.model.recording import CountedOp, Memory, Nvml, Timing
+from loraprof.model.recording import AttentionCall, CountedOp, Memory, Nvml, RepeatedOp, Timing
 
 
 class Done(Phase):
@@ -32,16 +33,21 @@ class Session:
     """Attach with ``install``; ``remove`` detaches everything and stops a running profiler.
 
     ``on_done`` is called once, from the optimizer's hook, when the last step that is needed has ended; ``tell`` is
-    told how fast it goes. In a child forked from this process the session is ``inert``.
+    told how fast it goes, ``progress`` shown how far it is. In a child forked from this process the session is
+    ``inert``.
     """
 
     attached: ClassVar["Session | None"] = None  # two would time and profile each other
 
     def __init__(
-        self, plan: Plan, on_done: Callable[[], None] = lambda: None, tell: Callable[[str], None] = lambda _: None
+        self,
+        plan: Plan,
+        on_done: Callable[[], None] = lambda: None,
+        tell: Callable[[str], None] = lambda _: None,
+        progress: Progress = Progress(),  # noqa: B008  # it shows nothing, and holds nothing
     ) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the USDT lines torch prints per session
-        self.plan, self._on_done, self.tell = plan, on_done, tell
+        self.plan, self._on_done, self.tell, self.progress = plan, on_done, tell, progress
         self.boundary = StepBoundary(self._after)
         self.markers = Markers()
         self.watch = CompileWatch(self._pause, self._resume)
@@ -58,6 +64,8 @@ class Session:
         self.timing: Timing | None = None
         self.nvml: Nvml | None = None
         self.counted: list[CountedOp] = []
+        self.attention: list[AttentionCall] = []
+        self.repeated: list[RepeatedOp] = []
         self.memory: Memory | None = None
         self.missing: list[str] = []
         self.tokens: int | None = None

@@ -8,6 +8,7 @@ import msgspec
 import torch
 from torch import nn
 
+from loraprof.capture.device.attention_cost import attention_costs
 from loraprof.capture.device.calibrate import DTYPES
 from loraprof.capture.device.calibration_cache import cached_calibration
 from loraprof.capture.device.environment import environment
@@ -86,6 +87,8 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         calls=recorded.calls or session.markers.calls,
         timing=session.timing,
         counted=session.counted,
+        attention=session.attention,
+        repeated=session.repeated,
         memory=session.memory,
         overhead_ns={
             "boundary_hook": session.boundary.cost_ns / max(session.boundary.calls, 1),
@@ -116,8 +119,10 @@ def calibrated(session: Session, recording: Recording) -> Recording:
     shapes = gemm_shapes(recording.modules, sites, per) if per and sites else []
     calibration, notes = cached_calibration(session.device.place, shapes, dtype)
     cost = _training_cost(session) if sites else None
-    notes = [*recording.notes, *notes]
-    return msgspec.structs.replace(recording, calibration=calibration, training_cost=cost, notes=notes)
+    attention = attention_costs(recording.attention, session.device.place)
+    return msgspec.structs.replace(
+        recording, calibration=calibration, training_cost=cost, attention=attention, notes=[*recording.notes, *notes]
+    )
 
 
 def _compilation(session: Session, modules: list[ModuleInfo]) -> Compilation | None:

@@ -9,6 +9,8 @@ from loraprof.analysis.attribution.containers import CORE
 from loraprof.analysis.attribution.roles import HEAD
 from loraprof.analysis.step.records import GEMMS, Record
 from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.findings.attention import LOST_ATTENTION
+from loraprof.diagnosis.findings.regressed import SLOW_OP
 from loraprof.diagnosis.remedies import base as remedies
 from loraprof.diagnosis.rows import element_bytes, kineto_bytes, like, rows_of
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
@@ -350,6 +352,7 @@ BASE_RULES = (
         test=other_parts,
         remedies=(remedies.FAST_ATTENTION, remedies.SDPA, remedies.LIGER),
         thresholds={"share": OTHER_SHARE},
+        explained_by=(LOST_ATTENTION,),
     ),
     Rule(
         id="B4",
@@ -383,4 +386,6 @@ BASE_RULES = (
         remedies=(remedies.FEWER_MICRO_BATCHES, remedies.LARGER_BATCH, remedies.MULTIPLES, remedies.COMPILED_PRODUCTS),
         thresholds={"rate": GEMM_EFFICIENCY, "busy": BUSY_SHARE},
     ),
+    LOST_ATTENTION,
+    SLOW_OP,
 )

@@ -9,6 +9,7 @@ from loraprof.analysis.prediction.replay import accepted
 from loraprof.analysis.trace.intervals import union
 from loraprof.diagnosis.case import LONG_NS, Case
 from loraprof.diagnosis.findings.compiled import COMPILING
+from loraprof.diagnosis.findings.repeated import REPEATED_WORK
 from loraprof.diagnosis.remedies import host as remedies
 from loraprof.diagnosis.remedy import target
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
@@ -233,4 +234,5 @@ HOST_RULES = (
         remedies=(remedies.ONE_DEVICE_EACH,),
         thresholds={"busy": ACTIVE, "overlap": OVERLAP},
     ),
+    REPEATED_WORK,
 )

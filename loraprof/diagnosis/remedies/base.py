@@ -48,6 +48,45 @@ SDPA = Remedy(
         "plain": "torch.nn.functional.scaled_dot_product_attention instead of products and a softmax",
     },
 )
+NO_MASK = Remedy(
+    kind="same_training",
+    text={
+        "transformers-model": "leave attention_mask out of batches without padding: the causal kernel is chosen then",
+        "plain": "no attn_mask where it masks nothing; is_causal=True instead of a causal one",
+    },
+    fits=lambda case, values: "NO_MASK" in values["fixes"],
+)
+VARIABLE_LENGTH = Remedy(
+    kind="data",
+    text={
+        "trl": 'SFTConfig(packing=True, padding_free=True) with attn_implementation="flash_attention_2"',
+        "plain": "pack sequences instead of padding them, or flex_attention with a block mask",
+    },
+    fits=lambda case, values: "VARIABLE_LENGTH" in values["fixes"],
+)
+NO_ATTENTION_DROPOUT = Remedy(
+    kind="other_training",
+    text={"transformers-model": "config.attention_dropout = 0.0", "plain": "dropout_p=0.0 in attention"},
+    fits=lambda case, values: "NO_ATTENTION_DROPOUT" in values["fixes"],
+)
+CONTIGUOUS_HEADS = Remedy(
+    kind="same_training",
+    text={"plain": "query, key and value contiguous in their last dimension (.contiguous() where they are made)"},
+    fits=lambda case, values: "CONTIGUOUS_HEADS" in values["fixes"],
+)
+HALF_ATTENTION = Remedy(
+    kind="numerics",
+    text={
+        "transformers": "TrainingArguments(bf16=True)",
+        "plain": "attention in bf16: torch.autocast, or query, key and value cast before it",
+    },
+    fits=lambda case, values: "HALF_ATTENTION" in values["fixes"],
+)
+PADDED_HEADS = Remedy(
+    kind="same_training",
+    text={"plain": "F.pad query, key and value to one head size that 8 divides, with scale=head_size ** -0.5"},
+    fits=lambda case, values: "PADDED_HEADS" in values["fixes"],
+)
 LIGER = Remedy(
     kind="same_training",
     text={
@@ -174,3 +213,24 @@ MULTIPLES = Remedy(
     saved=unknown,
 )
 COMPILED_PRODUCTS = Remedy(kind="same_training", text=COMPILED, fits=not_compiled, saved=unknown)
+
+KNOWN_REGRESSION = Assumed(0.5, 0.8, 0.95, "profiles/regressions.toml: reported two to twenty times slower and more")
+
+MENDED_VERSION = Remedy(
+    kind="same_training",
+    text={"plain": "$mended"},
+    fits=lambda case, values: bool(values["mended"]),
+)
+SAME_WORK_OTHERWISE = Remedy(
+    kind="same_training",
+    text={"plain": "$patch"},
+    fits=lambda case, values: bool(values["patch"]),
+)
+LOOK_AT_OP = Remedy(
+    kind="same_training",
+    text={
+        "plain": "$op in $module runs a slow kernel: another version of torch, channels_last, or the same work as a "
+        "matrix product (a convolution whose stride is its kernel is a linear)"
+    },
+    fits=lambda case, values: not values["mended"],
+)

@@ -63,3 +63,17 @@ ONE_DEVICE_EACH = Remedy(
         "plain": "the whole model on one device per process (torchrun), DistributedDataParallel around it",
     },
 )
+
+ONCE_PER_STEP = Remedy(
+    kind="same_training",
+    text={"plain": "compute it once per step, before the layers, and pass it down: $what"},
+    fits=lambda case, values: bool(values["what"]),
+)
+READ_ONCE = Remedy(
+    kind="same_training",
+    text={
+        "plain": "read the value once per step, before the layers, and pass the number down: .item(), nonzero() and "
+        "comparisons in $place"
+    },
+    fits=lambda case, values: bool(values["place"]),
+)

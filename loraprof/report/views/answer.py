@@ -20,8 +20,9 @@ def headline(report: Report) -> str:
 
 
 def lines(report: Report) -> tuple[str, ...]:
-    """What was profiled, and why the answer is as it is."""
-    return tuple(filter(None, (" · ".join(_identity(report)), _why(report))))
+    """What was profiled, and why the answer is as it is, where the headline does not say so itself."""
+    why = _why(report) if _against_full(report) else ""
+    return tuple(filter(None, (" · ".join(_identity(report)), why)))
 
 
 def sure(report: Report) -> str:

@@ -21,12 +21,14 @@ def proposals_section(report: Report) -> Section:
     """At most four changes, of which three may keep the training as it is; the rest is among the findings."""
     now = report.timing.unprofiled
     number, groups = 0, []
+    known = any(_gains(r) for f in report.findings if is_cause(f) for r in f.remedies)
     for title, kinds in GROUPS:
         best = [(f, r) for f in report.findings if is_cause(f) and (r := _best(f, kinds))]
-        worth = [(f, r) for f, r in best if r.gain and r.gain.speedup > LEAST]
+        worth = [(f, r) for f, r in best if _gains(r)]
         worth.sort(key=lambda pair: -pair[1].gain.ns if pair[1].gain else 0)
         made = []
-        for finding, remedy in (worth or best[:1])[: MOST_SAME if kinds is SAME else MOST - number]:
+        unknown = [pair for pair in best if pair[1].gain is None]
+        for finding, remedy in (worth if known else unknown[:1])[: MOST_SAME if kinds is SAME else MOST - number]:
             number += 1
             made.append(_proposal(number, finding, remedy, now.median_ns if now else None))
         if made:
@@ -36,6 +38,10 @@ def proposals_section(report: Report) -> Section:
     else:
         block = Proposals(tuple(groups))
     return Section("do", "What to do", (block,), brief=True)
+
+
+def _gains(remedy: RemedyReport) -> bool:
+    return remedy.gain is not None and remedy.gain.speedup > LEAST
 
 
 def _best(finding: Finding, kinds: Collection[str]) -> RemedyReport | None:

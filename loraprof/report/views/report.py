@@ -57,7 +57,8 @@ def _sections(report: Report, shown: Report) -> list[Section]:
         text = "The input holds no step: nothing can be partitioned."
         sections.append(Section("time", "Where the step goes", (Paragraph(text),), brief=True))
     else:
-        bar = Bar(_rows(partition_bar(step, cpu=cpu), step))
+        parts = partition_bar(step, cpu=cpu)
+        bar = Bar(_rows(parts, step)) if parts else Paragraph("This step is empty: it ends where it starts.")
         sections.append(Section("time", answer.where_title(step, plain), (bar,), step.name, brief=True))
     sections.append(proposals_section(report))
     sections.append(Section("sure", "How sure", _sure(report), brief=True))
@@ -65,7 +66,7 @@ def _sections(report: Report, shown: Report) -> list[Section]:
         sections.append(Section("phases", "Time by phase and role", (tables.phase_roles(step),)))
         if step.ns(kind="idle"):
             title = "Time outside ops, by cause" if cpu else "Idle time by cause"
-            sections.append(Section("idle", title, (tables.idle_causes(step, cpu=cpu),), _launches(step)))
+            sections.append(Section("idle", title, (tables.idle_causes(step, cpu=cpu),), _launches(step, plain)))
     if shown.kernels:
         title = "Top ops" if cpu else "Top kernels"
         sections.append(Section("kernels", title, (tables.kernel_table(shown),), _ceilings(shown)))
@@ -129,14 +130,13 @@ def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
     )
 
 
-def _launches(step: Step) -> str:
+def _launches(step: Step, plain: bool) -> str:
     launches = step.launches
     if launches is None:
         return ""
-    return (
-        f"{units.count(launches.count)} launches, {units.ns(launches.api_median_ns)} per call, "
-        f"{units.ns(launches.latency_floor_ns)} to start"
-    )
+    calls = f"{units.count(launches.count)} launches, {units.ns(launches.api_median_ns)} per call"
+    profiled = " under the profiler" if plain else ""
+    return f"{calls}{profiled}, {units.ns(launches.latency_floor_ns)} to start"
 
 
 def _ceilings(report: Report) -> str:

@@ -97,7 +97,7 @@ def idle_causes(step: Step, *, cpu: bool) -> Table:
     )
     columns = (
         Column("cause"),
-        Column("meaning", drop=1, elastic=True),
+        Column("meaning", drop=1, elastic=True, gloss=True),
         Column(scale.unit, number=True),
         Column("% of step", "%", number=True),
         Column("gaps", number=True),

@@ -25,7 +25,7 @@ from loraprof.runs.fix.forks import Forks, forks
 from loraprof.runs.fix.job import Command, Trial
 from loraprof.runs.fix.judge import Repeats, loss_change, measured, noise, repeats
 from loraprof.runs.fix.rows import order, peak, promise, refused, row, unchanged
-from loraprof.runs.fix.schedule import BASE, SETUP_S, WARM_UP, Bench, Entry, name_of
+from loraprof.runs.fix.schedule import BASE, SETUP_S, WARM_UP, Bench, Entry, name_of, steps_within
 from loraprof.store.writing import write
 
 ROUNDS: Final = 10  # at most
@@ -135,6 +135,7 @@ def _tried(
     fitting = [r for r in wanted if r.name not in survey.unfit]
     fitting.sort(key=lambda r: -promise(r, report))
     bench = Bench(server, asked.command, deadline_ns, folder, asked.say, warmup=max(WARM_UP, survey.period or 0))
+    bench.steps = steps_within(bench.left_ns() // RESERVE, len(fitting) + 2, survey, bench.warmup)
     first = bench.first()
     entries: list[Entry] = [(r.name,) for r in fitting]
     _singles(bench, entries)
@@ -189,6 +190,8 @@ def _singles(bench: Bench, entries: list[Entry]) -> None:
 def _repeat(bench: Bench, live: list[Entry], kept_ns: int) -> None:
     """Rounds until as much time is left as is kept, or it is clear that nothing here helps."""
     for number in range(ROUNDS if live else 0):
+        if bench.left_ns() < (len(live) + 2) * bench.base_s * 1e9:
+            return
         if number >= LEAST and bench.round_ns(live) + kept_ns > bench.left_ns():
             return
         if number and bench.round_ns(live) > bench.left_ns():

@@ -20,9 +20,10 @@ from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.profile.remedy_arm import WATCHED
 from loraprof.store.writing import write
 
-WARM_UP: Final = 5
+WARM_UP: Final = 3
 STEPS: Final = 10
 LEAST_STEPS: Final = 4
+WANTED: Final = 4  # rounds that the steps of a run leave time for
 SLOWER: Final = 1.15  # than the unchanged program in its first round: not tried again
 HUNG: Final = 5  # times the unchanged step
 SETUP_S: Final = 60.0  # that a remedy may take before its first step
@@ -46,6 +47,7 @@ class Bench:
     base_s: float = 0.0  # of one unchanged run
     rounds: list[dict[str, Found]] = field(default_factory=list)
     ended: dict[str, Found] = field(default_factory=dict)  # failed or refused, with the reason
+    opening: Found | None = None  # the unchanged program's first run, part of the first round
     took_ns: dict[str, int] = field(default_factory=dict)  # the last run of each, its start included
 
     def left_ns(self) -> int:
@@ -63,7 +65,7 @@ class Bench:
             raise MeasurementError(
                 f"the unchanged program cannot be measured: {found.reason}", f"{needed} steps are needed"
             )
-        self.base_s = found.wall_ns / 1e9
+        self.base_s, self.opening = found.wall_ns / 1e9, found
         return found
 
     def round(self, entries: Sequence[Entry], stage: str, number: int) -> None:
@@ -74,7 +76,8 @@ class Bench:
         for at, (name, entry) in enumerate(order if number % 2 == 0 else reversed(order)):
             left = max(0, self.left_ns())
             self.say(f"{stage}, round {number + 1}, {at + 1} of {len(order)}: {name} · {units.ns(left)} left at most")
-            one = self._run(f"{stage}-{number}-{name}".replace(" ", "-"), entry)
+            opening, self.opening = self.opening, None
+            one = opening or self._run(f"{stage}-{number}-{name}".replace(" ", "-"), entry)
             if one.status == "ok":
                 found[name] = one
             elif entry:
@@ -108,8 +111,19 @@ class Bench:
         return found
 
     def _limit_s(self) -> float:
-        """A start as long as the unchanged one's, and steps five times as long; unknown before the first run."""
-        return HUNG * self.base_s + self.setup_s if self.base_s else max(60.0, self.left_ns() / 1e9)
+        """A start as long as the unchanged one's, and steps five times as long, within the time that is left."""
+        left_s = self.left_ns() / 1e9
+        if not self.base_s:
+            return max(60.0, left_s)
+        return min(HUNG * self.base_s + self.setup_s, max(left_s, 2 * self.base_s))
+
+
+def steps_within(budget_ns: int, runs: int, survey: Found, warmup: int) -> int:
+    """Timed steps of a run, so that ``WANTED`` rounds of so many runs fit into the budget: rounds count for more."""
+    step_ns = median(survey.times_ns) if survey.times_ns else 0
+    started_ns = survey.wall_ns - survey.steps_seen * step_ns
+    each = (budget_ns / (WANTED * runs) - started_ns) / step_ns if step_ns else STEPS
+    return max(LEAST_STEPS, min(STEPS, int(each) - warmup - WATCHED))
 
 
 def name_of(entry: Entry) -> str:

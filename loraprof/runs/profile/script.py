@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import typer
 
+from loraprof.capture.passes.progress import Progress
 from loraprof.capture.passes.session import Session
 from loraprof.capture.ranks.launch import launch
 from loraprof.capture.ranks.write import PartLost, Writer
@@ -34,7 +35,8 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
     own, writer = launch(), order.writer()
     several, silent = own.world > 1, order.quiet or own.rank > 0
     say(order.plan.sentence(False), silent)
-    session = Session(order.plan, (lambda: None) if order.plan.finish else stop_script, lambda text: say(text, silent))
+    done = (lambda: None) if order.plan.finish else stop_script
+    session = Session(order.plan, done, lambda text: say(text, silent), Progress(None if silent else sys.stderr))
     with _torn_down(order) if several else nullcontext():
         code = run_watched(session, target, module, order.arm, keep=several)
     if session.recorded is None:

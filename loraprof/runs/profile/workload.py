@@ -1,10 +1,12 @@
 """``loraprof profile WORKLOAD``: builds it, steps it until the session is done, saves the recording."""
 
+import sys
 from contextlib import nullcontext
 from typing import Any
 
 from loraprof.capture.device.kinds import default_device, measured
 from loraprof.capture.device.memory import enough_memory, memory_plan, require_room
+from loraprof.capture.passes.progress import Progress
 from loraprof.capture.passes.session import Session
 from loraprof.model.recording import Workload
 from loraprof.model.workload import WorkloadSpec
@@ -28,7 +30,8 @@ def profile_workload(name: str | None, overrides: dict[str, Any], order: Order) 
         built = build(spec, "lora" if remedies else arm)
     memory = memory_plan(built.model, built.optimizer, built.device)
     order.say(f"{order.plan.sentence(measured(built.device).asynchronous)}; {memory}")
-    with remedies or nullcontext(), Session(order.plan, tell=order.say) as session, enough_memory():
+    session = Session(order.plan, tell=order.say, progress=Progress(None if order.quiet else sys.stderr))
+    with remedies or nullcontext(), session, enough_memory():
         while not session.over:
             built.step()
     if session.failure is not None:

@@ -1,0 +1,101 @@
+"""Which ops of the counted forward pass compute again what another module has computed already?
+
+Value numbering: a tensor's number stands for the op and the numbers of its inputs, so equal numbers are equal values,
+however long the chain that made them. Tensors are known by storage, place in it and version; a small one that no op
+of the step has made, by its content. Random results, and what only fills memory, are never counted as repeated.
+"""
+
+from collections import Counter, defaultdict
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from loraprof.model.recording import RepeatedOp
+
+_weak: Final[Any] = StorageWeakRef
+READ: Final = 4096  # elements up to which a tensor is known by what it holds
+FILLS: Final = frozenset((
+    "arange", "clone", "detach", "empty", "empty_like", "empty_strided", "full", "full_like", "lift_fresh", "new_empty",
+    "new_empty_strided", "new_full", "new_ones", "new_zeros", "ones", "ones_like", "scalar_tensor", "zeros",
+    "zeros_like",
+))  # fmt: skip
+Key = tuple[Any, ...]
+
+
+class Repeats:
+    """Ask ``see`` of every op, after it has run."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Key, int] = {}  # of what an op made of numbered inputs
+        self._values: dict[Key, int] = {}  # of tensors
+        self._held: dict[int, Any] = {}  # a storage's address is no other's as long as it is referred to
+        self._places: defaultdict[Key, Counter[int]] = defaultdict(Counter)  # by op and inputs: times per module
+        self._fresh = 0
+        self.failed: str | None = None
+
+    def see(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, where: tuple[int, str, int]
+    ) -> None:
+        """``where``: as for ``Counting``. Never raises: what cannot be followed ends the search."""
+        if self.failed is not None or where[1] not in ("forward", "other"):
+            return
+        try:
+            self._see(func, args, kwargs, out, where[0] if where[1] == "forward" else -1)
+        except Exception as error:  # a tensor without storage, an op of another library: the training goes on
+            self.failed = f"repeated work could not be followed, {type(error).__name__}: {error}"
+
+    def repeated(self) -> list[RepeatedOp]:
+        """Ops whose result another module had before; ``modules``: how many modules computed it."""
+        counts: Counter[tuple[int, str]] = Counter()
+        most: dict[tuple[int, str], int] = {}
+        for (func, *_), places in self._places.items():
+            for module in list(places)[1:]:
+                key = module, f"aten::{func.overloadpacket.__name__}"
+                counts[key] += places[module]
+                most[key] = max(most.get(key, 0), len(places))
+        return [RepeatedOp(module=k[0], op=k[1], count=n, modules=most[k]) for k, n in sorted(counts.items())]
+
+    def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, module: int) -> None:
+        made = [t for t in (out if isinstance(out, tuple | list) else (out,)) if isinstance(t, Tensor)]
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            return
+        name = func.overloadpacket.__name__
+        if name == "lift_fresh" and made:
+            self._values[self._key(made[0])] = self._value(args[0])
+            return
+        key = func, self._of(args), self._of(sorted(kwargs.items()))
+        changed = func._schema.is_mutable and not func.is_view
+        for i, t in enumerate(made):
+            self._values[self._key(t, int(changed))] = self._number((*key, i))
+        if name not in FILLS and not func.is_view and not changed and module >= 0:
+            self._places[key][module] += 1
+
+    def _of(self, given: Any) -> Any:
+        if isinstance(given, Tensor):
+            return "tensor", self._value(given)
+        if isinstance(given, tuple | list):
+            return tuple(self._of(x) for x in given)
+        return type(given).__name__, given if given.__hash__ else repr(given)
+
+    def _number(self, key: Key) -> int:
+        return self._numbers.setdefault(key, len(self._numbers))
+
+    def _value(self, t: Tensor) -> int:
+        key = self._key(t)
+        known = self._values.get(key)
+        if known is None:
+            if t.numel() <= READ and not t.requires_grad:
+                content: Key = str(t.dtype), str(t.device), tuple(t.shape), tuple(t.flatten().tolist())
+            else:
+                content = (object(),)  # equal to nothing else
+            known = self._values[key] = self._number(content)
+        return known
+
+    def _key(self, t: Tensor, later: int = 0) -> Key:
+        """``later``: an op that writes to it has run, and its version is counted up when autograd returns."""
+        storage = t.untyped_storage()
+        if storage._cdata not in self._held:
+            self._held[storage._cdata] = _weak(storage)
+        return storage._cdata, t.storage_offset(), tuple(t.shape), t.stride(), t.dtype, t._version + later

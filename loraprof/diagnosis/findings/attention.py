@@ -1,0 +1,218 @@
+"""B13: which kernel ran each attention call, and what kept the faster one away?
+
+A recording holds torch's own answers (``AttentionCall``); a trace alone shows the kernel and the arguments, but not
+whether a mask masks anything.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.remedies import base as remedies
+from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
+from loraprof.diagnosis.select import Select, both, modules, roles, total_ns, within, worth
+from loraprof.diagnosis.worth import Assumed, Worth
+from loraprof.model.recording import AttentionCall, Backend
+from loraprof.model.trace import Shapes
+from loraprof.model.vocabulary import PHASE, HostKind
+
+SHARE: Final = 0.01  # of the step: attention below it is not worth a word
+UNTIMED: Final = Assumed(
+    0.2, 0.5, 0.8, "huggingface/transformers#30461: 3,247 to 2,483 tokens/s when a mask took the fast kernel away"
+)
+TOP: Final = "aten::scaled_dot_product_attention"
+KERNELS: Final[Mapping[str, Backend]] = {
+    "aten::_scaled_dot_product_attention_math": "math",
+    "aten::_scaled_dot_product_efficient_attention": "efficient",
+    "aten::_scaled_dot_product_flash_attention": "flash",
+    "aten::_scaled_dot_product_flash_attention_for_cpu": "flash",
+    "aten::_scaled_dot_product_cudnn_attention": "cudnn",
+    "aten::_scaled_dot_product_fused_attention_overrideable": "overrideable",
+}
+MOST_HEAD: Final = 256  # head size up to which flash attention exists
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Calls per step that a faster kernel could have run."""
+
+    count: int
+    of: int
+    ran: str
+    faster: str | None
+    reasons: tuple[str, ...]
+    fixes: tuple[str, ...]  # names of remedies
+    select: Select
+    said: str | None = None
+    saved: tuple[float, float, float] | None = None  # measured share of their time
+
+
+def lost_attention(case: Case) -> Seen | None:
+    """B13: attention ran with a slower kernel than torch has for it."""
+    lost = _counted(case) if case.recording and case.recording.attention else _traced(case)
+    if lost is None:
+        return None
+    spent = total_ns(case, lost.select)
+    if spent < SHARE * case.wall_ns:
+        return None
+    return Seen(
+        evidence=[
+            evidence("attention calls in forward with a slower kernel", lost.count, "calls"),
+            evidence("of all", lost.of, "calls"),
+            evidence("the kernel that ran", lost.ran),
+            evidence("what could run", lost.faster),
+            evidence("in its way", ", ".join(lost.reasons) or None),
+            *([evidence("torch says", lost.said)] if lost.said else []),
+            evidence("their time", spent, "ns"),
+            evidence("faster alone, measured after the step", lost.saved[0] if lost.saved else None, "share"),
+        ],
+        saved=_saved(worth(case, lost.select), lost.saved),
+        spent_ns=spent,
+        values={"fixes": lost.fixes},
+    )
+
+
+def _saved(whole: Worth | None, shares: tuple[float, float, float] | None) -> Worth | None:
+    if whole is None:
+        return None
+    if shares is None:
+        return whole.share(UNTIMED)
+    likely, low, high = shares
+    return Worth(whole.ns * likely, whole.low * low, whole.high * high)
+
+
+def _counted(case: Case) -> Lost | None:
+    assert case.recording is not None
+    calls = case.recording.attention
+    slow = [c for c in calls if c.faster]
+    if not slow:
+        return None
+    main = max(slow, key=lambda c: (c.ran_ns or 0) * c.count)
+    owners = {c.module for c in slow}
+    known = [c for c in slow if c.ran_ns and c.faster_ns]
+    return Lost(
+        count=sum(c.count for c in slow),
+        of=sum(c.count for c in calls),
+        ran=str(main.backend),
+        faster=main.faster,
+        reasons=tuple(_reasons(main)),
+        fixes=tuple(_fixes(main)),
+        select=both(modules(case, lambda m: m.id in owners), roles("attention")),
+        said=main.said,
+        saved=_shares(known) if known else None,
+    )
+
+
+def _shares(known: list[AttentionCall]) -> tuple[float, float, float]:
+    """Share of the calls' time that the faster kernel saves; the ends are those of the single kinds."""
+    each = [max(1 - (c.faster_ns or 0) / (c.ran_ns or 1), 0.0) for c in known]
+    ran = [c.count * (c.ran_ns or 0) for c in known]
+    mean = float(np.average(each, weights=ran))
+    return mean, min(each), max(each)
+
+
+def _reasons(call: AttentionCall) -> list[str]:
+    masks = {
+        "all true": "a mask that masks nothing",
+        "causal": "a mask that is only causal",
+        "needed": "a mask",
+        "none": "",
+    }
+    words = {
+        "mask": masks[call.mask],
+        "dropout": f"dropout {call.dropout:g}",
+        "layout": "a last dimension that is not contiguous",
+        "dtype": call.dtype,
+        "head size": f"head size {call.query[-1]}"
+        + (f" with values of {call.value[-1]}" if call.value[-1] != call.query[-1] else ""),
+    }
+    return [words[o] for o in call.obstacles]
+
+
+FIXES: Final[Mapping[str, str]] = {
+    "dropout": "NO_ATTENTION_DROPOUT",
+    "layout": "CONTIGUOUS_HEADS",
+    "dtype": "HALF_ATTENTION",
+    "head size": "PADDED_HEADS",
+}
+
+
+def _fixes(call: AttentionCall) -> list[str]:
+    mask = "NO_MASK" if call.mask != "needed" else "VARIABLE_LENGTH"
+    return [FIXES.get(o, mask) for o in call.obstacles]
+
+
+def _traced(case: Case) -> Lost | None:
+    """From the names and arguments of the ops: which kernel each call of forward led to."""
+    trace, host, who = case.analysis.trace, case.analysis.trace.host, case.analysis.who
+    window = case.ledger.window
+    inside = (host.kind == HostKind.OP) & (host.start >= window.noted_start) & (host.start < window.end)
+    inside &= who.phase != PHASE["recompute"]
+    names = trace.names
+    top = np.array([n == TOP for n in names] or [False])[host.name] & inside
+    ran = np.array([n in KERNELS for n in names] or [False])[host.name] & inside
+    above = who.tree.nearest(top)
+    calls: dict[int, Backend] = {int(above[row]): KERNELS[names[host.name[row]]] for row in np.flatnonzero(ran)}
+    calls.pop(-1, None)
+    found: Counter[tuple[Backend, tuple[str, ...]]] = Counter()
+    for row, backend in calls.items():
+        shape = int(host.shapes[row])
+        why = _why(trace.shapes[shape], case.analysis.on_gpu) if shape >= 0 else ()
+        if backend == "math" or (backend == "efficient" and why):
+            found[backend, why] += 1
+    if not found:
+        return None
+    (backend, why), _ = found.most_common(1)[0]
+    fixes = {"dropout": "NO_ATTENTION_DROPOUT", "head": "PADDED_HEADS", "float32": "HALF_ATTENTION"}
+    return Lost(
+        count=sum(found.values()),
+        of=len(calls),
+        ran=backend,
+        faster="flash" if why else None,
+        reasons=why,
+        fixes=tuple(fixes.get(w.split(maxsplit=1)[0], "NO_MASK") for w in why) or ("NO_MASK",),
+        select=within(case, "scaled_dot_product|ScaledDotProduct"),
+    )
+
+
+def _why(given: Shapes, on_gpu: bool) -> tuple[str, ...]:
+    """Arguments that flash attention refuses."""
+    reasons = []
+    if on_gpu and len(given.dims) > 3 and given.dims[3]:
+        reasons.append("a mask")
+    dropout = _number(given.concrete[4]) if len(given.concrete) > 4 else 0.0
+    if not on_gpu and dropout:
+        reasons.append(f"dropout {dropout:g}")
+    if on_gpu and given.types[:1] == ("float",):
+        reasons.append("float32")
+    heads = given.dims[0] if given.dims else ()
+    if isinstance(heads, tuple) and heads and isinstance(heads[-1], int) and (heads[-1] > MOST_HEAD or heads[-1] % 8):
+        reasons.append(f"head size {heads[-1]}")
+    return tuple(reasons)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+LOST_ATTENTION = Rule(
+    id="B13",
+    family=BASE,
+    test=lost_attention,
+    remedies=(
+        remedies.NO_MASK,
+        remedies.VARIABLE_LENGTH,
+        remedies.NO_ATTENTION_DROPOUT,
+        remedies.CONTIGUOUS_HEADS,
+        remedies.HALF_ATTENTION,
+        remedies.PADDED_HEADS,
+    ),
+    thresholds={"share": SHARE},
+)

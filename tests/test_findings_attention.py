@@ -1,0 +1,119 @@
+"""B13: which attention kernel ran, why not the faster one, and what that one would take."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from provoke import facts, found
+from recorded import profiled
+from torch.profiler import ProfilerActivity, profile
+
+import loraprof
+from loraprof.capture.device.attention_cost import attention_costs
+from loraprof.capture.passes.attention import ATTENTION, AttentionWatch, Inputs, changes, mask_use
+from loraprof.model.recording import AttentionCall
+
+F = torch.nn.functional
+
+
+def watched(*calls: dict[str, object], shape: tuple[int, ...] = (2, 4, 32, 16)) -> list[AttentionCall]:
+    """As the counted step would note these calls."""
+    watch = AttentionWatch(lambda: (3, "forward", -1))
+    q = torch.randn(shape, requires_grad=True)
+    watch.open()
+    try:
+        for call in calls:
+            F.scaled_dot_product_attention(q, q, q, **call)  # type: ignore[arg-type]
+    finally:
+        watch.close()
+    assert F.scaled_dot_product_attention is ATTENTION
+    return watch.calls()
+
+
+def test_what_a_mask_masks() -> None:
+    true = torch.ones(8, 8, dtype=torch.bool)
+    hidden = torch.zeros(8, 8).masked_fill(~true.tril(), float("-inf"))
+    padded = true.clone()
+    padded[:, 6:] = False
+    assert mask_use(None, 8, 8) == "none"
+    assert mask_use(true, 8, 8) == mask_use(torch.zeros(2, 1, 8, 8), 8, 8) == mask_use(true[:1], 8, 8) == "all true"
+    assert mask_use(true.tril(), 8, 8) == mask_use(hidden[None, None], 8, 8) == "causal"
+    assert mask_use(padded, 8, 8) == mask_use(torch.rand(8, 8), 8, 8) == mask_use(true[:4].tril(), 4, 8) == "needed"
+
+
+def test_dropout_costs_the_kernel_and_a_mask_does_not_on_a_cpu() -> None:
+    plain, masked, dropped = watched(
+        {"is_causal": True}, {"attn_mask": torch.ones(32, 32, dtype=torch.bool)}, {"dropout_p": 0.1}
+    )
+    assert (plain.backend, plain.faster, plain.module) == ("flash", None, 3)
+    assert (masked.backend, masked.mask, masked.faster) == ("flash", "all true", None)
+    assert (dropped.backend, dropped.faster, dropped.obstacles) == ("math", "flash", ["dropout"])
+
+
+def test_layers_with_equal_calls_are_counted_once() -> None:
+    (call,) = watched({"is_causal": True}, {"is_causal": True})
+    assert call.count == 2
+
+
+def test_two_obstacles_are_told_together() -> None:
+    (call,) = watched({"dropout_p": 0.1, "attn_mask": torch.zeros(32, 32, requires_grad=True)})
+    assert call.obstacles == ["mask", "dropout"]
+    assert call.mask == "all true"
+
+
+def test_a_multihead_attention_module_is_watched_too() -> None:
+    watch = AttentionWatch(lambda: (0, "forward", -1))
+    layer, x = torch.nn.MultiheadAttention(16, 2, dropout=0.1), torch.randn(8, 2, 16, requires_grad=True)
+    watch.open()
+    layer(x, x, x, need_weights=False)
+    watch.close()
+    assert [c.obstacles for c in watch.calls()] == [["dropout"]]
+
+
+def test_head_sizes_are_padded_to_what_all_three_share() -> None:
+    q, v = torch.randn(1, 2, 8, 20), torch.randn(1, 2, 8, 12)
+    ((obstacles, other),) = changes(Inputs(q, q, v), "none")
+    assert obstacles == ("head size",)
+    assert other.query.shape[-1] == other.value.shape[-1] == 24
+
+
+def test_both_kernels_are_timed_alone_where_one_was_lost() -> None:
+    lost, kept = watched({"dropout_p": 0.1}, {})
+    timed, untouched = attention_costs([lost, kept], torch.device("cpu"))
+    assert timed.ran_ns is not None
+    assert timed.faster_ns is not None
+    assert untouched == kept
+
+
+@pytest.mark.slow
+def test_attention_with_dropout_is_found_through_the_command_line() -> None:
+    path = profiled("attends.py", "dropout")
+    finding = found(path)["B13"]
+    seen = facts(finding)
+    assert seen["attention calls in forward with a slower kernel"] == seen["of all"] == 2
+    assert (seen["the kernel that ran"], seen["what could run"], seen["in its way"]) == ("math", "flash", "dropout 0.1")
+    assert "dropout" in finding.remedy
+    assert finding.remedies[0].kind == "other_training"
+    assert finding.gain is not None
+    assert finding.gain.basis == "model"
+    assert "B3" not in found(path)  # it says less about the same time
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["plain", "causal-mask"])
+def test_attention_with_its_fast_kernel_is_no_cause(what: str) -> None:
+    assert "B13" not in found(profiled("attends.py", what))
+
+
+def test_a_trace_alone_shows_kernel_and_arguments(tmp_path: Path) -> None:
+    def trace(dropout: float) -> Path:
+        q = torch.randn(2, 4, 64, 32, requires_grad=True)
+        path = tmp_path / f"{dropout}.json"
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as p:
+            F.scaled_dot_product_attention(q, q, q, dropout_p=dropout).sum().backward()
+        p.export_chrome_trace(str(path))
+        return path
+
+    seen = facts({f.id: f for f in loraprof.diagnose(trace(0.1)).findings}["B13"])
+    assert (seen["the kernel that ran"], seen["in its way"]) == ("math", "dropout 0.1")
+    assert "B13" not in found(trace(0.0))

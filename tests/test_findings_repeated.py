@@ -1,0 +1,125 @@
+"""H6: the same result in every layer, and values that every layer reads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import call, json_of, kernel, op, step, write
+from provoke import facts, found
+from recorded import profiled
+from torch import Tensor
+
+from loraprof.capture.passes.counting import Counting
+from loraprof.capture.passes.repeats import Repeats
+from loraprof.model.recording import RepeatedOp
+
+
+def repeated(work: Callable[[int], object], modules: int = 3) -> dict[str, int]:
+    """Counts by op of what ``work(module)`` repeats over some modules."""
+    here, repeats = [0], Repeats()
+    counting = Counting(lambda: (here[0], "forward", -1), repeats=repeats)
+    counting.open()
+    try:
+        for here[0] in range(modules):
+            work(here[0])
+    finally:
+        counting.close()
+    assert repeats.failed is None
+    found: dict[str, int] = {}
+    for one in repeats.repeated():
+        assert isinstance(one, RepeatedOp)
+        found[one.op] = found.get(one.op, 0) + one.count
+    return found
+
+
+def test_a_chain_with_the_same_result_is_repeated() -> None:
+    lengths = torch.tensor([3, 5])
+    assert repeated(lambda _: lengths.cumsum(0).mul(2)) == {"aten::cumsum": 2, "aten::mul": 2}
+
+
+def test_equal_buffers_and_equal_python_values_are_equal() -> None:
+    assert repeated(lambda _: torch.tensor([1.0, 2.0]).exp()) == {"aten::exp": 2}
+
+
+def test_different_inputs_and_random_results_are_not() -> None:
+    x = torch.randn(8, 1024)
+    assert repeated(lambda i: x.mul(i)) == {}
+    assert repeated(lambda i: torch.rand(8).exp()) == {}
+    assert repeated(lambda i: x[i].exp()) == {}
+
+
+def test_a_value_that_was_written_to_is_another() -> None:
+    x = torch.zeros(8, 1024)
+
+    def work(_: int) -> Tensor:
+        x.add_(1)
+        return x.exp()
+
+    assert repeated(work) == {}
+
+
+def test_freed_memory_is_not_taken_for_what_lay_there() -> None:
+    x = torch.randn(8192)
+    assert repeated(lambda i: (x * i).exp().sum()) == {}
+
+
+def test_one_module_may_repeat_itself() -> None:
+    x = torch.randn(8)
+    assert repeated(lambda _: x.exp(), modules=1) == {}
+
+
+@pytest.mark.slow
+def test_metadata_built_in_every_layer_is_found_through_the_command_line() -> None:
+    finding = found(profiled("layers.py", "plain"))["H6"]
+    seen = facts(finding)
+    assert seen["modules that compute it"] == 6
+    assert seen["first of them that repeats it"].endswith("blocks.1")
+    assert seen["what is repeated"].startswith("ge, ")
+    assert finding.gain is not None
+    assert "once per step" in finding.remedy
+
+
+@pytest.mark.slow
+def test_metadata_built_once_is_no_cause() -> None:
+    assert "H6" not in found(profiled("layers.py", "once"))
+
+
+def reading(path: Path, layers: int, frames: bool = False) -> Path:
+    """A GPU step of ``layers`` modules, with_stack; each reads a value."""
+    host, device = [step(0, 0, 100_000 * layers)], []
+    for i in range(layers):
+        at = 100_000 * i
+        host.append(op("aten::mm", at + 2_000, at + 12_000))
+        host.append(op("aten::item", at + 20_000, at + 80_000))
+        host.append(call("cudaStreamSynchronize", at + 25_000, at + 78_000))
+        device.append(kernel(at + 13_000, at + 60_000, launch=(at + 5_000, at + 9_000)))
+    document = json.loads(json.dumps(json_of(host, device), default=float))
+    for i in range(layers):
+        frame: dict[str, Any] = {
+            "ph": "X",
+            "cat": "python_function",
+            "pid": 1,
+            "tid": 1,
+            "ts": 100.0 * i + 1,
+            "dur": 98.0,
+        }
+        document["traceEvents"].append({**frame, "name": f"nn.Module: Block_{i}", "args": {"Python id": 2 * i}})
+        if frames:
+            line = {**frame, "name": "model/block.py(17): forward", "ts": frame["ts"] + 0.5, "dur": 97.0}
+            document["traceEvents"].append({**line, "args": {"Python id": 2 * i + 1, "Python parent id": 2 * i}})
+    return write(path, document)
+
+
+def test_reads_in_every_layer_of_a_gpu_trace(tmp_path: Path) -> None:
+    seen = facts(found(reading(tmp_path / "reads.json", 8, frames=True))["H6"])
+    assert seen["reads of a device value outside the adapters"] == 8
+    assert seen["modules that read"] == 8
+    assert seen["at"] == "model/block.py:17"
+    assert 0 < seen["time of the reads"] < 8 * 53_000
+
+
+def test_reads_in_few_places_are_no_cause(tmp_path: Path) -> None:
+    assert "H6" not in found(reading(tmp_path / "few.json", 2))
