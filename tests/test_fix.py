@@ -1,6 +1,9 @@
 """``loraprof fix``: the order of its runs, its judgement of losses, what becomes of a remedy that misbehaves."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,7 @@ import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from loraprof.cli.app import run
-from loraprof.cli.fix import parse_required, shortfall
+from loraprof.cli.fix import _of_recording, parse_required, shortfall
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.compare import Comparison
 from loraprof.model.fix import Fix, LossChange, Measured, Together, Tried, Unchanged
@@ -368,3 +371,30 @@ def test_a_remedy_that_does_not_fit_is_refused_by_profile(tmp_path: Path, capsys
     with pytest.raises(UsageError, match="a script has full, frozen, lora"):
         arm_names("lora,dora", (), True)
     assert arm_names("lora,lora-fused+autocast", (), True) == ["lora", "lora-fused+autocast"]
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    ours = "import subprocess, sys, time\nours = 'loraprof.runs.fix.trial' in sys.modules"
+    leave = f"open('{tmp_path}/pid', 'w').write(str(subprocess.Popen(['sleep', '600']).pid)); time.sleep(600)"
+    command = script(tmp_path, inside=f"\n    if ours: {leave}", before=ours)
+    words = [sys.executable, "-m", "loraprof", "fix", "--only", "fused-optimizer", *command.target]
+    fixing = subprocess.Popen(words, stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path)})
+    try:
+        for _ in range(1800):
+            if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+                break
+            time.sleep(0.1)
+    finally:
+        fixing.send_signal(signal.SIGINT)
+    assert fixing.wait(60) == 130
+    assert _gone(int((tmp_path / "pid").read_text()))
+    assert not list(tmp_path.glob("loraprof-*"))
+
+
+def test_a_recording_says_its_command() -> None:
+    place = Path(__file__).parents[1] / "profiles/recordings/h100-sxm/minimind-26m.loraprof"
+    command, name, _ = _of_recording(place)
+    assert name == "minimind-26m"
+    assert command.spec is not None
+    assert (command.spec.rank, command.spec.adapter, command.spec.autocast) == (2, "handwritten", "bfloat16")

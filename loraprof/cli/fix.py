@@ -146,6 +146,7 @@ def _of_recording(place: Path) -> "tuple[Command, str, dict[str, Any]]":
     if workload is None or not workload.argv:
         raise MeasurementError(f"{place}: does not say which program it is of", "loraprof fix SCRIPT.py")
     if workload.kind == "builtin":
-        options = {k: v for k, v in workload.options.items() if k not in ("name", "targets") and v is not None}
+        given = {**workload.options, "targets": ",".join(workload.options.get("targets") or ()) or None}
+        options = {key: value for key, value in given.items() if key != "name" and value is not None}
         return _command([workload.name], False, options)
     return _command(list(workload.argv), False, {})

@@ -20,6 +20,7 @@ from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.server import Ended, Order
 
 TAIL: Final = 2000  # characters of a run's output
+GRACE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,12 @@ def forks(packages: Sequence[str]) -> Iterator[Forks]:
         try:
             yield Forks(server, folder)
         finally:
-            server.kill()
-            server.wait()
+            server.terminate()
+            try:
+                server.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
             for pipe in (server.stdin, server.stdout):
                 if pipe is not None:
                     pipe.close()
