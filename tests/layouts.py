@@ -463,3 +463,17 @@ class Tuned(nn.Module):
 
 
 NONE = (Autoencoder, Behind, Wide, Joined, Unfrozen, Latent)
+
+
+class ByUnits(nn.Module):
+    """PEFT's and torchtune's DoRA: the change is what the pair makes of a unit matrix; the input wants a gradient."""
+
+    def __init__(self, k: int, n: int) -> None:
+        super().__init__()
+        self.linear, self.pair, self.magnitude = frozen(k, n), Pair(k, n), nn.Parameter(torch.ones(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = self.pair(torch.eye(x.shape[-1])).T
+        factor = self.magnitude / (self.linear.weight + change).norm(dim=1).detach()
+        out: Tensor = self.linear(x) + (factor - 1) * functional.linear(x, self.linear.weight) + factor * self.pair(x)
+        return out

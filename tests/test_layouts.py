@@ -99,6 +99,15 @@ def test_tensors_that_no_module_holds_and_an_input_that_wants_a_gradient() -> No
     assert pairs(trained(stack(layouts.Wrapper), torch.randn(5, D, requires_grad=True))) == [("0", R), ("2", R)]
 
 
+def test_a_change_made_of_a_unit_matrix() -> None:
+    found = trained(stack(layouts.ByUnits), torch.randn(5, D, requires_grad=True))
+    assert pairs(found) == [("0", R), ("2", R)]
+    assert [p.part for p in found.parameters if p.trainable] == ["elementwise", "down", "up"] * 2
+    assert {parts(found)[f"0.pair.{side}"] for side in ("down", "up")} == {"down", "up"}
+    assert found.dense_ops is not None
+    assert {o.op for o in found.dense_ops} >= {"aten::add", "aten::linalg_vector_norm"}
+
+
 def test_a_module_that_takes_the_place_of_a_forward() -> None:
     model = nn.Sequential(layouts.frozen(D, N), nn.ReLU(), layouts.frozen(N, D))
     kept = [layouts.Replaced(model[i]) for i in (0, 2)]  # type: ignore[arg-type]

@@ -307,9 +307,9 @@ def _key(t: Tensor) -> int:
 
 
 def _bare(t: Tensor) -> bool:
-    """A leaf that is trained, or a view of one."""
+    """A leaf that wants a gradient and is no parameter, or a view of one: a weight, or an input."""
     whole = t._base if t._is_view() and t._base is not None else t
-    return whole.requires_grad and whole.is_leaf
+    return whole.requires_grad and whole.is_leaf and not isinstance(whole, nn.Parameter)
 
 
 def _times(scale: float | None, factor: Any) -> float | None:

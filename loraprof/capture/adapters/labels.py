@@ -25,9 +25,11 @@ def labels_of(sites: Mapping[int, Observed], flow: Flow) -> dict[int, Label]:
     out: dict[int, Label] = {}
     trained = {x: number for number, s in sites.items() for x, part in s.parts.items() if part != "base"}
     bases = {x: number for number, s in sites.items() for x in s.base.leaves if not s.product.lookup}
+    ups = {x for s in sites.values() for x, part in s.parts.items() if part == "up"}
     for event, weight, multiplied, _ in flow.weights:
+        product: Role = DOWN if ups.isdisjoint(weight.leaves) else UP
         kinds: tuple[tuple[dict[int, int], Role], ...] = (
-            (trained, UP if multiplied else ELEMENTWISE),
+            (trained, product if multiplied else ELEMENTWISE),
             (bases, _expanding(weight, flow)),
         )
         for known, role in kinds:
@@ -39,9 +41,9 @@ def labels_of(sites: Mapping[int, Observed], flow: Flow) -> dict[int, Label]:
             if event not in out or role != ELEMENTWISE:
                 out[event] = (number, role)
     inside = {p.event: n for n, s in sites.items() for one in s.sums for p in one.path}
-    for event, product in flow.touched:
-        if product.event in inside:
-            out.setdefault(event, (inside[product.event], ELEMENTWISE))
+    for event, last in flow.touched:
+        if last.event in inside:
+            out.setdefault(event, (inside[last.event], ELEMENTWISE))
     return out
 
 

@@ -75,8 +75,9 @@ def _parts(site: Observed, leaves: Leaves) -> dict[int, str]:
     out = dict.fromkeys((x for s in site.sums for x in s.scaled_by), "elementwise")
     for one in site.sums:
         out |= dict.fromkeys((x for p in gates(one) for x in p.weight.leaves), "elementwise")
+        out |= dict.fromkeys((x for p in one.path for x in p.scaled_by), "elementwise")
+    for one in site.sums:
         for i, p in enumerate(one.path):
-            out |= dict.fromkeys(p.scaled_by, "elementwise")
             if len(one.path) == 1:
                 out |= _sides(p.weight, site.product, leaves)
             else:
