@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.compare import Comparison
 from loraprof.model.fix import Fix, LossChange, Measured, Together, Tried, Unchanged
 from loraprof.model.report import Gain
+from loraprof.remedies.catalogue import REMEDIES
 from loraprof.report.registry import RENDERERS, render
 from loraprof.report.views.fix import contribution, headline
 from loraprof.runs.compare.arms import arm_names
@@ -27,7 +29,7 @@ from loraprof.runs.fix.forks import Forks, forks
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
 from loraprof.runs.fix.rows import _covered
-from loraprof.runs.fix.run import _together
+from loraprof.runs.fix.run import _repeat, _together
 from loraprof.runs.fix.schedule import BASE, LEAST_STEPS, STEPS, TWIN, Bench, steps_within
 from loraprof.runs.fix.trial import try_out
 from loraprof.runs.profile.remedy_arm import WATCHED, RemedyArm
@@ -438,3 +440,15 @@ def test_remedies_are_added_while_they_help() -> None:
     assert _together(one, alone[:1], known, None, 0) is None
     one.deadline_ns = 0
     assert _together(one, alone, known, None, 0) is None
+
+
+def test_what_is_settled_needs_no_further_round() -> None:
+    def asked(*medians: int) -> int:
+        turns = cycle(medians)
+        fake = FakeForks(lambda names: seen([next(turns) if names else 100] * 4))
+        _repeat(bench(fake), [REMEDIES["autocast"]], 0)
+        return fake.asked.count("autocast")
+
+    assert asked(50) == 3
+    assert asked(80, 120) == 10
+    assert asked(130) == 1  # clearly slower

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from loraprof import units
 from loraprof.diagnosis.load import diagnose
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.model.fix import Fix, Together, Tried
@@ -30,6 +31,8 @@ from loraprof.store.writing import write
 
 ROUNDS: Final = 10  # at most
 LEAST: Final = 2
+SURE: Final = 3  # rounds, from which on what is settled needs no more
+NARROW: Final = 0.02  # half an interval: more rounds would not change what is said
 TOGETHER_ROUNDS: Final = 3
 RESERVE: Final = 3  # a third of the time left is kept for the remedies together
 COMPILED_RESERVE: Final = 2  # and half of it where a remedy compiles
@@ -137,6 +140,10 @@ def _tried(
     bench = Bench(server, asked.command, deadline_ns, folder, asked.say, warmup=max(WARM_UP, survey.period or 0))
     bench.steps = steps_within(bench.left_ns() // RESERVE, len(fitting) + 2, survey, bench.warmup)
     first = bench.first()
+    asked.say(
+        f"{len(fitting)} remedies fit; a run takes {units.ns(first.wall_ns)} for {bench.steps} timed steps, a round "
+        f"about {units.ns(first.wall_ns * (len(fitting) + 2))}; {LEAST} to {ROUNDS} rounds, then what helps together"
+    )
     quick, costly = ([r for r in fitting if (r.name in COMPILING) is compiling] for compiling in (False, True))
     _repeat(bench, quick, bench.left_ns() // (COMPILED_RESERVE if costly else RESERVE))
     known = repeats(bench.rounds)
@@ -193,10 +200,17 @@ def _repeat(bench: Bench, remedies: Sequence[LiveRemedy], kept_ns: int) -> None:
             return
         if number and bench.round_ns(live) > bench.left_ns():
             return
+        if number >= SURE and all(_settled(entry, bench) for entry in live):
+            return
         bench.round(live, "alone" if live[0][0] not in COMPILING else "compiled", number)
         live = [e for e in live if name_of(e) not in bench.ended and not bench.slower(e)]
         if not live:
             return
+
+
+def _settled(entry: Entry, bench: Bench) -> bool:
+    found = measured(name_of(entry), bench.rounds)
+    return found is not None and (found.verdict != "undecided" or found.high - found.low <= 2 * NARROW)
 
 
 def _together(
