@@ -31,7 +31,7 @@ from loraprof.store.writing import write
 
 ROUNDS: Final = 10  # at most
 LEAST: Final = 2
-SURE: Final = 3  # rounds, from which on what is settled needs no more
+SURE: Final = 3  # rounds, from which on what is settled needs no more, and time is kept for what follows
 NARROW: Final = 0.02  # half an interval: more rounds would not change what is said
 TOGETHER_ROUNDS: Final = 3
 RESERVE: Final = 3  # a third of the time left is kept for the remedies together
@@ -196,7 +196,7 @@ def _repeat(bench: Bench, remedies: Sequence[LiveRemedy], kept_ns: int) -> None:
     for number in range(ROUNDS if live else 0):
         if bench.left_ns() < (len(live) + 2) * bench.base_s * 1e9:
             return
-        if number >= LEAST and bench.round_ns(live) + kept_ns > bench.left_ns():
+        if number >= SURE and bench.round_ns(live) + kept_ns > bench.left_ns():
             return
         if number and bench.round_ns(live) > bench.left_ns():
             return
