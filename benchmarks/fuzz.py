@@ -1,4 +1,6 @@
-"""How many inputs that are nearly right does loraprof survive? `python benchmarks/fuzz.py --minutes N [--first SEED]`
+"""How many inputs that are nearly right does loraprof survive?
+
+``python benchmarks/fuzz.py --minutes N [--first SEED]``
 
 Traces, recordings, TOML and options with a few things changed (``tests/mutation.py``), each through everything that
 reads it, in this process. Prints the number of inputs, and of tracebacks, hangs, inexact sums and unequal JSON, each
@@ -34,8 +36,8 @@ def main() -> int:
         examine(kind, seed, tally)
         if time.monotonic() > end:
             break
-    ends = f"{tally.read:,} read, {tally.refused:,} refused, {tally.wrong.total():,} wrong"
-    print(f"{tally.inputs.total():,} inputs: {ends}")
+    told = {"inputs": tally.inputs.total(), "read": tally.read, "refused": tally.refused, "wrong": tally.wrong.total()}
+    print(", ".join(f"{count:,} {what}" for what, count in told.items()))
     for what, count in tally.wrong.most_common():
         print(f"{count:6,} x {what}    ({tally.seeds[what]})")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10:,} MB")

@@ -6,7 +6,9 @@ Each file repeats the events of SEED (a trace in the C++ exporter's layout; defa
 workload, made first) with later times and higher ids. ``read`` is file to columns; ``report`` is the whole command,
 from the start of the interpreter to the last printed line. Each runs in a process of its own, three times; the best
 time and the highest peak of resident memory (Linux, interpreter included) count. The exponent is the slope of
-log(time) over log(events): 1 is linear.
+log(time) over log(events): 1 is linear. Last, ``--paired RECORDING`` (default: a reference recording from a GPU) is
+repeated to the last of the sizes, and reported in turn with and without the step's records moved to where they end up
+without the profiler: what that adds to the report's time and peak.
 """
 
 import argparse
@@ -26,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.traces import recorded, write  # noqa: E402
 
+TRACE = "rank0.trace.json.gz"
 SIZES = (216_000, 650_000, 1_300_000)
 LARGE = (4_000_000, 13_000_000)
 
@@ -54,23 +57,55 @@ print(json.dumps({"kb": peak_kb()}))
 """
 
 
+PAIRED = """
+import os, sys
+import loraprof.diagnosis.build as build
+if sys.argv[2] == "without":
+    build.moved_ledger = lambda *_: None
+""" + REPORT.replace('"report", sys.argv[1]', '"report", sys.argv[1], "--format", "json"')
+RECORDING = ROOT / "profiles" / "recordings" / "h100-sxm" / "llama-3.2-1b.loraprof"
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     seconds: float
     peak_mb: float
 
 
+def once(script: str, *words: str) -> Cost:
+    """One run in a fresh process."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", PEAK + script, *words], check=True, capture_output=True)
+    whole = time.perf_counter() - start
+    said = json.loads(done.stdout)
+    return Cost(said.get("seconds", whole), said["kb"] / 1024)
+
+
+def best(costs: list[Cost]) -> Cost:
+    """The best time and the highest peak."""
+    return Cost(min(c.seconds for c in costs), max(c.peak_mb for c in costs))
+
+
 def cost(script: str, path: Path, runs: int) -> Cost:
-    """The best time and the highest peak of several runs, each in a fresh process."""
-    times, peaks = [], []
+    """Of several runs."""
+    return best([once(script, str(path)) for _ in range(runs)])
+
+
+def paired(recording: Path, size: int, folder: Path, runs: int) -> None:
+    """Prints what the moved step adds to the report of a recording of ``size`` events."""
+    place = folder / "paired.loraprof"
+    place.mkdir()
+    (place / "recording.json").write_bytes((recording / "recording.json").read_bytes())
+    events, _ = write(gzip.decompress((recording / TRACE).read_bytes()), size, place / TRACE)
+    costs: dict[str, list[Cost]] = {"with": [], "without": []}
     for _ in range(runs):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", PEAK + script, str(path)], check=True, capture_output=True)
-        whole = time.perf_counter() - start
-        said = json.loads(done.stdout)
-        times.append(said.get("seconds", whole))
-        peaks.append(said["kb"] / 1024)
-    return Cost(min(times), max(peaks))
+        for how, found in costs.items():
+            found.append(once(PAIRED, str(place), how))
+    took, peak = ([getattr(best(costs[how]), f) for how in costs] for f in ("seconds", "peak_mb"))
+    print(
+        f"the step moved, {events:,} events: {took[0]:.2f} s against {took[1]:.2f} s, {took[0] / took[1] - 1:+.1%}; "
+        f"peak {peak[0]:.0f} MB against {peak[1]:.0f} MB, {peak[0] / peak[1] - 1:+.1%}"
+    )
 
 
 def main() -> None:
@@ -79,6 +114,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--large", action="store_true", help="add 4 and 13 million events (3 GB)")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--paired", type=Path, default=RECORDING, help="recording of a GPU")
     parser.add_argument("--keep", type=Path, help="folder that keeps the files made")
     options = parser.parse_args()
     counts: list[int] = []
@@ -104,6 +140,7 @@ def main() -> None:
             )
             if not options.keep:
                 path.unlink()
+        paired(options.paired, max(options.events), folder, options.runs)
     if len(set(counts)) > 1:
         for what, times in found.items():
             print(f"{what}: time grows as events^{np.polyfit(np.log(counts), np.log(times), 1)[0]:.2f}")

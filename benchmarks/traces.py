@@ -16,6 +16,7 @@ from pathlib import Path
 from isal import igzip
 
 SHIFT = {b"ts": 10_000_000, b"id": 1_000_000}  # per repetition: 10 s, and more ids than a seed has
+LAST = 4096  # bytes that hold what follows the events
 NUMBER = re.compile(rb'("(?:ts|correlation|External id|Ev Idx|id)"\s*:\s*)(\d+)')
 FRAMES = """
 import sys, torch
@@ -34,7 +35,8 @@ session.export_chrome_trace(sys.argv[1])
 def split(text: bytes) -> tuple[bytes, bytes, bytes]:
     """Head up to the bracket of ``traceEvents``, its events, and the tail from the closing bracket."""
     head = re.search(rb'"traceEvents"\s*:\s*\[', text)
-    tail = text.rfind(b"}\n  ],") + 1 if head else 0
+    ends = [*re.finditer(rb"\}\s*\](?=\s*[,}])", text[-LAST:])] if head else []
+    tail = len(text) - min(LAST, len(text)) + ends[-1].start() + 1 if ends else 0
     if head is None or not tail:
         raise SystemExit("the seed is not in the C++ exporter's layout")
     return text[: head.end()], text[head.end() : tail], text[tail:]

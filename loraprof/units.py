@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Final
 
 NA: Final = "n/a"
+TENFOLD: Final = 10.0
 
 _Steps = Sequence[tuple[int, str]]
 
@@ -113,9 +114,11 @@ def ratio(value: float | None, decimals: int = 2) -> str:
 
 
 def percent(fraction: float | None, decimals: int = 1) -> str:
-    """``0.1234`` -> ``12.3 %``; what would round to nothing but is not nothing reads ``<0.1 %``."""
+    """``0.1234`` -> ``12.3 %``; what would round to nothing but is not nothing reads ``<0.1 %``, ten times ``10x``."""
     if fraction is None:
         return NA
+    if abs(fraction) >= TENFOLD:
+        return ratio(fraction, 0)
     least = 10.0**-decimals
     if 0 < fraction * 100 < least / 2:
         return f"<{_fixed(least, decimals)} %"

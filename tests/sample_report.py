@@ -150,10 +150,15 @@ def _kernels() -> list[r.Kernel]:
     ]
 
 
+ARMS = {"L2": "lora-bf16", "L1": "lora-fused"}
+
+
 def findings() -> list[r.Finding]:
     kinds: tuple[r.RemedyKind, ...] = ("numerics", "same_training", "same_training")
     return [
-        msgspec.structs.replace(f, remedies=[r.RemedyReport(kind=kind, stack="peft", text=f.remedy, gain=f.gain)])
+        msgspec.structs.replace(
+            f, remedies=[r.RemedyReport(kind=kind, stack="peft", text=f.remedy, arm=ARMS.get(f.id), gain=f.gain)]
+        )
         for f, kind in zip(_findings(), kinds, strict=True)
     ]
 
@@ -208,6 +213,7 @@ def report() -> r.Report:
             torch="2.13.0+cu130",
             ranks=1,
             workload="llama-3-8b",
+            target="llama-3-8b",
         ),
         verdict=r.Verdict(
             sentence="LoRA is predicted to be 1.31x faster than full fine-tuning here, of at most 1.62x; "

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from loraprof.analysis.prediction.edits import Launch, stretched, with_launches, without
+from loraprof.analysis.prediction.edits import Launch, merged, stretched, with_launches, without
 from loraprof.analysis.prediction.replay import Call, Calls, replay
 
 # A launch of two records, a wait, a launch of one.
@@ -65,3 +65,18 @@ def test_stretched_records_take_longer_and_their_calls_as_long() -> None:
     assert longer.record_ns.tolist() == [*CALLS.record_ns[:-1].tolist(), 3 * int(CALLS.record_ns[-1])]
     assert longer.gap_ns is CALLS.gap_ns
     assert replay(longer, 1.0, 0, 0) - replay(CALLS, 1.0, 0, 0) == 2 * int(CALLS.record_ns[-1])
+
+
+def test_launches_that_follow_each_other_become_one_as_long_as_all() -> None:
+    calls = Calls(
+        gap_ns=np.array([1, 2, 3, 4, 5]),
+        duration_ns=np.array([10, 20, 30, 40, 50]),
+        kind=np.array([Call.LAUNCH, Call.LAUNCH, Call.OTHER, Call.LAUNCH, Call.LAUNCH], dtype=np.int8),
+        first=np.array([0, 1, 2, 2, 3, 4]),
+        record_ns=np.array([100, 200, 300, 400]),
+        stream=np.array([7, 7, 7, 7]),
+    )
+    one = merged(calls, flags(1, 1, 1, 0))
+    assert (one.gap_ns.tolist(), one.record_ns.tolist(), one.first.tolist()) == ([1, 3, 5], [600, 400], [0, 1, 1, 2])
+    assert merged(calls, flags(1, 0, 1, 0)).record_ns.tolist() == [100, 200, 300, 400]
+    assert merged(calls, flags(0, 0, 1, 1)).record_ns.tolist() == [100, 200, 700]

@@ -20,7 +20,7 @@ import loraprof
 from loraprof.model.recording import Recording, Timing
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NEEDED = 3 + 10 + 1 + 3 + 3  # steps of a recording by default
+NEEDED = 6 + 1 + 10 + 3 + 3  # steps of a recording by default: a first one, then a better one
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""B11: which attention kernel ran, why not the faster one, and what that one would take."""
+"""B13: which attention kernel ran, why not the faster one, and what that one would take."""
 
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def test_both_kernels_are_timed_alone_where_one_was_lost() -> None:
 @pytest.mark.slow
 def test_attention_with_dropout_is_found_through_the_command_line() -> None:
     path = profiled("attends.py", "dropout")
-    finding = found(path)["B11"]
+    finding = found(path)["B13"]
     seen = facts(finding)
     assert seen["attention calls in forward with a slower kernel"] == seen["of all"] == 2
     assert (seen["the kernel that ran"], seen["what could run"], seen["in its way"]) == ("math", "flash", "dropout 0.1")
@@ -102,7 +102,7 @@ def test_attention_with_dropout_is_found_through_the_command_line() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["plain", "causal-mask"])
 def test_attention_with_its_fast_kernel_is_no_cause(what: str) -> None:
-    assert "B11" not in found(profiled("attends.py", what))
+    assert "B13" not in found(profiled("attends.py", what))
 
 
 def test_a_trace_alone_shows_kernel_and_arguments(tmp_path: Path) -> None:
@@ -114,6 +114,6 @@ def test_a_trace_alone_shows_kernel_and_arguments(tmp_path: Path) -> None:
         p.export_chrome_trace(str(path))
         return path
 
-    seen = facts({f.id: f for f in loraprof.diagnose(trace(0.1)).findings}["B11"])
+    seen = facts({f.id: f for f in loraprof.diagnose(trace(0.1)).findings}["B13"])
     assert (seen["the kernel that ran"], seen["in its way"]) == ("math", "dropout 0.1")
-    assert "B11" not in found(trace(0.0))
+    assert "B13" not in found(trace(0.0))

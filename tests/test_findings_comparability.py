@@ -119,7 +119,8 @@ def test_padding() -> None:
     seen = facts(finding)
     assert (seen["tokens per step"], seen["of them real"], seen["real tokens, of all"]) == (96, 48, 0.5)
     assert finding.gain is not None
-    assert finding.gain.speedup == pytest.approx(1 / 0.6, rel=1e-3)
+    assert 1 < finding.gain.speedup < 2  # half of the tokens; issuing the ops of so small a step stays as it is
+    assert finding.gain.basis == "model"
     assert "G4" not in found(toy("little-padding"))
     assert "G4" not in found(toy("plain"))
 

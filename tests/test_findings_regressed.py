@@ -1,4 +1,4 @@
-"""B12: an op that is slow where its neighbours are fast, and the versions that are known for it."""
+"""B14: an op that is slow where its neighbours are fast, and the versions that are known for it."""
 
 import tomllib
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_the_wheel_holds_the_table() -> None:
 
 @pytest.mark.slow
 def test_a_slow_convolution_is_found_through_the_command_line() -> None:
-    finding = found(profiled("convolves.py", "slow"))["B12"]
+    finding = found(profiled("convolves.py", "slow"))["B14"]
     seen = facts(finding)
     assert seen["op"].endswith("in bfloat16")
     assert "conv" in seen["op"]
@@ -71,7 +71,7 @@ def test_a_slow_convolution_is_found_through_the_command_line() -> None:
 
 @pytest.mark.slow
 def test_a_fast_convolution_is_no_cause() -> None:
-    assert "B12" not in found(profiled("convolves.py", "fast"))
+    assert "B14" not in found(profiled("convolves.py", "fast"))
 
 
 @pytest.mark.slow
@@ -82,8 +82,8 @@ def test_a_known_regression_is_named_with_what_mends_it(monkeypatch: pytest.Monk
     )  # fmt: skip
     path = profiled("convolves.py", "slow")
     monkeypatch.setattr(regressed, "load_regressions", lambda: (known,))
-    finding = found(path)["B12"]
+    finding = found(path)["B14"]
     assert facts(finding)["known of this version"].startswith("pytorch/pytorch#1, torch ")
     assert [r.text for r in finding.remedies] == ["torch 9", "a linear"]
     monkeypatch.setattr(regressed, "load_regressions", lambda: (replace(known, dtypes=("float16",)),))
-    assert "known of this version" not in facts(found(path)["B12"])
+    assert "known of this version" not in facts(found(path)["B14"])

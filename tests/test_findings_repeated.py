@@ -20,7 +20,7 @@ from loraprof.model.recording import RepeatedOp
 def repeated(work: Callable[[int], object], modules: int = 3) -> dict[str, int]:
     """Counts by op of what ``work(module)`` repeats over some modules."""
     here, repeats = [0], Repeats()
-    counting = Counting(lambda: (here[0], "forward", -1), repeats)
+    counting = Counting(lambda: (here[0], "forward", -1), repeats=repeats)
     counting.open()
     try:
         for here[0] in range(modules):

@@ -67,7 +67,7 @@ def test_an_example_parses(verb: str, line: str) -> None:
         axes = [*(values["over"] or ()), *(word for word in target if "=" in word)]
         assert len(parse_axes(axes)) == len(axes) > 0
     elif target and target[0] not in workload_names() and not target[0].endswith(".loraprof"):
-        assert target in (["train.py"], ["train.py", "--lr", "3e-4"])  # what follows a script is its own
+        assert target[-1:] == ["train.py"] or target == ["train.py", "--lr", "3e-4"]  # what follows a script is its own
 
 
 def timed(place: Path, step_ns: int) -> None:

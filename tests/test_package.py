@@ -45,7 +45,7 @@ def files(folder: Path, *suffixes: str) -> set[str]:
 
 def test_the_wheel_holds_the_package_and_the_profiles(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    package = {f"loraprof/{name}" for name in files(ROOT / "loraprof", ".py", ".toml", ".js", ".css")}
+    package = {f"loraprof/{name}" for name in files(ROOT / "loraprof", ".py", ".toml", ".js", ".css", ".md", ".txt")}
     profiles = {f"loraprof/_profiles/{name}" for name in files(ROOT / "profiles", ".toml")}
     inside = {name for name in names if ".dist-info/" not in name}
     assert "loraprof/py.typed" in package

@@ -8,7 +8,7 @@ from builders import call, copy, kernel, trace_of
 from hypothesis import given
 from hypothesis import strategies as some
 
-from loraprof.analysis.prediction.replay import Call, Calls, accepted, calls_of, gate_error, replay, replayed
+from loraprof.analysis.prediction.replay import Call, Calls, accepted, calls_of, gate_error, host_ns, replay, replayed
 from loraprof.analysis.trace.launch_links import link
 
 US = 1000
@@ -162,3 +162,20 @@ def test_no_device_work_is_nothing_to_replay() -> None:
     assert replay(c, 1.0, 6_000, 1_000) == 0
     assert gate_error(c, 6_000, 1_000) is None
     assert not accepted(None)
+
+
+def test_a_long_launch_call_is_the_hosts_own_unless_the_queue_may_be_full() -> None:
+    """Kernels of 100 us, launched every 6 us: the last of ten finds nine on their way, and may wait for room. A later
+    one comes to an idle device."""
+    queued = [
+        kernel(
+            6_000 + 101_000 * i, 106_000 + 101_000 * i, launch=(6_000 * i, 6_000 * i + (90_000 if i == 9 else 5_000))
+        )
+        for i in range(10)
+    ]
+    late = kernel(2_006_000, 2_007_000, launch=(2_000_000, 2_100_000))
+    trace = trace_of(device=[*queued, late])
+    c = calls_of(trace, link(trace), (0, 3_000_000))
+    assert c.own is not None
+    assert c.own.tolist() == [True] * 9 + [False, True]
+    assert host_ns(c) - int(c.gap_ns.sum()) == 9 * 5_000 + 15_000 + 100_000

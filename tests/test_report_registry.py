@@ -11,7 +11,8 @@ from loraprof.report.registry import RENDERERS, render
 
 @pytest.mark.parametrize("format", RENDERERS)
 def test_every_format_renders_reports_and_comparisons(format: str) -> None:
-    for shown in (report(), bare_report(), comparison()):
+    reports = (report(), bare_report())
+    for shown in reports if format == "issue" else (*reports, comparison()):
         text = render(shown, format).decode()
         assert text.endswith("\n")
         assert "\x1b" not in text
@@ -20,7 +21,7 @@ def test_every_format_renders_reports_and_comparisons(format: str) -> None:
 def test_an_unknown_format_names_the_known_ones() -> None:
     with pytest.raises(UsageError) as caught:
         render(report(), "yaml")
-    assert caught.value.hint == "Choose one of terminal, json, html, markdown, github."
+    assert caught.value.hint == "Choose one of terminal, json, html, markdown, github, agent, issue."
 
 
 @pytest.mark.parametrize(

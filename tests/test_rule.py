@@ -15,9 +15,11 @@ from loraprof.cli.app import app
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.catalogue import Entry
 from loraprof.diagnosis.judge import RULES
-from loraprof.diagnosis.remedy import ORDER, Remedy
+from loraprof.diagnosis.remedy import COMPARED, ORDER, Remedy
 from loraprof.diagnosis.rule import Family, Rule, Seen, evidence
 from loraprof.diagnosis.worth import Worth
+from loraprof.remedies.catalogue import REMEDIES
+from loraprof.workloads.arms import ARMS
 
 TEXT = Entry(
     id="X1",
@@ -133,3 +135,8 @@ def test_every_remedy_has_words_for_a_loop_of_ones_own_or_is_for_a_library() -> 
         assert "plain" in remedy.text or "peft" in remedy.text
         plain = remedy.text.get("plain", "")
         assert not re.search("TrainingArguments|LoraConfig|get_peft_model|per_device|axolotl|Unsloth", plain)
+
+
+def test_arms_are_those_of_compare_and_fix() -> None:
+    arms = {remedy.arm for remedy in remedies() if remedy.arm}
+    assert set(COMPARED) <= arms <= ARMS.keys() | REMEDIES.keys()

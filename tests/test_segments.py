@@ -76,9 +76,9 @@ def test_a_cpu_step_by_hand() -> None:
         host=[
             note("ProfilerStep#0", 0, 1000),
             note("enumerate(DataLoader)#x", 0, 100),
-            op("aten::linear", 150, 400),
+            op("my::product", 150, 400),
             note("gloo:all_reduce", 380, 700, thread=2),
-            op("aten::add", 800, 900),
+            op("my::sum", 800, 900),
         ]
     )
     (track,) = segments(analyse(trace))

@@ -1,17 +1,14 @@
-"""Adapted layers are found by structure: PEFT's in all their forms, and those that scripts write themselves."""
-
-from collections.abc import Callable
+"""Adapted layers that PEFT declares, in all their forms."""
 
 import pytest
 import torch
 from peft import AdaLoraConfig, LoHaConfig, LoraConfig, VeraConfig, get_peft_model
 from peft.config import PeftConfig
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from loraprof.capture.modules.facts import tables_of
+from loraprof.capture.modules.facts import Tables, tables_of
 from loraprof.capture.modules.markers import Markers
-from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo
+from loraprof.model.recording import AdapterSite
 
 D, N, R = 16, 24, 2
 
@@ -27,141 +24,10 @@ class Net(nn.Module):
         return self.q(x) + self.v(x)
 
 
-class Factors(nn.Module):
-    """A and B as parameters, with or without the base weight beside them."""
-
-    def __init__(self, a: tuple[int, int], b: tuple[int, int], weight: tuple[int, int] | None = None) -> None:
-        super().__init__()
-        if weight:
-            self.weight = nn.Parameter(torch.zeros(weight), requires_grad=False)
-        self.a, self.b = nn.Parameter(torch.zeros(a)), nn.Parameter(torch.zeros(b))
-
-    def forward(self, w: Tensor) -> Tensor:
-        return w + self.b @ self.a
-
-
-def frozen(module: nn.Module) -> nn.Module:
-    return module.requires_grad_(False)
-
-
-def around(base: nn.Module, **children: nn.Module | nn.Parameter) -> nn.Module:
-    out = nn.Module()
-    out.org = frozen(base)
-    for name, child in children.items():
-        setattr(out, name, child)
-    return out
-
-
-def wrapper() -> nn.Module:
-    return around(nn.Linear(D, N), lora_down=nn.Linear(D, R), lora_up=nn.Linear(R, N), dropout=nn.Dropout(0.2))
-
-
-def hung_inside() -> nn.Module:
-    base = frozen(nn.Linear(D, N))
-    base.lora = nn.Sequential(nn.Linear(D, R), nn.Linear(R, N))
-    return base
-
-
-def own_parameters() -> nn.Module:
-    return Factors((R, D), (N, R), (N, D))
-
-
-def functional() -> nn.Module:
-    return around(nn.Linear(D, N), a=nn.Parameter(torch.zeros(D, R)), b=nn.Parameter(torch.zeros(R, N)))
-
-
-def square() -> nn.Module:
-    return around(nn.Linear(D, D), a=nn.Parameter(torch.zeros(D, R)), b=nn.Parameter(torch.zeros(R, D)))
-
-
-def grouped() -> nn.Module:
-    """One A of rank 2r for q and v of a fused projection, B in two groups."""
-    return around(nn.Linear(D, 3 * D), a=nn.Parameter(torch.zeros(2 * R, D)), b=nn.Parameter(torch.zeros(2 * D, R)))
-
-
-def parametrized() -> nn.Module:
-    base = frozen(nn.Linear(D, N))
-    parametrize.register_parametrization(base, "weight", Factors((R, D), (N, R)))
-    return base
-
-
-def convolution() -> nn.Module:
-    return around(nn.Conv2d(D, N, 3), down=nn.Conv2d(D, R, 3, bias=False), up=nn.Conv2d(R, N, 1, bias=False))
-
-
-def frozen_a() -> nn.Module:
-    return around(nn.Linear(D, N), down=frozen(nn.Linear(D, R)), up=nn.Linear(R, N))
-
-
-def found(model: nn.Module) -> tuple[list[ModuleInfo], list[AdapterSite], list[ParameterInfo]]:
+def found(model: nn.Module) -> Tables:
     markers = Markers()
     markers.adopt([model])
     return tables_of(markers)
-
-
-@pytest.mark.parametrize(
-    ("make", "rank"),
-    [(f, R) for f in (wrapper, hung_inside, own_parameters, functional, square, parametrized, convolution, frozen_a)]
-    + [(grouped, 2 * R)],
-)
-def test_hand_written(make: Callable[[], nn.Module], rank: int) -> None:
-    model = nn.Module()
-    model.layers = nn.ModuleList([make(), make()])
-    modules, sites, parameters = found(model)
-    assert [s.path for s in sites] == ["layers.0", "layers.1"]
-    assert {(s.kind, s.rank, s.active) for s in sites} == {("handwritten", rank, True)}
-    assert {m.site for m in modules if m.path.startswith("layers.1")} == {1}
-    parts = [p.part for p in parameters if p.trainable]
-    assert parts.count("down") == parts.count("up") or make is frozen_a
-    assert all(p.part in ("down", "up") for p in parameters if p.trainable)
-    weights = {p.part: p.shape for p in parameters if p.name in ("a", "b")}
-    if weights:
-        assert weights["down"].index(rank) == (1 if make in (functional, square) else 0)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.Sequential(nn.Linear(D, R), nn.Linear(R, N), nn.Linear(D, N)),  # all of it trains
-        frozen(nn.Sequential(nn.Linear(D, R), nn.Linear(R, N), nn.Linear(D, N))),  # nothing does: a latent projection
-        around(nn.Linear(D, N), down=nn.Linear(D, R), up=nn.Linear(R + 1, N)),
-        around(nn.Linear(D, N), down=nn.Linear(D, 2 * N), up=nn.Linear(2 * N, N)),  # wider, not narrower
-        nn.Sequential(frozen(nn.Linear(D, N)), nn.Linear(N, R)),  # a head on a frozen base
-    ],
-)
-def test_bottlenecks_that_are_no_adapter(model: nn.Module) -> None:
-    assert found(model)[1] == []
-
-
-def test_modules_hung_on_from_outside() -> None:
-    """The adapter replaces a layer's ``forward`` and lives outside the model: only its calls show it."""
-
-    class Outside(nn.Module):
-        def __init__(self, base: nn.Linear) -> None:
-            super().__init__()
-            self.lora_down, self.lora_up = nn.Linear(D, R, bias=False), nn.Linear(R, N, bias=False)
-            self.original = base.forward
-            base.forward = self.forward  # type: ignore[assignment, method-assign]
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.original(x) + self.lora_up(self.lora_down(x))
-
-    model = frozen(Net())
-    kept = [Outside(model.q), Outside(model.v)]  # type: ignore[arg-type]
-    markers = Markers()
-    markers.install()
-    try:
-        model(torch.ones(1, D))
-        model(torch.ones(1, D))
-    finally:
-        markers.remove()
-    modules, sites, parameters = tables_of(markers)
-    assert [(s.path, s.rank) for s in sites] == [("q", R), ("v", R)]
-    assert {m.path: m.part for m in modules if m.path.startswith("q")} == {
-        "q": "fused", "q.lora_down": "down", "q.lora_up": "up",
-    }  # fmt: skip
-    assert sum(p.trainable for p in parameters) == 2 * len(kept)
-    assert {m.root for m in modules} == {0}
 
 
 def test_modules_made_at_every_call_share_a_number() -> None:
@@ -176,7 +42,7 @@ def test_modules_made_at_every_call_share_a_number() -> None:
             nn.MSELoss()(model(torch.ones(2)), torch.ones(2))
     finally:
         markers.remove()
-    assert [m.path for m in tables_of(markers)[0]] == ["", "Softmax", "Identity", "MSELoss"]
+    assert [m.path for m in tables_of(markers).modules] == ["", "Softmax", "Identity", "MSELoss"]
 
 
 def adapted(config: PeftConfig, **changes: object) -> list[AdapterSite]:
@@ -185,7 +51,7 @@ def adapted(config: PeftConfig, **changes: object) -> list[AdapterSite]:
         model.add_adapter(name, other)
     if changes:
         model.base_model.set_adapter([*changes] if "third" in changes else ["default", *changes])
-    return found(model)[1]
+    return found(model).sites
 
 
 def test_peft_layers_of_every_kind() -> None:
@@ -209,11 +75,11 @@ def test_only_active_adapters_count() -> None:
 def test_merged_and_disabled_adapters_are_not_active() -> None:
     model = get_peft_model(Net(), LoraConfig(r=R, target_modules=["q"]))
     model.merge_adapter()
-    assert [s.active for s in found(model)[1]] == [False]
+    assert [s.active for s in found(model).sites] == [False]
     model.unmerge_adapter()
     with model.disable_adapter():
-        assert [s.active for s in found(model)[1]] == [False]
-    assert [s.active for s in found(model)[1]] == [True]
+        assert [s.active for s in found(model).sites] == [False]
+    assert [s.active for s in found(model).sites] == [True]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +92,7 @@ def test_merged_and_disabled_adapters_are_not_active() -> None:
     ],
 )
 def test_other_methods_of_peft(config: PeftConfig, kind: str, rank: int) -> None:
-    modules, sites, parameters = found(get_peft_model(Net(), config))
+    modules, sites, parameters, *_ = found(get_peft_model(Net(), config))
     assert [(s.kind, s.rank) for s in sites] == [(kind, rank)]
     assert {p.part for p in parameters if p.trainable} <= {"down", "up", "elementwise"}
     assert [m.part for m in modules if m.path.endswith("q.base_layer")] == ["base"]

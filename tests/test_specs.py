@@ -153,3 +153,8 @@ def test_strings_for_the_config_take_the_type_of_what_they_replace() -> None:
     assert load_workload("tiny-llama-cpu", {"config.rms_norm_eps": "1e-6"}).config["rms_norm_eps"] == 1e-6
     with pytest.raises(UsageError, match=r"config\.hidden_size"):
         load_workload("tiny-llama-cpu", {"config.hidden_size": "wide"})
+
+
+def test_a_config_that_is_no_table_has_no_keys() -> None:
+    with pytest.raises(UsageError, match=r"has no option 'config.hidden_size'"):
+        load_workload("tiny-llama-cpu", {"config": 5, "config.hidden_size": 64})

@@ -1,5 +1,6 @@
 """``loraprof sweep``: the grid, its map, and a folder that survives what kills a worker."""
 
+import io
 import json
 import os
 import signal
@@ -11,12 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 from msgspec.structs import replace
+from rich.console import Console
 
 from loraprof.cli.app import run
 from loraprof.comparison.grid import crossovers, grid, key_of, parse_axes, resized
 from loraprof.errors import UsageError
 from loraprof.model.sweep import Sweep, SweepCell
-from loraprof.report.terminal.render import to_text
+from loraprof.report.terminal.render import render, to_text
 from loraprof.runs.sweep.cells import ATTEMPTS, finished, keep, open_folder, run_cells
 from loraprof.store.specs import list_workloads, load_workload
 
@@ -105,7 +107,7 @@ def test_what_is_missing_says_why_and_only_once() -> None:
         SweepCell(values={"rank": "4"}, status="oom", reason="full: too big", notes=["stopped"]),
     ]
     shown = to_text(Sweep(workload="w", device_name="d", axes=axes, cells=cells, crossovers=[])).decode()
-    assert "LoRA is faster in 0 and slower in 0 of 2 cells, undecided in 2: from 1.20x" in shown
+    assert "No difference between LoRA and full fine-tuning is established in any of 2 cells: from 1.20x" in shown
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     assert lines[-3:] == ["1 2 no prediction: x", "all stopped", "4 oom: full: too big"]
 
@@ -117,7 +119,10 @@ def test_the_prediction_stays_beside_the_measurement_in_80_columns() -> None:
         values={"rank": "16", "tokens": "1024", "hidden": "2048"},
     )  # fmt: skip
     axes = {name: [value] for name, value in one.values.items()}
-    shown = to_text(Sweep(workload="w", device_name="d", axes=axes, cells=[one], crossovers=[]), 80).decode()
+    out = io.StringIO()
+    sweep = Sweep(workload="w", device_name="d", axes=axes, cells=[one], crossovers=[])
+    render(sweep, Console(file=out, width=80, force_terminal=True, no_color=True, color_system=None))
+    shown = out.getvalue()
     assert "1.2345x [1.2301, 1.2391]  undecided  1.30x [1.21, 1.41]" in shown
     assert max(map(len, shown.splitlines())) <= 80
 

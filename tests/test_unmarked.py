@@ -8,6 +8,7 @@ import pytest
 from builders import Document, call, json_of, kernel, note, op, step, text_of
 
 import loraprof
+from loraprof.cli.app import run
 from loraprof.model.report import Report, Step
 
 T, K, N, R = 512, 256, 256, 16
@@ -71,6 +72,12 @@ def counts(reported: Step) -> dict[str, int]:
         [DOWN, UP, SCALE, BASE, SUM],
         [("aten::mm", [[T, K], [K, N]]), ("aten::mm", [[T, K], [K, R]]), ("aten::mm", [[T, R], [R, N]]), SCALE, SUM],
         [
+            ("aten::conv2d", [[8, 3, 8, 8], [N, 3, 7, 7], []]),
+            ("aten::conv2d", [[8, 3, 8, 8], [R, 3, 7, 7], []]),
+            ("aten::conv2d", [[8, R, 4, 4], [N, R, 1, 1], []]),
+            ("aten::add", [[8, N, 4, 4], [8, N, 4, 4], []]),
+        ],
+        [
             ("aten::conv2d", [[8, K, 8, 8], [N, K, 3, 3], []]),
             ("aten::conv2d", [[8, K, 8, 8], [R, K, 3, 3], []]),
             ("aten::conv2d", [[8, R, 8, 8], [N, R, 1, 1], []]),
@@ -78,7 +85,7 @@ def counts(reported: Step) -> dict[str, int]:
         ],
         [("aten::matmul", [[2, T // 2, K], [K, N]]), DOWN, UP, SCALE, ("aten::add_", [[2, T // 2, N], [2, T // 2, N]])],
     ],
-    ids=["plain", "dropout", "cast", "base last", "mm", "convolution", "matmul"],
+    ids=["plain", "dropout", "cast", "base last", "mm", "stem", "convolution", "matmul"],
 )
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_a_narrow_pair_beside_a_product_and_their_sum(layer: list[Call], on_gpu: bool, tmp_path: Path) -> None:
@@ -110,6 +117,15 @@ def test_pairs_on_one_base_are_one_layer(tmp_path: Path) -> None:
     report, _ = diagnosed(tmp_path, document([BASE, DOWN, UP, SCALE, SUM, linear(K, 8), linear(8, N), SCALE, SUM]))
     assert report.adapter is not None
     assert (report.adapter.modules, report.adapter.rank) == (1, R + 8)
+
+
+def test_a_base_that_looks_like_the_start_of_a_chain(tmp_path: Path) -> None:
+    """A narrow base, as of keys with few heads, before a product that would widen it again."""
+    narrow = linear(K, 64)
+    report, reported = diagnosed(tmp_path, document([narrow, linear(64, K), linear(K, 8), linear(8, 64), add(64)]))
+    assert report.adapter is not None
+    assert [(site.rank, site.path) for site in report.adapter.sites] == [(8, f"adapted layer 0 ({K} to 64)")]
+    assert counts(reported)["base.linear"] == 2
 
 
 def test_passes_of_one_model_have_the_same_layers(tmp_path: Path) -> None:
@@ -183,7 +199,7 @@ def test_a_frame_that_holds_base_pair_and_sum(tmp_path: Path) -> None:
 
 def test_frames_without_shapes(tmp_path: Path) -> None:
     """A linear layer that calls linear layers wraps them; one model of linears in another class does not."""
-    calls: list[Any] = [("aten::linear", []), ("aten::linear", []), ("aten::linear", []), ("aten::add", [])]
+    calls = [("aten::linear", []), ("aten::linear", []), ("aten::linear", []), ("aten::add", [])]  # type: ignore[var-annotated]
     for name, found in (("Linear_0", 1), ("MLP_0", 0)):
         frames = [frame(name, 0, 3, 900), *(frame(f"Linear_{i + 1}", i, i, 500) for i in range(3))]
         report, reported = diagnosed(tmp_path, with_frames(calls, frames))
@@ -275,12 +291,13 @@ def test_attention_written_as_products(tmp_path: Path) -> None:
     assert counts(reported) == {"base.linear": 2, "attention": 5}
 
 
-def test_the_page_says_how_to_record(tmp_path: Path) -> None:
-    strange = ("my::op", [])  # type: ignore[var-annotated]
-    report, _ = diagnosed(tmp_path, document([BASE, strange, strange]))
-    assert any("no known role" in line and "with_stack=True" in line for line in report.closure.notes)
-    report, _ = diagnosed(tmp_path, document([BASE] * 40 + [strange]))
-    assert not any("no known role" in line for line in report.closure.notes)
+def test_the_page_says_how_to_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strange, page = ("my::op", []), "record with_stack=True, record_shapes=True"  # type: ignore[var-annotated]
+    for calls, said in (([BASE, strange, strange], True), ([BASE] * 40 + [strange], False)):
+        report, _ = diagnosed(tmp_path, document(calls))
+        assert any("no known role" in line and "with_stack=True" in line for line in report.closure.notes) == said
+        assert run(["report", str(tmp_path / "t.json")]) == 0
+        assert (page in " ".join(capsys.readouterr().out.split())) == said
 
 
 def test_work_that_loads_data_is_no_forward_work(tmp_path: Path) -> None:

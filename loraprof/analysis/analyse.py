@@ -58,7 +58,7 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
     if not len(trace.device):
         split_host = split_unread if trace.unread else split_cpu
         ledgers = tuple(split_host(trace, who, w) for w in cpu_windows(marks))
-        steps = tuple(_step(ledger, None) for ledger in ledgers)
+        steps = tuple(_step(ledger, who, None) for ledger in ledgers)
         reported = reported_step(steps, step)
         closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
         return Analysis(trace, recording, links, who, marks, ledgers, steps, {}, reported, None, tau, None, closure)
@@ -74,9 +74,9 @@ def analyse(trace: Trace, recording: Recording | None = None, step: str | None =
             busiest = index
     assert busiest is not None
     ledgers, work = per_device[busiest]
-    steps = tuple(_step(ledger, _launches(trace, links, work, ledger, tau, floor)) for ledger in ledgers)
+    steps = tuple(_step(ledger, who, _launches(trace, links, work, ledger, tau, floor)) for ledger in ledgers)
     others = {
-        index: tuple(_step(ledger, _launches(trace, links, w, ledger, tau, floor)) for ledger in made)
+        index: tuple(_step(ledger, who, _launches(trace, links, w, ledger, tau, floor)) for ledger in made)
         for index, (made, w) in per_device.items()
         if index != busiest
     }
@@ -124,12 +124,12 @@ def _busy(ledgers: tuple[Ledger, ...]) -> int:
     return sum(int(ledger.ns[ledger.busy].sum()) for ledger in ledgers)
 
 
-def _step(ledger: Ledger, launches: Launches | None) -> Step:
+def _step(ledger: Ledger, who: Attribution, launches: Launches | None) -> Step:
     window = ledger.window
     return Step(
         name=window.name,
         wall_ns=window.end - window.start,
-        partition=ledger.parts(),
+        partition=ledger.parts(who.network, tuple(n.name for n in who.networks)),
         overlap=list(ledger.overlap),
         launches=launches,
     )

@@ -29,7 +29,7 @@ from loraprof.cli import (
     workloads,
 )
 from loraprof.cli.examples import epilog
-from loraprof.cli.target import TargetCommand
+from loraprof.cli.target import ProfileCommand, TargetCommand
 from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.report.output import let_go, standard_output, tell
 
@@ -44,7 +44,7 @@ app = typer.Typer(
 ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 INTERRUPTED = 130
 INTERSPERSED = {"allow_interspersed_args": False}
-app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("profile"))(profile.profile)
+app.command(cls=ProfileCommand, context_settings=INTERSPERSED, epilog=epilog("profile"))(profile.profile)
 app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("compare"))(compare.compare)
 app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("fix"))(fix.fix)
 app.command(epilog=epilog("sweep"))(sweep.sweep)

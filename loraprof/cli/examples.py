@@ -7,6 +7,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "loraprof profile",
         "loraprof profile tiny-llama-cpu --rank 8 --seq 256",
         "loraprof profile --record run.loraprof train.py --lr 3e-4",
+        "loraprof profile -- accelerate launch train.py",
         "torchrun --nproc-per-node 2 -m loraprof profile train.py",
     ),
     "compare": (
@@ -32,6 +33,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "report": (
         "loraprof report run.loraprof",
         "loraprof report trace.json.gz --format html -o report.html",
+        "loraprof report run.loraprof --format issue",
     ),
     "export": (
         "loraprof export run.loraprof --to tensorboard -o runs",

@@ -1,5 +1,6 @@
 """``loraprof fix``: every remedy applied to the running program and measured beside its prediction."""
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -12,6 +13,7 @@ from loraprof.cli.target import is_recording
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import MeasurementError, ThresholdError, UsageError
 from loraprof.report.output import Format, clean_stdout, emit, refuse_existing, say, terminable
+from loraprof.store.writing import check_folder, disk
 
 if TYPE_CHECKING:
     from loraprof.model.fix import Fix
@@ -32,6 +34,9 @@ def fix(
     skip: Annotated[str | None, typer.Option(help="All but these.")] = None,
     also: Annotated[str | None, typer.Option(help="other-training: also those that change what is trained.")] = None,
     require: Annotated[str | None, typer.Option(help="'faster>10%': exit 3 where that is not surely reached.")] = None,
+    contribute: Annotated[
+        Path | None, typer.Option(help="Append a table of predicted against measured to this file.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the finished runs; taken up again.")] = None,
     format: Annotated[Format, typer.Option(help="How to write what was found.")] = Format.terminal,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it to this file.")] = None,
@@ -45,6 +50,12 @@ def fix(
     if also not in (None, OTHER_TRAINING):
         raise UsageError(f"--also {also!r} is not known", f"--also {OTHER_TRAINING}")
     refuse_existing(output, force)
+    if contribute is not None:
+        check_folder(contribute)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MeasurementError(
+            "remedies are measured in one process, not in many ranks", "loraprof fix without a launcher"
+        )
     budget_ns = parse_duration_ns(budget)
     from loraprof.runs.fix.run import Asked
     from loraprof.runs.fix.run import fix as fixed
@@ -69,9 +80,19 @@ def fix(
     emit(replace(result, missed=missed), format, output, force)
     if output is not None:
         say(f"wrote {output}", quiet)
+    if contribute is not None:
+        _append(contribute, result)
     if missed:
         raise ThresholdError(f"--require {require}: {missed}", None)
     return 0
+
+
+def _append(place: Path, result: "Fix") -> None:
+    """Raises MeasurementError where that cannot be written."""
+    from loraprof.report.views.fix import contribution
+
+    with disk(place), place.open("a", encoding="utf-8") as file:
+        file.write(contribution(result))
 
 
 def parse_required(text: str) -> float:
@@ -125,6 +146,7 @@ def _of_recording(place: Path) -> "tuple[Command, str, dict[str, Any]]":
     if workload is None or not workload.argv:
         raise MeasurementError(f"{place}: does not say which program it is of", "loraprof fix SCRIPT.py")
     if workload.kind == "builtin":
-        options = {k: v for k, v in workload.options.items() if k not in ("name", "targets") and v is not None}
+        given = {k: ",".join(v) if isinstance(v, list) else v for k, v in workload.options.items() if k != "name"}
+        options = {key: value for key, value in given.items() if value not in (None, "")}
         return _command([workload.name], False, options)
     return _command(list(workload.argv), False, {})

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from loraprof.cli.target import COMMAND
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.report.output import Format, clean_stdout, let_go, refuse_existing, say, show_recording
@@ -15,7 +16,9 @@ from loraprof.store.places import RemotePath, place_of
 
 @workload_options
 def profile(
-    target: Annotated[list[str] | None, typer.Argument(help="A workload, or SCRIPT.py and its arguments.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Argument(help="A workload, SCRIPT.py and its arguments, or -- COMMAND.")
+    ] = None,
     module: Annotated[bool, typer.Option("-m", help="The target is a module, as for python -m.")] = False,
     skip: Annotated[int, typer.Option(min=1, help="Optimizer steps that pass before anything is measured.")] = 3,
     timed: Annotated[int, typer.Option(min=1, help="Steps timed with nothing attached.")] = 10,
@@ -28,19 +31,24 @@ def profile(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
     redact: Annotated[bool, typer.Option("--redact", help="Keep numbers and public names alone.")] = False,
     arm: Annotated[str | None, typer.Option(help="lora, full, frozen, …; also for scripts.")] = None,
+    command: Annotated[
+        bool, typer.Option(COMMAND, hidden=True, help="What follows is a command: the same as --.")
+    ] = False,
     *,
     overrides: dict[str, Any],
 ) -> int:
-    """Profile one training step and explain it."""
+    """Profile one training step and explain it. After ``--``: any command, recorded wherever it trains."""
     from loraprof.store.specs import workload_names
 
-    builtin = not module and (not target or (target[0] in workload_names()))
+    if command and (module or not target):
+        raise UsageError("-- is followed by a whole command", "loraprof profile -- python -m package.module [ARGS]")
+    builtin = not module and not command and (not target or (target[0] in workload_names()))
     if not builtin and overrides:
         name = next(iter(overrides))
         raise UsageError(f"--{name} is for built-in workloads; {target[0] if target else ''} is a script", None)
     if builtin and target and len(target) > 1:
         raise UsageError(f"{target[0]} is a built-in workload and takes no arguments: {target[1]}", None)
-    place = place_of(record) if record else _default_path(target, module)
+    place = place_of(record) if record else _default_path(_named(target) if command else target, module)
     if place.suffix != ".loraprof":
         raise UsageError(f"{place}: a recording's name ends in .loraprof", None)
     if redact and isinstance(place, RemotePath):
@@ -51,11 +59,18 @@ def profile(
     refuse_existing(output, force)
 
     from loraprof.capture.passes.plan import Plan
-    from loraprof.runs.profile.order import Order
+    from loraprof.runs.profile.order import Ended, Order
 
     order = Order(Plan(skip=skip, timed=timed, steps=steps, finish=finish), place, arm, force, quiet)
     with clean_stdout(format is not Format.terminal and output is None):
-        if builtin:
+        if command:
+            from loraprof.runs.profile.command import profile_command
+
+            code, recordings = profile_command(list(target or []), order)
+            place, ended = recordings[0] if recordings else place, Ended(code, bool(recordings))
+            for further in recordings[1:]:
+                order.say(f"wrote {further}")
+        elif builtin:
             from loraprof.runs.profile.workload import profile_workload
 
             ended = profile_workload(target[0] if target else None, overrides, order)
@@ -79,6 +94,11 @@ def profile(
                 raise
             say(f"{error.message}; the script keeps its exit code {ended.code}")
     return ended.code
+
+
+def _named(words: list[str] | None) -> list[str]:
+    """What a command is called: its first Python file, else its program."""
+    return [next((word for word in words or [] if word.endswith(".py")), (words or ["command"])[0])]
 
 
 def _default_path(target: list[str] | None, module: bool) -> Path:

@@ -11,6 +11,7 @@ from loraprof.store.specs import workload_names
 
 RECORDING = ".loraprof"
 TRACES = (".json", ".json.gz")
+COMMAND = "--command"  # said by ``--`` as well
 
 
 def is_recording(word: str) -> bool:
@@ -25,4 +26,15 @@ class TargetCommand(TyperCommand):
         target = self.make_parser(ctx).parse_args(list(args))[0].get("target")
         if target and (target[0] in workload_names() or is_recording(target[0])):
             ctx.allow_interspersed_args = True
+        return super().parse_args(ctx, args)
+
+
+class ProfileCommand(TargetCommand):
+    """What follows ``--`` is a command of its own, with everything that belongs to it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        target = self.make_parser(ctx).parse_args(list(args))[0].get("target") or ()
+        dashes = len(args) - len(target) - 1
+        if target and dashes >= 0 and args[dashes] == "--":
+            args = [*args[:dashes], COMMAND, *args[dashes:]]
         return super().parse_args(ctx, args)

@@ -6,11 +6,12 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.analyse import Analysis, analyse
+from loraprof.analysis.attribution.attribute import Attribution
 from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
 from loraprof.analysis.limits.roofline import Ceiling
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction.comm_savings import more_communication
-from loraprof.analysis.prediction.counterfactual import Counterfactual, counterfactual
+from loraprof.analysis.prediction.counterfactual import Counterfactual, counterfactual, unpredicted
 from loraprof.analysis.prediction.moved import moved_ledger
 from loraprof.analysis.prediction.replayed import StepReplay, step_replay
 from loraprof.analysis.ranks.collectives import collectives_of, exposed_ns
@@ -19,19 +20,20 @@ from loraprof.analysis.statistics import median_interval
 from loraprof.analysis.step import tables
 from loraprof.analysis.step.best_times import limits_of
 from loraprof.analysis.step.busy import busy_of
+from loraprof.analysis.step.networks import networks
 from loraprof.analysis.step.traffic import impossible, traffic, uncovered
 from loraprof.analysis.step.unprofiled import scaled_ledger
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.compiled import compiled, compiled_notes
 from loraprof.diagnosis.judge import findings
+from loraprof.diagnosis.remedy import typed
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
+from loraprof.model.report import NAMELESS, Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
 
-NAMELESS = 0.05  # of the busy time: work of unknown role
 UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
@@ -71,7 +73,7 @@ def build_report(
         replay=None,
         probes=None,
         memory=tables.memory(recording),
-        nvml=tables.nvml(nvml),
+        nvml=tables.nvml(nvml, timing.unprofiled.median_ns if timing.unprofiled else None),
         findings=[],
         closure=replace(analysis.closure, notes=[*notes, *([roofless] if roofless else [])]),
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
@@ -128,8 +130,9 @@ def _explained(
         *compiled_notes(generated, recording.compilation if recording else None),
         *(note for note in unsure if note),
         *_refused(replayed, timing),
+        *([unpredicted(recording, timing.unprofiled)] if recording and adapter and predicted is None else []),
     ]
-    seen = _unprofiled_step(plain, replayed)
+    seen = _unprofiled_step(plain, replayed, analysis.who)
     shown, causes = step if seen is None else seen.like(step), unclear(case, found)
     told = verdict(shown, adapter, timing, predicted, found, causes, unsent, seen is not None)
     return replace(
@@ -146,6 +149,7 @@ def _explained(
         compiled=generated,
         communication=sent,
         unprofiled=seen,
+        networks=networks(analysis, ledger, plain),
     )
 
 
@@ -164,12 +168,12 @@ def _unprofiled_ledger(
     return moved_ledger(analysis, ledger, replay, unprofiled.median_ns) if replay else None
 
 
-def _unprofiled_step(ledger: Ledger | None, replay: StepReplay | None) -> UnprofiledStep | None:
+def _unprofiled_step(ledger: Ledger | None, replay: StepReplay | None, who: Attribution) -> UnprofiledStep | None:
     if ledger is None:
         return None
     return UnprofiledStep(
         wall_ns=int(ledger.ns.sum()),
-        partition=ledger.parts(),
+        partition=ledger.parts(who.network, tuple(n.name for n in who.networks)),
         basis="replayed" if replay else "scaled",
         gate_error=replay.gate_error if replay else None,
     )
@@ -187,7 +191,7 @@ def _nameless(step: Step, recording: Recording | None) -> str | None:
     if recording is not None or not busy or unknown < NAMELESS * busy:
         return None
     share = units.percent(unknown / busy)
-    return f"{share} of the busy time has no known role: `loraprof profile` or with_stack=True, record_shapes=True tell"
+    return f"{share} of the busy time has no known role: record it with with_stack=True, record_shapes=True"
 
 
 def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks: int) -> Source:
@@ -200,6 +204,7 @@ def _source(analysis: Analysis, path: Place, recording: Recording | None, ranks:
         torch=recording.environment.torch if recording else None,
         ranks=ranks,
         workload=recording.workload.name if recording else None,
+        target=typed(recording.workload) if recording else None,
     )
 
 

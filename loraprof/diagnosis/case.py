@@ -23,7 +23,7 @@ from loraprof.model.report import Adapter, Gain, Kernel, Step, TimingReport
 from loraprof.model.trace import Int64
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES, HostKind
 
-ERROR = 0.25  # of an estimated saving: the four remedies measured on a GPU (benchmarks/README.md) are within 0.18
+ERROR = 0.3  # of an estimated saving: what covers the remedies measured on a GPU (benchmarks/coverage.py)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

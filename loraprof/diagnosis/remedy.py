@@ -9,17 +9,20 @@ from typing import Any, Final
 from loraprof.diagnosis.case import Case, gain
 from loraprof.diagnosis.stack import Stack, stacks
 from loraprof.diagnosis.worth import Assumed, Worth
+from loraprof.model.recording import Workload
 from loraprof.model.report import RemedyKind, RemedyReport
 
 Values = Mapping[str, Any]
 Saved = Callable[[Case, Values], Worth | None]
+COMPARED: Final = ("lora-fused", "lora-bf16", "lora-nodropout", "lora-qv", "full")  # arms of ``loraprof compare``
 ORDER: Final[tuple[RemedyKind, ...]] = ("same_training", "numerics", "data", "hardware", "other_training")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
     """``text`` by what the script is built on; ``$name`` in it is a value of the rule's test. A remedy without words
-    for this script, or that does not fit it, is not printed. ``arm``: see ``loraprof compare``.
+    for this script, or that does not fit it, is not printed. ``arm``: what ``loraprof fix`` or
+    ``loraprof compare`` calls the change.
 
     ``saved``: what the change takes off the step, from this recording; None: what the rule's test saw goes as a whole.
     ``assumed``: only a part of that goes, in a range that is not of this recording.
@@ -77,11 +80,12 @@ def compare_command(case: Case, arms: Sequence[str]) -> str | None:
 
 
 def target(case: Case) -> str:
-    """The workload or script as it is typed: quoted as a shell needs it."""
-    w = case.workload
-    if w is None:
-        return "SCRIPT"
-    if w.kind == "builtin":
-        return w.name
-    module = bool(w.argv) and not w.argv[0].endswith(".py")
-    return f"{'-m ' if module else ''}{shlex.join(w.argv)}"
+    """The workload or script as it is typed."""
+    return (case.workload and typed(case.workload)) or "SCRIPT"
+
+
+def typed(work: Workload) -> str | None:
+    """Quoted as a shell needs it; None where it is not known."""
+    if work.kind == "builtin" or not work.argv:
+        return work.name if work.kind == "builtin" else None
+    return f"{'' if work.argv[0].endswith('.py') else '-m '}{shlex.join(work.argv)}"

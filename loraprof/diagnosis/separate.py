@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.judge import is_cause, rule_of
-from loraprof.diagnosis.remedy import compare_command, target
+from loraprof.diagnosis.remedy import COMPARED, compare_command, target
 from loraprof.model.report import Finding
 
 
@@ -44,7 +44,9 @@ def _measures(case: Case, found: Sequence[Finding]) -> list[str]:
     builtin = work.kind == "builtin"
     out = []
     rules = [rule_of(f) for f in found]
-    arms = list(dict.fromkeys(arm for f in found if (arm := next((r.arm for r in f.remedies if r.arm), None))))
+    arms = list(
+        dict.fromkeys(arm for f in found if (arm := next((r.arm for r in f.remedies if r.arm in COMPARED), None)))
+    )
     if arms and (command := compare_command(case, arms)):
         out.append(command)
     for option in ("batch", "rank"):

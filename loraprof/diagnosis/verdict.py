@@ -55,7 +55,8 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport, unp
     goes = ", ".join(shares).replace(" to ", " goes to ", 1)
     extra = ""
     if adapter is not None and parts[linears]:
-        extra = f" The adapters take {units.ratio(adapted / parts[linears])} the frozen layers' own time."
+        times = adapted / parts[linears]
+        extra = f" The adapters take {units.ratio(times, 2 if times < 10 else 0)} the frozen layers' own time."
     return f"Of {_whole(timing, unprofiled)}, {goes}.{extra}"
 
 
@@ -120,7 +121,7 @@ def verdict(
         return plain
     now = timing.unprofiled.median_ns
     speedup, low, high = other.full_ns / now, other.full.low / now, other.full.high / now
-    ideal = other.full_ns / max(other.frozen_ns, 1)
+    ideal = other.full_ns / max(min(other.frozen_ns, now), 1)  # a free adapter makes no step longer
     if low <= 0 or high > TOO_WIDE * low:
         text = "The unprofiled steps vary too much to predict the full step: time more of them (--timed)."
         return replace(plain, sentence=f"{plain.sentence} {text}", ideal_speedup=ideal)

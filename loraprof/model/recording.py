@@ -29,6 +29,7 @@ from loraprof.model.ranges import (
     Rate,
     Size,
 )
+from loraprof.model.vocabulary import Role
 
 SCHEMA = "loraprof.recording/1"
 How = Literal["declared", "observed", "shapes"]
@@ -79,6 +80,14 @@ class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
     kernel: tuple[Size, ...] = ()  # convolutions
     active: bool = True
     how: How | None = None  # "declared" by a library, "observed" in the step, "shapes"; None: by an older version
+
+
+class AdapterOps(msgspec.Struct, frozen=True, array_like=True):
+    """Ops of one name that a module issues itself in one call, in order: (site, role), None for other work."""
+
+    module: Index
+    op: str
+    labels: list[tuple[Index, Role] | None]
 
 
 class ModuleCall(msgspec.Struct, frozen=True, array_like=True):
@@ -284,6 +293,8 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     modules: list[ModuleInfo] = []
     parameters: list[ParameterInfo] = []
     sites: list[AdapterSite] = []
+    adapter_ops: list[AdapterOps] = []  # of modules whose part alone does not say which op is the adapter's
+    dense_ops: list[AdapterOps] | None = None  # that build a change as large as its weight; None: not observed
     calls: list[ModuleCall] = []
     timing: Timing | None = None
     counted: list[CountedOp] = []

@@ -19,6 +19,7 @@ GainBasis = Literal["model", "replay", "measured", "assumed"]
 RemedyKind = Literal["same_training", "numerics", "other_training", "data", "hardware"]
 Severity = Literal["info", "minor", "major", "blocker"]
 FIELDS = ("kind", "class_", "cause", "phase", "role")  # of a row
+NAMELESS = 0.05  # of the busy time: from here on a trace's work of unknown role is said, and how to record it
 Bound = Literal["compute", "memory", "latency", "unknown"]
 
 
@@ -30,6 +31,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     torch: str | None
     ranks: int
     workload: str | None = None
+    target: str | None = None  # what was profiled, as it is typed after ``loraprof profile``
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +70,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename={"class_": "class"}
     role: Role
     ns: int
     events: int
+    network: str | None = None  # the root module it ran in, None outside of every one
 
 
 class Overlap(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,6 +217,20 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
 
 
+class NetworkRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a root module's calls take of the reported step. ``trained``: it holds trained parameters; ``adapters``:
+    active adapted layers; ``calls``: in that phase, None where they were not recorded."""
+
+    name: str
+    trained: bool
+    adapters: int
+    busy_ns: int
+    idle_ns: int
+    share: float
+    phase: Phase
+    calls: int | None
+
+
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     gemm_flops_per_s: float | None
     copy_bytes_per_s: float | None
@@ -256,6 +273,7 @@ class NvmlReport(msgspec.Struct, frozen=True, kw_only=True):
     throttle: list[str] | None = None
     tensor_active: float | None = None
     dram_active: float | None = None
+    sampled_step_ns: int | None = None  # a step of the loop that was sampled; energy is scaled to the timed step
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,8 +295,8 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemedyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What to change. ``stack``: the library or trainer that the text is written for; ``arm``: the arm of ``compare``
-    that makes the change in process, None where there is none."""
+    """What to change. ``stack``: the library or trainer that the text is written for; ``arm``: what
+    ``compare`` or ``fix`` calls the change where they can make it in process, None where they cannot."""
 
     kind: RemedyKind
     stack: str
@@ -367,6 +385,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     rank_summary: RankSummary | None = None
     communication: Communication | None = None
     unprofiled: UnprofiledStep | None = None  # None: no timing, or the replay was refused
+    networks: list[NetworkRow] = []
 
     def step(self) -> Step | None:
         """The reported step, or ``None`` when the input has none."""

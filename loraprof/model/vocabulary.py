@@ -51,7 +51,7 @@ Cause = Literal[
     "queued",
     "unknown",
 ]
-Phase = Literal["forward", "backward", "recompute", "optimizer", "other"]
+Phase = Literal["forward", "backward", "recompute", "optimizer", "other", "generate"]
 Role = Literal[
     "base.linear",
     "adapter.down",

@@ -3,7 +3,7 @@
 from typing import Final
 
 from loraprof.errors import UsageError
-from loraprof.remedies import adapter, data, model, optimizer
+from loraprof.remedies import adapter, data, loss, model, optimizer
 from loraprof.remedies.remedy import LiveRemedy
 from loraprof.store.specs import did_you_mean
 
@@ -18,6 +18,7 @@ REMEDIES: Final[dict[str, LiveRemedy]] = {
         optimizer.SET_TO_NONE,
         model.SDPA,
         model.NO_MASK,
+        loss.CHUNKED,
         model.NO_CHECKPOINTING,
         model.NON_REENTRANT,
         data.PAD_TO_LONGEST,
@@ -29,6 +30,11 @@ REMEDIES: Final[dict[str, LiveRemedy]] = {
         adapter.QUERY_VALUE_ONLY,
     )
 }
+
+
+def is_remedy(arm: str) -> bool:
+    """The name of a remedy, or several joined by a plus sign."""
+    return all(part in REMEDIES for part in arm.split("+"))
 
 
 def remedy_named(name: str) -> LiveRemedy:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loraprof.capture.adapters.find import find_sites
 from loraprof.capture.adapters.sites import Found, features
+from loraprof.remedies.structure import candidates
 from loraprof.workloads.adapters import is_conv1d
 
 ROWS: Final = 8
@@ -56,18 +56,14 @@ class LoraSite:
 def adapted(model: nn.Module) -> list[tuple[nn.Module, Found]]:
     """Adapted layers of a model: the module that is called, and what was found of it."""
     named = dict(model.named_modules())
-    return [(named[found.site.path], found) for found in find_sites(named)]
+    return [(named[found.site.path], found) for found in candidates(named)]
 
 
 def lora_sites(model: nn.Module) -> list[LoraSite] | str:
-    """All of them, or the reason why one is more than plain LoRA on a linear layer."""
-    sites = []
-    for module, found in adapted(model):
-        site = _site(module, found)
-        if isinstance(site, str):
-            return f"{found.site.path}: {site}"
-        sites.append(site)
-    return sites or "there is no adapted layer"
+    """Those that are plain LoRA on a linear layer; where none is, the reason why the first is not."""
+    asked = [(found.site.path, _site(module, found)) for module, found in adapted(model)]
+    sites = [site for _, site in asked if isinstance(site, LoraSite)]
+    return sites or next((f"{path}: {site}" for path, site in asked), "there is no adapted layer")
 
 
 def _site(module: nn.Module, found: Found) -> LoraSite | str:

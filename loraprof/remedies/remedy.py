@@ -17,6 +17,7 @@ class LiveRemedy:
     ``apply`` changes the program between two of its steps and returns what takes the change back. ``text`` is what to
     write in the program where no finding has words for its stack. ``findings`` are the causes it answers.
     ``early`` takes effect before the program starts and returns its undo; then ``apply`` does nothing.
+    ``lasting``: two steps are too few to tell whether it fits; it harms nothing where it does not.
     """
 
     name: str
@@ -26,6 +27,7 @@ class LiveRemedy:
     apply: Callable[[Program], Undo]
     findings: tuple[str, ...] = ()
     early: Callable[[], Undo] | None = None
+    lasting: bool = False
 
 
 def nothing() -> None:
@@ -33,9 +35,11 @@ def nothing() -> None:
 
 
 def swap(owner: Any, name: str, value: Any) -> Undo:
-    """Sets an instance's attribute; the undo restores what the instance itself held, or the class's."""
+    """Sets an instance's attribute; the undo restores what the instance itself held, or the class's;
+    a property is set back."""
     missing = object()
-    before = vars(owner).get(name, missing)
+    computed = isinstance(getattr(type(owner), name, None), property)
+    before = getattr(owner, name) if computed else vars(owner).get(name, missing)
     setattr(owner, name, value)
 
     def undo() -> None:

@@ -121,7 +121,7 @@ class Repeats:
     def step(self) -> None:
         """A step all of whose inputs were there before ends the first round through the data."""
         if self.period is None and self._old and not self._new:
-            self.period = self._steps - 1
+            self.period = self._steps - min(self._first.values())
         self._steps += 1
         self._new = self._old = False
 

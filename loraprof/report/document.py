@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``short`` heads the column on a narrow page; of columns with ``drop`` the highest goes first."""
+    """``short`` heads the column on a narrow page; of columns with ``drop`` the highest goes first, and a ``gloss``,
+    which only explains another column, even where nothing may be cut."""
 
     title: str
     short: str = ""
     number: bool = False
     drop: int = 0
     elastic: bool = False  # may be cut to fit
+    gloss: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +85,18 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    label: str
+    ns: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Balance:
-    """Two levels, and lines of changes between them: (what became of them, the changes as (label, text))."""
+    """Two levels, and the shifts that lead from one to the other, each group under what became of them."""
 
     before: Level
-    changes: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    changes: tuple[tuple[str, tuple[Shift, ...]], ...]
     after: Level
 
 
@@ -102,6 +111,7 @@ class Proposal:
     speedup: str
     basis: str
     text: str
+    left: float | None = None  # of the step, afterwards
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from loraprof.report.document import (
     Document,
     Facts,
     Paragraph,
+    Proposal,
     Proposals,
     Remarks,
     Row,
@@ -155,45 +156,71 @@ def _bar(bar: Bar) -> str:
 
 
 def _waterfall(data: Waterfall) -> str:
-    """Bars float where the step has got to; the scale begins at zero, so lengths compare."""
-    level_ns, spans = 0, []
-    for c in data.changes:
-        start_ns = 0 if c.level else level_ns
-        level_ns = c.ns if c.level else level_ns + c.ns
-        spans.append((min(start_ns, level_ns), max(start_ns, level_ns)))
-    right_ns = max(high for _, high in spans) or 1
-    rows = "\n".join(
-        _change(c, low / right_ns, high / right_ns) for c, (low, high) in zip(data.changes, spans, strict=True)
-    )
+    rows = "\n".join(_change(*one) for one in _floating(data.changes))
     heads = ("", "", f"change, {data.unit}", "by count", "by length", "then")
     head = "".join(f'<th scope="col"{_class("n" if i > 1 else "")}>{h}</th>' for i, h in enumerate(heads))
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
 
 
-def _change(c: Change, low: float, high: float) -> str:
+def _floating(changes: Sequence[Change]) -> list[tuple[Change, float, float]]:
+    """Bars float where the step has got to; the scale begins at zero, so lengths compare. Ends as shares of it."""
+    level_ns, spans = 0, []
+    for c in changes:
+        start_ns = 0 if c.level else level_ns
+        level_ns = c.ns if c.level else level_ns + c.ns
+        spans.append((min(start_ns, level_ns), max(start_ns, level_ns)))
+    right_ns = max(high for _, high in spans) or 1
+    return [(c, low / right_ns, high / right_ns) for c, (low, high) in zip(changes, spans, strict=True)]
+
+
+def _floating_bar(c: Change, low: float, high: float) -> str:
     tone = "rest" if c.level else "good" if c.ns < 0 else "bad"
     shape = _rect(low * _CHART_WIDTH, max(1.0, (high - low) * _CHART_WIDTH), 14, tone, f"{c.label}: {c.text}")
-    chart = f'<svg width="{_CHART_WIDTH}" height="14" aria-hidden="true">{shape}</svg>'
+    return f'<svg width="{_CHART_WIDTH}" height="14" aria-hidden="true">{shape}</svg>'
+
+
+def _change(c: Change, low: float, high: float) -> str:
     texts = ("", "", "", c.text) if c.level else (c.text, c.count, c.duration, c.after)
     cells = "".join(f'<td class="n">{escape(t)}</td>' for t in texts)
-    return f"<tr><td>{escape(c.label)}</td><td>{chart}</td>{cells}</tr>"
+    return f"<tr><td>{escape(c.label)}</td><td>{_floating_bar(c, low, high)}</td>{cells}</tr>"
 
 
 def _balance(data: Balance) -> str:
-    rows = [(Cell(data.before.label, tone=data.before.tone), Cell(data.before.text, data.before.ns))]
-    for what, changes in data.changes:
-        rows += [(Cell(f"{what}: {name}"), Cell(value)) for name, value in changes]
-    rows.append((Cell(data.after.label, tone=data.after.tone), Cell(data.after.text, data.after.ns)))
-    return _table(Table((Column(""), Column("", number=True)), tuple(rows)))
+    """A waterfall: what is saved and added floats between the two levels."""
+    changes = [Change(data.before.label, data.before.ns, data.before.text, "", level=True)]
+    for what, shifts in data.changes:
+        changes += [Change(f"{what}: {shift.label}", shift.ns, shift.text, "") for shift in shifts]
+    changes.append(Change(data.after.label, data.after.ns, data.after.text, "", level=True))
+    rows = "\n".join(_step_row(change, low, high) for change, low, high in _floating(changes))
+    return f'<div class="scroll"><table class="waterfall">\n<tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _step_row(c: Change, low: float, high: float) -> str:
+    return (
+        f'<tr><td>{escape(c.label)}</td><td>{_floating_bar(c, low, high)}</td><td class="n">{escape(c.text)}</td></tr>'
+    )
 
 
 def _proposals(block: Proposals) -> str:
-    columns = tuple(Column(c) for c in ("change", "cause", "step", "speed-up", "how known", "do"))
     made = []
     for group, items in block.groups:
-        rows = tuple(tuple(map(Cell, (p.title, p.id, p.step, p.speedup, p.basis, p.text))) for p in items)
-        made.append(f"<h3>{escape(group)}</h3>\n{_table(Table(columns, rows))}")
+        cards = "\n".join(_proposal(p) for p in items)
+        made.append(f'<h3>{escape(group)}</h3>\n<div class="cards">\n{cards}\n</div>')
     return "\n".join(made)
+
+
+def _proposal(p: Proposal) -> str:
+    """The step before and after as two bars, the speed-up with its interval, and what to type."""
+    bars = "" if p.left is None else "".join(
+        f'<svg class="half" viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">'
+        f"{_rect(0, 1000 * share, 10, tone, p.step)}</svg>"
+        for share, tone in ((1.0, "rest"), (p.left, "good"))
+    )  # fmt: skip
+    facts = " · ".join(escape(text) for text in (p.step, p.speedup, p.basis) if text)
+    return (
+        f'<article class="card"><h4>{p.number} {escape(p.title)} <small>{escape(p.id)}</small></h4>\n{bars}'
+        f'<p><b>{facts}</b></p>\n<pre>{escape(p.text)}</pre><button class="copy">copy</button></article>'
+    )
 
 
 def _remarks(block: Remarks) -> str:

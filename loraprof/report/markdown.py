@@ -110,7 +110,7 @@ def _bar(bar: Bar) -> Iterator[str]:
 
 def _balance(data: Balance) -> Iterator[str]:
     rows = [[data.before.label, data.before.text]]
-    rows += [[what, " · ".join(f"{name} {value}" for name, value in changes)] for what, changes in data.changes]
+    rows += [[what, " · ".join(f"{c.label} {c.text}" for c in changes)] for what, changes in data.changes]
     yield from _table(["", ""], [False, True], [*rows, [data.after.label, data.after.text]])
 
 

@@ -30,6 +30,8 @@ class Format(StrEnum):
     html = "html"
     markdown = "markdown"
     github = "github"
+    agent = "agent"
+    issue = "issue"
 
 
 def refuse_existing(path: "Place | None", force: bool) -> None:

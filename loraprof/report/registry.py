@@ -13,6 +13,8 @@ RENDERERS: Final[dict[str, str]] = {
     "html": "loraprof.report.html:to_html",
     "markdown": "loraprof.report.markdown:to_markdown",
     "github": "loraprof.report.github:to_github",
+    "agent": "loraprof.report.agent:to_agent",
+    "issue": "loraprof.report.issue:to_issue",
 }
 
 

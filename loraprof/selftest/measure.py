@@ -74,15 +74,16 @@ def _calibration(on: Device) -> tuple[Calibration | None, list[str]]:
 
 def recording_of(device: torch.device, markers: Markers, calibration: Calibration | None) -> Recording:
     """What a report of the plants can lean on."""
-    modules, sites, parameters = tables_of(markers)
+    tables = tables_of(markers)
     return Recording(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         environment=environment(),
         device=measured(device).info(),
         workload=Workload(name="selftest", kind="builtin", argv=["selftest"]),
-        modules=modules,
-        parameters=parameters,
-        sites=sites,
+        modules=tables.modules,
+        parameters=tables.parameters,
+        sites=tables.sites,
+        adapter_ops=tables.adapter_ops,
         calls=markers.calls,
         calibration=calibration,
     )

@@ -16,6 +16,7 @@ from torch.profiler import record_function
 
 from loraprof.capture.device.kinds import measured
 from loraprof.capture.modules.markers import Markers
+from loraprof.capture.passes.counting import Counting
 from loraprof.capture.passes.profiler import prepare, session
 from loraprof.errors import MeasurementError
 from loraprof.model.selftest import Skipped
@@ -84,6 +85,7 @@ def plant_all(
     done.markers.adopt([nn.ModuleDict({plant.name: work.module for plant, work in ready if work.module is not None})])
     done.markers.install()
     try:
+        _observe(ready, wait, done.markers)
         recorder.prepare()
         alive = [(plant, work) for plant, work in ready if _tried(plant, work, wait, done)]
         done.markers.watch_gradients()
@@ -94,6 +96,19 @@ def plant_all(
     finally:
         done.markers.remove()
     return done
+
+
+def _observe(ready: Sequence[tuple[Plant, Work]], wait: Callable[[], None], markers: Markers) -> None:
+    """Runs the plants that have modules once, so that their adapters are known by what they do."""
+    counting = Counting(markers.where, markers.follow())
+    counting.open()
+    try:
+        for plant, work in ready:
+            if work.module is not None:
+                _tried(plant, work, wait, Planted())
+    finally:
+        counting.close()
+        markers.followed()
 
 
 def _prepared(plant: Plant, device: torch.device, wait: Callable[[], None], done: Planted) -> Work | None:

@@ -84,8 +84,8 @@ def _override(spec: WorkloadSpec, overrides: Mapping[str, object]) -> WorkloadSp
     fields = msgspec.to_builtins(spec)
     for key, value in overrides.items():
         into, leaf = (fields["config"], key[7:]) if key.startswith("config.") else (fields, key)
-        if leaf not in into or key == "name":
-            known = set(into) - {"name"}
+        if not isinstance(into, dict) or leaf not in into or key == "name":
+            known = set(into if isinstance(into, dict) else fields) - {"name"}
             raise UsageError(f"workload {spec.name} has no option {key!r}", did_you_mean(leaf, known))
         if into is fields["config"]:
             value = _like(into[leaf], value, f"workload {spec.name}: `{key}`")

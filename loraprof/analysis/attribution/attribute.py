@@ -15,12 +15,14 @@ from loraprof.analysis.attribution.backward import Backward
 from loraprof.analysis.attribution.compiled import Compiled, CompiledRows, compile_ranges
 from loraprof.analysis.attribution.forward import forward_roles
 from loraprof.analysis.attribution.names import Names, modules_of, names_of
+from loraprof.analysis.attribution.networks import Network, network_of, networks_of, sampling
+from loraprof.analysis.attribution.observed import observed
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked.forward import Unmarked, unmarked
 from loraprof.analysis.attribution.unmarked.frames import framed
 from loraprof.analysis.trace.call_tree import Tree, tree_of
-from loraprof.model.recording import AdapterSite, Recording
+from loraprof.model.recording import AdapterSite, ModuleInfo, Recording
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, HostKind
 
@@ -42,96 +44,175 @@ class Attribution:
     disagreements: int | None
     marked: bool  # module markers say where forward work belongs
     notes: tuple[str, ...]
+    names: Names
     sites: tuple[AdapterSite, ...] = ()  # adapted layers, of the recording or found in the trace
     compiled: CompiledRows | None = None
     compiling: Bool | None = None  # per host row: inside a range in which the compiler worked
+    networks: tuple[Network, ...] = ()
+    dense: frozenset[int] | None = None  # rows that build a change as large as its weight; None: not known
+    network: Int32 | None = None  # per module: its network; None: there are none
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Around:
+    """Per host row, what is around it (-1 none), and what of the step that makes it."""
+
+    marker: Int32  # module call
+    evaluate: Int32  # backward node
+    optimizer: Int32  # optimizer range
+    forward: Bool
+    recompute: Bool
+    backward: Bool
+    update: Bool  # inside the optimizer
+
+    @property
+    def marked(self) -> Bool:
+        """A module claims it."""
+        return self.forward | self.recompute
 
 
 def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     """Attributes every host row of a trace; ``recording`` adds module names, sites and rule (b)."""
     host, tree, names = trace.host, tree_of(trace), names_of(trace)
     table, opens = modules_of(trace, recording)
-    annotation = host.kind == HostKind.ANNOTATION
-    marker = tree.nearest(opens[host.name] >= 0)
-    evaluate = tree.nearest(names.evaluate[host.name] & (host.kind == HostKind.OP))
-    optimizer = tree.nearest(names.optimizer[host.name] & annotation)
-
-    depth = np.append(tree.depth, -1)  # index -1 reads the sentinel
-    inner = np.maximum(depth[marker], depth[evaluate])  # a closure's passes run inside the optimizer's range
-    in_optimizer = (optimizer >= 0) & (depth[optimizer] >= inner)
-    in_backward = (evaluate >= 0) & (depth[evaluate] > depth[marker]) & ~in_optimizer
-    recompute = (evaluate >= 0) & (marker >= 0) & ~in_backward & ~in_optimizer
-    forward = (evaluate < 0) & (marker >= 0) & ~in_optimizer
+    around = _around(trace, tree, names, opens)
+    alone = recording is None and not around.marked.any()
+    again = around.backward & alone
+    again &= _recorded_again(trace, tree, names, around.evaluate) if alone else False
+    table, sites, found = (
+        _by_shapes(trace, tree, (table, opens), around, again) if recording is None else (table, (), None)
+    )
 
     module = np.full(len(host), -1, dtype=np.int32)
-    marked = forward | recompute
-    module[marked] = opens[host.name[marker[marked]]]
+    module[around.marked] = opens[host.name[around.marker[around.marked]]]
     phase = np.full(len(host), PHASE["other"], dtype=np.int8)
-    phase[forward], phase[recompute], phase[in_backward] = PHASE["forward"], PHASE["recompute"], PHASE["backward"]
-    phase[in_optimizer] = PHASE["optimizer"]
-    alone = recording is None and not marked.any()
-    again = in_backward & _recorded_again(trace, tree, names, evaluate) if alone else in_backward & False
-    found = unmarked(trace, tree, (evaluate, optimizer), again) if recording is None else None
-    sites: tuple[AdapterSite, ...] = ()
-    if found is not None and alone:
-        table, sites = found.table, found.sites
-    elif found is not None:
-        table, sites, found = framed(trace, tree, found, table, opens, marker)
+    phase[around.forward], phase[around.recompute] = PHASE["forward"], PHASE["recompute"]
+    phase[around.backward], phase[around.update] = PHASE["backward"], PHASE["optimizer"]
     roles = roles_of(table, recording, sites)
-    code = Compiled(trace, recording, roles, tree, marker, evaluate)
-    role = forward_roles(trace, roles, np.where(code.inside, -1, module).astype(np.int32), marker, tree)
-
-    opened = forward & (opens[host.name] >= 0)
+    code = Compiled(trace, recording, roles, tree, around.marker, around.evaluate)
+    role = forward_roles(trace, roles, np.where(code.inside, -1, module).astype(np.int32), around.marker, tree)
+    claimed, in_backward = around.marked, around.backward
     if found is not None and alone:
-        marked = _claim(found, ~(code.inside | in_optimizer), module, phase, role)
-        phase[again & marked] = PHASE["recompute"]
-        in_backward &= ~(again & marked)
+        claimed = _claim(found, ~(code.inside | around.update), module, phase, role)
+        phase[again & claimed] = PHASE["recompute"]
+        in_backward = in_backward & ~(again & claimed)
     elif found is not None:
         _mend(found, role)
-    state = Backward(trace, recording, roles, names, tree, evaluate, in_backward, alone)
+    state = Backward(trace, recording, roles, names, tree, around.evaluate, in_backward, alone)
     disagreements = state.fill(module, role)
     paths = [m.path or "<model>" for m in table]
     special = {name: len(paths) + i for i, name in enumerate((OPTIMIZER, GRAD_CLIP, LOSS))}
     compiled = code.fill(special[LOSS], module, phase, role)
-    loss = (role == ROLE["loss"]) & (module >= 0)
-    module[loss] = special[LOSS]
-    module[in_optimizer], role[in_optimizer] = special[OPTIMIZER], ROLE["optimizer"]
+    module[(role == ROLE["loss"]) & (module >= 0)] = special[LOSS]
+    module[around.update], role[around.update] = special[OPTIMIZER], ROLE["optimizer"]
+    claimed = claimed | (code.inside & ~in_backward)
+    opened = around.forward & (opens[host.name] >= 0)
+    running = code.inside & (phase == PHASE["forward"]) & (host.kind == HostKind.ANNOTATION)
+    edges = (opened, running, claimed | in_backward)
+    _outside(trace, tree, names, around, edges, special, (module, phase, role), alone)
+    module[state.unplaced_loss & (module < 0) & ~code.inside] = special[LOSS]
+    _of_neither(trace, tree, names, opens, (module, phase, role))
+    networks = networks_of(recording)
+    phase[sampling(trace, recording, networks, opens) & (phase == PHASE["forward"])] = PHASE["generate"]
+    known = bool(claimed.any())
+    notes = _notes(tree, sites, recording is not None and not known)
+    return Attribution(
+        paths=(*paths, *special),
+        module=module,
+        phase=phase,
+        role=role,
+        tree=tree,
+        disagreements=disagreements,
+        marked=known,
+        notes=notes,
+        names=names,
+        sites=tuple(roles.sites),
+        compiled=compiled,
+        compiling=compile_ranges(trace, tree),
+        networks=networks,
+        dense=_dense(trace, recording, module, around.marker, tree),
+        network=network_of(recording, networks, len(paths) + len(special)) if networks else None,
+    )
+
+
+def _around(trace: Trace, tree: Tree, names: Names, opens: Int64) -> _Around:
+    host = trace.host
+    marker = tree.nearest(opens[host.name] >= 0)
+    evaluate = tree.nearest(names.evaluate[host.name] & (host.kind == HostKind.OP))
+    optimizer = tree.nearest(names.optimizer[host.name] & (host.kind == HostKind.ANNOTATION))
+    depth = np.append(tree.depth, -1)  # index -1 reads the sentinel
+    inner = np.maximum(depth[marker], depth[evaluate])  # a closure's passes run inside the optimizer's range
+    update = (optimizer >= 0) & (depth[optimizer] >= inner)
+    backward = (evaluate >= 0) & (depth[evaluate] > depth[marker]) & ~update
+    recompute = (evaluate >= 0) & (marker >= 0) & ~backward & ~update
+    forward = (evaluate < 0) & (marker >= 0) & ~update
+    return _Around(marker, evaluate, optimizer, forward, recompute, backward, update)
+
+
+def _by_shapes(
+    trace: Trace, tree: Tree, modules: tuple[list[ModuleInfo], Int64], around: _Around, again: Bool
+) -> tuple[list[ModuleInfo], tuple[AdapterSite, ...], Unmarked]:
+    """Modules, adapted layers and forward work of a trace that no recording describes."""
+    found = unmarked(trace, tree, (around.evaluate, around.optimizer), again)
+    if around.marked.any():
+        return framed(trace, tree, found, *modules, around.marker)
+    return found.table, found.sites, found
+
+
+def _outside(
+    trace: Trace,
+    tree: Tree,
+    names: Names,
+    around: _Around,
+    edges: tuple[Bool, Bool, Bool],
+    special: dict[str, int],
+    columns: tuple[Int32, Int8, Int8],
+    alone: bool,
+) -> None:
+    """Work outside every module, node and optimizer, in place. ``edges``: rows that open a module's call, and a
+    compiled region's; rows that have their place."""
+    host, (opened, running, placed) = trace.host, edges
+    module, phase, role = columns
     work = np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
     closure = np.zeros(len(host) + 1, dtype=np.bool_)
-    closure[optimizer[opened]] = True
+    closure[around.optimizer[opened]] = True
     closure[-1] = False
-    opened |= code.inside & (phase == PHASE["forward"]) & annotation
-    marked = marked | (code.inside & ~in_backward)
-    outside = (~(in_optimizer | in_backward | marked) | (in_optimizer & closure[optimizer])) & work
-    tops = (opened, evaluate, optimizer)
+    outside = (~(around.update | placed) | (around.update & closure[around.optimizer])) & work
+    tops = (opened | running, around.evaluate, around.optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
     if alone:
-        updates = np.flatnonzero((tree.nearest(names.updates[host.name]) >= 0) & ~in_backward & work)
+        updates = np.flatnonzero((tree.nearest(names.updates[host.name]) >= 0) & ~around.backward & work)
         module[updates], phase[updates], role[updates] = special[OPTIMIZER], PHASE["optimizer"], ROLE["optimizer"]
-    module[state.unplaced_loss & (module < 0) & ~code.inside] = special[LOSS]
-    around = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
-    role[work & (tree.nearest(around) >= 0)] = ROLE["comm"]
-    enclosing = (opens[host.name] >= 0) | (names.optimizer[host.name] & annotation)
-    call, issuer = _issued(trace, tree, enclosing)
-    for column in (module, phase, role):
+
+
+def _of_neither(trace: Trace, tree: Tree, names: Names, opens: Int64, columns: tuple[Int32, Int8, Int8]) -> None:
+    """Communication, whoever asked for it, and runtime calls, which do their op's work; in place."""
+    host = trace.host
+    annotation = host.kind == HostKind.ANNOTATION
+    asked = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
+    work = np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
+    columns[2][work & (tree.nearest(asked) >= 0)] = ROLE["comm"]
+    call, issuer = _issued(trace, tree, (opens[host.name] >= 0) | (names.optimizer[host.name] & annotation))
+    for column in columns:
         column[call] = column[issuer]
-    known = bool(marked.any())
+
+
+def _notes(tree: Tree, sites: tuple[AdapterSite, ...], unmarked_recording: bool) -> tuple[str, ...]:
     notes = [f"{len(sites)} adapted layers found {_HOW[site.how]}" for site in sites[:1] if site.how in _HOW]
-    notes += [f"host ranges cross instead of nesting, on this many threads: {tree.crossing}"] if tree.crossing else []
-    if recording is not None and not known:
+    if tree.crossing:
+        notes.append(f"host ranges cross instead of nesting, on this many threads: {tree.crossing}")
+    if unmarked_recording:
         notes.append("no module markers in the trace: roles of forward work and the adapter's time are unknown")
-    return Attribution(
-        (*paths, *special),
-        module,
-        phase,
-        role,
-        tree,
-        disagreements,
-        known,
-        tuple(notes),
-        tuple(roles.sites),
-        compiled,
-        compile_ranges(trace, tree),
+    return tuple(notes)
+
+
+def _dense(
+    trace: Trace, recording: Recording | None, module: Int32, marker: Int32, tree: Tree
+) -> frozenset[int] | None:
+    if recording is None or recording.dense_ops is None:
+        return None
+    return (
+        frozenset(observed(trace, recording.dense_ops, module, marker, tree)[1]) if recording.dense_ops else frozenset()
     )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from loraprof.analysis.attribution.behaviour import behaviour_of
+from loraprof.analysis.attribution.observed import place_observed
 from loraprof.analysis.attribution.roles import HEAD, Context, Roles
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Shapes, Trace
@@ -29,6 +30,7 @@ def forward_roles(trace: Trace, roles: Roles, module: Int32, marker: Int32, tree
         ends = np.concatenate((ends, host.end[called]))
         late = _after(trace, marker, rows, ends, heads[module[rows]] | (role[rows] == ROLE["head"]))
         role[rows] = _decided(trace, roles, module, rows, top, late, core)
+    place_observed(trace, roles.adapter_ops, module, marker, tree, role)
     return role
 
 

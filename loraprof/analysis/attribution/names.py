@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.trace.call_tree import MODULE_FRAME
+from loraprof.analysis.trace.step_windows import DATA
 from loraprof.model.recording import ModuleInfo, Recording
 from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
@@ -15,6 +16,7 @@ _UPDATE = re.compile(r"^aten::(_fused_(adamw?|sgd|adagrad)_|_foreach_(lerp|addcd
 _NODE = re.compile(r"^[A-Za-z:]*?\w+Backward\d*$|^(torch::autograd::)?AccumulateGrad$")
 # What DDP and FSDP do around their collectives: filling and emptying buckets, shards into weights and back.
 _MARKER = re.compile(rf"({MODULE_MARKER}|{GRADIENT_MARKER})([0-9]{{1,9}})")
+COLLECTIVE = re.compile(r"^(gloo|nccl|mpi|ucc):")
 _COMM_OP = re.compile(r"^(c10d::|torch::distributed::|torch\.distributed\.)")
 _COMM_RANGE = re.compile(r"^(FSDP::|FullyShardedDataParallel\._(pre|post)_)")
 
@@ -33,6 +35,8 @@ class Names:
     backward: Bool
     comm_op: Bool
     comm_range: Bool
+    loader: Bool  # a range in which a batch is loaded
+    collective: Bool  # a range of a communication library
 
 
 def names_of(trace: Trace) -> Names:
@@ -53,6 +57,8 @@ def names_of(trace: Trace) -> Names:
         updates=np.array([bool(_UPDATE.search(n)) for n in names]),
         norm=np.array(["norm" in n and "layer_norm" not in n for n in names]),
         comm_op=np.array([bool(_COMM_OP.search(n)) for n in names]),
+        loader=np.array([bool(DATA.search(n)) for n in names]),
+        collective=np.array([bool(COLLECTIVE.search(n)) for n in names]),
         comm_range=np.array([bool(_COMM_RANGE.search(n)) for n in names]),
         backward=np.array([n.startswith("autograd::") or n.endswith(("Backward0", "Backward")) for n in names]),
     )

@@ -12,7 +12,7 @@ from typing import Final
 from loraprof.analysis.attribution.containers import Behaviour, own_role
 from loraprof.analysis.attribution.weights import ADAPTER_PARTS, PRODUCT, Weights, product_role
 from loraprof.model.compilation import Compilation
-from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo, Recording
+from loraprof.model.recording import AdapterOps, AdapterSite, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.trace import Shapes
 from loraprof.model.vocabulary import Role
 
@@ -63,6 +63,7 @@ class Roles:
     behaviour: dict[int, Behaviour] = field(default_factory=dict)
     heads: frozenset[int] = frozenset()
     rotary: bool = False
+    adapter_ops: list[AdapterOps] = field(default_factory=list)
     compiled: frozenset[tuple[int, str]] = frozenset()  # module and op of what compiled forward graphs are made of
 
     def of(self, module: int, op: str, shapes: Shapes | None = None, context: Context = Context()) -> Role:
@@ -90,8 +91,7 @@ class Roles:
 
     def of_parameter(self, parameter: ParameterInfo) -> Role:
         """Role of summing up a parameter's gradient."""
-        info = self.table[parameter.module]
-        if info.site is not None and parameter.part in ADAPTER_PARTS:
+        if parameter.part in ADAPTER_PARTS:
             return ADAPTER_PARTS[parameter.part]
         named = self.of(parameter.module, "")
         if named not in ("other", "adapter.elementwise") or parameter.part not in (None, "base"):
@@ -136,6 +136,7 @@ def roles_of(table: list[ModuleInfo], recording: Recording | None, sites: Sequen
         {},
         frozenset(_heads(table, [p.shape for p in parameters if table[p.module].cls == "Embedding"])),
         any("Rotary" in m.cls for m in table),
+        recording.adapter_ops if recording else [],
         frozenset(_compiled_ops(recording.compilation if recording else None)),
     )
 

@@ -119,19 +119,19 @@ class Reached:
 
 
 def lifted(ceiling: Ceiling, reached: Iterable[Reached]) -> Ceiling:
-    """The ceiling that is the best of what was calibrated and of what the step reached; no higher than what nothing
-    exceeds, or where no data sheet says what that is, than MOST_LIFT."""
+    """The ceiling that is the best of what was calibrated and of what the step reached. What exceeds the data sheet, or
+    MOST_LIFT where there is none, is no work that was done: it lifts nothing."""
     flops, curve, stream = dict(ceiling.flops_per_s), dict(ceiling.copies), ceiling.bytes_per_s or 0.0
-    most_bytes = ceiling.most_bytes_per_s or stream
-    most_bytes = most_bytes if most_bytes > stream else MOST_LIFT * stream
+    most_bytes = _most(stream, ceiling.most_bytes_per_s)
     largest = max(curve, default=0)
     for r in reached:
         if r.limit == "compute":
-            most = ceiling.most_flops_per_s.get(r.unit, 0.0)
-            most = most if most > ceiling.flops_per_s.get(r.unit, 0.0) else MOST_LIFT * most
-            flops[r.unit] = max(flops.get(r.unit, 0.0), min(r.flops / r.ns * 1e9, most))
+            rate, known = r.flops / r.ns * 1e9, ceiling.flops_per_s.get(r.unit, 0.0)
+            if rate <= _most(known, ceiling.most_flops_per_s.get(r.unit)):
+                flops[r.unit] = max(flops[r.unit], rate)
         elif r.min_bytes >= largest:
-            stream = max(stream, min(r.min_bytes / r.ns * 1e9, most_bytes))
+            rate = r.min_bytes / r.ns * 1e9
+            stream = max(stream, rate) if rate <= most_bytes else stream
         elif r.ns * MOST_LIFT >= (ceiling.memory_ns(r.min_bytes) or 0.0):
             curve[r.min_bytes] = min(curve.get(r.min_bytes, math.inf), r.ns)
     if largest and ceiling.bytes_per_s:  # a curve that ends in the stream's rate still does
@@ -144,6 +144,11 @@ def lifted(ceiling: Ceiling, reached: Iterable[Reached]) -> Ceiling:
         most_bytes_per_s=max(stream, ceiling.most_bytes_per_s or 0.0) or None,
         copies=tuple(sorted(curve.items())),
     )
+
+
+def _most(known: float, most: float | None) -> float:
+    """What nothing exceeds, where a rate is known."""
+    return most if most is not None and most > known else MOST_LIFT * known
 
 
 def data_sheet(spec: GpuSpec, sm_mhz: float | None = None, cache_bytes: int | None = None) -> Ceiling:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from loraprof.analysis.attribution.attribute import Attribution
-from loraprof.analysis.partition.host_state import COLLECTIVE
 from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.trace.intervals import Cover, innermost, union
-from loraprof.analysis.trace.step_windows import DATA, Window
+from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap
 from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import ROLE, Cause, DeviceClass, HostKind
@@ -39,28 +38,30 @@ class Slices:
 def slices_of(trace: Trace, who: Attribution, window: Window) -> Slices:
     """The window's main thread, cut by the innermost op."""
     host = trace.host
-    loader = np.array([bool(DATA.search(n)) for n in trace.names] or [False])
 
     def loads(rows: Int64) -> Bool:
-        flag: Bool = loader[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)
+        flag: Bool = who.names.loader[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)
         return flag
 
     mine = who.tree.overlapping(host, window.thread, window.start, window.end)
-    compiles = np.zeros(len(host), np.bool_) if who.compiling is None else who.compiling
     noted = host.kind[mine] == HostKind.ANNOTATION
-    work = (host.kind[mine] == HostKind.OP) & ~compiles[mine]
-    mine = mine[work | loads(mine) | (noted & compiles[mine])]
+    work = (host.kind[mine] == HostKind.OP) & ~_compiles(who, mine)
+    mine = mine[work | loads(mine) | (noted & _compiles(who, mine))]
     start, end = np.maximum(host.start[mine], window.start), np.minimum(host.end[mine], window.end)
     order = np.lexsort((mine, -end, start))
     mine, start, end = mine[order], start[order], end[order]
     begin, stop, at = innermost(start, end)
-    owned = ~compiles[mine[at]]
+    owned = ~_compiles(who, mine[at])
     begin, stop, owner = begin[owned], stop[owned], mine[at][owned]
     data = np.zeros(len(owner), np.bool_)
     if loads(mine).any():
         for rows in who.tree.around(owner):
             data |= loads(rows)
     return Slices(begin, stop, owner, data)
+
+
+def _compiles(who: Attribution, rows: Int64) -> Bool:
+    return np.zeros(len(rows), np.bool_) if who.compiling is None else who.compiling[rows]
 
 
 def elsewhere(trace: Trace, who: Attribution, window: Window) -> Int64:
@@ -140,9 +141,8 @@ def waits_of(trace: Trace, who: Attribution, window: Window, low: Int64, high: I
     a collective closes its record a little after the main thread has gone on.
     """
     host = trace.host
-    named = np.array([bool(COLLECTIVE.search(n)) for n in trace.names] or [False])
     rows = elsewhere(trace, who, window) if len(low) else np.zeros(0, dtype=np.int64)
-    rows = rows[named[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)]
+    rows = rows[who.names.collective[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)]
     start, end = host.start[rows], host.end[rows]
     last = np.searchsorted(low, end, side="left") - 1
     middle = np.searchsorted(low, (start + end) // 2, side="right") - 1

@@ -44,6 +44,7 @@ class DeviceWork:
     called: Int64
     op: Int64  # -> Trace.host, innermost op around the launch, -1 none
     reach: Int64  # latest end so far, this record's included
+    causes: tuple[Cause, ...]  # idle cause of each state of a host thread
 
     def overlapping(self, window: Window) -> Int64:
         """Records that share time with a window; one that lasts no time belongs to the window it closes."""
@@ -93,7 +94,10 @@ def device_work(
     start, end = device.start[rows], device.end[rows]
     reach = np.maximum.accumulate(end)
     call, called = _taken(trace.host.start, launch, 0), _taken(trace.host.end, launch, 0)
-    return DeviceWork(rows, start, end, kind.astype(np.int64), module, phase, role, launch, call, called, op, reach)
+    causes = idle_causes(trace)
+    return DeviceWork(
+        rows, start, end, kind.astype(np.int64), module, phase, role, launch, call, called, op, reach, causes
+    )
 
 
 def turnaround_floor(trace: Trace, links: Links) -> int:
@@ -142,10 +146,14 @@ def split(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Time
 def _busy(start: Int64, end: Int64, kind: Int64) -> tuple[Int64, list[tuple[Cover, Int64, Int64]]]:
     """Exclusive time of each record, and per class (union, owned starts, owned ends)."""
     ns = np.zeros(len(start), dtype=np.int64)
-    above: Cover = cover_of_disjoint(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    out = []
+    none = np.zeros(0, np.int64)
+    above: Cover = cover_of_disjoint(none, none)
+    empty, out = above, []
     for cls in range(len(CLASSES)):
         mine = np.flatnonzero(kind == cls)
+        if not len(mine):
+            out.append((empty, none, none))
+            continue
         mine = mine[np.argsort(start[mine], kind="stable")]
         begin, stop = owned(start[mine], end[mine])
         ns[mine] = (stop - begin) - above.measure(begin, stop)
@@ -160,6 +168,8 @@ def _overlap(covers: list[tuple[Cover, Int64, Int64]]) -> tuple[Overlap, ...]:
     for over in range(len(CLASSES)):
         for under in range(over + 1, len(CLASSES)):
             top, low = covers[over][0], covers[under][0]
+            if not (len(top.start) and len(low.start)):
+                continue
             ns = int(low.measure(top.start, top.end).sum())
             if over == DeviceClass.COMM:  # compute owns what all three share
                 compute = covers[DeviceClass.COMPUTE][0]
@@ -239,13 +249,14 @@ def _idle(trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[
     for one in distinct(thread[waiting]).tolist():
         mine = np.flatnonzero(waiting & (thread == one))
         spent = measure(states[one], low[mine], gap.call[mine])
-        for i, cause in enumerate(idle_causes(trace)):
+        for i, cause in enumerate(work.causes):
             pieces.setdefault(cause, np.zeros(len(low), dtype=np.int64))[mine] += spent[i]
     phase, role = gap.owner(work.phase, OTHER_PHASE), gap.owner(work.role, OTHER_ROLE)
     module = gap.owner(work.module, -1)
     columns: list[tuple[Int64, ...]] = []
     for cause, ns in pieces.items():
         some = np.flatnonzero(ns)
-        ones = np.ones(len(some), dtype=np.int64)
-        columns.append((ones * idle_kind(cause), phase[some], role[some], module[some], ns[some], ones))
+        if len(some) or not columns:
+            ones = np.ones(len(some), dtype=np.int64)
+            columns.append((ones * idle_kind(cause), phase[some], role[some], module[some], ns[some], ones))
     return _Idle(*(np.concatenate(c).astype(np.int64) for c in zip(*columns, strict=True)))

@@ -24,7 +24,6 @@ _SYNC = re.compile(r"(Device|Stream|Event)Synchronize|^(cuda|hip)Memcpy(_v2|With
 _ALLOCATOR = re.compile(
     r"^(cuda|hip)(Malloc|Free|HostAlloc|HostMalloc|HostFree)|^cuMem|^hipMem(Alloc|Free|Create|Map|Release)"
 )
-COLLECTIVE = re.compile(r"^(gloo|nccl|mpi|ucc):")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

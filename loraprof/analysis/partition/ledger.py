@@ -6,7 +6,7 @@ import numpy as np
 
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap, Part
-from loraprof.model.trace import Int64
+from loraprof.model.trace import Int32, Int64
 from loraprof.model.vocabulary import CAUSE, CAUSES, CLASSES, PHASE, PHASES, ROLE, ROLES, Cause
 
 
@@ -30,19 +30,27 @@ class Ledger:
     events: Int64
     overlap: tuple[Overlap, ...]
 
-    def parts(self) -> list[Part]:
-        """Summed by (class or cause, phase, role), in the order of the vocabulary."""
+    def parts(self, network: Int32 | None = None, names: tuple[str, ...] = ()) -> list[Part]:
+        """Summed by (class or cause, phase, role), in the order of the vocabulary; by network too, of several.
+
+        ``network``: per module, its position in ``names``, -1 none.
+        """
+        belongs = self._networks(network)
+        several = len(names) > 1
         key = (self.kind * len(PHASES) + self.phase) * len(ROLES) + self.role
+        key = key * (len(names) + 1) + (belongs + 1 if several else 0)
         unique, inverse = np.unique(key, return_inverse=True)
         ns = np.zeros(len(unique), dtype=np.int64)
         events = np.zeros(len(unique), dtype=np.int64)
+        where = np.full(len(unique), -1, dtype=np.int64)
         np.add.at(ns, inverse, self.ns)
         np.add.at(events, inverse, self.events)
+        np.maximum.at(where, inverse, belongs)
         out = []
-        for k, total, count in zip(unique.tolist(), ns.tolist(), events.tolist(), strict=True):
+        for k, total, count, of in zip(unique.tolist(), ns.tolist(), events.tolist(), where.tolist(), strict=True):
             if not total and not count:
                 continue
-            kind, rest = divmod(k, len(PHASES) * len(ROLES))
+            kind, rest = divmod(k // (len(names) + 1), len(PHASES) * len(ROLES))
             phase, role = divmod(rest, len(ROLES))
             busy = kind < len(CLASSES)
             out.append(
@@ -54,9 +62,16 @@ class Ledger:
                     role=ROLES[role],
                     ns=total,
                     events=count,
+                    network=names[of] if of >= 0 else None,
                 )
             )
         return out
+
+    def _networks(self, network: Int32 | None) -> Int64:
+        """Per entry its network, -1 none."""
+        if network is None or not len(network):
+            return np.full(len(self.ns), -1, dtype=np.int64)
+        return np.where(self.module >= 0, network[np.clip(self.module, 0, len(network) - 1)], -1).astype(np.int64)
 
     @property
     def busy(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -5,13 +5,14 @@ full   = frozen + weight gradients of the frozen layers + optimizer and clipping
          + communication of the gradients that LoRA does not have
 
 T is the unprofiled median. On a CPU the parts are sums over the recorded steps' entries, freed of the profiler's cost
-(those of the reported step count). On a GPU both steps are replayed with the calls they would make, at the host speed
+(the median step counts). On a GPU both steps are replayed with the calls they would make, at the host speed
 at which the replay of the recorded step meets T; where the gate refuses the replay and the device waits (for its host,
 for other ranks), nothing is predicted. What is added was measured alone, on this device, after the step
 (``capture.device.gradient_cost``).
 
 The interval has parts that vary by themselves and add in squares: the unprofiled median's own, the spread of the
-adapter path over the recorded steps, and MODEL of the weight gradients and of the optimizer, clipping and accumulation:
+adapter path over the recorded steps, ADAPTER of that path for the frozen step, and MODEL of the weight gradients and
+of the optimizer, clipping and accumulation:
 what benchmarks/predictions.py finds between work measured alone and the same work within a step; where gradients are
 reduced over ranks, the bounds of what more communication adds (comm_savings).
 """
@@ -35,6 +36,7 @@ from loraprof.model.report import Interval, Savings, Unprofiled
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE, DeviceClass, Role
 
 MODEL = 0.15
+ADAPTER = 0.3  # of the adapter path: of three on a GPU one was 26 % longer than predicted (benchmarks/coverage.py)
 WAIT_SHARE = 0.05  # of a GPU step, for the host or for other ranks: below it, order hardly matters
 
 
@@ -83,7 +85,8 @@ def counterfactual(
     ledgers = [one for one in analysis.ledgers if one.ns.sum()]
     now = unprofiled.median_ns
     each = [_parts(one, unprofiled_ns(analysis, one, recording, now), recording, known) for one in ledgers]
-    parts = _parts(plain, plain.ns.astype(np.float64), recording, known) if plain is not None else _median(each)
+    moved = plain if step is not None else None
+    parts = _median(each) if moved is None else _parts(moved, moved.ns.astype(np.float64), recording, known)
     wgrad = parts.factor * sum(g.calls * g.weight_ns for g in known) + tied_ns(recording, rates)
     micro = recording.workload.micro_batches or 1
     clip, accumulate = float(cost.clip_ns) if parts.clip else 0.0, float(cost.accumulate_ns) * (micro - 1)
@@ -105,7 +108,7 @@ def counterfactual(
             high=_interval(full, *halves, comm_high - comm).high,
         ),
         frozen_ns=round(frozen),
-        frozen=_interval(frozen, timing, spread, MODEL * parts.adapter),
+        frozen=_interval(frozen, timing, spread, ADAPTER * parts.adapter),
         savings=Savings(
             wgrad_ns=round(wgrad + accumulate),
             optimizer_ns=cost.optimizer_ns,
@@ -115,6 +118,23 @@ def counterfactual(
         added_ns=now - round(frozen),
         trained_ns=round(parts.optimizer + parts.clip),
     )
+
+
+def unpredicted(recording: Recording, unprofiled: Unprofiled | None) -> str:
+    """Why there is no counterfactual of a recording whose step runs adapters."""
+    if unprofiled is None:
+        why = "no step was timed without the profiler"
+    elif recording.calibration is None:
+        why = "no calibration was recorded"
+    elif recording.training_cost is None:
+        why = "what training the frozen weights would cost was not measured"
+    elif not recording.sites:
+        why = "no adapted layer was recorded"
+    elif gradients(recording, Rates(recording.calibration)) is None:
+        why = "the weight gradient of a frozen layer was not measured, and no rate of this device tells it"
+    else:
+        why = "the device waits in this step, and its launches could not be replayed"
+    return f"full fine-tuning is not predicted: {why}"
 
 
 def _times(

@@ -38,6 +38,7 @@ def without(calls: Calls, call: Bool, record: Bool) -> Calls:
         first=np.concatenate(([0], np.cumsum(left[keep]))),
         record_ns=calls.record_ns[~record],
         stream=calls.stream[~record],
+        own=None if calls.own is None else calls.own[keep],
         span_ns=None,
     )
 
@@ -85,6 +86,7 @@ def with_launches(calls: Calls, launches: list[Launch]) -> Calls:
         kind=np.insert(calls.kind, at, np.full(len(launches), Call.LAUNCH, dtype=np.int8)),
         first=np.concatenate(([0], np.cumsum(added(counts, at, [1] * len(launches))))),
         record_ns=added(calls.record_ns, records_at, [x.record_ns for x in launches]),
+        own=None if calls.own is None else np.insert(calls.own, at, np.full(len(launches), True)),
         stream=added(calls.stream, records_at, [x.stream for x in launches]),
         span_ns=None,
     )

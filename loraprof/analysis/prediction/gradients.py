@@ -2,7 +2,8 @@
 
 wgrad = factor * sum(calls * weight_ns) + the sum of both gradients of a shared weight
 
-A frozen linear layer that could not be measured takes the rates of the device's calibration; a convolution has none.
+Only networks that hold adapters count: full fine-tuning would train no other. A frozen linear layer that could not be
+measured takes the rates of the device's calibration; a convolution has none.
 """
 
 import re
@@ -34,25 +35,42 @@ class _Linear:
 
 def gradients(recording: Recording, rates: Rates) -> list[GradientCost] | None:
     """The measured modules, and linear layers that could not be. None: a time is unknown."""
-    measured = list(recording.training_cost.gradients) if recording.training_cost else []
+    adapted = adapted_roots(recording)
+    inside = {m.id for m in recording.modules if m.root in adapted}
+    called = {c.module for c in recording.calls} if recording.compilation is None else set()  # or it hides calls
+    measured = [g for g in (recording.training_cost.gradients if recording.training_cost else []) if g.module in inside]
     known = {g.module for g in measured}
     micro = recording.workload.micro_batches or 1
     tokens = (recording.workload.tokens_per_step or 0) // micro
-    if any(CONVOLUTION.search(recording.modules[p.module].cls) for p in recording.parameters
-           if not p.trainable and p.module not in known):  # fmt: skip
+    needed = {p.module for p in recording.parameters if not p.trainable} & inside - known
+    if any(CONVOLUTION.search(recording.modules[m].cls) for m in (needed & called if called else needed)):
         return None
     for x in _linears(recording):
-        if x.module.id in known:
+        if x.module.id in known or x.module.id not in (inside & called if called else inside):
             continue
-        if not tokens:
+        rows = tokens or _rows(recording, x) // micro
+        if not rows:
             return None
-        weight, upstream = rates.gemm_ns(x.n, x.k, tokens, x.dtype), rates.gemm_ns(tokens, x.k, x.n, x.dtype)
+        weight, upstream = rates.gemm_ns(x.n, x.k, rows, x.dtype), rates.gemm_ns(rows, x.k, x.n, x.dtype)
         if weight is None or upstream is None:
             return None
         measured.append(
             GradientCost(module=x.module.id, calls=micro, weight_ns=round(weight), input_ns=round(upstream))
         )
     return measured
+
+
+def _rows(recording: Recording, layer: _Linear) -> int:
+    """Of the inputs of a layer's products in the counted step, by their FLOPs; 0 where none was counted."""
+    own = (c for c in recording.counted if c.module == layer.module.id and c.phase == "forward" and c.flops)
+    return sum(c.flops for c in own) // (2 * layer.n * layer.k)
+
+
+def adapted_roots(recording: Recording) -> set[int]:
+    """The networks that hold adapters; all where none is known to."""
+    sites = {m.root for m in recording.modules if m.site is not None}
+    sites |= {recording.modules[o.module].root for o in recording.adapter_ops if any(o.labels)}
+    return sites or {m.root for m in recording.modules}
 
 
 def module_ns(ledger: Ledger, time: Floats, phase: Phase) -> dict[int, float]:
@@ -65,7 +83,8 @@ def module_ns(ledger: Ledger, time: Floats, phase: Phase) -> dict[int, float]:
 def missing_inputs(recording: Recording, known: list[GradientCost], backward: dict[int, float]) -> list[GradientCost]:
     """Modules whose input gradient this step did without and full fine-tuning would need: those that it trains
     something in front of, so all but the first to own weights, whose input is data."""
-    owners = {p.module for p in recording.parameters if not p.trainable}
+    roots = adapted_roots(recording)
+    owners = {p.module for p in recording.parameters if not p.trainable and recording.modules[p.module].root in roots}
     first = next((c.module for c in recording.calls if c.module in owners), None)
     return [g for g in known if g.input_ns and g.module not in backward and g.module != first]
 

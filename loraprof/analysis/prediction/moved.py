@@ -80,6 +80,7 @@ class _Place:
             call=called[0][at],
             called=called[1][at],
             reach=np.maximum.accumulate(end[at]),
+            causes=work.causes,
             **columns,
         )
 

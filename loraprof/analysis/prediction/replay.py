@@ -8,8 +8,9 @@
 
 One pass starts with an empty queue, as a profiled step does: its window is last end - first start. Steps that follow
 one another are the second of two passes: its window is from one last end to the next, and ``lead_ns`` is the host's
-time between the last call of a step and the first of the next. cap = 3 median launch durations: longer calls are
-back-pressure, which Q models; graph launches, longer by nature, have a median of their own. Model only where one pass
+time between the last call of a step and the first of the next. cap = 3 median launch durations where the queue may have
+been full: longer calls are back-pressure then, which Q models; elsewhere the time is the host's own. Graph launches,
+longer by nature, have a median of their own. Model only where one pass
 at sigma = 1 reproduces the profiled window within 5 %: dependencies between streams are not in a trace, and a step
 that has them must fail this gate. Related: Daydream (ATC'20).
 """
@@ -22,13 +23,15 @@ import numpy as np
 
 from loraprof.analysis.partition.host_state import STATES, classify
 from loraprof.analysis.trace.launch_links import Links
-from loraprof.model.trace import Int8, Int32, Int64, Trace, distinct
+from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace, distinct
 from loraprof.model.vocabulary import HostKind
 
 QUEUE: Final = 1022
 SYNC_NS: Final = 2000
 CAP: Final = 3  # median launch calls
 GATE: Final = 0.05
+FULL: Final = 0.9  # of the most launches on their way
+SHALLOW: Final = 8  # launches that every queue has room for
 
 
 class Call(IntEnum):
@@ -56,6 +59,7 @@ class Calls:
     stream: Int64
     span_ns: int | None = None
     lead_ns: int = 0
+    own: Bool | None = None  # calls whose whole duration is the host's; None: none is known to be
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +163,8 @@ def _capped(calls: Calls) -> Int64:
     for alike in (launches & ~graph, graph):
         if alike.any():
             limit[alike] = CAP * int(np.median(calls.duration_ns[alike]))
+    if calls.own is not None:
+        limit[calls.own & launches] = np.iinfo(np.int64).max
     capped: Int64 = np.minimum(calls.duration_ns, limit)
     return capped
 
@@ -205,6 +211,7 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int], noted: tuple
     calls = Calls(
         gap_ns=np.maximum(start - before, 0),
         duration_ns=end - start,
+        own=~_pressed(trace, links, start),  # a long launch call that no full queue explains is the host's own time
         kind=kind.astype(np.int8),
         first=np.concatenate(([0], np.cumsum(counts))),
         record_ns=(device.end - device.start)[records],
@@ -213,6 +220,16 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int], noted: tuple
         lead_ns=max(0, int(start[0]) - noted[0]) + max(0, noted[1] - int(end.max())) if noted else 0,
     )
     return StepCalls(calls, keep, records)
+
+
+def _pressed(trace: Trace, links: Links, start: Int64) -> Bool:
+    """Calls made at ``start`` when about as many launches were on their way as ever: the queue may be full."""
+    rows, first = np.unique(links.launch, return_index=True)  # device records stand in order of start
+    known = rows >= 0
+    called, begun = np.sort(trace.host.start[rows[known]]), np.sort(trace.device.start[first[known]])
+    ahead = np.searchsorted(called, start) - np.searchsorted(begun, start)
+    found: Bool = ahead >= max(SHALLOW, FULL * ahead.max(initial=0))
+    return found
 
 
 def _stream(trace: Trace, records: Int64) -> Int64:

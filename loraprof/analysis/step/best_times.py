@@ -14,7 +14,6 @@ from loraprof.analysis.limits.reuse import cached_bytes
 from loraprof.analysis.limits.roofline import TOLERANCE, Ceiling, Reached, Roof, bound_of, lifted, note, roof, unit_of
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.busy import Busy
-from loraprof.analysis.work.rule import Work
 from loraprof.model.report import Bound
 from loraprof.model.trace import Trace
 from loraprof.model.vocabulary import DeviceClass
@@ -58,7 +57,7 @@ def limits_of(trace: Trace, ledger: Ledger, busy: Busy, ceiling: Ceiling | None)
     groups = _groups(ledger, busy)
     for last in (*[False] * ROUNDS, True):
         roofs = [roof(w, ceiling, b, n, r) if here else None for w, here, b, n, r in columns]
-        above = [] if last else list(_above(groups, busy, roofs, works, names))
+        above = [] if last else list(_above(groups, busy, roofs, names, ceiling.cache == "L2"))
         if not above:
             break
         ceiling = lifted(ceiling, above)
@@ -75,19 +74,19 @@ def _groups(ledger: Ledger, busy: Busy) -> list[list[int]]:
 
 
 def _above(
-    groups: list[list[int]], busy: Busy, roofs: list[Roof | None], works: list[Work | None], names: list[str]
+    groups: list[list[int]], busy: Busy, roofs: list[Roof | None], names: list[str], caches: bool
 ) -> Iterator[Reached]:
-    """Calls that took less than their roof, with no cache to explain it; nor are they convolutions, which algorithms
-    of fewer FLOPs exist for."""
+    """Calls that took less than their roof, with no cache to explain it where ``caches`` (a CPU's copies of each size
+    were calibrated in its caches); nor are they convolutions, which algorithms of fewer FLOPs exist for."""
     best = np.array([0.0 if r is None else r.ns for r in roofs])
     for members in groups:
         total = float(busy.ns[members].sum())
         if not total or best[members].sum() <= TOLERANCE * total:
             continue
-        known = [(works[i], roofs[i], names[i]) for i in members]
+        known = [(busy.work[i], roofs[i], names[i]) for i in members]
         if any(w is None or r is None or w.kind == "conv" for w, r, _ in known):
             continue
-        if sum(r.excused_ns[0] for _, r, _ in known if r is not None) <= TOLERANCE * total:
+        if caches and sum(r.excused_ns[0] for _, r, _ in known if r is not None) <= TOLERANCE * total:
             continue
         share = total / float(best[members].sum())
         for w, r, name in known:

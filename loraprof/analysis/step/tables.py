@@ -137,8 +137,11 @@ REASONS = {
 }
 
 
-def nvml(sampled: Nvml | None) -> NvmlReport | None:
-    """Means over the loop; a reason counts when it shows in at least two samples."""
+def nvml(sampled: Nvml | None, step_ns: int | None = None) -> NvmlReport | None:
+    """Means over the loop; a reason counts when it shows in at least two samples.
+
+    Energy per step is the loop's mean power times ``step_ns``, the timed step: the loop's own steps may take longer.
+    """
     if sampled is None:
         return None
 
@@ -148,10 +151,12 @@ def nvml(sampled: Nvml | None) -> NvmlReport | None:
 
     bits = [s.reasons for s in sampled.samples if s.reasons is not None]
     throttle = [text for bit, text in REASONS.items() if sum(bool(b & bit) for b in bits) >= 2]
-    energy = sampled.energy_mj
+    energy, took = sampled.energy_mj, sampled.loop_ns / sampled.steps if sampled.steps else None
+    scale = step_ns / took if step_ns and took else 1.0
     return NvmlReport(
         samples=len(sampled.samples),
-        energy_j_per_step=energy / 1000 / sampled.steps if energy is not None and sampled.steps else None,
+        energy_j_per_step=scale * energy / 1000 / sampled.steps if energy is not None and sampled.steps else None,
+        sampled_step_ns=round(took) if took else None,
         power_w=mean("power_mw", 1e-3),
         power_limit_w=sampled.power_limit_mw / 1000 if sampled.power_limit_mw is not None else None,
         sm_clock_mhz=mean("sm_clock_mhz"),

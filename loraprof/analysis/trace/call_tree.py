@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from loraprof.analysis.trace.intervals import nesting, outlasting
+from loraprof.analysis.trace.intervals import MANY_LEVELS, nesting, outlasting
 from loraprof.model.trace import Bool, HostTable, Int32, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 
@@ -29,10 +29,19 @@ class Tree:
     def nearest(self, flag: Bool) -> Int32:
         """Per row: itself or the innermost enclosing row where ``flag`` holds; -1 none."""
         found = np.where(flag & (self.depth >= 0), np.arange(len(flag), dtype=np.int32), np.int32(-1))
+        if len(self.levels) > MANY_LEVELS:
+            return self._leaping(found)
         for rows in self.levels[1:]:
             up = rows[found[rows] < 0]
             found[up] = found[self.parent[up]]
         return found
+
+    def _leaping(self, found: Int32) -> Int32:
+        """The same for deep trees: with each pass every row looks twice as far up."""
+        above = np.append(np.where(found >= 0, found, self.parent), np.int32(-1))  # -1, the last one, is its own
+        while not np.array_equal(further := above[above], above):
+            above = further
+        return above[:-1]
 
     def around(self, rows: Int64) -> Iterator[Int64]:
         """``rows``, then what encloses each, level by level; a root stays where it is."""

@@ -5,10 +5,14 @@ intervals with two binary searches each, so no function here is worse than n log
 """
 
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Final
 
 import numpy as np
 
 from loraprof.model.trace import Bool, Int64, distinct
+
+MANY_LEVELS: Final = 200  # a pass per level costs less than one per row below
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,16 +111,8 @@ def nesting(start: Int64, end: Int64) -> tuple[Int64, Int64, bool]:
         same = np.searchsorted(np.sort(end[zero]), start, side="right")
         before: Int64 = np.cumsum(zero) - zero
         depth += same - before
-    parent = np.full(n, -1, dtype=np.int64)
-    level = np.argsort(depth, kind="stable")
-    bounds = np.searchsorted(depth[level], np.arange(int(depth.max()) + 2))
-    solid = ~zero
-    for d in range(1, int(depth.max()) + 1):
-        above = level[bounds[d - 1] : bounds[d]]
-        above = above[solid[above]]
-        here = level[bounds[d] : bounds[d + 1]]
-        at = np.searchsorted(above, here) - 1
-        parent[here] = np.where(at >= 0, above[np.maximum(at, 0)], -1) if len(above) else -1
+    deepest = int(depth.max())
+    parent = _parents_by_level(depth, ~zero, deepest) if deepest < MANY_LEVELS else _crossing(start, end)[0]
     inside = (parent < 0) | ((end <= end[parent]) & (start <= end[parent]))
     rooted = (depth > 0) == (parent >= 0)
     nested = bool(inside.all() and rooted.all())
@@ -126,6 +122,20 @@ def nesting(start: Int64, end: Int64) -> tuple[Int64, Int64, bool]:
     return parent, depth, False
 
 
+def _parents_by_level(depth: Int64, solid: Bool, deepest: int) -> Int64:
+    """Of each interval the last one before it that is one level up."""
+    parent = np.full(len(depth), -1, dtype=np.int64)
+    level = np.argsort(depth, kind="stable")
+    bounds = np.searchsorted(depth[level], np.arange(deepest + 2))
+    for d in range(1, deepest + 1):
+        above = level[bounds[d - 1] : bounds[d]]
+        above = above[solid[above]]
+        here = level[bounds[d] : bounds[d + 1]]
+        at = np.searchsorted(above, here) - 1
+        parent[here] = np.where(at >= 0, above[np.maximum(at, 0)], -1) if len(above) else -1
+    return parent
+
+
 def _crossing(start: Int64, end: Int64) -> tuple[Int64, Int64]:
     """Nesting with partial overlaps: the parent is the latest-started interval still open."""
     parent = np.full(len(start), -1, dtype=np.int64)
@@ -133,8 +143,8 @@ def _crossing(start: Int64, end: Int64) -> tuple[Int64, Int64]:
     stack: list[int] = []
     starts, ends = start.tolist(), end.tolist()
     for i, s in enumerate(starts):
-        if stack and ends[stack[-1]] <= s:
-            stack = [j for j in stack if ends[j] > s]
+        while stack and ends[stack[-1]] <= s:  # what has closed further down is met when it comes up
+            stack.pop()
         if stack:
             parent[i] = stack[-1]
             depth[i] = depth[stack[-1]] + 1  # not len(stack): what lies between may have closed
@@ -146,13 +156,13 @@ def _crossing(start: Int64, end: Int64) -> tuple[Int64, Int64]:
 def outlasting(start: Int64, end: Int64, ranged: Bool) -> Bool:
     """Which ``ranged`` intervals begin inside one that is not and end after it; input sorted by (start, -end)."""
     out = np.zeros(len(start), dtype=np.bool_)
-    stack: list[int] = []
-    ends = end.tolist()
-    for i, (s, e, is_range) in enumerate(zip(start.tolist(), ends, ranged.tolist(), strict=True)):
-        stack = [open_end for open_end in stack if open_end > s]
+    open_ends: list[int] = []  # a heap
+    for i, (s, e, is_range) in enumerate(zip(start.tolist(), end.tolist(), ranged.tolist(), strict=True)):
+        while open_ends and open_ends[0] <= s:
+            heappop(open_ends)
         if not is_range:
-            stack.append(e)
-        elif any(open_end < e for open_end in stack):
+            heappush(open_ends, e)
+        elif open_ends and open_ends[0] < e:
             out[i] = True
     return out
 
@@ -185,8 +195,15 @@ def _innermost_crossing(s: Int64, e: Int64, rows: Int64) -> tuple[Int64, Int64, 
     cuts = distinct(np.concatenate((s, e)))
     first, last = np.searchsorted(cuts, s).tolist(), np.searchsorted(cuts, e).tolist()
     owner = np.full(max(len(cuts) - 1, 0), -1, dtype=np.int64)
-    for i, (a, b) in enumerate(zip(first, last, strict=True)):
-        owner[a:b] = i  # later rows started later, or are the shorter of two that start together
+    opened: list[int] = []  # later rows started later, or are the shorter of two that start together
+    coming = 0
+    for k in range(len(owner)):
+        while coming < len(first) and first[coming] <= k:
+            opened.append(coming)
+            coming += 1
+        while opened and last[opened[-1]] <= k:
+            opened.pop()
+        owner[k] = opened[-1] if opened else -1
     begin, stop = cuts[:-1], cuts[1:]
     keep = owner >= 0
     return begin[keep], stop[keep], rows[owner[keep]]

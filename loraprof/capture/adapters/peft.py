@@ -48,6 +48,7 @@ def peft_layer(path: str, module: nn.Module) -> Found | None:
         dropout=max((float(getattr(dropout[name], "p", 0.0)) for name in named if name in dropout), default=0.0),
         kernel=tuple(kernel) if isinstance(kernel, tuple) else (),
         active=bool(active) and not getattr(layer, "disable_adapters", False) and not getattr(layer, "merged", False),
+        how="declared",
     )
     return Found(site, parts, weights)
 

@@ -1,6 +1,5 @@
 """What an adapted layer is made of, and the sizes of its modules: what every way of finding one shares."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,14 +16,6 @@ class Found:
     site: AdapterSite
     parts: dict[nn.Module, str]
     weights: dict[int, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Modules:
-    """Modules by path, those hung on others from outside included, and what lies one level below each path."""
-
-    named: Mapping[str, nn.Module]
-    below: Mapping[str, Mapping[str, nn.Module]]
 
 
 def features(module: nn.Module) -> tuple[int, int] | None:

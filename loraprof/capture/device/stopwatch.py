@@ -33,9 +33,10 @@ def undisturbed(times: Sequence[float], groups: int = 3) -> float:
 
 
 def median_ns(work: Callable[[], object], clock: Clock, budget_ns: float) -> int:
-    """Median time of one call, at least 1. Always takes LEAST measurements, up to MOST within ``budget_ns``."""
+    """Time of one call, at least 1: the median of the least disturbed third of the measurements. Always takes LEAST of
+    them, up to MOST within ``budget_ns``."""
     clock(work, 1)
     once = max(clock(work, 1), 1)
     repeat = max(1, min(1000, round(RESOLVABLE_NS / once)))
     count = int(min(MOST, max(LEAST, budget_ns / (once * repeat))))
-    return max(1, round(statistics.median(clock(work, repeat) / repeat for _ in range(count))))
+    return max(1, round(undisturbed([clock(work, repeat) / repeat for _ in range(count)])))

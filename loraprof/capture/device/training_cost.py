@@ -39,8 +39,10 @@ class Frozen:
 def frozen_parameters(markers: Markers) -> list[Frozen]:
     """What full fine-tuning trains besides. A table that a head shares has a gradient everywhere.
 
-    Left out is what has a trained copy in its place.
+    Left out is what has a trained copy in its place, what no step used, and networks that hold no trained parameter.
     """
+    root, trained = markers.root_of(), {markers.roots.index(top) for top in markers.trained()}
+    used = markers.used()
     replaced = {module for path, module in markers.paths().items() if REPLACED in f"{path}."}
     owners: dict[int, list[nn.Module]] = {}
     for module in markers.ids:
@@ -49,7 +51,8 @@ def frozen_parameters(markers: Markers) -> list[Frozen]:
                 owners.setdefault(id(p), []).append(module)
     out = []
     for module, _, p in markers.parameters:
-        if not p.requires_grad and p.is_floating_point() and module not in replaced:
+        counts = root.get(module, 0) in trained and (used is None or id(p) in used)
+        if counts and not p.requires_grad and p.is_floating_point() and module not in replaced:
             called, only = markers.called.get(module), len(owners.get(id(p), ())) == 1
             looked_up = isinstance(module, nn.Embedding) and only and called is not None
             held = local(p)

@@ -1,7 +1,8 @@
 """What the trace cannot say about a model and its optimizer: sizes, dtypes, flags, missing gradients."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,9 +15,18 @@ from loraprof.capture.compiled.dynamo import never_compiled
 from loraprof.capture.device.protocol import Allocator
 from loraprof.capture.modules.markers import Markers
 from loraprof.capture.modules.shards import first_byte, is_sharded, local
-from loraprof.model.recording import AdapterSite, Memory, ModuleInfo, ParameterInfo
+from loraprof.model.recording import AdapterOps, AdapterSite, Memory, ModuleInfo, ParameterInfo
 
-Tables = tuple[list[ModuleInfo], list[AdapterSite], list[ParameterInfo]]
+
+class Tables(NamedTuple):
+    """``notes`` say how adapters that are ambiguous were read."""
+
+    modules: list[ModuleInfo]
+    sites: list[AdapterSite]
+    parameters: list[ParameterInfo]
+    adapter_ops: list[AdapterOps]
+    dense_ops: list[AdapterOps] | None
+    notes: list[str]
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -87,9 +97,16 @@ def autocast_of(markers: Markers) -> str | None:
 def tokens_of(markers: Markers) -> int | None:
     """Tokens of one step: the most elements that were looked up in one of the widest tables.
 
-    Positions are looked up once for a batch, biases of relative positions in narrow tables. None: no embedding ran.
+    Positions are looked up once for a batch, biases of relative positions in narrow tables. Of several networks those
+    that are trained count, and of their calls those with gradient. None: no embedding ran.
     """
-    return max(((width, n) for (width, _), n in markers.embedded.items()), default=(0, None))[1]
+    trained = {module for top in markers.trained() for module in top.modules()}
+    seen = {key: n for key, n in markers.embedded.items() if key.outer in trained} or markers.embedded
+    seen = {key: n for key, n in seen.items() if key.gradient} or seen
+    counts: Counter[tuple[int, int]] = Counter()
+    for key, n in seen.items():
+        counts[key.width, key.rows] += n
+    return max(((width, n) for (width, _), n in counts.items()), default=(0, None))[1]
 
 
 class Padding:
@@ -133,15 +150,14 @@ def tables_of(markers: Markers) -> Tables:
     Modules and parameters carry the part they play in an adapted layer.
     """
     named = markers.paths()
-    found = find_sites(named)
+    sites = find_sites(named, markers.parameters, markers.flow, markers.ids)
+    found = sites.found
     paths = {module: path for path, module in named.items()}
     where = {m: (i, part) for i, f in enumerate(found) for m, part in f.parts.items()}
     for module, caller in markers.hung:  # put into an adapted layer's base while it runs
         if module not in where and caller in where:
-            where |= dict.fromkeys(module.modules(), (where[caller][0], "elementwise"))
-    root = {m: i for i, top in reversed([*enumerate(markers.roots)]) for m in top.modules()}
-    for module, caller in markers.hung:
-        root |= dict.fromkeys(module.modules(), root.get(caller, 0))
+            where |= {m: (where[caller][0], "elementwise") for m in module.modules() if m not in where}
+    root = markers.root_of()
     modules = [
         _module_info(number, paths.get(m, type(m).__name__), m, root.get(m, 0), *where.get(m, (None, None)))
         for m, number in sorted(markers.ids.items(), key=lambda item: item[1])
@@ -161,7 +177,7 @@ def tables_of(markers: Markers) -> Tables:
         )
         for i, (module, name, p) in enumerate(markers.parameters)
     ]
-    return modules, [f.site for f in found], parameters
+    return Tables(modules, [f.site for f in found], parameters, sites.ops, sites.dense, sites.notes)
 
 
 def _module_info(

@@ -12,15 +12,17 @@ code to compile (``never_compiled``).
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from loraprof.capture.adapters.flow import Flow
 from loraprof.capture.compiled.dynamo import is_wrapper, named_modules, never_compiled
 from loraprof.capture.modules.paths import paths_of
 from loraprof.model.recording import ModuleCall
@@ -31,6 +33,15 @@ COUNTED = -1  # ``step`` of the counting pass
 _sequence_nr: Any = vars(torch.autograd)["_get_sequence_nr"]
 _HOOKS_SEEN: Final = r"Using `torch\.compile\(module\)` when there are global hooks"
 _Open = tuple[Any, int, int, nn.Module]  # range, module id, autograd number before, module
+
+
+class Lookup(NamedTuple):
+    """Where elements were looked up: within which outermost call, with gradient or without, in a table of what size."""
+
+    outer: nn.Module
+    gradient: bool
+    width: int
+    rows: int
 
 
 @dataclass(slots=True)
@@ -54,7 +65,8 @@ class Markers:
         self.calls: list[ModuleCall] = []
         self.step: int | None = None
         self.called: dict[nn.Module, Called] = {}  # filled while ``step`` is COUNTED
-        self.embedded: dict[tuple[int, int], int] = {}  # (width, rows) of tables: elements looked up in forward calls
+        self.embedded: Counter[Lookup] = Counter()  # elements looked up in forward calls
+        self.flow: Flow | None = None  # of the counted step
         self._passing: dict[tuple[nn.Module | None, type], int] = {}
         self._local = threading.local()
         self._hooks: list[RemovableHandle] = []
@@ -117,16 +129,59 @@ class Markers:
         """Every numbered module by its path; further roots start with their class, hung ones with their caller."""
         return paths_of(self.roots, self.hung)
 
+    def root_of(self) -> dict[nn.Module, int]:
+        """Every module's root by its position; of several that hold it, the first."""
+        root = {m: i for i, top in reversed([*enumerate(self.roots)]) for m in top.modules()}
+        for module, caller in self.hung:
+            root |= dict.fromkeys(module.modules(), root.get(caller, 0))
+        return root
+
+    def trained(self) -> list[nn.Module]:
+        """The roots that hold parameters which are trained; the first where none does."""
+        root = self.root_of()
+        wanted = {root.get(m, 0) for m, _, p in self.parameters if p.requires_grad}
+        return [top for i, top in enumerate(self.roots) if i in wanted] or self.roots[:1]
+
     def _number(self, top: nn.Module) -> None:
         modules = [module for _, module in named_modules(top)]
         for module in modules:
             self.ids.setdefault(module, len(self.ids))
+        if self.flow is not None:
+            self.flow.adopt(modules)
         seen = {id(p) for _, _, p in self.parameters}
         for module in modules:
             for name, parameter in module._parameters.items():
                 if parameter is not None and id(parameter) not in seen:
                     seen.add(id(parameter))
                     self.parameters.append((module, name, parameter))
+
+    def follow(self) -> Flow:
+        """From here on what flows through the modules can be told to the flow that this returns."""
+        self.flow = Flow(self.frame)
+        self.flow.adopt(self.ids)
+        return self.flow
+
+    def followed(self) -> None:
+        """Ends ``follow``. Parameters of modules that are never called themselves count to the one that used them."""
+        if self.flow is None:
+            return
+        self.flow.clear()
+        known = {id(p) for _, _, p in self.parameters} | {(m, name) for m, name, _ in self.parameters}
+        for i, (tensor, module, name) in enumerate(self.flow.leaves):
+            if isinstance(tensor, nn.Parameter) and module in self.ids and not {id(tensor), (module, name)} & known:
+                self.parameters.append((module, name or f"used_{i}", tensor))
+
+    def used(self) -> set[int] | None:
+        """Parameters (by ``id``) that the counted step used; None where that is not known."""
+        if self.flow is None or self.flow.failed is not None:
+            return None
+        own = {id(p) for module in self.called for p in module.parameters(recurse=False)}
+        return own | {id(t) for t, _, _ in self.flow.leaves}
+
+    def frame(self) -> _Open | None:
+        """The innermost module call."""
+        stack = self._stack()
+        return stack[-1] if stack else None
 
     def where(self) -> tuple[int, str, int]:
         """(module id, phase, autograd number) of the code that runs now; -1 where there is none."""
@@ -186,8 +241,11 @@ class Markers:
 
     def _look_up(self, module: nn.Embedding, args: Any) -> None:
         if args and isinstance(args[0], torch.Tensor):
-            key = module.embedding_dim, module.num_embeddings  # encoder and decoder read the same vocabulary
-            self.embedded[key] = self.embedded.get(key, 0) + args[0].numel()
+            stack = self._stack()
+            outer = stack[0][3] if stack else module
+            # Encoder and decoder read the same vocabulary.
+            key = Lookup(outer, torch.is_grad_enabled(), module.embedding_dim, module.num_embeddings)
+            self.embedded[key] += args[0].numel()
 
     def _note(self, module: nn.Module, args: Any) -> None:
         if not args or not isinstance(args[0], torch.Tensor):

@@ -18,6 +18,7 @@ import torch
 from torch.profiler import record_function
 
 from loraprof import units
+from loraprof.analysis.statistics import median_interval
 from loraprof.capture.device.protocol import Device
 from loraprof.capture.modules.facts import (
     Padding,
@@ -37,7 +38,7 @@ from loraprof.capture.passes.plan import Plan
 from loraprof.capture.passes.profiler import prepare, session
 from loraprof.capture.passes.repeats import Repeats
 from loraprof.capture.passes.saved import SavedForBackward
-from loraprof.capture.passes.timing import TimingPass
+from loraprof.capture.passes.timing import FEW, TimingPass
 from loraprof.model.recording import ModuleCall
 
 if TYPE_CHECKING:
@@ -129,9 +130,15 @@ class Timed(Phase):
 
     def step(self, on: "Session") -> bool:
         self._pass.stamp()
-        return self._pass.enough()
+        if self._pass.enough():
+            return True
+        if on.progress.due():
+            on.progress.show(timing_sentence(self._pass, on.plan, on.device.asynchronous))
+            self._pass.again()
+        return False
 
     def leave(self, on: "Session") -> None:
+        on.progress.clear()
         on.timing = self._pass.timing(self._before)
 
     def cut(self, on: "Session") -> None:
@@ -200,7 +207,7 @@ class Count(Phase):
         self._saved.open()
         self._attention = AttentionWatch(on.markers.where)
         self._attention.open()
-        self._counting = Counting(on.markers.where, self._repeats)
+        self._counting = Counting(on.markers.where, on.markers.follow(), self._repeats)
         self._counting.open()
 
     def step(self, on: "Session") -> bool:
@@ -217,11 +224,12 @@ class Count(Phase):
         self.close()
         if counting is not None and attention is not None:
             on.counted = counting.counted(on.markers.owner)
+            on.markers.followed()
             on.attention = attention.calls()
             on.repeated = self._repeats.repeated()
             on.notes += filter(None, (attention.failed, self._repeats.failed))
         on.tokens = tokens_of(on.markers)
-        roots = {on.markers.ids[r] for r in on.markers.roots[:1]}
+        roots = {on.markers.ids[r] for r in on.markers.trained()[:1]}
         on.micro_batches = sum(c.module in roots and not c.recompute for c in on.markers.calls) or None
         on.markers.step = None
 
@@ -252,7 +260,7 @@ class WarmUp(Phase):
         moved = sum(op.min_bytes for op in on.counted)
         on.around.enter_context(on.device.steady_memory((on.plan.steps + 1) * moved // HEAP_SHARE))
         on.markers.watch_gradients()
-        self._padding = on.padding = Padding(on.markers.roots[:1])
+        self._padding = on.padding = Padding(on.markers.trained()[:1])
         refuse_other_profiler(thorough=True)
         on.profiler = session(on.device)
         prepare(on.profiler)
@@ -314,6 +322,15 @@ class Profile(Phase):
         if self._range is not None and not lost:
             self._range.__exit__(None, None, None)
         self._range = None
+
+
+def timing_sentence(timed: TimingPass, plan: Plan, sampled: bool) -> str:
+    """``timing 14/20 · 132 ms ±0.4 % · 9 s left``."""
+    median, low, high = median_interval(timed.steps_ns)
+    done = len(timed.steps_ns)
+    left = plan.left_ns(median, timed.wanted - done, sampled)
+    spread = f" ±{units.percent((high - low) / 2 / median)}" if median and done >= FEW else ""
+    return f"timing {done}/{max(timed.wanted, done)} · {units.ns(median)}{spread} · {units.ns(left, 2)} left"
 
 
 def early_sentence(on: "Session") -> str:

@@ -44,10 +44,14 @@ class Plan:
 
     def pace(self, step_ns: int, plain: int, sampled: bool) -> str:
         """Said once the pace is known: how long the rest will take, ``plain`` steps and the passes that follow."""
+        left = units.ns(self.left_ns(step_ns, plain, sampled), 2)
+        return f"a step takes about {units.ns(step_ns, 2)}: about {left} to go, calibration included"
+
+    def left_ns(self, step_ns: int, plain: int, sampled: bool) -> float:
+        """What ``plain`` steps and the passes that follow will take, calibration included."""
         counted = 0 if self.early and not sampled else COUNTED * self.count
         steps = max(plain, 0) + counted + PROFILED * (self.warmup + self.steps)
-        left = steps * step_ns + (self.nvml_s * 1e9 if sampled else 0.0) + CALIBRATION_S * 1e9
-        return f"a step takes about {units.ns(step_ns, 2)}: about {units.ns(left, 2)} to go, calibration included"
+        return steps * step_ns + (self.nvml_s * 1e9 if sampled else 0.0) + CALIBRATION_S * 1e9
 
     def sentence(self, sampled: bool) -> str:
         nvml = f", {self.nvml_s:.0f} s of steps under NVML sampling" if sampled else ""

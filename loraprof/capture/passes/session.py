@@ -20,6 +20,7 @@ from loraprof.capture.passes.boundary import StepBoundary
 from loraprof.capture.passes.foreign import refuse_other_profiler, silent, when_step_returns
 from loraprof.capture.passes.phases import Phase, Recorded, Skip, phases
 from loraprof.capture.passes.plan import Plan
+from loraprof.capture.passes.progress import Progress
 from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.model.recording import AttentionCall, CountedOp, Memory, Nvml, RepeatedOp, Timing
 
@@ -32,8 +33,8 @@ class Session:
     """Attach with ``install``; ``remove`` detaches everything and stops a running profiler.
 
     ``on_done`` is called once, from the optimizer's hook, when the last step that is needed has ended; ``tell`` is
-    told how fast it goes. ``boundary``: one that is installed already, and whose owner calls ``step_ended``. In a child
-    forked from this process the session is ``inert``.
+    told how fast it goes, ``progress`` shown how far it is. ``boundary``: one that is installed already, and whose
+    owner calls ``step_ended``. In a child forked from this process the session is ``inert``.
     """
 
     attached: ClassVar["Session | None"] = None  # two would time and profile each other
@@ -43,10 +44,11 @@ class Session:
         plan: Plan,
         on_done: Callable[[], None] = lambda: None,
         tell: Callable[[str], None] = lambda _: None,
+        progress: Progress = Progress(),  # noqa: B008  # it shows nothing, and holds nothing
         boundary: StepBoundary | None = None,
     ) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the USDT lines torch prints per session
-        self.plan, self._on_done, self.tell = plan, on_done, tell
+        self.plan, self._on_done, self.tell, self.progress = plan, on_done, tell, progress
         self._installs = boundary is None
         self.boundary = boundary or StepBoundary(self.step_ended)
         self.markers = Markers()

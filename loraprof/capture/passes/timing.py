@@ -5,6 +5,8 @@ Devices with a queue  a step costs little, and a new process slows the first doz
                       loaded kernels), so it goes on for LEAST_NS at least, and until ``wanted`` steps follow the last
                       change point, but for no more than MOST times ``wanted`` steps. The steps before that point are
                       dropped, and counted. Of long steps FEW do, once they have taken LONG_NS.
+
+What is done between ``stamp`` and ``again`` belongs to no step.
 """
 
 import time
@@ -32,32 +34,53 @@ class TimingPass:
     ) -> None:
         self.device, self.wanted, self._clock = device, wanted, clock
         self._settles = settles and device.asynchronous
-        self._host: list[int] = []
-        self._marks: list[Any] = []
+        self._began_ns: int | None = None
+        self._host_ns: list[int] = []  # of each step
+        self._since_ns = 0
+        self._marks: list[list[Any]] = [[]]  # of steps that follow one another
         self._due = wanted  # steps at which to look again
 
     def stamp(self) -> None:
-        self._marks.append(self.device.mark())
-        self._host.append(self._clock())
+        """A step ends here, and the next one begins."""
+        self._marks[-1].append(self.device.mark())
+        now = self._clock()
+        if self._began_ns is None:
+            self._began_ns = now
+        else:
+            self._host_ns.append(now - self._since_ns)
+        self._since_ns = now
+
+    def again(self) -> None:
+        """The next step begins here, not at the last stamp."""
+        self._marks.append([self.device.mark()])
+        self._since_ns = self._clock()
+
+    @property
+    def steps_ns(self) -> list[int]:
+        """What the steps so far took on the host; a device with a queue may be behind."""
+        return self._host_ns
 
     def enough(self) -> bool:
-        steps = len(self._host) - 1
+        steps = len(self._host_ns)
         if not self._settles:
             return steps >= self.wanted
-        passed_ns = self._host[-1] - self._host[0]
+        passed_ns = self._since_ns - (self._began_ns or 0)
         if steps >= FEW and passed_ns >= LONG_NS:
             return True
         if steps < self._due or steps >= MOST * self.wanted:
             return steps >= self._due
         if passed_ns < LEAST_NS:
             return False
-        self._due = self.wanted + warmup_end(self.device.between_ns(self._marks), minimum=0)
+        self._due = self.wanted + warmup_end(self._samples(), minimum=0)
         return steps >= self._due
 
     def timing(self, skipped: int) -> Timing | None:
         """The steady steps; ``None`` without any. ``skipped`` were passed before the first stamp."""
-        samples = self.device.between_ns(self._marks)
+        samples = self._samples()
         if not samples:
             return None
         unsteady = warmup_end(samples, minimum=0) if self._settles else 0
         return Timing(samples_ns=samples[unsteady:], dropped=skipped + unsteady, clock=self.device.clock)
+
+    def _samples(self) -> list[int]:
+        return [ns for marks in self._marks for ns in self.device.between_ns(marks)]

@@ -59,8 +59,8 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
     recorded = session.recorded
     if recorded is None:
         raise MeasurementError("no step was profiled", None)
-    modules, sites, parameters = recorded.tables or tables_of(session.markers)
-    compilation = _compilation(session, modules)
+    tables = recorded.tables or tables_of(session.markers)
+    compilation = _compilation(session, tables.modules)
     seen: dict[str, Any] = {
         "tokens_per_step": session.tokens,
         "micro_batches": session.micro_batches,
@@ -79,9 +79,11 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         environment=environment(),
         device=session.device.info(),
         workload=msgspec.structs.replace(workload, **facts),
-        modules=modules,
-        parameters=parameters,
-        sites=sites,
+        modules=tables.modules,
+        parameters=tables.parameters,
+        sites=tables.sites,
+        adapter_ops=tables.adapter_ops,
+        dense_ops=tables.dense_ops,
         calls=recorded.calls or session.markers.calls,
         timing=session.timing,
         counted=session.counted,
@@ -96,7 +98,7 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         graph_nodes=graph_nodes(),
         first_step=recorded.first_step,
         whole_steps=None if recorded.complete else recorded.whole_steps,
-        notes=[*session.notes, *([] if session.done else [_early(session, recorded)])],
+        notes=[*session.notes, *tables.notes, *([] if session.done else [_early(session, recorded)])],
     )
     return calibrated(session, recording) if calibrate else recording
 
@@ -156,5 +158,7 @@ def _training_cost(session: Session) -> TrainingCost | None:
     cost = training_cost(frozen_parameters(markers), session.optimizer) if session.optimizer is not None else None
     if cost is None:
         return None
-    gradients = gradient_costs(markers.called, markers.ids.__getitem__, session.device.place)
+    trained = {module for top in markers.trained() for module in top.modules()}
+    called = {module: one for module, one in markers.called.items() if module in trained}
+    gradients = gradient_costs(called, markers.ids.__getitem__, session.device.place)
     return msgspec.structs.replace(cost, gradients=gradients)

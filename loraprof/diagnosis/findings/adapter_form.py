@@ -34,23 +34,10 @@ _FUSED = re.compile(r"(?i)lora")  # in a kernel's own name: the vendor's kernels
 
 def dense_delta(case: Case) -> Seen | None:
     """L7: the weight difference is built as a full matrix (DoRA's norm, parametrization) in every pass."""
-    shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in case.numbered_sites}
-    base = [r for r in case.records if r.role == "base.linear" and r.phase == "forward"]
-    tokens = {_tokens(case), *map(_rows_of_input, base)}
-    dense = [
-        r
-        for r in case.records
-        if r.site in shapes
-        and r.phase != "optimizer"
-        and r.role in ADAPTER_ROLES
-        and r.op not in ("aten::mm", "aten::addmm", "aten::copy_")
-        and any(d[-2:] in shapes[r.site or 0] and not tokens & {*d, prod(d[:-1])} for d in r.dims if _matrices(d))
-        and r.ns
-        and not re.search(r"::(t|transpose|as_strided|view|expand|detach|to|empty\w*|resolve_\w+)$", r.op)
-    ]
+    dense = _dense_rows(case)
     rows = [r for r in dense if r.phase == "forward"]
     layers = {r.site for r in rows}
-    if not layers or tokens == {None}:
+    if not layers:
         return None
     kinds = {case.recording.sites[i or 0].kind for i in layers} if case.recording else set()
     spent = sum(r.ns for r in rows)
@@ -64,6 +51,34 @@ def dense_delta(case: Case) -> Seen | None:
         saved=saved.between(once, saved) if saved and once else None,
         remedies=(remedies.PLAIN_LORA if "dora" in kinds else remedies.ON_ACTIVATIONS,),
     )
+
+
+def _dense_rows(case: Case) -> list[Record]:
+    """Ops that build, change or read a matrix as large as their layer's weight, products and moves aside.
+
+    In forward, what they were made of in the counted step tells; backward, and in older recordings, their shapes.
+    """
+    shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in case.numbered_sites}
+    base = [r for r in case.records if r.role == "base.linear" and r.phase == "forward"]
+    tokens, known = {_tokens(case), *map(_rows_of_input, base)}, case.analysis.who.dense
+
+    def dense(r: Record) -> bool:
+        if known is not None and r.phase == "forward":
+            return r.row in known
+        large = (d for d in r.dims if _matrices(d) and d[-2:] in shapes[r.site or 0])
+        return tokens != {None} and any(not tokens & {*d, prod(d[:-1])} for d in large)
+
+    return [
+        r
+        for r in case.records
+        if r.site in shapes
+        and r.phase != "optimizer"
+        and r.role in ADAPTER_ROLES
+        and r.op not in ("aten::mm", "aten::addmm", "aten::copy_")
+        and r.ns
+        and not re.search(r"::(t|transpose|as_strided|view|expand|detach|to|empty\w*|resolve_\w+)$", r.op)
+        and dense(r)
+    ]
 
 
 def host_sync(case: Case) -> Seen | None:

@@ -1,4 +1,4 @@
-"""B11: which kernel ran each attention call, and what kept the faster one away?
+"""B13: which kernel ran each attention call, and what kept the faster one away?
 
 A recording holds torch's own answers (``AttentionCall``); a trace alone shows the kernel and the arguments, but not
 whether a mask masks anything.
@@ -52,7 +52,7 @@ class Lost:
 
 
 def lost_attention(case: Case) -> Seen | None:
-    """B11: attention ran with a slower kernel than torch has for it."""
+    """B13: attention ran with a slower kernel than torch has for it."""
     lost = _counted(case) if case.recording and case.recording.attention else _traced(case)
     if lost is None:
         return None
@@ -203,7 +203,7 @@ def _number(text: str) -> float:
 
 
 LOST_ATTENTION = Rule(
-    id="B11",
+    id="B13",
     family=BASE,
     test=lost_attention,
     remedies=(

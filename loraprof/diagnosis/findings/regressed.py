@@ -1,4 +1,4 @@
-"""B12: one op far below the roof that its neighbours reach, and whether a version of torch is known for it."""
+"""B14: one op far below the roof that its neighbours reach, and whether a version of torch is known for it."""
 
 import re
 from collections import defaultdict
@@ -46,7 +46,7 @@ class Rate:
 
 
 def slow_op(case: Case) -> Seen | None:
-    """B12: products of one op and dtype are many times slower, for their work, than all others of the step."""
+    """B14: products of one op and dtype are many times slower, for their work, than all others of the step."""
     known, op, flag = _known(case)
     rates = _rates(case)
     slow = _outlier(case, rates, op)
@@ -191,7 +191,7 @@ def _module(case: Case, flag: Bool) -> str:
 
 
 SLOW_OP = Rule(
-    id="B12",
+    id="B14",
     family=BASE,
     test=slow_op,
     remedies=(remedies.MENDED_VERSION, remedies.SAME_WORK_OTHERWISE, remedies.LOOK_AT_OP),

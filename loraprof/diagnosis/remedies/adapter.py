@@ -25,6 +25,7 @@ def has_dropout(case: Case, values: Values) -> bool:
 
 COMPILE = Remedy(
     kind="same_training",
+    arm="compile-blocks",
     text=COMPILED,
     fits=not_compiled,
     saved=lambda case, values: values["pointwise"],
@@ -67,6 +68,7 @@ HALF_ADAPTERS = Remedy(
 )
 AUTOCAST = Remedy(
     kind="numerics",
+    arm="autocast",
     text={
         "transformers": "TrainingArguments($flag=True)",
         "lightning": 'Trainer(precision="$precision")',
@@ -76,6 +78,7 @@ AUTOCAST = Remedy(
 )
 TENSOR_FLOAT = Remedy(
     kind="numerics",
+    arm="tf32",
     text={
         "transformers": "TrainingArguments(tf32=True)",
         "plain": 'torch.set_float32_matmul_precision("high")',

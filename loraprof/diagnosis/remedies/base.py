@@ -15,6 +15,7 @@ FEWER_LAYERS = Remedy(
 
 NO_CHECKPOINTING = Remedy(
     kind="same_training",
+    arm="no-checkpointing",
     text={
         "transformers": "TrainingArguments(gradient_checkpointing=False)$memory",
         "kohya": "no --gradient_checkpointing$memory",
@@ -25,6 +26,7 @@ NO_CHECKPOINTING = Remedy(
 )
 NON_REENTRANT = Remedy(
     kind="same_training",
+    arm="non-reentrant",
     text={
         "transformers-model": 'gradient_checkpointing_kwargs={"use_reentrant": False}',
         "plain": "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)",
@@ -35,10 +37,12 @@ NON_REENTRANT = Remedy(
 
 FAST_ATTENTION = Remedy(
     kind="same_training",
+    arm="no-mask",
     text={"plain": "attention dropout 0 and no custom mask, so that SDPA can use its fused kernel"},
 )
 SDPA = Remedy(
     kind="same_training",
+    arm="sdpa",
     text={
         "transformers-model": 'from_pretrained(..., attn_implementation="sdpa")',
         "plain": "torch.nn.functional.scaled_dot_product_attention instead of products and a softmax",
@@ -140,6 +144,30 @@ FP16 = Remedy(
         "transformers": "from_pretrained(..., dtype=torch.float16) and TrainingArguments(fp16=True)",
         "plain": 'torch.autocast("cuda", torch.float16) with torch.amp.GradScaler',
     },
+)
+
+CACHED = Remedy(
+    kind="data",
+    arm="cached-outputs",
+    text={
+        "trl": "precompute_ref_log_probs=True for a reference model; else compute the outputs of $network once and "
+        "cache them",
+        "kohya": "--cache_latents --cache_text_encoder_outputs",
+        "plain": "compute the outputs of $network once and cache them: it is frozen, the same samples give the same "
+        "outputs",
+    },
+)
+
+MERGED = Remedy(
+    kind="same_training",
+    text={
+        "peft": "merge the adapters for the rollout: model.merge_adapter() before it, model.unmerge_adapter() after it",
+        "plain": "add B A to the weights for the rollout, and take it off after it",
+    },
+)
+SAMPLER = Remedy(
+    kind="same_training",
+    text={"plain": "a sampling engine of its own that takes adapters: send it A and B alone, once per rollout"},
 )
 
 GROUPED_EXPERTS = Remedy(

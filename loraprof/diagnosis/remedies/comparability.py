@@ -30,6 +30,7 @@ LOADED = Remedy(
 
 PACKING = Remedy(
     kind="data",
+    arm="pad-to-longest",
     text={
         "axolotl": "sample_packing: true",
         "llamafactory": "packing: true",

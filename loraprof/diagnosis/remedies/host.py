@@ -12,7 +12,11 @@ HALF_THE_LAUNCHES = Assumed(
 )
 
 FEWER_LAUNCHES = Remedy(
-    kind="same_training", text=COMPILED, fits=not_compiled, saved=lambda case, values: values["merged"]
+    kind="same_training",
+    arm="compile-blocks",
+    text=COMPILED,
+    fits=not_compiled,
+    saved=lambda case, values: values["merged"],
 )
 FEWER_ADAPTERS = Remedy(
     kind="other_training",
@@ -42,6 +46,7 @@ COMPILE_ONCE = Remedy(
 
 WORKERS = Remedy(
     kind="data",
+    arm="loader-workers",
     text={
         "transformers": "TrainingArguments(dataloader_num_workers=4, dataloader_pin_memory=True, "
         "dataloader_persistent_workers=True); tokenise once beforehand (dataset.map)",

@@ -66,7 +66,7 @@ def balance_lines(data: Balance, width: int) -> Iterator[Text]:
     for what, changes in data.changes:
         if indent < label:
             yield Text(what)
-        lines = _joined([f"{name} {value}" for name, value in changes], width - indent)
+        lines = _joined([f"{change.label} {change.text}" for change in changes], width - indent)
         for number, line in enumerate(lines):
             yield Text(f"{what if number == 0 and indent == label else '':<{indent}}{line}")
     yield from level(data.after)

@@ -184,8 +184,8 @@ def proposal_lines(block: Proposals, width: int) -> Iterator[Text]:
             head = text(f"{item.number} {item.title} ({item.id})").plain
             figures = "  ".join(t.ljust(w) for t, w in zip(_figures(item), widths, strict=True))
             gap = width - width_of(head) - len(figures)
-            if gap >= 2 or not figures.strip():
-                yield Text(f"{head}{' ' * gap}{figures}" if figures.strip() else head)
+            if gap >= 2 and figures.strip():
+                yield Text(f"{head}{' ' * gap}{figures}")
             else:
                 yield from wrapped(head, width)
                 told = "  ".join(filter(None, _figures(item)))

@@ -37,18 +37,19 @@ def layout(table: Table, width: int, whole: bool = False) -> tuple[list[int], bo
     while True:
         need = [_need(table, i, short, whole) for i in chosen]
         spare = width - sum(need) - _GAP * (len(need) - 1)
-        droppable = not whole and max(table.columns[i].drop for i in chosen)
+        drops = {i: c.drop if not whole or c.gloss else 0 for i, c in enumerate(table.columns)}
+        droppable = max(drops[i] for i in chosen)
         if spare >= 0 or (short and not droppable):
             return chosen, short, _stretched(table, chosen, need, max(0, spare))
         if not short:
             short = True
         else:
-            chosen.remove(max(chosen, key=lambda i: table.columns[i].drop))
+            chosen.remove(max(chosen, key=lambda i: drops[i]))
 
 
 def _two_lines(table: Table, width: int, whole: bool) -> Iterator[Text]:
     """Each row's first cell in full, and the others below it, in columns where they fit."""
-    rest = [i for i in range(1, len(table.columns)) if whole or not table.columns[i].drop]
+    rest = [i for i in range(1, len(table.columns)) if not (table.columns[i].gloss if whole else table.columns[i].drop)]
     widths = [max(len(_head(table.columns[i], True)), _longest(table, i)) for i in rest]
     while len(rest) > 1 and not whole and sum(widths) + _GAP * len(rest) > width:
         rest, widths = rest[:-1], widths[:-1]

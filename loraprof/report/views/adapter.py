@@ -10,7 +10,7 @@ belong to none of its parts: they are a row of their own, so that rows add up to
 from loraprof import units
 from loraprof.model.report import Adapter, Interval, Report, Step
 from loraprof.model.vocabulary import ADAPTER_ROLES, Role
-from loraprof.report.document import Balance, Block, Cell, Column, Facts, Level, Paragraph, Row, Section, Table
+from loraprof.report.document import Balance, Block, Cell, Column, Facts, Level, Paragraph, Row, Section, Shift, Table
 from loraprof.report.views import tables
 from loraprof.report.views.answer import ranks
 
@@ -23,9 +23,9 @@ def account_section(report: Report) -> Section | None:
     if rows is None or a is None or now is None or a.predicted_full_ns is None or a.added_ns is None:
         return None
     scale = units.ns_scale([a.added_ns, *(ns for _, ns in rows)], 3)
-    saved = [(label, scale(-ns, signed=True)) for label, ns in rows if ns > 0 and scale(ns) != scale(0)]
-    added = [("adapters", scale(a.added_ns, signed=True))]
-    added += [(label, scale(-ns, signed=True)) for label, ns in rows if ns < 0 and scale(ns) != scale(0)]
+    saved = [Shift(label, -ns, scale(-ns, signed=True)) for label, ns in rows if ns > 0 and scale(ns) != scale(0)]
+    added = [Shift("adapters", a.added_ns, scale(a.added_ns, signed=True))]
+    added += [Shift(label, -ns, scale(-ns, signed=True)) for label, ns in rows if ns < 0 and scale(ns) != scale(0)]
     before = Level("full fine-tuning", a.predicted_full_ns, units.ns(a.predicted_full_ns), "base")
     after = Level("LoRA", now.median_ns, units.ns(now.median_ns), "adapter")
     block = Balance(before, (("saved", tuple(saved)), ("added", tuple(added))), after)

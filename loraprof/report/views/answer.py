@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from loraprof import units
-from loraprof.model.report import Adapter, Finding, Report, Step
+from loraprof.model.report import NAMELESS, Adapter, Finding, Report, Step
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "mixed": "mixed"}
@@ -20,8 +20,9 @@ def headline(report: Report) -> str:
 
 
 def lines(report: Report) -> tuple[str, ...]:
-    """What was profiled, and why the answer is as it is."""
-    return tuple(filter(None, (" · ".join(_identity(report)), _why(report))))
+    """What was profiled, and why the answer is as it is, where the headline does not say so itself."""
+    why = _why(report) if _against_full(report) else ""
+    return tuple(filter(None, (" · ".join(_identity(report)), why)))
 
 
 def sure(report: Report) -> str:
@@ -37,7 +38,11 @@ def sure(report: Report) -> str:
         words.append(f"timing ±{units.percent(half)} over {units.count(u.steps)} steps")
     if report.nvml and report.nvml.throttle is not None:
         words.append(f"throttled by {', '.join(report.nvml.throttle)}" if report.nvml.throttle else "not throttled")
-    if step and (busy := step.ns(kind="busy")):
+    if step and (busy := step.ns(kind="busy")) and report.source.kind == "trace":
+        unknown = step.ns(kind="busy", role="other")
+        hint = ": record with_stack=True, record_shapes=True" if unknown >= NAMELESS * busy else ""
+        words.append(f"{units.percent(1 - unknown / busy, 0)} of the work has a known role{hint}")
+    elif step and busy:
         words.append(f"{units.percent(max(0.0, 1 - closure.unattributed_ns / busy), 0)} of the work attributed")
     return ", ".join(words)
 
@@ -88,11 +93,11 @@ def _identity(report: Report) -> list[str]:
 
 
 def ranks(a: Adapter) -> str:
-    """``16``, or ``8 on 14 and 16 on 2`` layers; ranks no one told are ``unknown``."""
+    """``16``; ``8 (14 layers), unknown (2)`` where layers differ."""
     if a.rank is not None:
         return units.count(a.rank)
-    known = [f"{rank} ({units.count(layers)})" for rank, layers in (a.ranks or {}).items() if rank.isdigit()]
-    return ", ".join(known) or "unknown"
+    of = [(rank if rank.isdigit() else "unknown", layers) for rank, layers in (a.ranks or {}).items()]
+    return ", ".join(f"{rank} ({units.count(layers)})" for rank, layers in of) or "unknown"
 
 
 def _why(report: Report) -> str:

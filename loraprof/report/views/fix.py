@@ -38,6 +38,18 @@ def headline(found: Fix) -> str:
     return f"{_speed(best.measured)} the speed, measured, with {best.arm}."
 
 
+def contribution(found: Fix) -> str:
+    """What was measured beside what was predicted, as a Markdown table for the repository's benchmarks."""
+    noise = f" (A/A {units.percent(found.noise_floor)})" if found.noise_floor is not None else ""
+    head = f"| remedy, on {found.target}, {found.device_name}{noise} | of finding | speed-up predicted | measured |"
+    rows = [
+        f"| {t.arm} | {t.finding or units.NA} | {_gain(t.predicted)} | {_speed(t.measured)} |"
+        for t in found.remedies
+        if t.measured
+    ]
+    return "\n".join([head, "|---|---|---:|---:|", *rows, "", ""])
+
+
 def _speed(found: Measured) -> str:
     return units.ratio_interval(1 / found.ratio, 1 / found.high, 1 / found.low)
 
@@ -88,7 +100,7 @@ def _table(tried: list[Tried], found: Fix) -> Table:
 def _row(t: Tried) -> Row:
     covered = {True: "yes", False: "missed", None: ""}[t.covered]
     return (
-        Cell(t.arm, full=t.text),
+        Cell(t.arm),
         Cell(t.finding or ""),
         Cell(_gain(t.predicted), t.predicted.speedup if t.predicted else None),
         Cell(_speed(t.measured) if t.measured else units.NA, 1 / t.measured.ratio if t.measured else None),

@@ -21,12 +21,14 @@ def proposals_section(report: Report) -> Section:
     """At most four changes, of which three may keep the training as it is; the rest is among the findings."""
     now = report.timing.unprofiled
     number, groups = 0, []
+    known = any(_gains(r) for f in report.findings if is_cause(f) for r in f.remedies)
     for title, kinds in GROUPS:
         best = [(f, r) for f in report.findings if is_cause(f) and (r := _best(f, kinds))]
-        worth = [(f, r) for f, r in best if r.gain and r.gain.speedup > LEAST]
+        worth = [(f, r) for f, r in best if _gains(r)]
         worth.sort(key=lambda pair: -pair[1].gain.ns if pair[1].gain else 0)
         made = []
-        for finding, remedy in (worth or best[:1])[: MOST_SAME if kinds is SAME else MOST - number]:
+        unknown = [pair for pair in best if pair[1].gain is None]
+        for finding, remedy in (worth if known else unknown[:1])[: MOST_SAME if kinds is SAME else MOST - number]:
             number += 1
             made.append(_proposal(number, finding, remedy, now.median_ns if now else None))
         if made:
@@ -38,6 +40,10 @@ def proposals_section(report: Report) -> Section:
     return Section("do", "What to do", (block,), brief=True)
 
 
+def _gains(remedy: RemedyReport) -> bool:
+    return remedy.gain is not None and remedy.gain.speedup > LEAST
+
+
 def _best(finding: Finding, kinds: Collection[str]) -> RemedyReport | None:
     """Of these kinds, the remedy that gains most."""
     remedies = [r for r in finding.remedies if r.kind in kinds]
@@ -46,14 +52,16 @@ def _best(finding: Finding, kinds: Collection[str]) -> RemedyReport | None:
 
 def _proposal(number: int, finding: Finding, remedy: RemedyReport, now: int | None) -> Proposal:
     step = speedup = basis = ""
+    left = None
     gain = remedy.gain
     if gain is not None and now is not None:
         scale = units.ns_scale([now], 3)
         step = f"{scale(now)} → {scale(max(now - gain.ns, 0))} {scale.unit}"
         speedup = units.ratio_interval(gain.speedup, gain.low, gain.high, most=2)
         basis = str(gain.basis)
+        left = max(now - gain.ns, 0) / now if now else None
     text = first_clause(remedy.text) + CHECK.get(remedy.kind, "")
-    return Proposal(number, finding.title, finding.id, step, speedup, basis, text)
+    return Proposal(number, finding.title, finding.id, step, speedup, basis, text, left)
 
 
 def first_clause(text: str) -> str:

@@ -36,6 +36,7 @@ from loraprof.report.views.as_it_runs import as_it_runs
 from loraprof.report.views.proposals import proposals_section
 from loraprof.report.views.ranks import communication_section, ranks_section
 
+NEAR = 0.05  # of a step: what two passes may differ by
 SMALL = 0.005  # of the step: parts below it are one
 FIX = find_spec("loraprof.cli.fix") is not None
 
@@ -56,7 +57,8 @@ def _sections(report: Report, shown: Report) -> list[Section]:
         text = "The input holds no step: nothing can be partitioned."
         sections.append(Section("time", "Where the step goes", (Paragraph(text),), brief=True))
     else:
-        bar = Bar(_rows(partition_bar(step, cpu=cpu), step))
+        parts = partition_bar(step, cpu=cpu)
+        bar = Bar(_rows(parts, step)) if parts else Paragraph("This step is empty: it ends where it starts.")
         sections.append(Section("time", answer.where_title(step, plain), (bar,), step.name, brief=True))
     sections.append(proposals_section(report))
     sections.append(Section("sure", "How sure", _sure(report), brief=True))
@@ -64,7 +66,7 @@ def _sections(report: Report, shown: Report) -> list[Section]:
         sections.append(Section("phases", "Time by phase and role", (tables.phase_roles(step),)))
         if step.ns(kind="idle"):
             title = "Time outside ops, by cause" if cpu else "Idle time by cause"
-            sections.append(Section("idle", title, (tables.idle_causes(step, cpu=cpu),), _launches(step)))
+            sections.append(Section("idle", title, (tables.idle_causes(step, cpu=cpu),), _launches(step, plain)))
     if shown.kernels:
         title = "Top ops" if cpu else "Top kernels"
         sections.append(Section("kernels", title, (tables.kernel_table(shown),), _ceilings(shown)))
@@ -72,7 +74,8 @@ def _sections(report: Report, shown: Report) -> list[Section]:
         sections.append(Section("compiled", "Compiled code", (_compiled(report.compiled),)))
     sections.append(adapter_section(shown, step))
     if shown.traffic:
-        sections.append(_traffic(shown.traffic, step))
+        rate = report.ceilings.copy_bytes_per_s if report.ceilings else None
+        sections.append(_traffic(shown.traffic, step, rate))
     if report.communication:
         sections.append(communication_section(report.communication, report.adapter is not None))
     if report.rank_summary and report.ranks:
@@ -88,7 +91,8 @@ def _sections(report: Report, shown: Report) -> list[Section]:
 
 def _sure(report: Report) -> tuple[Block, ...]:
     source, ids = report.source, [f.id for f in report.findings[:1]]
-    fix = f"loraprof fix {source.workload}" if FIX and source.workload and report.findings else ""
+    tried = any(remedy.arm for f in report.findings for remedy in f.remedies)
+    fix = f"loraprof fix {source.target}" if FIX and source.target and tried else ""
     more = " · ".join(
         [f"loraprof report {quote(source.path)} --full", "--section NAME", *(f"explain {i}" for i in ids)]
     )
@@ -126,14 +130,13 @@ def partition_bar(step: Step, *, cpu: bool = False) -> tuple[Segment, ...]:
     )
 
 
-def _launches(step: Step) -> str:
+def _launches(step: Step, plain: bool) -> str:
     launches = step.launches
     if launches is None:
         return ""
-    return (
-        f"{units.count(launches.count)} launches, {units.ns(launches.api_median_ns)} per call, "
-        f"{units.ns(launches.latency_floor_ns)} to start"
-    )
+    calls = f"{units.count(launches.count)} launches, {units.ns(launches.api_median_ns)} per call"
+    profiled = " under the profiler" if plain else ""
+    return f"{calls}{profiled}, {units.ns(launches.latency_floor_ns)} to start"
 
 
 def _ceilings(report: Report) -> str:
@@ -161,11 +164,11 @@ def _compiled(c: CompiledReport) -> Facts:
     return Facts(tuple(lines))
 
 
-def _traffic(traffic: list[Traffic], step: Step | None) -> Section:
+def _traffic(traffic: list[Traffic], step: Step | None, ceiling: float | None) -> Section:
     said = tables.traffic_sentence(traffic, step) if step else None
     blocks: list[Block] = [Paragraph(said)] if said else []
     aside = "every input read once, every output written once"
-    return Section("traffic", "Memory traffic", (*blocks, tables.traffic_table(traffic)), aside)
+    return Section("traffic", "Memory traffic", (*blocks, tables.traffic_table(traffic, ceiling)), aside)
 
 
 def remark(finding: Finding) -> Remark:
@@ -187,12 +190,12 @@ def findings_section(findings: list[Finding]) -> Section:
 
 
 def _trust(report: Report, step: Step | None) -> list[Block]:
-    source = report.source
+    source, now = report.source, report.timing.unprofiled
     lines = [
         ("input", " · ".join([source.path, *([f"torch {source.torch}"] if source.torch else [])])),
         ("timing", _timing(report)),
         ("memory", _memory(report.memory)),
-        ("device", _nvml(report.nvml, report.closure.notes)),
+        ("device", _nvml(report.nvml, report.closure.notes, now.median_ns if now else None)),
     ]
     if report.replay:
         r = report.replay
@@ -234,7 +237,7 @@ def _memory(m: MemoryReport | None) -> str:
     return " · ".join(words)
 
 
-def _nvml(n: NvmlReport | None, notes: list[str]) -> str:
+def _nvml(n: NvmlReport | None, notes: list[str], step_ns: int | None) -> str:
     if n is None:
         reasons = [note.removeprefix("NVML: ") for note in notes if "nvml" in note.lower()]
         return f"NVML absent: {'; '.join(reasons) or 'the input carries no samples'}"
@@ -245,11 +248,19 @@ def _nvml(n: NvmlReport | None, notes: list[str]) -> str:
         words.append(f"tensor pipe {units.percent(n.tensor_active, 0)}")
     if n.dram_active is not None:
         words.append(f"DRAM {units.percent(n.dram_active, 0)}")
-    words.append(f"{units.quantity(n.energy_j_per_step, 'J')} per step")
+    words.append(f"{units.quantity(n.energy_j_per_step, 'J')} per step{_loop(n, step_ns)}")
     if n.throttle is not None:
         words.append(f"throttled: {', '.join(n.throttle)}" if n.throttle else "not throttled")
     words.append(f"{units.count(n.samples)} samples")
     return " · ".join(words)
+
+
+def _loop(n: NvmlReport, step_ns: int | None) -> str:
+    """Said where the steps that were sampled took longer or shorter than the timed ones."""
+    took = n.sampled_step_ns
+    if not took or not step_ns or abs(took / step_ns - 1) < NEAR:
+        return ""
+    return f" (sampled while steps took {units.ns(took)}, scaled)"
 
 
 def _closure(report: Report, step: Step | None) -> str:

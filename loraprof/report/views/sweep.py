@@ -32,11 +32,19 @@ def headline(sweep: Sweep) -> str:
     count = sum(c.verdict == "faster" for _, c in known)
     lost = sum(c.verdict == "slower" for _, c in known)
     best, worst = max(known, key=lambda k: k[0]), min(known, key=lambda k: k[0])
+    ends = (
+        f"from {units.ratio(worst[0])} ({_name(worst[1].values)}) to {units.ratio(best[0])} ({_name(best[1].values)})"
+    )
+    if not count and not lost:
+        return f"No difference between LoRA and full fine-tuning is established in {_all_of(len(known))}: {ends}."
     return (
         f"LoRA is faster in {units.count(count)} and slower in {units.count(lost)} of {units.count(len(known))} cells"
-        f"{_open(len(known) - count - lost)}: "
-        f"from {units.ratio(worst[0])} ({_name(worst[1].values)}) to {units.ratio(best[0])} ({_name(best[1].values)})."
+        f"{_open(len(known) - count - lost)}: {ends}."
     )
+
+
+def _all_of(count: int) -> str:
+    return "the one cell" if count == 1 else f"any of {units.count(count)} cells"
 
 
 def _open(count: int) -> str:

@@ -13,6 +13,7 @@ from loraprof.report.document import Cell, Column, Row, Table
 from loraprof.report.palette import CAUSE_TONES, CAUSE_WORDS, CPU_CAUSE_WORDS, ROLE_TONES
 from loraprof.report.views.kernel_names import labels
 
+ABOVE = 1.02  # of the memory's rate
 KNOWN = 0.9  # of a role's busy time: less, and a sentence about its bytes would be a guess
 _SHORT_PHASE = {"forward": "fwd", "backward": "bwd", "recompute": "recomp", "optimizer": "optim"}
 
@@ -96,7 +97,7 @@ def idle_causes(step: Step, *, cpu: bool) -> Table:
     )
     columns = (
         Column("cause"),
-        Column("meaning", drop=1, elastic=True),
+        Column("meaning", drop=1, elastic=True, gloss=True),
         Column(scale.unit, number=True),
         Column("% of step", "%", number=True),
         Column("gaps", number=True),
@@ -214,8 +215,9 @@ def traffic_sentence(traffic: Sequence[Traffic], step: Step) -> str | None:
     )
 
 
-def traffic_table(traffic: Sequence[Traffic], limit: int = 8) -> Table:
-    """Memory traffic by role: compulsory bytes, and the rate at which they moved."""
+def traffic_table(traffic: Sequence[Traffic], ceiling: float | None = None, limit: int = 8) -> Table:
+    """Memory traffic by role: compulsory bytes, and the rate at which they moved; marked where the memory's own
+    ``ceiling`` is lower, as caches hand some of them over."""
     ordered = sorted((t for t in traffic if t.min_bytes), key=lambda t: (-t.min_bytes, t.role))
     columns = (
         Column("role"),
@@ -225,13 +227,13 @@ def traffic_table(traffic: Sequence[Traffic], limit: int = 8) -> Table:
         Column("achieved", number=True),
         Column("of its time known", "known", number=True),
     )
-    rows = tuple(_traffic_row(cell(t.role, tone=ROLE_TONES.get(t.role, "rest")), [t]) for t in ordered[:limit])
+    rows = tuple(_traffic_row(cell(t.role, tone=ROLE_TONES.get(t.role, "rest")), [t], ceiling) for t in ordered[:limit])
     rest = ordered[limit:]
-    more = _traffic_row(cell(f"{units.count(len(rest))} more"), rest)
-    return Table(columns, rows, ((more,) if rest else ()) + (_traffic_row(cell("step"), ordered),))
+    more = _traffic_row(cell(f"{units.count(len(rest))} more"), rest, ceiling)
+    return Table(columns, rows, ((more,) if rest else ()) + (_traffic_row(cell("step"), ordered, ceiling),))
 
 
-def _traffic_row(head: Cell, chosen: Sequence[Traffic]) -> Row:
+def _traffic_row(head: Cell, chosen: Sequence[Traffic], ceiling: float | None) -> Row:
     moved, busy_ns, covered_ns = (sum(getattr(t, f) for t in chosen) for f in ("min_bytes", "busy_ns", "covered_ns"))
     reused = [t.l2_bytes for t in chosen if t.l2_bytes is not None]
     l2_bytes = sum(reused) if len(reused) == len(chosen) else None
@@ -243,7 +245,7 @@ def _traffic_row(head: Cell, chosen: Sequence[Traffic]) -> Row:
         Cell(units.nbytes(moved), moved),
         Cell(units.nbytes(l2_bytes), l2_bytes),
         Cell(units.percent(share), share),
-        Cell(units.bytes_per_s(rate), rate),
+        Cell(units.bytes_per_s(rate) + (" cached" if rate and ceiling and rate > ABOVE * ceiling else ""), rate),
         Cell(units.percent(covered_ns / busy_ns if busy_ns else None, 0), covered_ns),
     )
 

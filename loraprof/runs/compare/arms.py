@@ -15,6 +15,7 @@ from loraprof.comparison.recordings import load_recorded
 from loraprof.errors import LoraprofError, UsageError
 from loraprof.model.compare import Comparison
 from loraprof.model.workload import WorkloadSpec
+from loraprof.remedies.catalogue import REMEDIES, is_remedy
 from loraprof.runs.compare.alternate import STEPS, WARM_UP, alternate
 from loraprof.runs.compare.extras import Extras, with_iso_memory, with_quality
 from loraprof.runs.compare.job import Job, Outcome
@@ -41,11 +42,12 @@ def arm_names(text: str | None, default: Sequence[str], script: bool) -> list[st
     """``--arms``, checked before anything runs. Raises UsageError that names the closest arm."""
     names = [name.strip() for name in text.split(",")] if text else list(default)
     for name in names:
-        if script and name not in SCRIPT_ARMS:
+        if script and name not in SCRIPT_ARMS and not is_remedy(name):
             if name.partition(":")[0] in ARMS:
                 raise UsageError(f"arm {name} is for built-in workloads", f"a script has {', '.join(SCRIPT_ARMS)}")
-            raise UsageError(f"no arm {name!r}", did_you_mean(name, SCRIPT_ARMS))
-        resolve_arm(name)
+            raise UsageError(f"no arm {name!r}", did_you_mean(name, (*SCRIPT_ARMS, *REMEDIES)))
+        if not script:
+            resolve_arm(name)
         if names.count(name) > 1:
             raise UsageError(f"arm {name} is named twice", "the first arm is run against itself in every comparison")
     if len(names) < 2:

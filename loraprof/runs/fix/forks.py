@@ -20,6 +20,7 @@ from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.server import Ended, Order
 
 TAIL: Final = 2000  # characters of a run's output
+GRACE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def _told(ended: Ended, answer: Path, said: str, limit_s: float) -> Found:
         found = msgspec.json.decode(answer.read_bytes(), type=Found)
         return replace(found, reason=f"{found.reason}: {last}") if found.exit_code and said else found
     if ended.late:
-        return Found(status="failed", reason=f"it hung: stopped after {limit_s:.0f} s")
+        return Found(status="failed", reason=f"it did not end within {limit_s:.0f} s")
     if ended.signal == signal.SIGKILL:
         return Found(status="failed", reason="killed by the system: out of memory")
     how = f"signal {ended.signal}" if ended.signal else f"code {ended.code}"
@@ -71,8 +72,12 @@ def forks(packages: Sequence[str]) -> Iterator[Forks]:
         try:
             yield Forks(server, folder)
         finally:
-            server.kill()
-            server.wait()
+            server.terminate()
+            try:
+                server.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
             for pipe in (server.stdin, server.stdout):
                 if pipe is not None:
                     pipe.close()

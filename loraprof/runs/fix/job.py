@@ -32,7 +32,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     warm-up step.
 
     ``steps_seen`` is less than asked for where the program ended by itself. Of a survey: ``unfit`` the reasons by
-    remedy, ``preload`` the packages the program uses, ``period`` the steps of one round of the data.
+    remedy, ``period`` the steps of one round of the data.
     """
 
     status: Literal["ok", "refused", "failed"] = "ok"
@@ -47,8 +47,4 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     wall_ns: int = 0
     exit_code: int = 0
     unfit: dict[str, str] = {}
-    preload: list[str] = []
     period: int | None = None
-
-
-WATCHED = 2  # steps before a remedy is applied

@@ -14,24 +14,26 @@ from typing import Any, Final
 
 import msgspec
 
-from loraprof.analysis.statistics import median_interval
 from loraprof.diagnosis.load import diagnose
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
-from loraprof.model.fix import Fix, Measured, Status, Together, Tried, Unchanged
-from loraprof.model.report import Finding, Gain, Report
+from loraprof.model.fix import Fix, Together, Tried
+from loraprof.model.report import Report
 from loraprof.remedies.catalogue import REMEDIES, remedy_named
 from loraprof.remedies.remedy import LiveRemedy
 from loraprof.runs.compare.workers import profile_pass, settings
 from loraprof.runs.fix.forks import Forks, forks
-from loraprof.runs.fix.job import Command, Found, Trial
+from loraprof.runs.fix.job import Command, Trial
 from loraprof.runs.fix.judge import Repeats, loss_change, measured, noise, repeats
-from loraprof.runs.fix.schedule import BASE, TWIN, WARM_UP, Bench, Entry, name_of, slowest_setup
+from loraprof.runs.fix.rows import order, peak, promise, refused, row, unchanged
+from loraprof.runs.fix.schedule import BASE, SETUP_S, WARM_UP, Bench, Entry, name_of, steps_within
 from loraprof.store.writing import write
 
 ROUNDS: Final = 10  # at most
 LEAST: Final = 2
 TOGETHER_ROUNDS: Final = 3
-RESERVE: Final = 3  # a third of the budget left is kept for the remedies together
+RESERVE: Final = 3  # a third of the time left is kept for the remedies together
+COMPILED_RESERVE: Final = 2  # and half of it where a remedy compiles
+COMPILING: Final = ("compile-blocks",)
 PACKAGES: Final = ("transformers", "peft")  # of a built-in workload
 
 
@@ -60,7 +62,7 @@ def fix(asked: Asked) -> Fix:
         if asked.out:
             _open(folder, asked)
         report, notes = _report(asked, folder)
-        with forks(PACKAGES if asked.command.spec else _packages(asked, report)) as server:
+        with forks(PACKAGES if asked.command.spec else _packages(asked)) as server:
             return _tried(asked, server, deadline_ns, wanted, report, notes, folder if asked.out else None)
 
 
@@ -96,8 +98,7 @@ def _report(asked: Asked, folder: Path) -> tuple[Report | None, list[str]]:
     place = asked.recording or folder / "profile.loraprof"
     if not place.exists():
         asked.say(f"profiling {asked.name}: what each remedy promises")
-        options = ["-m"] if asked.command.module else settings(asked.overrides)
-        problem = profile_pass([*options, *(asked.command.target or [asked.name])], place)
+        problem = profile_pass(_words(asked), place)
         if problem is not None:
             return None, [f"nothing is predicted, the profile failed: {problem.removeprefix('loraprof: ')}"]
     try:
@@ -108,7 +109,7 @@ def _report(asked: Asked, folder: Path) -> tuple[Report | None, list[str]]:
         return None, [f"nothing is predicted: {error.message}"]
 
 
-def _packages(asked: Asked, report: Report | None) -> Sequence[str]:
+def _packages(asked: Asked) -> Sequence[str]:
     """Those that the script's own text imports: read before its first run, never more."""
     target = asked.command.target
     if asked.command.module or not target or not Path(target[0]).is_file():
@@ -132,15 +133,18 @@ def _tried(
     if survey.status != "ok":
         raise MeasurementError(f"{asked.name} cannot be measured: {survey.reason}", None)
     fitting = [r for r in wanted if r.name not in survey.unfit]
-    fitting.sort(key=lambda r: -_promise(r, report))
+    fitting.sort(key=lambda r: -promise(r, report))
     bench = Bench(server, asked.command, deadline_ns, folder, asked.say, warmup=max(WARM_UP, survey.period or 0))
+    bench.steps = steps_within(bench.left_ns() // RESERVE, len(fitting) + 2, survey, bench.warmup)
     first = bench.first()
     entries: list[Entry] = [(r.name,) for r in fitting]
     _singles(bench, entries)
     known = repeats(bench.rounds)
-    alone = [_row(r, bench, known, report) for r in fitting]
+    alone = [row(r, bench, known, report) for r in fitting]
     together = _together(bench, alone, known)
-    refused = [_refused(r, survey.unfit[r.name], report) for r in wanted if r.name in survey.unfit]
+    if folder is not None:
+        notes = [*notes, *_recorded(asked, folder, alone, together)]
+    unfit = [refused(r, survey.unfit[r.name], report) for r in wanted if r.name in survey.unfit]
     if not known.repeatable:
         notes = [*notes, "two unchanged runs differ in their losses: they are compared as distributions"]
     if not first.losses:
@@ -148,30 +152,51 @@ def _tried(
     return Fix(
         target=" ".join(asked.command.target) or asked.name,
         device_name=first.device_name,
-        base=_unchanged(bench.rounds, first),
+        base=unchanged(bench.rounds, first),
         noise_floor=noise(bench.rounds),
-        remedies=[*sorted(alone, key=_order), *refused],
+        remedies=[*sorted(alone, key=order), *unfit],
         together=together,
         rounds=len([r for r in bench.rounds if BASE in r]),
         notes=notes,
     )
 
 
-def _promise(remedy: LiveRemedy, report: Report | None) -> float:
-    _, gain = _predicted(remedy, report)
-    return gain.speedup if gain else 1.0
+def _recorded(asked: Asked, folder: Path, alone: Sequence[Tried], together: Together | None) -> list[str]:
+    """A recording of the best, for ``compare`` with the one of the unchanged program."""
+    kept = [t.arm for t in sorted(alone, key=order) if t.status == "kept"]
+    arms, place = together.arms if together else kept[:1], folder / "best.loraprof"
+    if not arms or place.exists():
+        return []
+    asked.say(f"recording {asked.name} with {' and '.join(arms)}")
+    problem = profile_pass(["--arm", "+".join(arms), *_words(asked)], place)
+    said = f"loraprof compare {folder / 'profile.loraprof'} {place} shows where the time went"
+    return [said if problem is None else f"the best was not recorded: {problem.removeprefix('loraprof: ')}"]
+
+
+def _words(asked: Asked) -> list[str]:
+    """The options and target that ``profile`` is called with."""
+    options = ["-m"] if asked.command.module else settings(asked.overrides)
+    return [*options, *(asked.command.target or [asked.name])]
 
 
 def _singles(bench: Bench, entries: list[Entry]) -> None:
-    """Rounds of all remedies, until their share of the time is spent."""
-    begun_ns, share_ns = time.perf_counter_ns(), bench.left_ns() * (RESERVE - 1) // RESERVE
-    bench.setup_s = slowest_setup(entries, bench.left_ns())
-    live = list(entries)
-    for number in range(ROUNDS):
-        spent_ns = time.perf_counter_ns() - begun_ns
-        if number and spent_ns + spent_ns // number > share_ns and (number >= LEAST or spent_ns > share_ns):
+    """Rounds of the remedies that start at once, then of those that compile first; a share is kept for what follows."""
+    quick, costly = ([e for e in entries if (e[0] in COMPILING) is compiling] for compiling in (False, True))
+    _repeat(bench, quick, bench.left_ns() // (COMPILED_RESERVE if costly else RESERVE))
+    bench.setup_s = max(SETUP_S, bench.left_ns() / 2e9) if costly else SETUP_S
+    _repeat(bench, costly, bench.left_ns() // RESERVE)
+
+
+def _repeat(bench: Bench, live: list[Entry], kept_ns: int) -> None:
+    """Rounds until as much time is left as is kept, or it is clear that nothing here helps."""
+    for number in range(ROUNDS if live else 0):
+        if bench.left_ns() < (len(live) + 2) * bench.base_s * 1e9:
             return
-        bench.round(live, "alone", number)
+        if number >= LEAST and bench.round_ns(live) + kept_ns > bench.left_ns():
+            return
+        if number and bench.round_ns(live) > bench.left_ns():
+            return
+        bench.round(live, "alone" if live[0][0] not in COMPILING else "compiled", number)
         live = [e for e in live if name_of(e) not in bench.ended and not bench.slower(e)]
         if not live:
             return
@@ -197,91 +222,5 @@ def _together(bench: Bench, alone: Sequence[Tried], known: Repeats) -> Together 
         if against is None or found is None or against.ratio >= 1 or (change and change.verdict == "differs"):
             continue
         arms.append(candidate.arm)
-        best = Together(arms=list(arms), measured=found, loss=change, peak_bytes=_peak(name, rounds))
+        best = Together(arms=list(arms), measured=found, loss=change, peak_bytes=peak(name, rounds))
     return best
-
-
-def _row(remedy: LiveRemedy, bench: Bench, known: Repeats, report: Report | None) -> Tried:
-    finding, gain = _predicted(remedy, report)
-    found = measured(remedy.name, bench.rounds)
-    change, differs = loss_change(remedy.name, bench.rounds, known)
-    ended = bench.ended.get(remedy.name)
-    status: Status
-    reason: str | None
-    if ended is not None:
-        status, reason = ("refused" if ended.status == "refused" else "failed"), ended.reason
-    elif found is None:
-        status, reason = "refused", "the time budget was spent before its turn"
-    elif change is not None and change.verdict == "differs":
-        status, reason = "loss differs", differs
-    else:
-        status, reason = ("kept" if found.verdict == "faster" else "no gain"), None
-    return Tried(
-        finding=finding.id if finding else None,
-        arm=remedy.name,
-        kind=remedy.kind,
-        text=_text(remedy, finding),
-        predicted=gain,
-        measured=found,
-        covered=_covered(gain, found),
-        peak_bytes=_peak(remedy.name, bench.rounds),
-        loss=change,
-        status=status,
-        reason=reason,
-    )
-
-
-def _refused(remedy: LiveRemedy, reason: str, report: Report | None) -> Tried:
-    finding, gain = _predicted(remedy, report)
-    return Tried(
-        finding=finding.id if finding else None,
-        arm=remedy.name,
-        kind=remedy.kind,
-        text=_text(remedy, finding),
-        predicted=gain,
-        status="refused",
-        reason=reason,
-    )
-
-
-def _predicted(remedy: LiveRemedy, report: Report | None) -> tuple[Finding | None, Gain | None]:
-    """The finding that the remedy answers, and what it gains there: the remedy's own where the finding names it."""
-    for finding in report.findings if report else ():
-        own = next((r for r in finding.remedies if r.arm == remedy.name), None)
-        if own is not None:
-            return finding, own.gain or finding.gain
-    named = (f for key in remedy.findings for f in (report.findings if report else ()) if f.id == key)
-    answered = next(named, None)
-    return answered, answered.gain if answered else None
-
-
-def _text(remedy: LiveRemedy, finding: Finding | None) -> str:
-    return next((r.text for r in finding.remedies if r.arm == remedy.name), remedy.text) if finding else remedy.text
-
-
-def _covered(gain: Gain | None, found: Measured | None) -> bool | None:
-    return None if gain is None or found is None else gain.low <= 1 / found.ratio <= gain.high
-
-
-def _peak(name: str, rounds: Sequence[dict[str, Found]]) -> int | None:
-    return max((r[name].peak_bytes or 0 for r in rounds if name in r), default=0) or None
-
-
-def _unchanged(rounds: Sequence[dict[str, Found]], first: Found) -> Unchanged:
-    blocks = [r[key].times_ns for r in rounds for key in (BASE, TWIN) if key in r] or [first.times_ns]
-    samples, labels = [ns for block in blocks for ns in block], [i for i, block in enumerate(blocks) for _ in block]
-    median, low, high = median_interval(samples, labels)
-    return Unchanged(
-        median_ns=median,
-        low_ns=low,
-        high_ns=high,
-        peak_bytes=_peak(BASE, rounds) or first.peak_bytes,
-        loss=first.losses,
-    )
-
-
-_ORDER: Final = {"kept": 0, "no gain": 1, "loss differs": 2, "failed": 3, "refused": 4}
-
-
-def _order(tried: Tried) -> tuple[int, float]:
-    return _ORDER[tried.status], tried.measured.ratio if tried.measured else 9.0

@@ -16,12 +16,14 @@ import msgspec
 from loraprof import units
 from loraprof.errors import MeasurementError
 from loraprof.runs.fix.forks import Forks
-from loraprof.runs.fix.job import WATCHED, Command, Found, Trial
+from loraprof.runs.fix.job import Command, Found, Trial
+from loraprof.runs.profile.remedy_arm import WATCHED
 from loraprof.store.writing import write
 
-WARM_UP: Final = 5
+WARM_UP: Final = 3
 STEPS: Final = 10
 LEAST_STEPS: Final = 4
+WANTED: Final = 4  # rounds that the steps of a run leave time for
 SLOWER: Final = 1.15  # than the unchanged program in its first round: not tried again
 HUNG: Final = 5  # times the unchanged step
 SETUP_S: Final = 60.0  # that a remedy may take before its first step
@@ -45,6 +47,8 @@ class Bench:
     base_s: float = 0.0  # of one unchanged run
     rounds: list[dict[str, Found]] = field(default_factory=list)
     ended: dict[str, Found] = field(default_factory=dict)  # failed or refused, with the reason
+    opening: Found | None = None  # the unchanged program's first run, part of the first round
+    took_ns: dict[str, int] = field(default_factory=dict)  # the last run of each, its start included
 
     def left_ns(self) -> int:
         return self.deadline_ns - time.perf_counter_ns()
@@ -61,7 +65,7 @@ class Bench:
             raise MeasurementError(
                 f"the unchanged program cannot be measured: {found.reason}", f"{needed} steps are needed"
             )
-        self.base_s = found.wall_ns / 1e9
+        self.base_s, self.opening = found.wall_ns / 1e9, found
         return found
 
     def round(self, entries: Sequence[Entry], stage: str, number: int) -> None:
@@ -72,7 +76,8 @@ class Bench:
         for at, (name, entry) in enumerate(order if number % 2 == 0 else reversed(order)):
             left = max(0, self.left_ns())
             self.say(f"{stage}, round {number + 1}, {at + 1} of {len(order)}: {name} · {units.ns(left)} left at most")
-            one = self._run(f"{stage}-{number}-{name}".replace(" ", "-"), entry)
+            opening, self.opening = self.opening, None
+            one = opening or self._run(f"{stage}-{number}-{name}".replace(" ", "-"), entry)
             if one.status == "ok":
                 found[name] = one
             elif entry:
@@ -81,32 +86,45 @@ class Bench:
                 raise MeasurementError(f"the unchanged program failed in round {number + 1}: {one.reason}", None)
         self.rounds.append(found)
 
+    def round_ns(self, entries: Sequence[Entry]) -> int:
+        """What a further round of these will take, as their last runs did."""
+        return sum(self.took_ns.get(name_of(entry), 0) for entry in [*entries, (), ()])
+
     def slower(self, entry: Entry) -> bool:
         """In every round so far, by much."""
+        return bool(found := self._ratios(entry)) and min(found) > SLOWER
+
+    def _ratios(self, entry: Entry) -> list[float]:
         name = name_of(entry)
-        pairs = [(r[name].times_ns, r[BASE].times_ns) for r in self.rounds if name in r]
-        return bool(pairs) and all(median(own) > SLOWER * median(base) for own, base in pairs)
+        return [median(r[name].times_ns) / median(r[BASE].times_ns) for r in self.rounds if name in r]
 
     def _run(self, key: str, entry: Entry) -> Found:
         kept = self.folder / f"{key}.json" if self.folder else None
         if kept is not None and kept.exists():
             return msgspec.json.decode(kept.read_bytes(), type=Found)
         trial = Trial(remedies=list(entry), warmup=self.warmup, steps=self.steps)
+        began_ns = time.perf_counter_ns()
         found = self.forks.run(self.command, trial, self._limit_s())
+        self.took_ns[name_of(entry)] = time.perf_counter_ns() - began_ns
         if kept is not None:
             write(kept, msgspec.json.encode(found))
         return found
 
     def _limit_s(self) -> float:
-        """A start as long as the unchanged one's, and steps five times as long; unknown before the first run."""
-        return HUNG * self.base_s + self.setup_s if self.base_s else max(60.0, self.left_ns() / 1e9)
+        """A start as long as the unchanged one's, and steps five times as long, within the time that is left."""
+        left_s = self.left_ns() / 1e9
+        if not self.base_s:
+            return max(60.0, left_s)
+        return min(HUNG * self.base_s + self.setup_s, max(left_s, 2 * self.base_s))
+
+
+def steps_within(budget_ns: int, runs: int, survey: Found, warmup: int) -> int:
+    """Timed steps of a run, so that ``WANTED`` rounds of so many runs fit into the budget: rounds count for more."""
+    step_ns = median(survey.times_ns) if survey.times_ns else 0
+    started_ns = survey.wall_ns - survey.steps_seen * step_ns
+    each = (budget_ns / (WANTED * runs) - started_ns) / step_ns if step_ns else STEPS
+    return max(LEAST_STEPS, min(STEPS, int(each) - warmup - WATCHED))
 
 
 def name_of(entry: Entry) -> str:
     return "+".join(entry) or BASE
-
-
-def slowest_setup(entries: Sequence[Entry], left_ns: int) -> float:
-    """Seconds that a run may take before its first changed step: compilers are given a quarter of what is left."""
-    compiles = any("compile" in name for entry in entries for name in entry)
-    return max(SETUP_S, left_ns / 4e9) if compiles else SETUP_S

@@ -47,6 +47,7 @@ def serve(packages: list[str]) -> None:
             import_module(name)
     import loraprof.runs.fix.trial  # noqa: F401
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what a fork has started ends too
     for line in sys.stdin.buffer:
         ended = _run(msgspec.json.decode(line, type=Order))
         sys.stdout.buffer.write(msgspec.json.encode(ended) + b"\n")
@@ -71,6 +72,7 @@ def _run(order: Order) -> Ended:
 def _child(order: Order, parent: int) -> None:
     """Never returns."""
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         end_with(parent)
         with open(order.log, "wb") as log, open(os.devnull, "rb") as empty:

@@ -3,11 +3,10 @@
 Hooks are torch's global ones on optimizers; losses are the scalars that a backward starts from, read after the run.
 """
 
-import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
@@ -19,17 +18,15 @@ from loraprof.capture.device.protocol import Device
 from loraprof.capture.passes.boundary import StepBoundary
 from loraprof.errors import LoraprofError
 from loraprof.remedies.catalogue import REMEDIES
-from loraprof.remedies.program import Program
-from loraprof.remedies.remedy import LiveRemedy, Undo
 from loraprof.remedies.watch import Watch
-from loraprof.runs.fix.job import WATCHED, Command, Found, Trial
+from loraprof.runs.fix.job import Command, Found, Trial
+from loraprof.runs.profile.remedy_arm import WATCHED, RemedyArm
 from loraprof.runs.profile.run_script import run_script, stop_script
 from loraprof.workloads.build import build
 
 LEAST_SURVEYED: Final = 8  # timed steps of a survey
 MOST_SURVEYED: Final = 64  # steps, in search of inputs that come again
 SURVEY_NS: Final = 20_000_000_000
-HEAVY: Final = ("transformers", "peft", "accelerate", "datasets", "trl", "lightning", "torchvision", "numpy")
 
 
 class Losses:
@@ -62,65 +59,50 @@ class Losses:
         return [sum(map(float, step)) for step in self._all] if all(self._all) else []
 
 
-class Refused(Exception):
-    """A remedy does not fit here."""
-
-
 class Run:
-    """What happens after each step of the program."""
+    """What happens after each step of the program: its loss is kept, its gradients once, the time between steps."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
-        self.watch, self.losses = Watch(), Losses()
-        self.remedies = [REMEDIES[name] for name in trial.remedies]
-        self.boundary = StepBoundary(self._after)
+        self.losses = Losses()
         self.seen = 0
-        self.began_ns = time.perf_counter_ns()
         self.done = False
-        self.marks: list[Any] = []
-        self.undos: list[Undo] = []
-        self.refusal: str | None = None
         self.optimizer: Optimizer | None = None
-        self.unfit: dict[str, str] = {}
-        self.period: int | None = None
         self.gradients: list[float] = []
+        self._marks: list[Any] = []
+        self._last_warm = WATCHED + trial.warmup
+        self._boundary = StepBoundary(self._after)
         self._reader: Any = None
 
-    def install(self) -> None:
-        self.watch.install()
+    def __enter__(self) -> Self:
         self.losses.install()
-        self.boundary.install()
+        self._boundary.install()
         self._reader = register_optimizer_step_pre_hook(self._before)
-        self.undos += [remedy.early() for remedy in self.remedies if remedy.early is not None]
+        return self
 
-    def remove(self) -> None:
-        """Everything attached or applied is taken back."""
-        self.boundary.remove()
-        if self._reader is not None:
-            self._reader.remove()
+    def __exit__(self, *_: object) -> None:
+        self._boundary.remove()
+        self._reader.remove()
         self.losses.remove()
-        self.watch.remove()
-        while self.undos:
-            self.undos.pop()()
-
-    @property
-    def last_warm(self) -> int:
-        return WATCHED + self.trial.warmup
-
-    def _enough(self) -> bool:
-        if not self.trial.survey:
-            return len(self.marks) > self.trial.steps
-        searching = self.watch.repeats.searching and self.seen < MOST_SURVEYED
-        late = time.perf_counter_ns() - self.began_ns > SURVEY_NS
-        return len(self.marks) > LEAST_SURVEYED and (late or not searching)
 
     @property
     def device(self) -> Device:
         groups = self.optimizer.param_groups if self.optimizer else []
         return measured(next((p.device for group in groups for p in group["params"]), torch.device("cpu")))
 
+    @property
+    def timed(self) -> int:
+        """Steps."""
+        return max(0, len(self._marks) - 1)
+
+    def times_ns(self) -> list[int]:
+        return [max(1, ns) for ns in self.device.between_ns(self._marks)]
+
+    def enough(self, optimizer: Optimizer) -> bool:
+        return self.timed >= self.trial.steps and bool(self._marks)
+
     def _before(self, optimizer: Optimizer, *_: Any) -> None:
-        if self.seen == self.last_warm - 1 and optimizer is self.optimizer:
+        if self.seen == self._last_warm - 1 and optimizer is self.optimizer:
             self.gradients = _norms(optimizer)
 
     def _after(self, optimizer: Optimizer) -> None:
@@ -129,49 +111,42 @@ class Run:
         self.optimizer = optimizer
         self.seen += 1
         self.losses.on_step()
-        if self.trial.survey or self.seen <= WATCHED:
-            self.watch.on_step(optimizer)
-        if self.seen == WATCHED and not self.trial.survey:
-            self._change(optimizer)
-        if self.seen >= self.last_warm:
-            self.marks.append(self.device.mark())
-        self.done = self._enough()
+        if self.seen >= self._last_warm:
+            self._marks.append(self.device.mark())
+        self.done = self.enough(optimizer)
         if self.done:
-            if self.trial.survey:
-                self._ask(optimizer)
             stop_script()
 
-    def _change(self, optimizer: Optimizer) -> None:
-        program = self.watch.program(optimizer)
+
+class Survey(Run):
+    """The unchanged program, watched until it is known whether the inputs of its frozen networks come again."""
+
+    def __init__(self, trial: Trial) -> None:
+        super().__init__(trial)
+        self.watch = Watch()
+        self._began_ns = time.perf_counter_ns()
+
+    def __enter__(self) -> Self:
+        self.watch.install()
+        return super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
         self.watch.remove()
-        if not self.remedies:
-            return
-        try:
-            if program is None:
-                raise Refused("no module ran before the optimizer's second step")
-            for remedy in self.remedies:
-                self._apply(remedy, program)
-        except Refused as refused:
-            self.refusal = str(refused)
-            stop_script()
 
-    def _apply(self, remedy: LiveRemedy, program: Program) -> None:
-        """What only a longer look can tell was asked in the survey."""
-        if remedy.early is None and remedy.name != "cached-outputs" and (reason := remedy.fits(program)):
-            raise Refused(reason)
-        self.undos.append(remedy.apply(program))
+    def enough(self, optimizer: Optimizer) -> bool:
+        self.watch.on_step(optimizer)
+        searching = self.watch.repeats.searching and self.seen < MOST_SURVEYED
+        late = time.perf_counter_ns() - self._began_ns > SURVEY_NS
+        return self.timed >= LEAST_SURVEYED and (late or not searching)
 
-    def _ask(self, optimizer: Optimizer) -> None:
-        program = self.watch.program(optimizer)
+    def unfit(self) -> dict[str, str]:
+        """The reason by remedy that does not fit."""
+        program = self.watch.program(self.optimizer) if self.optimizer else None
         if program is None:
-            self.unfit = dict.fromkeys(REMEDIES, "no module ran in its steps")
-            return
-        self.period = program.period
+            return dict.fromkeys(REMEDIES, "no module ran in its steps")
         found = {name: remedy.fits(program) for name, remedy in REMEDIES.items()}
-        self.unfit = {name: reason for name, reason in found.items() if reason}
-
-    def times_ns(self) -> list[int]:
-        return [max(1, ns) for ns in self.device.between_ns(self.marks)]
+        return {name: reason for name, reason in found.items() if reason}
 
 
 def _norms(optimizer: Optimizer) -> list[float]:
@@ -182,40 +157,42 @@ def _norms(optimizer: Optimizer) -> list[float]:
 
 def try_out(command: Command, trial: Trial) -> Found:
     """Runs the program once. What goes wrong in it is told in the answer; a bug of the tool's own is raised."""
-    began, run = time.perf_counter_ns(), Run(trial)
-    code, reason = 0, None
-    try:
-        run.install()
-        code = _program(command, run)
-    except LoraprofError as error:
-        return Found(status="refused", reason=error.message, exit_code=error.exit_code)
-    except SystemExit:
-        pass
-    except (Exception, KeyboardInterrupt) as error:
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-    short = None if run.done or (trial.survey and run.seen > WATCHED) else f"it ended after {run.seen} optimizer steps"
-    if trial.survey and not run.done and run.optimizer is not None:
-        run._ask(run.optimizer)
-    device = run.device
-    found = Found(
-        status="refused" if run.refusal else "failed" if reason or code or short else "ok",
-        reason=run.refusal or reason or (f"the program exited with code {code}" if code else short),
+    began_ns = time.perf_counter_ns()
+    run = Survey(trial) if trial.survey else Run(trial)
+    arm = RemedyArm(trial.remedies)
+    code, reason, status = 0, None, "ok"
+    with arm, run:
+        try:
+            code = _program(command, run)
+        except LoraprofError as error:
+            status, reason, code = "refused", error.message, error.exit_code
+        except SystemExit:
+            pass
+        except Exception as error:
+            traceback.print_exc()
+            said = str(error).strip().splitlines()
+            status, reason = "failed", f"{type(error).__name__}: {said[0] if said else ''}"
+        unfit = run.unfit() if isinstance(run, Survey) else {}
+        period = run.watch.repeats.period if isinstance(run, Survey) else None
+    if status == "ok" and code:
+        status, reason = "failed", f"the program exited with code {code}"
+    elif status == "ok" and not run.done and not (trial.survey and run.seen > WATCHED):
+        status, reason = "failed", f"it ended after {run.seen} optimizer steps"
+    return Found(
+        status=status,  # type: ignore[arg-type]
+        reason=reason,
         times_ns=run.times_ns(),
-        clock=device.clock,
+        clock=run.device.clock,
         losses=run.losses.values(),
         gradients=run.gradients,
-        peak_bytes=device.peak_bytes(),
-        device_name=device.info().name,
+        peak_bytes=run.device.peak_bytes(),
+        device_name=run.device.info().name,
         steps_seen=run.seen,
-        wall_ns=time.perf_counter_ns() - began,
+        wall_ns=time.perf_counter_ns() - began_ns,
         exit_code=code,
-        unfit=run.unfit,
-        preload=[name for name in HEAVY if name in sys.modules],
-        period=run.period,
+        unfit=unfit,
+        period=period,
     )
-    run.remove()
-    return found
 
 
 def _program(command: Command, run: Run) -> int:

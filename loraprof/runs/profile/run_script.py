@@ -156,7 +156,7 @@ def explain_missing(steps: int, needed: int) -> MeasurementError:
     if steps == 0 and resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime > CHILD_WORK_S:
         return MeasurementError(
             "the training ran in other processes: no optimizer stepped in this one",
-            "start one process per rank: torchrun --nproc-per-node N -m loraprof profile SCRIPT",
+            "name the whole command: loraprof profile -- python SCRIPT",
         )
     if steps == 0:
         return MeasurementError(

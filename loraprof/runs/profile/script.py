@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import typer
 
+from loraprof.capture.passes.progress import Progress
 from loraprof.capture.passes.session import Session
 from loraprof.capture.ranks.launch import launch
 from loraprof.capture.ranks.write import PartLost, Writer
@@ -20,8 +21,8 @@ from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.recording import Workload
 from loraprof.report.output import same_folder, say
 from loraprof.runs.profile.order import Ended, Order
+from loraprof.runs.profile.remedy_arm import arm_of
 from loraprof.runs.profile.run_script import check_script, explain_missing, run_script, stop_script
-from loraprof.runs.profile.script_arm import ScriptArm
 from loraprof.text import without_secrets
 
 
@@ -34,7 +35,8 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
     own, writer = launch(), order.writer()
     several, silent = own.world > 1, order.quiet or own.rank > 0
     say(order.plan.sentence(False), silent)
-    session = Session(order.plan, (lambda: None) if order.plan.finish else stop_script, lambda text: say(text, silent))
+    done = (lambda: None) if order.plan.finish else stop_script
+    session = Session(order.plan, done, lambda text: say(text, silent), Progress(None if silent else sys.stderr))
     with _torn_down(order) if several else nullcontext():
         code = run_watched(session, target, module, order.arm, keep=several)
     if session.recorded is None:
@@ -53,7 +55,7 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
 
 def run_watched(session: Session, target: list[str], module: bool, arm: str | None, keep: bool = False) -> int:
     """The script's exit code, with everything attached removed again. Raises what the session or the arm refused."""
-    changed = ScriptArm(arm) if arm else None
+    changed = arm_of(arm) if arm else None
     with changed or nullcontext(), session:
         try:
             with same_folder():

@@ -1,14 +1,20 @@
 """``loraprof profile WORKLOAD``: builds it, steps it until the session is done, saves the recording."""
 
+import sys
+from contextlib import nullcontext
 from typing import Any
 
 from loraprof.capture.device.kinds import default_device, measured
 from loraprof.capture.device.memory import enough_memory, memory_plan, require_room
+from loraprof.capture.passes.progress import Progress
 from loraprof.capture.passes.session import Session
 from loraprof.model.recording import Workload
 from loraprof.model.workload import WorkloadSpec
+from loraprof.remedies.catalogue import is_remedy
 from loraprof.runs.profile.order import Ended, Order
+from loraprof.runs.profile.remedy_arm import RemedyArm
 from loraprof.store.specs import default_workload, load_workload
+from loraprof.workloads.arms import ARMS
 from loraprof.workloads.build import Built, build
 from loraprof.workloads.models import torch_device, weights_nbytes
 
@@ -19,11 +25,13 @@ def profile_workload(name: str | None, overrides: dict[str, Any], order: Order) 
     arm = order.arm or "lora"
     order.say(f"building {spec.name} ({spec.summary}), arm {arm}")
     require_room("the weights", weights_nbytes(spec), torch_device(spec))
+    remedies = RemedyArm(arm.split("+")) if arm not in ARMS and is_remedy(arm) else None
     with enough_memory():
-        built = build(spec, arm)
+        built = build(spec, "lora" if remedies else arm)
     memory = memory_plan(built.model, built.optimizer, built.device)
     order.say(f"{order.plan.sentence(measured(built.device).asynchronous)}; {memory}")
-    with Session(order.plan, tell=order.say) as session, enough_memory():
+    session = Session(order.plan, tell=order.say, progress=Progress(None if order.quiet else sys.stderr))
+    with remedies or nullcontext(), session, enough_memory():
         while not session.over:
             built.step()
     if session.failure is not None:

@@ -40,10 +40,13 @@ def pairs_of(calls: Calls, ends: Bool) -> Pairs:
     at = np.flatnonzero((calls.sort == Sort.PRODUCT) & (calls.inner > 0))
     barriers = np.concatenate(([0], np.cumsum(ends | np.isin(calls.sort, ENDS))))
     down, up = _chains(calls.take(at), at, barriers)
-    free = np.ones(len(at), np.bool_)
-    free[down], free[up] = False, False
     sums = np.concatenate(([0], np.cumsum(calls.sort == Sort.ADD)))
-    base = _bases(calls.take(at), at, (barriers + sums, barriers), (down, up), free)
+    base = np.full(len(down), -1, np.int64)
+    for held in (np.ones(len(down), np.bool_), base):  # once more without the chains that have no base
+        free = np.ones(len(at), np.bool_)
+        free[down[held >= 0]], free[up[held >= 0]] = False, False
+        found = _bases(calls.take(at), at, (barriers + sums, barriers), (down, up), free)
+        base[base < 0] = found[base < 0]
     known = base >= 0
     down, up, base = down[known], up[known], base[known]
     last = _sums(calls, at, barriers, up, base, free)

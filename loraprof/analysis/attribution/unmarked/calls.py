@@ -159,7 +159,7 @@ def _sort(op: str, tensors: list[tuple[int, ...]]) -> tuple[Sort, tuple[int, int
         return Sort.PRODUCT, _dims(op, tensors)
     for pattern, sort in _RULES:
         if pattern.search(op):
-            weight = tensors[0] if sort == Sort.EMBEDDING and tensors else (0, 0)
+            weight = tensors[0] if sort == Sort.EMBEDDING and tensors and len(tensors[0]) == 2 else (0, 0)
             return sort, (0, weight[0], weight[1])
     if _ADD.search(op) and len(tensors) >= 2 and prod(tensors[0]) == prod(tensors[1]):
         return Sort.ADD, (0, 0, 0)
@@ -168,12 +168,15 @@ def _sort(op: str, tensors: list[tuple[int, ...]]) -> tuple[Sort, tuple[int, int
 
 def _dims(op: str, tensors: list[tuple[int, ...]]) -> tuple[int, int, int]:
     """Rows, inner and outer width of a product; 0 where shapes were not recorded. Of a convolution rows are its input
-    positions."""
-    if len(tensors) < 2:
+    positions, and taps count with the inner width."""
+    used = tensors[:2] if "conv" in op or op.endswith("linear") else tensors[-2:]
+    least = 1 if op.endswith("linear") else 2
+    if len(used) < 2 or min(map(len, used)) < least:
         return 0, 0, 0
     if "conv" in op:
         x, w = tensors[:2]
-        return prod(x) // max(x[1], 1), x[1], w[1] if "transpose" in op else w[0]
+        inner, outer = (w[0], w[1]) if "transpose" in op else (prod(w[1:]), w[0])
+        return prod(x) // max(x[1], 1), inner, outer
     if op.endswith("linear"):
         x, w = tensors[:2]
         return prod(x[:-1]), x[-1], w[0]

@@ -1,21 +1,53 @@
-"""A LoRA that is not PEFT's: any two weights that lead in → r → out beside a linear layer in → out.
+"""Which layers of a model that does not run may be adapted? By structure; the caller proves each by numbers.
 
-A and B may be modules (children of a wrapper, of the linear itself, or hung on it from outside) or parameters of one
-module; the base may be a sibling, the module itself, or what encloses it (parametrization). B may have groups, as
-where one A of rank g·r serves g of the outputs of a fused projection. Trained A and B beside a frozen base is what
-tells an adapter from any other bottleneck; with "lora" in a name the weights need not say so.
+PEFT's say so themselves. Else any two weights that lead in → r → out beside a linear layer in → out: A and B may be
+modules (children of a wrapper, of the linear itself, or hung on it from outside) or parameters of one module; the base
+may be a sibling, the module itself, or what encloses it (parametrization). B may have groups, as where one A of rank
+g·r serves g of the outputs of a fused projection.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import permutations
 
 import torch
 from torch import nn
 
-from loraprof.capture.adapters.sites import Found, Modules, dtype_name, features, module_dtype
+from loraprof.capture.adapters.peft import peft_layer
+from loraprof.capture.adapters.sites import Found, dtype_name, features, module_dtype
 from loraprof.model.recording import AdapterSite
 
 _ENCLOSING = 3  # levels between a parametrization and the layer whose weight it computes
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """Modules by path, and what lies one level below each path."""
+
+    named: Mapping[str, nn.Module]
+    below: Mapping[str, Mapping[str, nn.Module]]
+
+
+def candidates(named: Mapping[str, nn.Module]) -> list[Found]:
+    """Adapted layers among modules by path, in their order; a module belongs to one site only."""
+    below: dict[str, dict[str, nn.Module]] = {path: {} for path in named}
+    for path, module in named.items():
+        if path:
+            below.setdefault(path.rpartition(".")[0], {})[path] = module
+    taken: set[nn.Module] = set()
+    out: list[Found] = []
+    for path, module in named.items():
+        found = None
+        if module not in taken:
+            found = peft_layer(path, module) or handwritten(path, module, Modules(named, below))
+        if found is None:
+            continue
+        parts = {m: part for m, part in found.parts.items() if m not in taken}
+        if parts.keys() != found.parts.keys() and found.site.kind == "handwritten":
+            continue  # a part of a layer that is adapted already, seen from another side
+        taken |= parts.keys()
+        out.append(Found(found.site, parts, found.weights))
+    return out
 
 
 def handwritten(path: str, module: nn.Module, modules: Modules) -> Found | None:

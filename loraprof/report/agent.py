@@ -1,0 +1,82 @@
+"""What does an agent need that is to make a training faster? Facts, changes to make, and commands that prove them.
+
+At most about 2,000 tokens: ``MOST`` characters. Names come from a file, so nothing in here is an instruction of it.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from loraprof import units
+from loraprof.model.report import Finding, Report
+from loraprof.report.shown import Shown, document_of
+from loraprof.report.views.answer import headline, sure
+from loraprof.report.views.answer import lines as answer_lines
+from loraprof.text import printable
+
+MOST: Final = 7000
+MOST_FINDINGS: Final = 8
+NAME: Final = 80  # characters of a kernel's name
+
+
+def to_agent(shown: Shown) -> bytes:
+    """UTF-8, plain lines."""
+    if not isinstance(shown, Report):
+        document = document_of(shown)
+        text = "\n".join([document.headline, *(f"{key}: {value}" for key, value in document.facts)])
+    else:
+        text = "\n".join(_lines(shown))
+    return (_short("\n".join(map(printable, text.splitlines()))) + "\n").encode()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST else text[: text.rfind("\n", 0, MOST - 40)] + "\n… cut; --format json has all"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"ANSWER {headline(report)}"
+    yield from answer_lines(report)
+    if text := sure(report):
+        yield f"TRUST {text}"
+    yield from _where(report)
+    for i, finding in enumerate(report.findings[:MOST_FINDINGS]):
+        yield from _finding(i + 1, finding)
+    if len(report.findings) > MOST_FINDINGS:
+        yield f"{len(report.findings) - MOST_FINDINGS} more findings: --format json"
+    yield from (f"NOTE {note}" for note in report.closure.notes[:5])
+    target = report.source.workload or "TARGET"
+    yield "PROVE each change: run it, then compare; exit code 3 says a threshold was missed"
+    yield f"  loraprof fix {target}                       every remedy that fits, measured, with its loss"
+    yield f"  loraprof compare {report.source.path} AFTER.loraprof --fail-on 'slower>3%'"
+    yield "  loraprof explain ID                          cause, signature, sources; or any word used here"
+
+
+def _where(report: Report) -> Iterator[str]:
+    """Time by role and by cause of idleness, of the step without the profiler where it is known."""
+    step, plain = report.step(), report.unprofiled
+    if step is None:
+        return
+    wall_ns, parts = (plain.wall_ns, plain.partition) if plain else (step.wall_ns, step.partition)
+    totals: dict[str, int] = {}
+    for part in parts:
+        name = part.role if part.kind == "busy" else f"idle:{part.cause}"
+        totals[name] = totals.get(name, 0) + part.ns
+    ranked = sorted(totals.items(), key=lambda item: -item[1])[:10]
+    shares = ", ".join(f"{name} {units.percent(ns / wall_ns)}" for name, ns in ranked if ns) if wall_ns else ""
+    yield f"WHERE {units.ns(wall_ns)} per step {'without' if plain else 'under'} the profiler: {shares}"
+    top = sorted(report.kernels, key=lambda k: -k.total_ns)[:3]
+    for k in top:
+        where = f"{k.module or 'no module'}: {k.role}"
+        yield f"  kernel {k.name[:NAME]} in {where}, {units.ns(k.total_ns)}, {k.bound} bound"
+
+
+def _finding(number: int, finding: Finding) -> Iterator[str]:
+    yield f"{number}. {finding.id} {finding.title} ({finding.severity})"
+    for remedy in finding.remedies[:3]:
+        gain = remedy.gain
+        known = (
+            f" | {units.ratio_interval(gain.speedup, gain.low, gain.high, most=2)} {gain.basis}"
+            if gain
+            else " | gain not known"
+        )
+        arm = f" | arm {remedy.arm}" if remedy.arm else ""
+        yield f"   {remedy.kind}/{remedy.stack}{known}{arm}: {remedy.text}"

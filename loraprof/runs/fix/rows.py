@@ -1,0 +1,109 @@
+"""The rows of the table: what a remedy promised, what was measured of it, and what became of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from loraprof.analysis.statistics import median_interval
+from loraprof.model.fix import Measured, Status, Tried, Unchanged
+from loraprof.model.report import Finding, Gain, Report
+from loraprof.remedies.remedy import LiveRemedy
+from loraprof.runs.fix.job import Found
+from loraprof.runs.fix.judge import Repeats, loss_change, measured
+from loraprof.runs.fix.schedule import BASE, TWIN, Bench
+
+Rounds = Sequence[Mapping[str, Found]]
+
+
+def promise(remedy: LiveRemedy, report: Report | None) -> float:
+    _, gain = _predicted(remedy, report)
+    return gain.speedup if gain else 1.0
+
+
+def row(remedy: LiveRemedy, bench: Bench, known: Repeats, report: Report | None) -> Tried:
+    finding, gain = _predicted(remedy, report)
+    found = measured(remedy.name, bench.rounds)
+    change, differs = loss_change(remedy.name, bench.rounds, known)
+    ended = bench.ended.get(remedy.name)
+    status: Status
+    reason: str | None
+    if ended is not None:
+        status, reason = ("refused" if ended.status == "refused" else "failed"), ended.reason
+    elif found is None:
+        status, reason = "refused", "the time budget was spent before its turn"
+    elif change is not None and change.verdict == "differs":
+        status, reason = "loss differs", differs
+    else:
+        status, reason = ("kept" if found.verdict == "faster" else "no gain"), _unsure(found)
+    return Tried(
+        finding=finding.id if finding else None,
+        arm=remedy.name,
+        kind=remedy.kind,
+        text=_text(remedy, finding),
+        predicted=gain,
+        measured=found,
+        covered=_covered(gain, found),
+        peak_bytes=peak(remedy.name, bench.rounds),
+        loss=change,
+        status=status,
+        reason=reason,
+    )
+
+
+def _unsure(found: Measured) -> str | None:
+    return "faster, but not surely: within the noise" if found.verdict == "undecided" and found.high < 1 else None
+
+
+def refused(remedy: LiveRemedy, reason: str, report: Report | None) -> Tried:
+    finding, gain = _predicted(remedy, report)
+    return Tried(
+        finding=finding.id if finding else None,
+        arm=remedy.name,
+        kind=remedy.kind,
+        text=_text(remedy, finding),
+        predicted=gain,
+        status="refused",
+        reason=reason,
+    )
+
+
+def _predicted(remedy: LiveRemedy, report: Report | None) -> tuple[Finding | None, Gain | None]:
+    """The finding that the remedy answers, and what it gains there: the remedy's own where the finding names it."""
+    for finding in report.findings if report else ():
+        own = next((r for r in finding.remedies if r.arm == remedy.name), None)
+        if own is not None:
+            return finding, own.gain or finding.gain
+    named = (f for key in remedy.findings for f in (report.findings if report else ()) if f.id == key)
+    answered = next(named, None)
+    return answered, answered.gain if answered else None
+
+
+def _text(remedy: LiveRemedy, finding: Finding | None) -> str:
+    return next((r.text for r in finding.remedies if r.arm == remedy.name), remedy.text) if finding else remedy.text
+
+
+def _covered(gain: Gain | None, found: Measured | None) -> bool | None:
+    return None if gain is None or found is None else gain.low <= 1 / found.ratio <= gain.high
+
+
+def peak(name: str, rounds: Rounds) -> int | None:
+    return max((r[name].peak_bytes or 0 for r in rounds if name in r), default=0) or None
+
+
+def unchanged(rounds: Rounds, first: Found) -> Unchanged:
+    blocks = [r[key].times_ns for r in rounds for key in (BASE, TWIN) if key in r] or [first.times_ns]
+    samples, labels = [ns for block in blocks for ns in block], [i for i, block in enumerate(blocks) for _ in block]
+    median, low, high = median_interval(samples, labels)
+    return Unchanged(
+        median_ns=median,
+        low_ns=low,
+        high_ns=high,
+        peak_bytes=peak(BASE, rounds) or first.peak_bytes,
+        loss=first.losses,
+    )
+
+
+_ORDER: Final = {"kept": 0, "no gain": 1, "loss differs": 2, "failed": 3, "refused": 4}
+
+
+def order(tried: Tried) -> tuple[int, float]:
+    return _ORDER[tried.status], tried.measured.ratio if tried.measured else 9.0

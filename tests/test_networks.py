@@ -1,0 +1,75 @@
+"""What ran in which network: shares, tokens and predictions of the trained one, sampling as a phase of its own."""
+
+import pytest
+import torch
+from layouts import D, Wrapper, counted, stack
+from torch import Tensor, nn
+
+from loraprof.analysis.attribution.networks import SAMPLED, _runs
+from loraprof.capture.device.training_cost import frozen_parameters
+from loraprof.capture.modules.facts import tokens_of
+from loraprof.capture.modules.markers import COUNTED, Markers
+from loraprof.capture.passes.counting import Counting
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.body = nn.Embedding(50, D).requires_grad_(False), stack(Wrapper)
+        self.unused = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Linear(8, 8)).requires_grad_(False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.body(self.table(ids))
+        return out
+
+
+def seen(*calls: tuple[nn.Module, bool]) -> Markers:
+    """The markers of a step that calls these models, with or without gradient."""
+    markers = Markers()
+    markers.install()
+    markers.step = COUNTED
+    counting = Counting(markers.where, markers.follow())
+    counting.open()
+    try:
+        for model, gradient in calls:
+            with torch.set_grad_enabled(gradient):
+                model(torch.randint(50, (2, 6)))
+    finally:
+        counting.close()
+        markers.followed()
+        markers.remove()
+    return markers
+
+
+def test_tokens_are_those_of_the_trained_network_s_passes_with_gradient() -> None:
+    model, reference = Tokens(), Tokens().requires_grad_(False)
+    assert tokens_of(seen((reference, False), (model, True))) == 12
+    assert tokens_of(seen((model, False), (model, True))) == 12  # its own reference, adapters off
+    assert tokens_of(seen((model, True), (model, True))) == 24
+    assert tokens_of(seen((reference, False))) == 12  # nothing trains
+
+
+def test_full_fine_tuning_trains_no_other_network_and_nothing_unused() -> None:
+    model, reference = Tokens(), Tokens().requires_grad_(False)
+    markers = seen((reference, False), (model, True))
+    own = {id(p) for name, p in model.named_parameters() if not p.requires_grad and "unused" not in name}
+    assert {id(f.tensor) for f in frozen_parameters(markers)} == own
+    assert markers.trained() == [model]
+
+
+@pytest.mark.parametrize(
+    ("calls", "runs"),
+    [
+        ([True] * SAMPLED, [slice(0, SAMPLED)]),
+        ([True] * (SAMPLED - 1), []),
+        ([False, *[True] * 5, False, True], [slice(1, 6)]),
+        ([True, False] * 4, []),
+    ],
+)
+def test_sampling_is_several_silent_calls_in_a_row(calls: list[bool], runs: list[slice]) -> None:
+    assert _runs(calls) == runs
+
+
+def test_a_step_counted_without_adapters_has_no_sites() -> None:
+    model = Tokens().requires_grad_(False)
+    assert counted(lambda: model(torch.randint(50, (2, 6)))).sites == []
