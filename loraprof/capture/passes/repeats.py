@@ -47,7 +47,8 @@ class Repeats:
             self.failed = f"repeated work could not be followed, {type(error).__name__}: {error}"
 
     def repeated(self) -> list[RepeatedOp]:
-        """Ops whose result another module had before; ``modules``: how many modules computed it."""
+        """Ops whose result another module had before; ``modules``: how many modules computed it. Ends the search."""
+        self._numbers, self._values, self._held = {}, {}, {}
         counts: Counter[tuple[int, str]] = Counter()
         most: dict[tuple[int, str], int] = {}
         for (func, *_), places in self._places.items():

@@ -84,21 +84,18 @@ def _copies(case: Case) -> Copies | None:
     nbytes = device.bytes[rows]
     large = copied & (nbytes >= LARGE)
     brought = large & to & np.isin(work.phase[at], (PHASE["forward"], PHASE["recompute"]))
-    sizes = np.unique(nbytes[brought])
     frozen = _frozen_sizes(case)
-    if frozen is not None:
-        brought &= np.isin(nbytes, frozen)
-        sizes = np.array([n for n in sizes.tolist() if n in frozen], np.int64)
-    if not brought.any():
+    sizes = {n for n in nbytes[brought].tolist() if frozen is None or n in frozen}
+    if not sizes:
         return None
-    weights = large & np.isin(nbytes, sizes)
+    weights = large & np.array([n in sizes for n in nbytes.tolist()])
     brought = weights & to
     window = case.ledger.window
     start, end = np.maximum(work.start[at], window.start), np.minimum(work.end[at], window.end)
     return Copies(start, end, nbytes, device.kind[rows] == DeviceKind.KERNEL, brought, weights & back)
 
 
-def _frozen_sizes(case: Case) -> list[int] | None:
+def _frozen_sizes(case: Case) -> set[int] | None:
     """Bytes of each frozen parameter, and of all of one module; None where no recording says what is frozen."""
     if case.recording is None or not case.recording.parameters:
         return None
@@ -106,7 +103,7 @@ def _frozen_sizes(case: Case) -> list[int] | None:
     whole: dict[int, int] = {}
     for module, nbytes in single:
         whole[module] = whole.get(module, 0) + nbytes
-    return sorted({nbytes for _, nbytes in single} | set(whole.values()))
+    return {nbytes for _, nbytes in single} | set(whole.values())
 
 
 def _union(seen: Copies, flag: Bool) -> Cover:
