@@ -108,3 +108,16 @@ def test_one_rank_alone_has_no_ranks_section() -> None:
     report = loraprof.diagnose(fleet(2) / "rank0.trace.json")
     assert "ranks" not in {s.id for s in view(report).sections}
     assert "communication" in {s.id for s in view(report).sections}
+
+
+def test_the_ranks_stand_beside_each_other_in_the_first_lines(report: Report) -> None:
+    page = view(report)
+    line = next(line for line in page.lines if line.startswith("own work of ranks 0 to "))
+    bars = line.split(": ")[1].split(" ")[0]
+    assert report.ranks is not None
+    assert len(bars) == len(report.ranks)
+    slowest = max(report.ranks, key=lambda row: row.own_ns).rank
+    assert bars[slowest] == "█" == max(bars)
+    many = [msgspec.structs.replace(report.ranks[0], rank=i, own_ns=1000 + i) for i in range(1000)]
+    line = next(line for line in view(msgspec.structs.replace(report, ranks=many)).lines if line.startswith("own work"))
+    assert "of ranks 0 to 999, a bar for 32 ranks" in line

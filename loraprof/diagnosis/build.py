@@ -1,5 +1,6 @@
 """From an analysis to the report: the one place where it is put together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -30,7 +31,19 @@ from loraprof.diagnosis.remedy import typed
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.recording import Nvml, Recording
-from loraprof.model.report import NAMELESS, Adapter, Report, Source, Step, TimingReport, Unprofiled, UnprofiledStep
+from loraprof.model.report import (
+    NAMELESS,
+    Adapter,
+    CompiledReport,
+    Finding,
+    Report,
+    Source,
+    Step,
+    TimingReport,
+    Unprofiled,
+    UnprofiledStep,
+    Verdict,
+)
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
 
@@ -125,20 +138,12 @@ def _explained(
     found = findings(case) if step.wall_ns and not analysis.unread else []
     unsent = sent.saved_bytes if sent and extra is None else None
     generated = compiled(analysis, ledger, busy)
-    unsure = (uncovered(ledger, busy, moved), impossible(table), unpriced, _nameless(step, recording))
-    notes = [
-        *compiled_notes(generated, recording.compilation if recording else None),
-        *(note for note in unsure if note),
-        *_refused(replayed, timing),
-        *([unpredicted(recording, timing.unprofiled)] if recording and adapter and predicted is None else []),
-    ]
+    notes = _notes(case, (uncovered(ledger, busy, moved), impossible(table), unpriced), generated)
     seen = _unprofiled_step(plain, replayed, analysis.who)
-    shown, causes = step if seen is None else seen.like(step), unclear(case, found)
-    told = verdict(shown, adapter, timing, predicted, found, causes, unsent, seen is not None)
     return replace(
         report,
         ceilings=ceilings(analysis, recording, ceiling, busy.work),
-        verdict=replace(told, sentence=UNREAD) if analysis.unread else told,
+        verdict=_judged(case, found, seen, unsent),
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
         adapter=adapter,
@@ -151,6 +156,26 @@ def _explained(
         unprofiled=seen,
         networks=networks(analysis, ledger, plain),
     )
+
+
+def _judged(case: Case, found: list[Finding], seen: UnprofiledStep | None, unsent: int | None) -> Verdict:
+    """Of the step without the profiler, where that is ``seen``."""
+    shown = case.step if seen is None else seen.like(case.step)
+    causes, plain = unclear(case, found), seen is not None
+    told = verdict(shown, case.adapter, case.timing, case.counterfactual, found, causes, unsent, plain)
+    return replace(told, sentence=UNREAD) if case.analysis.unread else told
+
+
+def _notes(case: Case, unsure: Sequence[str | None], generated: CompiledReport | None) -> list[str]:
+    """What the figures leave out, and what could not be predicted."""
+    recording, timing = case.recording, case.timing
+    silent = recording is not None and case.adapter is not None and case.counterfactual is None
+    return [
+        *compiled_notes(generated, recording.compilation if recording else None),
+        *(note for note in (*unsure, _nameless(case.step, recording)) if note),
+        *_refused(case.replay, timing),
+        *([unpredicted(recording, timing.unprofiled)] if silent and recording else []),
+    ]
 
 
 def _unprofiled_ledger(

@@ -9,14 +9,11 @@ from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.adapter import COSTS
 from loraprof.diagnosis.findings.adapter_form import FORMS
 from loraprof.diagnosis.findings.advice import ADVICE
-from loraprof.diagnosis.findings.attention import LOST_ATTENTION
 from loraprof.diagnosis.findings.base import BASE_RULES
 from loraprof.diagnosis.findings.comparability import COMPARABILITY_RULES
 from loraprof.diagnosis.findings.distributed import DISTRIBUTED
 from loraprof.diagnosis.findings.host import HOST_RULES
-from loraprof.diagnosis.findings.networks import NETWORKS
 from loraprof.diagnosis.findings.power import POWER_FINDINGS
-from loraprof.diagnosis.findings.regressed import SLOW_OP
 from loraprof.diagnosis.glossary import terms
 from loraprof.diagnosis.rule import Rule
 from loraprof.errors import UsageError
@@ -30,9 +27,6 @@ RULES: dict[str, Rule] = {
         *FORMS,
         *HOST_RULES,
         *BASE_RULES,
-        *NETWORKS,
-        LOST_ATTENTION,
-        SLOW_OP,
         *DISTRIBUTED,
         *POWER_FINDINGS,
         *ADVICE,

@@ -57,6 +57,7 @@ class Session:
         self.device: Device = measured(torch.device("cpu"))
         self.phase: Phase = Skip(plan.skip)
         self._phases: Iterator[Phase] = iter(())
+        self._again = self.device.profiles_again
         self.steps, self.began_ns, self._first_ns = 0, 0, 0
         self.failure: LoraprofError | None = None
         self.inert = False
@@ -139,7 +140,7 @@ class Session:
     @property
     def needed(self) -> int:
         """Optimizer steps below which there is no recording."""
-        return self.plan.least(self.device.profiles_again)
+        return self.plan.least(self._again)
 
     def _pause(self) -> None:
         self.markers.pause()
@@ -190,7 +191,8 @@ class Session:
         self._thread = threading.current_thread()
         first = next((p for g in optimizer.param_groups for p in g["params"]), None)
         self.device = measured(first.device) if first is not None else self.device
-        self._phases = phases(self.plan, self.device)
+        self._again = self.device.profiles_again and not self.watch.compiled  # new hooks would compile it again
+        self._phases = phases(self.plan, self.device, self._again)
         self.phase = next(self._phases)
         self._first_ns = self._now_ns()
 

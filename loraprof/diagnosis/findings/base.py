@@ -10,6 +10,8 @@ from loraprof.analysis.attribution.roles import HEAD
 from loraprof.analysis.step.records import GEMMS, Record
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.attention import LOST_ATTENTION
+from loraprof.diagnosis.findings.networks import NETWORKS
+from loraprof.diagnosis.findings.regressed import SLOW_OP
 from loraprof.diagnosis.remedies import base as remedies
 from loraprof.diagnosis.rows import element_bytes, kineto_bytes, like, rows_of
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
@@ -385,4 +387,7 @@ BASE_RULES = (
         remedies=(remedies.FEWER_MICRO_BATCHES, remedies.LARGER_BATCH, remedies.MULTIPLES, remedies.COMPILED_PRODUCTS),
         thresholds={"rate": GEMM_EFFICIENCY, "busy": BUSY_SHARE},
     ),
+    *NETWORKS,
+    LOST_ATTENTION,
+    SLOW_OP,
 )

@@ -38,7 +38,7 @@ SCREEN, SCREEN_WIDTH = 40, 100  # lines of the page on a terminal of that width
 _BESIDE = 60  # from this width on labels stand beside their texts
 _INDENT = 2
 UNTITLED = ("account", "do", "sure")  # their first lines say what they are
-_ASCII = str.maketrans("█▉▊▋▌▍▎▏▓▒░│■·…┃▔→±µ", "########%=.|*-.|^>~u")
+_ASCII = str.maketrans("█▉▊▋▌▍▎▏▓▒░│■·…┃▔→±µ▁▂▃▄▅▆▇", "########%=.|*-.|^>~u__--==#")
 
 
 def render(shown: Shown, console: Console, full: bool = False, section: str | None = None) -> None:

@@ -8,6 +8,8 @@ from loraprof.model.vocabulary import ADAPTER_ROLES
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "mixed": "mixed"}
 SURE = 1.005  # low end of a speed-up that is one
+BARS = "▁▂▃▄▅▆▇█"
+MOST_BARS = 32
 FREELY = 2.5  # high / low: a prediction that says nothing
 
 
@@ -22,7 +24,20 @@ def headline(report: Report) -> str:
 def lines(report: Report) -> tuple[str, ...]:
     """What was profiled, and why the answer is as it is, where the headline does not say so itself."""
     why = _why(report) if _against_full(report) else ""
-    return tuple(filter(None, (" · ".join(_identity(report)), why)))
+    return tuple(filter(None, (" · ".join(_identity(report)), _ranks_at_work(report), why)))
+
+
+def _ranks_at_work(report: Report) -> str:
+    """Each rank's own work as a bar, in the order of ranks; of many, the longest of neighbours."""
+    rows = sorted(report.ranks or [], key=lambda row: row.rank)
+    if len(rows) < 2:
+        return ""
+    wide = -(-len(rows) // MOST_BARS)
+    own = [max(row.own_ns for row in rows[i : i + wide]) for i in range(0, len(rows), wide)]
+    most = max(*own, 1)
+    bars = "".join(BARS[min(len(BARS) - 1, own_ns * len(BARS) // (most + 1))] for own_ns in own)
+    each = f", a bar for {wide} ranks" if wide > 1 else ""
+    return f"own work of ranks {rows[0].rank} to {rows[-1].rank}{each}: {bars} up to {units.ns(most)}"
 
 
 def sure(report: Report) -> str:
