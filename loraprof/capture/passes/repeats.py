@@ -2,8 +2,8 @@
 
 Value numbering: a tensor's number stands for the op and the numbers of its inputs, so equal numbers are equal values,
 however long the chain that made them. Tensors are known by storage, place in it and version; a small one that no op
-of the step has made, by its content. Random results, what only fills memory, and what a gradient flows through are never
-counted as repeated.
+of the step has made, by its content. Random results, what only fills memory, and what a gradient flows through never
+count as repeated.
 """
 
 from collections import Counter, defaultdict
