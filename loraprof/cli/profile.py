@@ -38,25 +38,9 @@ def profile(
     overrides: dict[str, Any],
 ) -> int:
     """Profile one training step and explain it. After ``--``: any command, recorded wherever it trains."""
-    from loraprof.store.specs import workload_names
-
-    if command and (module or not target):
-        raise UsageError("-- is followed by a whole command", "loraprof profile -- python -m package.module [ARGS]")
-    builtin = not module and not command and (not target or (target[0] in workload_names()))
-    if not builtin and overrides:
-        name = next(iter(overrides))
-        raise UsageError(f"--{name} is for built-in workloads; {target[0] if target else ''} is a script", None)
-    if builtin and target and len(target) > 1:
-        raise UsageError(f"{target[0]} is a built-in workload and takes no arguments: {target[1]}", None)
+    builtin = _is_builtin(target or [], module, command, overrides)
     place = place_of(record) if record else _default_path(_named(target) if command else target, module)
-    if place.suffix != ".loraprof":
-        raise UsageError(f"{place}: a recording's name ends in .loraprof", None)
-    if redact and isinstance(place, RemotePath):
-        raise UsageError(f"{place}: --redact works on this machine", "record here, then export --redact to the URL")
-    refuse_existing(place / RECORDING if isinstance(place, RemotePath) else place, force)
-    if output is not None and output.suffix == ".loraprof":
-        raise UsageError(f"{output}: --output takes the printed report", "--record PATH says where the recording goes")
-    refuse_existing(output, force)
+    _refuse_places(place, output, force, redact)
 
     from loraprof.capture.passes.plan import Plan
     from loraprof.runs.profile.order import Ended, Order
@@ -94,6 +78,33 @@ def profile(
                 raise
             say(f"{error.message}; the script keeps its exit code {ended.code}")
     return ended.code
+
+
+def _is_builtin(target: list[str], module: bool, command: bool, overrides: dict[str, Any]) -> bool:
+    """Whether a built-in workload is to run; words and options that do not fit the kind of target are an error."""
+    from loraprof.store.specs import workload_names
+
+    if command and (module or not target):
+        raise UsageError("-- is followed by a whole command", "loraprof profile -- python -m package.module [ARGS]")
+    builtin = not module and not command and (not target or target[0] in workload_names())
+    if not builtin and overrides:
+        name = next(iter(overrides))
+        raise UsageError(f"--{name} is for built-in workloads; {target[0] if target else ''} is a script", None)
+    if builtin and len(target) > 1:
+        raise UsageError(f"{target[0]} is a built-in workload and takes no arguments: {target[1]}", None)
+    return builtin
+
+
+def _refuse_places(place: Path | RemotePath, output: Path | None, force: bool, redact: bool) -> None:
+    """Before anything runs: places that cannot take the recording or the report."""
+    if place.suffix != ".loraprof":
+        raise UsageError(f"{place}: a recording's name ends in .loraprof", None)
+    if redact and isinstance(place, RemotePath):
+        raise UsageError(f"{place}: --redact works on this machine", "record here, then export --redact to the URL")
+    refuse_existing(place / RECORDING if isinstance(place, RemotePath) else place, force)
+    if output is not None and output.suffix == ".loraprof":
+        raise UsageError(f"{output}: --output takes the printed report", "--record PATH says where the recording goes")
+    refuse_existing(output, force)
 
 
 def _named(words: list[str] | None) -> list[str]:
