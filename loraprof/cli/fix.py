@@ -57,12 +57,11 @@ def fix(
             "remedies are measured in one process, not in many ranks", "loraprof fix without a launcher"
         )
     budget_ns = parse_duration_ns(budget)
-    from loraprof.runs.fix.run import Asked
-    from loraprof.runs.fix.run import fix as fixed
+    from loraprof.runs.fix import run
 
     recording = Path(target[0]) if target and is_recording(target[0]) else None
     command, name, set_up = _of_recording(recording) if recording else _command(list(target or ()), module, overrides)
-    asked = Asked(
+    asked = run.Asked(
         command=command,
         name=name,
         overrides=set_up,
@@ -75,7 +74,7 @@ def fix(
         say=lambda text: say(text, quiet),
     )
     with clean_stdout(format is not Format.terminal and output is None), terminable():
-        result = fixed(asked)
+        result = run.fix(asked)
     missed = shortfall(result, limit) if limit is not None else None
     emit(replace(result, missed=missed), format, output, force)
     if output is not None:

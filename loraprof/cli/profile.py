@@ -2,7 +2,7 @@
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from loraprof.errors import MeasurementError, UsageError
 from loraprof.report.output import Format, clean_stdout, let_go, refuse_existing, say, show_recording
 from loraprof.store.layout import RECORDING
 from loraprof.store.places import RemotePath, place_of
+
+if TYPE_CHECKING:
+    from loraprof.runs.profile.order import Ended, Order
 
 
 @workload_options
@@ -43,17 +46,12 @@ def profile(
     _refuse_places(place, output, force, redact)
 
     from loraprof.capture.passes.plan import Plan
-    from loraprof.runs.profile.order import Ended, Order
+    from loraprof.runs.profile.order import Order
 
     order = Order(Plan(skip=skip, timed=timed, steps=steps, finish=finish), place, arm, force, quiet)
     with clean_stdout(format is not Format.terminal and output is None):
         if command:
-            from loraprof.runs.profile.command import profile_command
-
-            code, recordings = profile_command(list(target or []), order)
-            place, ended = recordings[0] if recordings else place, Ended(code, bool(recordings))
-            for further in recordings[1:]:
-                order.say(f"wrote {further}")
+            place, ended = _of_command(target or [], order)
         elif builtin:
             from loraprof.runs.profile.workload import profile_workload
 
@@ -105,6 +103,17 @@ def _refuse_places(place: Path | RemotePath, output: Path | None, force: bool, r
     if output is not None and output.suffix == ".loraprof":
         raise UsageError(f"{output}: --output takes the printed report", "--record PATH says where the recording goes")
     refuse_existing(output, force)
+
+
+def _of_command(words: list[str], order: "Order") -> "tuple[Path | RemotePath, Ended]":
+    """The first recording of all that the command's processes made; the others are named."""
+    from loraprof.runs.profile.command import profile_command
+    from loraprof.runs.profile.order import Ended
+
+    code, recordings = profile_command(words, order)
+    for further in recordings[1:]:
+        order.say(f"wrote {further}")
+    return recordings[0] if recordings else order.place, Ended(code, bool(recordings))
 
 
 def _named(words: list[str] | None) -> list[str]:
