@@ -2,7 +2,8 @@
 
 Value numbering: a tensor's number stands for the op and the numbers of its inputs, so equal numbers are equal values,
 however long the chain that made them. Tensors are known by storage, place in it and version; a small one that no op
-of the step has made, by its content. Random results, and what only fills memory, are never counted as repeated.
+of the step has made, by its content, unless its class is a library's own. Random results, and what only fills memory,
+are never counted as repeated.
 """
 
 from collections import Counter, defaultdict
@@ -11,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import Parameter
 
 from loraprof.model.recording import RepeatedOp
 
@@ -86,7 +88,7 @@ class Repeats:
         key = self._key(t)
         known = self._values.get(key)
         if known is None:
-            if t.numel() <= READ and not t.requires_grad:
+            if t.numel() <= READ and not t.requires_grad and type(t) in (Tensor, Parameter):
                 content: Key = str(t.dtype), str(t.device), tuple(t.shape), tuple(t.flatten().tolist())
             else:
                 content = (object(),)  # equal to nothing else
