@@ -12,7 +12,7 @@ from loraprof.diagnosis.judge import RULES, rule_named
 from loraprof.errors import UsageError
 from loraprof.report.explain import render_explain, render_list
 
-COUNTS = {"G": 6, "L": 11, "H": 6, "B": 14, "D": 6, "N": 3, "W": 1}
+COUNTS = {"G": 6, "L": 11, "H": 6, "B": 14, "D": 7, "N": 5, "W": 1}
 IDS = [f"{letter}{i}" for letter, n in COUNTS.items() for i in range(1, n + 1)]
 
 

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from loraprof.diagnosis.catalogue import texts
+from loraprof.diagnosis.judge import RULES
 from loraprof.remedies.catalogue import REMEDIES
 from loraprof.remedies.lora_sites import lora_sites
 from loraprof.remedies.loss import ChunkedCrossEntropy
 from loraprof.remedies.program import Program
 from loraprof.remedies.watch import Repeats, Watch
+from loraprof.workloads.arms import ARMS
 from loraprof.workloads.arms.lowrank import LowRankLinear
 
 Step = Callable[[], Tensor]
@@ -512,3 +515,10 @@ def test_head_and_loss_in_chunks(items: int | None) -> None:
     torch.testing.assert_close(model.train()(**batch).logits, logits)
     inner.config.final_logit_softcapping = 30.0
     assert remedy.fits(program) == "its logits are scaled or capped after the head"
+
+
+def test_findings_and_arms_are_known() -> None:
+    """A remedy answers causes of the catalogue, and what a rule's remedy names as its arm can be run."""
+    assert {key for remedy in REMEDIES.values() for key in remedy.findings} <= set(texts())
+    arms = {remedy.arm for rule in RULES.values() for remedy in rule.remedies if remedy.arm}
+    assert arms <= {*REMEDIES, *ARMS}

@@ -13,6 +13,7 @@ Medians under multiplicities are read from sorted values, so swapping the arms n
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Final, Literal
 
@@ -30,6 +31,11 @@ TAIL: Final = 0.025  # each side of a 95 % interval
 CHANGE_Z: Final = 3.0
 CHANGE_RATIO: Final = 1.02
 LEAST_AFTER: Final = 5  # fewer steps than this show no new level
+
+# A level shift is looked for again and again, in steps that resemble their neighbours: it takes more than warm-up does.
+SHIFT_Z: Final = 5.0
+SHIFT_RATIO: Final = 1.03
+LEAST_LEVEL: Final = 10  # steps of each level
 
 Verdict = Literal["faster", "slower", "undecided"]
 Floats = npt.NDArray[np.float64]
@@ -202,6 +208,51 @@ def _change(samples: Floats) -> int | None:
     split = min(t.tolist(), key=lambda at: _deviation(logs[:at]) + _deviation(logs[at:]))
     slower = _median(logs[:split]) - _median(logs[split:])
     return split if slower > math.log(CHANGE_RATIO) else None
+
+
+def shift(samples: Sequence[float]) -> int | None:
+    """First index of a new level, slower or faster, or ``None``; the statistic and the place as for warm-up.
+
+    The levels lie further apart than successive steps do (median absolute difference).
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    n = len(values)
+    t = np.arange(LEAST_LEVEL, n - LEAST_LEVEL + 1)
+    if not len(t):
+        return None
+    ranks = np.empty(n)
+    ranks[np.argsort(values, kind="stable")] = np.arange(1, n + 1)
+    z = (2 * np.cumsum(ranks)[t - 1] - t * (n + 1)) / np.sqrt(t * (n - t) * (n + 1) / 3)
+    if np.abs(z).max() <= SHIFT_Z:
+        return None
+    logs = np.log(values)
+    least = max(math.log(SHIFT_RATIO), float(np.median(np.abs(np.diff(logs)))))
+    found = [at for at in t.tolist() if abs(_median(logs[:at]) - _median(logs[at:])) > least]
+    return min(found, key=lambda at: _deviation(logs[:at]) + _deviation(logs[at:]), default=None)
+
+
+def shifts(samples: Sequence[float], blocks: int = 400) -> list[int]:
+    """All of them, in order: the series is split where it shifts, and each part again. Of more than ``blocks`` samples
+    medians of successive ones are compared."""
+    size = max(1, -(-len(samples) // blocks))
+    medians = np.array([_median(np.asarray(samples[i : i + size], np.float64)) for i in range(0, len(samples), size)])
+    found: list[int] = []
+    parts = [(0, len(medians))]
+    while parts:
+        begin, end = parts.pop()
+        at = shift(medians[begin:end].tolist())
+        if at is not None:
+            found.append(begin + at)
+            parts += [(begin, begin + at), (begin + at, end)]
+    return [at * size for at in _apart(np.log(medians), sorted(found))]
+
+
+def _apart(logs: Floats, found: list[int]) -> list[int]:
+    """Those whose levels differ still, now that all are known: one in the middle of a level goes."""
+    edges = [0, *found, len(logs)]
+    levels = [_median(logs[a:b]) for a, b in pairwise(edges)] if found else []
+    equal = [i for i, (a, b) in enumerate(pairwise(levels)) if abs(a - b) <= math.log(SHIFT_RATIO)]
+    return _apart(logs, found[: equal[0]] + found[equal[0] + 1 :]) if equal else found
 
 
 def _deviation(values: Floats) -> float:

@@ -25,6 +25,7 @@ from loraprof.cli import (
     schema,
     selftest,
     sweep,
+    watch,
     workloads,
 )
 from loraprof.cli.examples import epilog
@@ -47,6 +48,7 @@ app.command(cls=ProfileCommand, context_settings=INTERSPERSED, epilog=epilog("pr
 app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("compare"))(compare.compare)
 app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("fix"))(fix.fix)
 app.command(epilog=epilog("sweep"))(sweep.sweep)
+app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("watch"))(watch.watch)
 app.command(epilog=epilog("report"))(report.report)
 app.command(epilog=epilog("export"))(export.export)
 app.command(epilog=epilog("estimate"))(estimate.estimate)

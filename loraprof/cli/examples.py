@@ -26,6 +26,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "loraprof sweep --over rank=4,16,64 tokens=256,1024",
         "loraprof sweep gpt2-xl --over hidden=512,1024 --budget 30s",
     ),
+    "watch": (
+        "loraprof watch train.py --lr 3e-4",
+        "loraprof watch --no-recording --format json -o watch.json train.py",
+    ),
     "report": (
         "loraprof report run.loraprof",
         "loraprof report trace.json.gz --format html -o report.html",

@@ -47,15 +47,8 @@ def fix(
 ) -> int:
     """Apply every remedy that fits, measure each, then those that helped."""
     limit = parse_required(require) if require else None
-    if also not in (None, OTHER_TRAINING):
-        raise UsageError(f"--also {also!r} is not known", f"--also {OTHER_TRAINING}")
+    _check(also, contribute)
     refuse_existing(output, force)
-    if contribute is not None:
-        check_folder(contribute)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MeasurementError(
-            "remedies are measured in one process, not in many ranks", "loraprof fix without a launcher"
-        )
     budget_ns = parse_duration_ns(budget)
     from loraprof.runs.fix import run
 
@@ -84,6 +77,18 @@ def fix(
     if missed:
         raise ThresholdError(f"--require {require}: {missed}", None)
     return 0
+
+
+def _check(also: str | None, contribute: Path | None) -> None:
+    """Before any work is done. Raises UsageError, MeasurementError."""
+    if also not in (None, OTHER_TRAINING):
+        raise UsageError(f"--also {also!r} is not known", f"--also {OTHER_TRAINING}")
+    if contribute is not None:
+        check_folder(contribute)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MeasurementError(
+            "remedies are measured in one process, not in many ranks", "loraprof fix without a launcher"
+        )
 
 
 def _append(place: Path, result: "Fix") -> None:

@@ -14,6 +14,7 @@ OUTPUTS: Final[dict[str, str]] = {
     "fix": "loraprof.model.fix:Fix",
     "sweep": "loraprof.model.sweep:Sweep",
     "estimate": "loraprof.model.estimate:Estimate",
+    "watch": "loraprof.model.watch:Watch",
     "selftest": "loraprof.model.selftest:SelfTest",
 }
 

@@ -44,7 +44,8 @@ class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """One remedy. ``finding``: the cause that it answers, where the recording showed one, with what it ``predicted``.
 
-    ``covered``: the predicted interval of the speed-up holds what was measured; None where either is unknown.
+    ``covered``: the predicted interval of the speed-up holds what was measured; None where either is unknown,
+    or where the measured interval reaches into the predicted one and its middle does not.
     """
 
     finding: str | None

@@ -121,6 +121,7 @@ CACHED = LiveRemedy(
     text="compute the frozen network's outputs once per sample and keep them: its inputs come again every epoch",
     fits=_no_cache,
     apply=_cache,
+    findings=("B11",),
     lasting=True,
 )
 

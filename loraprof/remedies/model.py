@@ -103,7 +103,7 @@ SDPA = LiveRemedy(
     text='from_pretrained(..., attn_implementation="sdpa")',
     fits=lambda p: None if _eager_config(p) is not None else "no attention of transformers runs its eager form here",
     apply=lambda p: swap(_eager_config(p), "_attn_implementation", "sdpa"),
-    findings=("B3",),
+    findings=("B13", "B3"),
 )
 
 
@@ -130,7 +130,7 @@ NO_MASK = LiveRemedy(
     text="leave out an attention mask that masks nothing, so that attention may take its causal kernel",
     fits=_full_masks,
     apply=_drop_mask,
-    findings=("B3",),
+    findings=("B13", "B3"),
 )
 
 

@@ -8,6 +8,7 @@ from loraprof.model.estimate import Estimate
 from loraprof.model.fix import Fix
 from loraprof.model.report import Finding
 from loraprof.model.sweep import Sweep
+from loraprof.model.watch import Watch
 from loraprof.report.shown import Shown, document_of
 from loraprof.report.views.report import remark
 from loraprof.text import printable
@@ -26,7 +27,7 @@ def to_github(shown: Shown) -> bytes:
 
 def _findings(shown: Shown) -> list[Finding]:
     match shown:
-        case Sweep() | Fix():
+        case Sweep() | Fix() | Watch():
             return []
         case Estimate():
             return [finding for one in shown.gpus for finding in one.findings or ()]

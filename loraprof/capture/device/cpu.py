@@ -105,7 +105,7 @@ class Cpu:
     def keep_freed_memory(self) -> None:
         keep_freed_memory()
 
-    def sampler(self) -> NvmlSampler | None:
+    def sampler(self, period_s: float = 0.05) -> NvmlSampler | None:
         return None
 
     @contextmanager

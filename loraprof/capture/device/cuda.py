@@ -176,8 +176,8 @@ class Cuda:
     def keep_freed_memory(self) -> None:
         """The caching allocator does."""
 
-    def sampler(self) -> NvmlSampler | None:
-        return NvmlSampler(self._uuid)
+    def sampler(self, period_s: float = 0.05) -> NvmlSampler | None:
+        return NvmlSampler(self._uuid, period_s)
 
     def steady_memory(self, nbytes: int) -> AbstractContextManager[None]:
         return nullcontext()

@@ -123,7 +123,7 @@ class Device(Protocol):
 
     # Passes
 
-    def sampler(self) -> NvmlSampler | None:
+    def sampler(self, period_s: float = 0.05) -> NvmlSampler | None:
         """For clocks, power and energy during a loop of steps; None where nothing can be sampled."""
 
     def steady_memory(self, nbytes: int) -> AbstractContextManager[None]:

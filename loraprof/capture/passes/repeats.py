@@ -2,11 +2,12 @@
 
 Value numbering: a tensor's number stands for the op and the numbers of its inputs, so equal numbers are equal values,
 however long the chain that made them. Tensors are known by storage, place in it and version; a small one that no op
-of the step has made, by its content, unless its class is a library's own. Random results, and what only fills memory,
-are never counted as repeated.
+of the step has made, by its content, unless its class is a library's own. Random results, what only fills memory, and
+what a gradient flows through never count as repeated.
 """
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -26,15 +27,39 @@ FILLS: Final = frozenset((
 Key = tuple[Any, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is asked of every op, found out once."""
+
+    name: str
+    random: bool
+    changes: bool  # what it was given
+    counts: bool  # as work
+
+    @classmethod
+    def of(cls, func: Any) -> "_Facts":
+        name = func.overloadpacket.__name__
+        changes = bool(func._schema.is_mutable) and not func.is_view
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        return cls(name, random, changes, name not in FILLS and not func.is_view and not changes)
+
+
+def _trains(given: Any) -> bool:
+    """Whether a gradient flows through: then it is no metadata."""
+    if isinstance(given, Tensor):
+        return given.requires_grad
+    return isinstance(given, tuple | list) and any(map(_trains, given))
+
+
 class Repeats:
     """Ask ``see`` of every op, after it has run."""
 
     def __init__(self) -> None:
         self._numbers: dict[Key, int] = {}  # of what an op made of numbered inputs
+        self._facts: dict[Any, _Facts] = {}
         self._values: dict[Key, int] = {}  # of tensors
         self._held: dict[int, Any] = {}  # a storage's address is no other's as long as it is referred to
         self._places: defaultdict[Key, Counter[int]] = defaultdict(Counter)  # by op and inputs: times per module
-        self._fresh = 0
         self.failed: str | None = None
 
     def see(
@@ -49,7 +74,8 @@ class Repeats:
             self.failed = f"repeated work could not be followed, {type(error).__name__}: {error}"
 
     def repeated(self) -> list[RepeatedOp]:
-        """Ops whose result another module had before; ``modules``: how many modules computed it."""
+        """Ops whose result another module had before; ``modules``: how many modules computed it. Ends the search."""
+        self._numbers, self._values, self._held = {}, {}, {}
         counts: Counter[tuple[int, str]] = Counter()
         most: dict[tuple[int, str], int] = {}
         for (func, *_), places in self._places.items():
@@ -60,18 +86,19 @@ class Repeats:
         return [RepeatedOp(module=k[0], op=k[1], count=n, modules=most[k]) for k, n in sorted(counts.items())]
 
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, module: int) -> None:
-        made = [t for t in (out if isinstance(out, tuple | list) else (out,)) if isinstance(t, Tensor)]
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        facts = self._facts.get(func)
+        if facts is None:
+            facts = self._facts[func] = _Facts.of(func)
+        if facts.random or _trains(args):
             return
-        name = func.overloadpacket.__name__
-        if name == "lift_fresh" and made:
+        made = [t for t in (out if isinstance(out, tuple | list) else (out,)) if isinstance(t, Tensor)]
+        if facts.name == "lift_fresh" and made:
             self._values[self._key(made[0])] = self._value(args[0])
             return
         key = func, self._of(args), self._of(sorted(kwargs.items()))
-        changed = func._schema.is_mutable and not func.is_view
         for i, t in enumerate(made):
-            self._values[self._key(t, int(changed))] = self._number((*key, i))
-        if name not in FILLS and not func.is_view and not changed and module >= 0:
+            self._values[self._key(t, int(facts.changes))] = self._number((*key, i))
+        if facts.counts and module >= 0:
             self._places[key][module] += 1
 
     def _of(self, given: Any) -> Any:

@@ -33,8 +33,8 @@ class Session:
     """Attach with ``install``; ``remove`` detaches everything and stops a running profiler.
 
     ``on_done`` is called once, from the optimizer's hook, when the last step that is needed has ended; ``tell`` is
-    told how fast it goes, ``progress`` shown how far it is. In a child forked from this process the session is
-    ``inert``.
+    told how fast it goes, ``progress`` shown how far it is. ``boundary``: one that is installed already, and whose
+    owner calls ``step_ended``. In a child forked from this process the session is ``inert``.
     """
 
     attached: ClassVar["Session | None"] = None  # two would time and profile each other
@@ -45,10 +45,12 @@ class Session:
         on_done: Callable[[], None] = lambda: None,
         tell: Callable[[str], None] = lambda _: None,
         progress: Progress = Progress(),  # noqa: B008  # it shows nothing, and holds nothing
+        boundary: StepBoundary | None = None,
     ) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the USDT lines torch prints per session
         self.plan, self._on_done, self.tell, self.progress = plan, on_done, tell, progress
-        self.boundary = StepBoundary(self._after)
+        self._installs = boundary is None
+        self.boundary = boundary or StepBoundary(self.step_ended)
         self.markers = Markers()
         self.watch = CompileWatch(self._pause, self._resume)
         self.padding: Padding | None = None
@@ -87,7 +89,8 @@ class Session:
         self.began_ns = time.perf_counter_ns()
         self.watch.install()
         self.watch.begin(self.phase.name)
-        self.boundary.install()
+        if self._installs:
+            self.boundary.install()
 
     def remove(self) -> None:
         """Removes every hook; safe to call at any moment, more than once."""
@@ -103,7 +106,8 @@ class Session:
     def _take_off(self, lost: bool) -> None:
         if Session.attached is self:
             Session.attached = None
-        self.boundary.remove()
+        if self._installs:
+            self.boundary.remove()
         self.watch.remove()
         self.recording &= not lost
         self.phase.close(lost)
@@ -148,7 +152,8 @@ class Session:
         if self.padding is not None:
             self.padding.resume()
 
-    def _after(self, optimizer: Optimizer) -> None:
+    def step_ended(self, optimizer: Optimizer) -> None:
+        """Called at every boundary: by its own, or by who holds the one that it was given."""
         self.steps += 1
         if self._late is not None:
             self._stop_late()  # the step called no module outside compiled code

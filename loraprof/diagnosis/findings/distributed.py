@@ -15,6 +15,7 @@ from loraprof.analysis.ranks.collectives import exposed_ns
 from loraprof.analysis.ranks.communication import model_bytes, ranks_of
 from loraprof.analysis.ranks.messages import KINDS
 from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.findings.dtensor import DTENSOR_DISPATCH
 from loraprof.diagnosis.remedies import devices as remedies
 from loraprof.diagnosis.rule import DEVICES, Rule, Seen, evidence
 from loraprof.diagnosis.worth import Worth
@@ -282,4 +283,5 @@ DISTRIBUTED = (
         thresholds={"share": EXPOSED_SHARE},
         explained_by=(GATHERS, SMALL_MESSAGES, NEEDLESS_REDUCTION, PIPELINE_BUBBLE),
     ),
+    DTENSOR_DISPATCH,
 )

@@ -2,6 +2,7 @@
 
 from loraprof.analysis.step.tables import REASONS
 from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.findings.transfers import SPILLED, WEIGHT_COPIES
 from loraprof.diagnosis.remedies import power as remedies
 from loraprof.diagnosis.rule import POWER, Rule, Seen, evidence
 from loraprof.diagnosis.select import idle, worth
@@ -123,5 +124,8 @@ POWER_FINDINGS = (
         test=memory_full,
         remedies=(remedies.EXPANDABLE, remedies.STAY, remedies.SMALLER_BATCH),
         thresholds={"full": FULL, "allocator": ALLOCATOR_SHARE, "copies": COPY_SHARE},
+        explained_by=(WEIGHT_COPIES, SPILLED),
     ),
+    WEIGHT_COPIES,
+    SPILLED,
 )

@@ -76,3 +76,16 @@ MORE_PER_MESSAGE = Remedy(
     text={"plain": "more tokens per micro-batch, so that there is more work per message"},
     fits=lambda case, values: not values["gradients"],
 )
+REPLICATED_ADAPTERS = Remedy(
+    kind="same_training",
+    text={
+        "plain": "replicate A and B as plain tensors beside the sharded weights: fully_shard(block, "
+        "ignored_params=lora_parameters), no tensor-parallel plan for them; reduce their gradients with DDP"
+    },
+)
+COMPILED_DISPATCH = Remedy(
+    kind="same_training",
+    text={"plain": "torch.compile(model): what DTensor does in Python is then done once, at compile time"},
+    fits=lambda case, values: not case.compiled,
+    saved=unknown,
+)

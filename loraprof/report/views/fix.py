@@ -51,11 +51,11 @@ def contribution(found: Fix) -> str:
 
 
 def _speed(found: Measured) -> str:
-    return units.ratio_interval(1 / found.ratio, 1 / found.high, 1 / found.low)
+    return units.ratio_interval(1 / found.ratio, 1 / found.high, 1 / found.low, most=2)
 
 
 def _gain(gain: Gain | None) -> str:
-    return units.ratio_interval(gain.speedup, gain.low, gain.high) if gain else units.NA
+    return units.ratio_interval(gain.speedup, gain.low, gain.high, most=2) if gain else units.NA
 
 
 def _sections(found: Fix) -> list[Section]:
@@ -67,7 +67,7 @@ def _sections(found: Fix) -> list[Section]:
     words = [(t.arm, t.text) for t in tried if t.status == "kept"]
     if words:
         sections.append(Section("write", "What to write", (Facts(tuple(words)),)))
-    reasons = [(t.arm, t.reason or "") for t in tried if t.reason]
+    reasons = [(t.arm, t.reason or _differs(t)) for t in tried if t.reason or t.status == "loss differs"]
     if reasons:
         sections.append(Section("reasons", "Why not", (Facts(tuple(reasons)),)))
     if refused:
@@ -81,7 +81,6 @@ def _sections(found: Fix) -> list[Section]:
 def _table(tried: list[Tried], found: Fix) -> Table:
     columns = (
         Column("remedy"),
-        Column("cause", drop=1),
         Column("predicted", number=True),
         Column("measured", number=True),
         Column("covered", drop=2),
@@ -92,7 +91,7 @@ def _table(tried: list[Tried], found: Fix) -> Table:
     rows = [_row(t) for t in tried]
     if (t := found.together) is not None:
         loss = t.loss.verdict if t.loss else units.NA
-        cells = ("+".join(t.arms), "", "", _speed(t.measured), "", loss, units.nbytes(t.peak_bytes), "together")
+        cells = ("+".join(t.arms), "", _speed(t.measured), "", loss, units.nbytes(t.peak_bytes), "together")
         rows.append(tuple(map(Cell, cells)))
     return Table(columns, tuple(rows))
 
@@ -100,21 +99,15 @@ def _table(tried: list[Tried], found: Fix) -> Table:
 def _row(t: Tried) -> Row:
     covered = {True: "yes", False: "missed", None: ""}[t.covered]
     return (
-        Cell(t.arm),
-        Cell(t.finding or ""),
+        Cell(f"{t.arm} ({t.finding})" if t.finding else t.arm),
         Cell(_gain(t.predicted), t.predicted.speedup if t.predicted else None),
         Cell(_speed(t.measured) if t.measured else units.NA, 1 / t.measured.ratio if t.measured else None),
         Cell(covered),
-        Cell(_loss(t)),
+        Cell(t.loss.verdict if t.loss else units.NA),
         Cell(units.nbytes(t.peak_bytes), t.peak_bytes),
         Cell(t.status, tone=_TONES.get(t.status, "")),
     )
 
 
-def _loss(t: Tried) -> str:
-    if t.loss is None:
-        return units.NA
-    apart = t.loss.largest_relative_difference
-    return (
-        t.loss.verdict if t.loss.verdict == "same" or apart is None else f"{t.loss.verdict}, {units.percent(apart, 2)}"
-    )
+def _differs(t: Tried) -> str:
+    return f"a step's loss differs by {units.percent(t.loss.largest_relative_difference if t.loss else None, 2)}"

@@ -82,7 +82,13 @@ def _text(remedy: LiveRemedy, finding: Finding | None) -> str:
 
 
 def _covered(gain: Gain | None, found: Measured | None) -> bool | None:
-    return None if gain is None or found is None else gain.low <= 1 / found.ratio <= gain.high
+    """None also where the two intervals overlap and what was measured lies outside: it is too uncertain to tell."""
+    if gain is None or found is None:
+        return None
+    if gain.low <= 1 / found.ratio <= gain.high:
+        return True
+    apart = 1 / found.high > gain.high or 1 / found.low < gain.low
+    return False if apart else None
 
 
 def peak(name: str, rounds: Rounds) -> int | None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from loraprof import units
 from loraprof.diagnosis.load import diagnose
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.model.fix import Fix, Together, Tried
@@ -30,6 +31,8 @@ from loraprof.store.writing import write
 
 ROUNDS: Final = 10  # at most
 LEAST: Final = 2
+SURE: Final = 3  # rounds, from which on what is settled needs no more, and time is kept for what follows
+NARROW: Final = 0.02  # half an interval: more rounds would not change what is said
 TOGETHER_ROUNDS: Final = 3
 RESERVE: Final = 3  # a third of the time left is kept for the remedies together
 COMPILED_RESERVE: Final = 2  # and half of it where a remedy compiles
@@ -137,11 +140,19 @@ def _tried(
     bench = Bench(server, asked.command, deadline_ns, folder, asked.say, warmup=max(WARM_UP, survey.period or 0))
     bench.steps = steps_within(bench.left_ns() // RESERVE, len(fitting) + 2, survey, bench.warmup)
     first = bench.first()
-    entries: list[Entry] = [(r.name,) for r in fitting]
-    _singles(bench, entries)
+    asked.say(
+        f"{len(fitting)} remedies fit; a run takes {units.ns(first.wall_ns)} for {bench.steps} timed steps, a round "
+        f"about {units.ns(first.wall_ns * (len(fitting) + 2))}; {LEAST} to {ROUNDS} rounds, then what helps together"
+    )
+    quick, costly = ([r for r in fitting if (r.name in COMPILING) is compiling] for compiling in (False, True))
+    _repeat(bench, quick, bench.left_ns() // (COMPILED_RESERVE if costly else RESERVE))
     known = repeats(bench.rounds)
-    alone = [row(r, bench, known, report) for r in fitting]
-    together = _together(bench, alone, known)
+    alone = [row(r, bench, known, report) for r in quick]
+    together = _together(bench, alone, known, None, bench.left_ns() // COMPILED_RESERVE if costly else 0)
+    bench.setup_s = max(SETUP_S, bench.left_ns() / 2e9)
+    _repeat(bench, costly, 0)
+    alone += [row(r, bench, known, report) for r in costly]
+    together = _together(bench, alone, known, together, 0) if costly else together
     if folder is not None:
         notes = [*notes, *_recorded(asked, folder, alone, together)]
     unfit = [refused(r, survey.unfit[r.name], report) for r in wanted if r.name in survey.unfit]
@@ -153,7 +164,7 @@ def _tried(
         target=" ".join(asked.command.target) or asked.name,
         device_name=first.device_name,
         base=unchanged(bench.rounds, first),
-        noise_floor=noise(bench.rounds),
+        noise_floor=noise([r for r in bench.rounds if any(one.name in r for one in quick)] or bench.rounds),
         remedies=[*sorted(alone, key=order), *unfit],
         together=together,
         rounds=len([r for r in bench.rounds if BASE in r]),
@@ -179,22 +190,17 @@ def _words(asked: Asked) -> list[str]:
     return [*options, *(asked.command.target or [asked.name])]
 
 
-def _singles(bench: Bench, entries: list[Entry]) -> None:
-    """Rounds of the remedies that start at once, then of those that compile first; a share is kept for what follows."""
-    quick, costly = ([e for e in entries if (e[0] in COMPILING) is compiling] for compiling in (False, True))
-    _repeat(bench, quick, bench.left_ns() // (COMPILED_RESERVE if costly else RESERVE))
-    bench.setup_s = max(SETUP_S, bench.left_ns() / 2e9) if costly else SETUP_S
-    _repeat(bench, costly, bench.left_ns() // RESERVE)
-
-
-def _repeat(bench: Bench, live: list[Entry], kept_ns: int) -> None:
-    """Rounds until as much time is left as is kept, or it is clear that nothing here helps."""
+def _repeat(bench: Bench, remedies: Sequence[LiveRemedy], kept_ns: int) -> None:
+    """Rounds of each alone until as much time is left as is kept, or it is clear that nothing here helps."""
+    live: list[Entry] = [(remedy.name,) for remedy in remedies]
     for number in range(ROUNDS if live else 0):
         if bench.left_ns() < (len(live) + 2) * bench.base_s * 1e9:
             return
-        if number >= LEAST and bench.round_ns(live) + kept_ns > bench.left_ns():
+        if number >= SURE and bench.round_ns(live) + kept_ns > bench.left_ns():
             return
         if number and bench.round_ns(live) > bench.left_ns():
+            return
+        if number >= SURE and all(_settled(entry, bench) for entry in live):
             return
         bench.round(live, "alone" if live[0][0] not in COMPILING else "compiled", number)
         live = [e for e in live if name_of(e) not in bench.ended and not bench.slower(e)]
@@ -202,25 +208,32 @@ def _repeat(bench: Bench, live: list[Entry], kept_ns: int) -> None:
             return
 
 
-def _together(bench: Bench, alone: Sequence[Tried], known: Repeats) -> Together | None:
-    """Greedy: the best, then each further one as long as the step gets faster and the loss stays."""
-    helped = sorted((t for t in alone if t.status == "kept" and t.measured), key=lambda t: t.measured.ratio)  # type: ignore[union-attr]
-    if len(helped) < 2:
-        return None
-    arms, best = [helped[0].arm], None
-    for candidate in helped[1:]:
-        trial = (*arms, candidate.arm)
-        if bench.left_ns() < 4 * LEAST * bench.base_s * 1e9:
+def _settled(entry: Entry, bench: Bench) -> bool:
+    found = measured(name_of(entry), bench.rounds)
+    return found is not None and (found.verdict != "undecided" or found.high - found.low <= 2 * NARROW)
+
+
+def _together(
+    bench: Bench, alone: Sequence[Tried], known: Repeats, start: Together | None, kept_ns: int
+) -> Together | None:
+    """Greedy: what ``start`` holds or the best alone, then each further one while the step gets faster and the loss
+    stays, until as much time is left as is kept."""
+    kept = {t.arm: t.measured.ratio for t in alone if t.status == "kept" and t.measured}
+    helped = sorted(kept, key=lambda arm: kept[arm])
+    arms, best = list(start.arms) if start else helped[:1], start
+    for candidate in (arm for arm in helped if arm not in arms and (not start or arm in COMPILING)):
+        trial = (*arms, candidate)
+        if bench.left_ns() < kept_ns + 4 * LEAST * bench.base_s * 1e9:
             break
         before = len(bench.rounds)
         for number in range(TOGETHER_ROUNDS):
-            if number < LEAST or bench.left_ns() > 4 * bench.base_s * 1e9:
-                bench.round([tuple(arms), trial], f"together {len(trial)}", number)
+            if number < LEAST or bench.left_ns() > kept_ns + 4 * bench.base_s * 1e9:
+                bench.round([tuple(arms), trial], f"together with {candidate}", number)
         rounds, name = bench.rounds[before:], name_of(trial)
         against, found = measured(name, rounds, name_of(tuple(arms))), measured(name, rounds)
         change, _ = loss_change(name, rounds, known)
         if against is None or found is None or against.ratio >= 1 or (change and change.verdict == "differs"):
             continue
-        arms.append(candidate.arm)
+        arms.append(candidate)
         best = Together(arms=list(arms), measured=found, loss=change, peak_bytes=peak(name, rounds))
     return best

@@ -1,0 +1,161 @@
+"""N4 and N5: what crosses PCIe in every step. Weights that never change, and memory that no longer fits.
+
+A copy to the device inside the forward pass brings weights: inputs come from outside the passes, activations from the
+device. A copy back of as many bytes takes them away again.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+import numpy as np
+
+from loraprof.analysis.trace.intervals import Cover, union
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.remedies import power as remedies
+from loraprof.diagnosis.rows import element_bytes
+from loraprof.diagnosis.rule import POWER, Rule, Seen, evidence
+from loraprof.diagnosis.select import worth
+from loraprof.diagnosis.worth import Worth
+from loraprof.model.trace import Bool, Int64
+from loraprof.model.vocabulary import PHASE, DeviceKind
+
+LARGE: Final = 1_000_000  # N4: bytes of one copy
+SHARE: Final = 0.02  # N4: of the step
+FULL: Final = 0.95  # N5: reserved memory over the device's
+POWER_SHARE: Final = 0.50  # N5: of the limit
+UTILIZATION: Final = 90.0  # N5: percent
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Copies:
+    """Device records of the reported step: all, and which of them bring weights and take them back."""
+
+    start: Int64
+    end: Int64
+    bytes: Int64
+    work: Bool  # kernels
+    brought: Bool
+    taken: Bool
+
+
+def weights_copied(case: Case) -> Seen | None:
+    """N4: frozen weights are copied to the device, and perhaps back, in every step."""
+    seen = _copies(case)
+    if seen is None:
+        return None
+    moved = seen.brought | seen.taken
+    copies, work = _union(seen, moved), _union(seen, seen.work)
+    if copies.length < SHARE * case.wall_ns:
+        return None
+    hidden = _common(copies, work)
+    back = _union(seen, seen.taken)
+    exposed = copies.length - hidden
+    saved = min(exposed, work.length - hidden)
+    needless = back.length - _common(back, work)
+    scaled = [ns * case.scale for ns in (saved, needless)] if case.timing.unprofiled else None
+    return Seen(
+        evidence=[
+            evidence("copies of weights to the device", int(seen.brought.sum()), "copies"),
+            evidence("their bytes", int(seen.bytes[seen.brought].sum()), "B"),
+            evidence("copies of weights back to the host", int(seen.taken.sum()), "copies"),
+            evidence("time of these copies", copies.length, "ns"),
+            evidence("of it hidden behind computation", hidden, "ns"),
+            evidence("computation that could hide the rest", work.length - hidden, "ns"),
+        ],
+        saved=Worth(scaled[0], 0.0, scaled[0]) if scaled else None,
+        spent_ns=saved,
+        values={"exposed": exposed, "back": needless, "back_ns": scaled[1] if scaled else None},
+    )
+
+
+def _copies(case: Case) -> Copies | None:
+    """None where the step brings no weights."""
+    work, device = case.analysis.work, case.analysis.trace.device
+    if work is None:
+        return None
+    at = work.overlapping(case.ledger.window)
+    rows = work.rows[at]
+    copied = device.kind[rows] == DeviceKind.MEMCPY
+    names = case.analysis.trace.names
+    to, back = (
+        np.array([direction in n for n in names] or [False])[device.name[rows]] for direction in ("HtoD", "DtoH")
+    )
+    nbytes = device.bytes[rows]
+    large = copied & (nbytes >= LARGE)
+    brought = large & to & np.isin(work.phase[at], (PHASE["forward"], PHASE["recompute"]))
+    frozen = _frozen_sizes(case)
+    sizes = {n for n in nbytes[brought].tolist() if frozen is None or n in frozen}
+    if not sizes:
+        return None
+    weights = large & np.array([n in sizes for n in nbytes.tolist()])
+    brought = weights & to
+    window = case.ledger.window
+    start, end = np.maximum(work.start[at], window.start), np.minimum(work.end[at], window.end)
+    return Copies(start, end, nbytes, device.kind[rows] == DeviceKind.KERNEL, brought, weights & back)
+
+
+def _frozen_sizes(case: Case) -> set[int] | None:
+    """Bytes of each frozen parameter, and of all of one module; None where no recording says what is frozen."""
+    if case.recording is None or not case.recording.parameters:
+        return None
+    single = [(p.module, prod(p.shape) * element_bytes(p.dtype)) for p in case.recording.parameters if not p.trainable]
+    whole: dict[int, int] = {}
+    for module, nbytes in single:
+        whole[module] = whole.get(module, 0) + nbytes
+    return {nbytes for _, nbytes in single} | set(whole.values())
+
+
+def _union(seen: Copies, flag: Bool) -> Cover:
+    return union(seen.start[flag], seen.end[flag])
+
+
+def _common(one: Cover, two: Cover) -> int:
+    """Time in both."""
+    both = union(np.concatenate((one.start, two.start)), np.concatenate((one.end, two.end)))
+    return one.length + two.length - both.length
+
+
+def spilled(case: Case) -> Seen | None:
+    """N5: memory is full, the device is said to be busy, and draws little power: it works on memory of the host."""
+    memory, sampled = case.recording.memory if case.recording else None, case.nvml
+    if memory is None or sampled is None or not memory.reserved_bytes or not memory.total_bytes:
+        return None
+    watts = [s.power_mw for s in sampled.samples if s.power_mw is not None]
+    used = [s.utilization for s in sampled.samples if s.utilization is not None]
+    if not watts or not used or not sampled.power_limit_mw:
+        return None
+    power = sum(watts) / len(watts) / sampled.power_limit_mw
+    full = memory.reserved_bytes / memory.total_bytes
+    if full < FULL or power >= POWER_SHARE or sum(used) / len(used) < UTILIZATION:
+        return None
+    environment = case.recording.environment if case.recording else None
+    copies = [k for k in case.kernels if k.role == "copy" and ("HtoD" in k.name or "DtoH" in k.name)]
+    return Seen(
+        evidence=[
+            evidence("reserved memory, of the device's", full, "share"),
+            evidence("power draw, of the limit", power, "share"),
+            evidence("utilisation, as nvidia-smi shows it", sum(used) / len(used) / 100, "share"),
+            evidence("copies between host and device in the step", sum(k.total_ns for k in copies), "ns"),
+            evidence("platform", environment.platform if environment else None),
+        ],
+        saved=worth(case, lambda ledger: ledger.busy),
+        severity="major",
+        values={"windows": environment is not None and "windows" in environment.platform.lower()},
+    )
+
+
+WEIGHT_COPIES = Rule(
+    id="N4",
+    family=POWER,
+    test=weights_copied,
+    remedies=(remedies.NO_COPY_BACK, remedies.PREFETCH, remedies.FEWER_BLOCKS),
+    thresholds={"bytes": LARGE, "share": SHARE},
+)
+SPILLED = Rule(
+    id="N5",
+    family=POWER,
+    test=spilled,
+    remedies=(remedies.NO_FALLBACK, remedies.LESS_MEMORY),
+    thresholds={"full": FULL, "power": POWER_SHARE, "utilization": UTILIZATION / 100},
+)
