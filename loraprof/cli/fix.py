@@ -121,6 +121,7 @@ def _words(text: str | None) -> list[str]:
 
 def _command(words: list[str], module: bool, overrides: dict[str, Any]) -> "tuple[Command, str, dict[str, Any]]":
     """Raises UsageError for what cannot be run."""
+    from loraprof.capture.device.kinds import default_device
     from loraprof.runs.fix.job import Command
     from loraprof.runs.profile.run_script import check_script
     from loraprof.store.specs import default_workload, load_workload, workload_names
@@ -135,9 +136,7 @@ def _command(words: list[str], module: bool, overrides: dict[str, Any]) -> "tupl
         return Command(target=words, module=module), Path(words[0]).name, {}
     if len(words) > 1:
         raise UsageError(f"{words[0]} is a built-in workload and takes no arguments: {words[1]}", None)
-    import torch
-
-    name = words[0] if words else default_workload("cuda" if torch.cuda.is_available() else "cpu")
+    name = words[0] if words else default_workload(default_device().type)
     return Command(spec=load_workload(name, overrides)), name, overrides
 
 
