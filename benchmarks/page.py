@@ -64,9 +64,9 @@ def _made(trace: Path, page: Path) -> tuple[str, ...]:
     to_json(report)
     json_s = time.perf_counter() - began
     began = time.perf_counter()
-    scene = Job(load_source(trace), Path()).scene()
-    page.write_bytes(to_html(report, scene))
-    slices = sum(len(row.start) for row in scene.rows) if scene else 0
+    scenes = Job(load_source(trace), Path()).scenes()
+    page.write_bytes(to_html(report, scenes))
+    slices = sum(len(row.start) for scene in scenes for row in scene.rows)
     more_s = time.perf_counter() - began
     return f"{slices:<6}", f"{page.stat().st_size / 1000:7.0f}", f"{json_s:6.2f}", f"{more_s:6.2f}"
 

@@ -96,10 +96,12 @@ def test_numbers_are_those_of_the_json(opened: Opened, tmp_path: Path) -> None:
     opened.page.locator("#all-kernels input[type=checkbox]").uncheck()
     assert f"{len(whole['kernels']):,} rows" in opened.page.locator("#all-kernels").inner_text()
     step = next(s for s in whole["steps"] if s["name"] == whole["reported_step"])
-    idle = sum(p["ns"] for p in step["partition"] if p["kind"] == "idle")
-    opened.page.locator("#icicle .icicle button", has_text="idle").first.click()
-    share = f"{100 * idle / step['wall_ns']:.1f} %"
-    assert share in opened.page.locator("#icicle .crumbs").inner_text()
+    for button, shown in (("without the profiler", whole["unprofiled"]), ("as profiled", step)):
+        opened.page.locator("#which button", has_text=button).click()
+        idle = sum(p["ns"] for p in shown["partition"] if p["kind"] == "idle")
+        opened.page.locator("#icicle .icicle button", has_text="idle").first.click()
+        share = f"{100 * idle / shown['wall_ns']:.1f} %"
+        assert share in opened.page.locator("#icicle .crumbs").inner_text()
 
 
 def test_zoom_pan_and_keys_redraw_the_timeline(opened: Opened) -> None:

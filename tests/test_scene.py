@@ -20,16 +20,19 @@ def job_of(path: Path) -> Job:
     return Job(load_source(path), Path())
 
 
+def profiled(job: Job) -> Scene:
+    """The last of the scenes: the step as it was recorded."""
+    return job.scenes()[-1]
+
+
 def scenes() -> list[tuple[Job, Scene]]:
-    jobs = [job_of(path) for path in GPU[:2]]
-    return [(job, scene) for job in jobs if (scene := job.scene()) is not None]
+    return [(job, profiled(job)) for job in map(job_of, GPU[:2])]
 
 
 @pytest.mark.parametrize("path", GPU, ids=lambda p: p.stem)
 def test_slices_and_cells_are_exactly_the_step(path: Path) -> None:
     job = job_of(path)
-    scene, step = job.scene(), job.report.step()
-    assert scene is not None
+    scene, step = profiled(job), job.report.step()
     assert step is not None
     assert scene.wall_ns == step.wall_ns == sum(scene.rows[0].ns) == sum(cell.ns for cell in scene.cells)
     for part in step.partition:
@@ -63,8 +66,9 @@ def test_an_idle_slice_blames_the_call_that_launched_what_ended_it() -> None:
 
 @pytest.mark.slow
 def test_a_cpu_step_has_no_streams_and_tiles_too() -> None:
-    scene = job_of(recorded("tiny-llama-cpu")).scene()
-    assert scene is not None
+    plain, scene = job_of(recorded("tiny-llama-cpu")).scenes()
+    assert plain.rows == []
+    assert sum(cell.ns for cell in plain.cells) == plain.wall_ns
     assert {row.group for row in scene.rows} == {"partition", "host"}
     assert sum(scene.rows[0].ns) == scene.wall_ns
 
@@ -72,17 +76,34 @@ def test_a_cpu_step_has_no_streams_and_tiles_too() -> None:
 def test_too_many_slices_leave_out_the_deepest(monkeypatch: pytest.MonkeyPatch) -> None:
     job, whole = scenes()[0]
     monkeypatch.setattr(module, "MOST", len(job.analysis.trace.device) + 5000)
-    less = job.scene()
-    assert less is not None
+    less = profiled(job)
     hosts = [sum(len(r.start) for r in s.rows if r.group == "host") for s in (whole, less)]
     assert hosts[0] - hosts[1] == less.left_out > 0
     assert max(r.depth for r in less.rows if r.group == "host") < max(r.depth for r in whole.rows if r.group == "host")
 
 
 def test_the_roofs_dots_are_sums_of_kernels_and_the_payload_is_small() -> None:
-    job, scene = scenes()[0]
+    job = job_of(next(path for path in GPU if path.stem == "llama-3.2-1b"))
     known = [k for k in job.report.kernels if k.flops and k.min_bytes and k.total_ns]
     assert sum(dot["ns"] for dot in dots(job.report.kernels)) == sum(k.total_ns for k in known)
-    text = packed(job.report, scene)
-    assert text == packed(job.report, scene)
+    text = packed(job.report, job.scenes())
+    assert text == packed(job.report, job.scenes())
     assert len(text) < 900_000
+
+
+@pytest.mark.parametrize("path", GPU, ids=lambda p: p.stem)
+def test_the_step_without_the_profiler_is_the_reports(path: Path) -> None:
+    job = job_of(path)
+    plain, _ = job.scenes()
+    told = job.report.unprofiled
+    assert told is not None
+    assert plain.wall_ns == told.wall_ns == sum(plain.rows[0].ns) == sum(cell.ns for cell in plain.cells)
+    for kind in ("busy", "idle"):
+        ns = sum(part.ns for part in told.partition if part.kind == kind)
+        assert ns == sum(cell.ns for cell in plain.cells if cell.busy == (kind == "busy"))
+        tones = [plain.tones[tone].startswith("idle:") == (kind == "idle") for tone in plain.rows[0].tone]
+        assert ns == sum(n for n, mine in zip(plain.rows[0].ns, tones, strict=True) if mine)
+    for row in plain.rows:
+        ends = [start + ns for start, ns in zip(row.start, row.ns, strict=True)]
+        assert all(a <= b for a, b in zip(ends, row.start[1:], strict=False))
+    assert sum(at >= 0 for at in plain.rows[0].blame) > 0

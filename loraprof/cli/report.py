@@ -10,7 +10,7 @@ import typer
 
 from loraprof.cli.light import light
 from loraprof.errors import UsageError
-from loraprof.report.output import Format, emit, refuse_existing, say, scene_of_source
+from loraprof.report.output import Format, emit, refuse_existing, say, scenes_of_source
 
 if TYPE_CHECKING:
     from loraprof.analysis.ranks.examine import Run
@@ -45,7 +45,7 @@ def report(
             format, force = Format.html, True
         found = report_of(source, run)
         shown = as_profiled(found) if profiled else found
-        emit(shown, format, output, force, partial(scene_of_source, source, run), full, section)
+        emit(shown, format, output, force, partial(scenes_of_source, source, run), full, section)
     if open and output is not None:
         webbrowser.open(output.as_uri())
     if output is not None:

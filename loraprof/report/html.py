@@ -43,13 +43,13 @@ LIVE = (  # what the script fills: id, title, whether it needs the step's scene
 )
 
 
-def to_html(shown: Shown, scene: Scene | None = None) -> bytes:
-    """UTF-8; opens from disk, without a network. ``scene``: the reported step to look at and zoom into."""
+def to_html(shown: Shown, scenes: Sequence[Scene] = ()) -> bytes:
+    """UTF-8; opens from disk, without a network. ``scenes``: the reported step to look at and zoom into."""
     document = document_of(shown)
     if not isinstance(shown, Report) or not shown.kernels:
         return page(escape(document.title), _body(document)).encode()
-    live = "\n".join(_live(*one[:2]) for one in LIVE if scene is not None or not one[2])
-    return page(escape(document.title), _body(document, live), packed(shown, scene)).encode()
+    live = "\n".join(_live(*one[:2]) for one in LIVE if scenes or not one[2])
+    return page(escape(document.title), _body(document, live), packed(shown, scenes)).encode()
 
 
 def _live(id: str, title: str) -> str:

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from functools import partial
@@ -93,11 +93,11 @@ def emit(
     form: Format,
     output: Path | None,
     force: bool,
-    scene: "Callable[[], Scene | None]" = lambda: None,
+    scenes: "Callable[[], Sequence[Scene]]" = tuple,
     full: bool = False,
     section: str | None = None,
 ) -> None:
-    """Writes ``result`` in ``form`` to ``output`` or stdout. ``scene``: the step that a page in a browser can show;
+    """Writes ``result`` in ``form`` to ``output`` or stdout. ``scenes``: the step that a page in a browser can show;
     ``full`` and ``section``: what a terminal shows.
 
     Raises UsageError for an existing file or a choice where there is none, MeasurementError where nothing can be
@@ -117,7 +117,7 @@ def emit(
     elif form is Format.html:
         from loraprof.report.html import to_html
 
-        content = to_html(result, scene())
+        content = to_html(result, scenes())
     else:
         from loraprof.report.registry import render
 
@@ -168,11 +168,11 @@ def _terminal(result: "Shown", full: bool, section: str | None) -> None:
     render(result, Page(), full, section)
 
 
-def scene_of_source(source: "Source", run: "Run") -> "Scene | None":
+def scenes_of_source(source: "Source", run: "Run") -> "Sequence[Scene]":
     """The reported step of the shown rank, to be drawn; its trace is read once more."""
     from loraprof.report.export.job import Job
 
-    return Job(source, Path(), run=run).scene()
+    return Job(source, Path(), run=run).scenes()
 
 
 def show_recording(
@@ -189,7 +189,7 @@ def show_recording(
     from loraprof.store.recordings import load_source
 
     source = load_source(place)
-    emit(report_of(source, processes), form, output, force, partial(scene_of_source, source, processes))
+    emit(report_of(source, processes), form, output, force, partial(scenes_of_source, source, processes))
     say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
 
 

@@ -17,6 +17,7 @@ from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction.host_clock import Floats
 from loraprof.analysis.prediction.replay import Replayed, replayed
 from loraprof.analysis.prediction.replayed import StepReplay
+from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.trace import Int64
 
 
@@ -85,8 +86,23 @@ class _Place:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Moved:
+    """The replayed step: its window from 0 on, the device's records and the threads' states in it."""
+
+    window: Window
+    work: DeviceWork
+    states: dict[int, Timeline]
+
+
 def moved_ledger(analysis: Analysis, ledger: Ledger, replay: StepReplay, total_ns: int) -> Ledger | None:
     """The partition of a step of ``total_ns`` without the profiler; sums to it. None where the replay was refused."""
+    step = moved(analysis, ledger, replay, total_ns)
+    return split(analysis.trace, step.work, step.window, step.states, analysis.tau_ns) if step else None
+
+
+def moved(analysis: Analysis, ledger: Ledger, replay: StepReplay, total_ns: int) -> Moved | None:
+    """The step of ``total_ns`` without the profiler. None where the replay was refused."""
     if replay.sigma is None or analysis.work is None:
         return None
     run = replayed(replay.step.calls, replay.sigma, replay.latency_ns, replay.turnaround_ns)
@@ -94,4 +110,4 @@ def moved_ledger(analysis: Analysis, ledger: Ledger, replay: StepReplay, total_n
     main = analysis.marks.thread
     states = stood_in({t: place.line(t, shown) for t, shown in analysis.timelines.items()}, main)
     window = replace(ledger.window, start=0, end=total_ns, first=True)
-    return split(analysis.trace, place.work(analysis.work), window, states, analysis.tau_ns)
+    return Moved(window, place.work(analysis.work), states)

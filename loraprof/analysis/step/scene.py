@@ -25,7 +25,7 @@ TONES: Final = [*ROLES, *(f"idle:{cause}" for cause in CAUSES), "host"]
 HOST: Final = len(TONES) - 1
 
 
-class _Names:
+class Names:
     """Distinct texts in the order in which they were first asked for."""
 
     def __init__(self) -> None:
@@ -40,31 +40,31 @@ def scene_of(analysis: Analysis) -> Scene | None:
     if analysis.reported is None:
         return None
     ledger = analysis.ledgers[analysis.reported]
-    names, window = _Names(), ledger.window
+    names, window = Names(), ledger.window
     host, at, left_out = _host(analysis, window, names)
     rows = [_partition(analysis, window, names, at), *_streams(analysis, window, names), *host]
-    cells = list(_cells(analysis, ledger))
-    return Scene(window.name, window.end - window.start, list(names.texts), TONES, rows, cells, left_out)
+    parts = list(cells(analysis, ledger))
+    return Scene(window.name, window.end - window.start, list(names.texts), TONES, rows, parts, left_out)
 
 
-def _host(analysis: Analysis, window: Window, names: _Names) -> tuple[list[SliceRow], dict[int, tuple[int, int]], int]:
+def _host(analysis: Analysis, window: Window, names: Names) -> tuple[list[SliceRow], dict[int, tuple[int, int]], int]:
     """Rows of threads by depth, and where each host record stands: its row (counted from the first) and its slice."""
     host = analysis.trace.host
     shown = np.isin(host.kind, [int(kind) for kind in DRAWN]) & (host.end > window.start) & (host.start < window.end)
     drawn = np.flatnonzero(shown & (host.end > host.start))
     threads = {thread: drawn[host.thread[drawn] == thread] for thread in distinct(host.thread[drawn]).tolist()}
-    lanes = {t: np.array(_lanes(host.start[at].tolist(), host.end[at].tolist())) for t, at in threads.items()}
+    depths = {t: np.array(lanes(host.start[at].tolist(), host.end[at].tolist())) for t, at in threads.items()}
     room = max(MOST - len(analysis.trace.device), 1)
-    levels = _levels(np.concatenate([*lanes.values(), np.zeros(0, np.int64)]), room)
+    levels = _levels(np.concatenate([*depths.values(), np.zeros(0, np.int64)]), room)
     rows: list[SliceRow] = []
     place: dict[int, tuple[int, int]] = {}
     for thread, on_thread in threads.items():
         title = f"thread {analysis.trace.threads[thread][1]}"
-        for level in range(min(int(lanes[thread].max()) + 1, levels)):
-            at = on_thread[lanes[thread] == level]
+        for level in range(min(int(depths[thread].max()) + 1, levels)):
+            at = on_thread[depths[thread] == level]
             place.update((row, (len(rows), i)) for i, row in enumerate(at.tolist()))
             label = [names.of(analysis.trace.names[n]) for n in host.name[at].tolist()]
-            rows.append(_row(title, "host", level, window, host.start[at], host.end[at], label, [HOST] * len(at)))
+            rows.append(row(title, "host", level, window, host.start[at], host.end[at], label, [HOST] * len(at)))
     return rows, place, len(drawn) - len(place)
 
 
@@ -74,19 +74,23 @@ def _levels(depth: Int64, room: int) -> int:
     return max(1, int(np.searchsorted(per_level, room, side="right")))
 
 
-def _partition(analysis: Analysis, window: Window, names: _Names, at: dict[int, tuple[int, int]]) -> SliceRow:
-    pieces = _reported(analysis, window)
+def _partition(analysis: Analysis, window: Window, names: Names, at: dict[int, tuple[int, int]]) -> SliceRow:
+    made = partition_row(_reported(analysis, window), names)
+    launched = launched_after(analysis, _reported(analysis, window).end)
+    first_host = 1 + sum(1 for _ in _streams(analysis, window, Names()))
+    for i, call in enumerate(launched.tolist()):
+        if made.tone[i] >= len(ROLES) and call in at:
+            host_row, number = at[call]
+            made.blame[i] = (host_row + first_host) << 32 | number
+    return made
+
+
+def partition_row(pieces: Segments, names: Names) -> SliceRow:
+    """The partition in time order: busy under its role, idle under its cause."""
     busy = pieces.kind < len(CLASSES)
     tone = np.where(busy, pieces.role, pieces.kind - len(CLASSES) + len(ROLES))
     label = [names.of(TONES[t] if t < len(ROLES) else TONES[t].replace("idle:", "idle: ")) for t in tone.tolist()]
-    row = _row("partition", "partition", 0, window, pieces.start, pieces.end, label, tone.tolist())
-    launched = launched_after(analysis, pieces.end)
-    first_host = 1 + sum(1 for _ in _streams(analysis, window, _Names()))
-    for i, call in enumerate(launched.tolist()):
-        if not busy[i] and call in at:
-            host_row, number = at[call]
-            row.blame[i] = (host_row + first_host) << 32 | number
-    return row
+    return row("partition", "partition", 0, pieces.window, pieces.start, pieces.end, label, tone.tolist())
 
 
 def _reported(analysis: Analysis, window: Window) -> Segments:
@@ -104,7 +108,7 @@ def launched_after(analysis: Analysis, end: Int64) -> Int64:
     return np.append(analysis.links.launch, -1)[np.minimum(after, len(device))].astype(np.int64)
 
 
-def _streams(analysis: Analysis, window: Window, names: _Names) -> Iterator[SliceRow]:
+def _streams(analysis: Analysis, window: Window, names: Names) -> Iterator[SliceRow]:
     device, work = analysis.trace.device, analysis.work
     if work is None:
         return
@@ -113,15 +117,15 @@ def _streams(analysis: Analysis, window: Window, names: _Names) -> Iterator[Slic
     role[work.rows] = work.role
     for index, stream in sorted({*zip(device.device[inside].tolist(), device.stream[inside].tolist(), strict=True)}):
         at = np.flatnonzero(inside & (device.device == index) & (device.stream == stream))
-        lane = _lanes(device.start[at].tolist(), device.end[at].tolist())
+        lane = lanes(device.start[at].tolist(), device.end[at].tolist())
         for level in range(max(lane) + 1):
             some = at[np.array(lane) == level]
             label = [names.of(analysis.trace.names[n]) for n in device.name[some].tolist()]
             title = f"GPU {index} stream {stream}"
-            yield _row(title, "stream", level, window, device.start[some], device.end[some], label, role[some].tolist())
+            yield row(title, "stream", level, window, device.start[some], device.end[some], label, role[some].tolist())
 
 
-def _lanes(start: list[int], end: list[int]) -> list[int]:
+def lanes(start: list[int], end: list[int]) -> list[int]:
     """The first lane that is free when a slice starts; those that start together come longest first."""
     free: list[int] = []
     out = []
@@ -132,7 +136,7 @@ def _lanes(start: list[int], end: list[int]) -> list[int]:
     return out
 
 
-def _row(
+def row(
     title: str, group: str, depth: int, window: Window, start: Int64, end: Int64, name: list[int], tone: list[int]
 ) -> SliceRow:
     first, last = np.maximum(start, window.start), np.minimum(end, window.end)
@@ -140,7 +144,7 @@ def _row(
     return SliceRow(title, group, depth, since, ns, name, tone, [-1] * len(name))  # type: ignore[arg-type]
 
 
-def _cells(analysis: Analysis, ledger: Ledger) -> Iterator[PartitionCell]:
+def cells(analysis: Analysis, ledger: Ledger) -> Iterator[PartitionCell]:
     """The ledger's entries, summed by what they are called."""
     ns: Counter[tuple[int, int, int, int, int]] = Counter()
     events: Counter[tuple[int, int, int, int, int]] = Counter()

@@ -71,6 +71,13 @@ def segments(analysis: Analysis) -> Iterator[Segments]:
             yield _segments(window, index, _device(trace, work, window, states, analysis.tau_ns))
 
 
+def device_segments(
+    trace: Trace, work: DeviceWork, window: Window, states: dict[int, Timeline], tau: int, device: int
+) -> Segments:
+    """One window of a device's records, wherever they stand."""
+    return _segments(window, device, _device(trace, work, window, states, tau))
+
+
 def _segments(window: Window, device: int, pieces: Pieces) -> Segments:
     order = np.argsort(pieces[0], kind="stable")
     start, end, *state = (column[order] for column in pieces)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from loraprof.analysis.analyse import Analysis, analyse
+from loraprof.analysis.prediction.plain_scene import plain_scene
 from loraprof.analysis.ranks.examine import Run, sequential
 from loraprof.analysis.step.scene import scene_of
 from loraprof.diagnosis.load import file_of, ranks_report, report_of, surveyed
@@ -57,9 +58,9 @@ class Job:
         step = self.survey.step if self.survey is not None else None
         return analyse(read_trace(self.shown.trace), own, step)
 
-    def scene(self) -> Scene | None:
-        """The shown rank's reported step, to be drawn."""
-        return scene_of(self.analysis)
+    def scenes(self) -> tuple[Scene, ...]:
+        """The shown rank's reported step, to be drawn: as it runs where that is known, and as it was profiled."""
+        return tuple(filter(None, (plain_scene(self.analysis), scene_of(self.analysis))))
 
     def copy(self, file: RankFile, out: IO[bytes], *changes: Change, extra: Iterable[bytes] = ()) -> None:
         """Writes one rank's trace."""

@@ -12,9 +12,25 @@ for (const button of document.querySelectorAll("button.copy")) button.addEventLi
   await navigator.clipboard.writeText(button.previousElementSibling.textContent);
   button.textContent = "copied";
 });
+// The step as it runs, and as the profiler slowed it: a switch where both are known.
+const draw = data => {
+  for (const id of ["icicle", "timeline", "all-gaps"]) section(id)?.replaceChildren();
+  icicle(data);
+  if (data.scene.rows.length) timeline(data);
+  else section("timeline").append(el("p", { class: "dim" }, "there is no time line of the step without the profiler: see it as profiled"));
+  gaps(data);
+};
 if (packed) unpack().then(data => {
-  const filter = tables(data);
+  const filter = tables(data), names = ["without the profiler", "as profiled"].slice(-data.scenes.length);
   roofline(data, filter);
-  if (data.scene) { icicle(data); timeline(data); }
+  if (data.scenes.length) {
+    const choose = (scene, button) => {
+      draw({ ...data, scene });
+      for (const b of button.parentElement.querySelectorAll("button")) b.setAttribute("aria-pressed", b === button);
+    };
+    const buttons = data.scenes.map((scene, i) => el("button", { onclick: event => choose(scene, event.currentTarget) }, `${names[i]}: ${time(scene.wall_ns)}`));
+    section("icicle").parentElement.before(el("p", { class: "tools", id: "which" }, ...buttons));
+    choose(data.scenes[0], buttons[0]);
+  }
   document.documentElement.dataset.ready = performance.now().toFixed(0);
 });

@@ -17,7 +17,7 @@ from loraprof.text import printable
 PALETTE = {**ROLE_TONES, **{f"idle:{cause}": tone for cause, tone in CAUSE_TONES.items()}, "host": "rest"}
 
 
-def packed(report: Report, scene: Scene | None) -> str:
+def packed(report: Report, scenes: Sequence[Scene]) -> str:
     """Base64 of gzip of JSON; the same report gives the same text."""
     ceilings = report.ceilings
     data = {
@@ -29,7 +29,7 @@ def packed(report: Report, scene: Scene | None) -> str:
         "kernels": report.kernels,
         "modules": report.modules,
         "dots": dots(report.kernels),
-        "scene": _scene(scene) if scene else None,
+        "scenes": [_scene(scene) for scene in scenes],
     }
     return base64.b64encode(gzip.compress(msgspec.json.encode(_clean(msgspec.to_builtins(data))), 9, mtime=0)).decode()
 

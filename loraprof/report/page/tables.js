@@ -50,20 +50,20 @@ function virtualTable(id, columns, all, name) {
   new ResizeObserver(paint).observe(box);
   return names => { only = names; update(); };
 }
+const NS = { number: true, sum: true, show: time }, COUNT = { number: true, sum: true, show: v => v.toLocaleString("en") };
 function tables(data) {
-  const ns = { number: true, sum: true, show: time }, count = { number: true, sum: true, show: v => v.toLocaleString("en") };
   const share = { number: true, show: v => `${(100 * v).toFixed(0)} %` };
   const filter = virtualTable("all-kernels",
-    [{ title: "kernel" }, { title: "role" }, { title: "phase" }, { title: "module", fold: true }, { title: "time", ...ns }, { title: "count", ...count }, { title: "of the roof", ...share }],
+    [{ title: "kernel" }, { title: "role" }, { title: "phase" }, { title: "module", fold: true }, { title: "time", ...NS }, { title: "count", ...COUNT }, { title: "of the roof", ...share }],
     data.kernels.map(k => [k.name, k.role, k.phase, k.module ?? "", k.total_ns, k.count, k.roof_ns === null || !k.total_ns ? null : k.roof_ns / k.total_ns]), "kernels");
   virtualTable("all-modules",
-    [{ title: "module", fold: true }, { title: "role" }, { title: "busy", ...ns }, { title: "idle", ...ns }, { title: "launches", ...count }],
+    [{ title: "module", fold: true }, { title: "role" }, { title: "busy", ...NS }, { title: "idle", ...NS }, { title: "launches", ...COUNT }],
     data.modules.map(m => [m.path, m.role, m.busy_ns, m.idle_ns, m.launches]), "modules");
-  if (data.scene) {
-    const idle = data.scene.cells.filter(c => !c.busy);
-    virtualTable("all-gaps",
-      [{ title: "cause" }, { title: "before" }, { title: "phase" }, { title: "module", fold: true }, { title: "idle", ...ns }, { title: "gaps", ...count }],
-      idle.map(c => [c.name, c.role, c.phase, c.module, c.ns, c.events]), "groups of idle gaps");
-  }
   return filter;
+}
+function gaps(data) {
+  const idle = data.scene.cells.filter(c => !c.busy);
+  virtualTable("all-gaps",
+    [{ title: "cause" }, { title: "before" }, { title: "phase" }, { title: "module", fold: true }, { title: "idle", ...NS }, { title: "gaps", ...COUNT }],
+    idle.map(c => [c.name, c.role, c.phase, c.module, c.ns, c.events]), "groups of idle gaps");
 }
