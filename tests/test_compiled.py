@@ -13,6 +13,7 @@ from reports import assert_conserved, busy_ns
 from warm import python
 
 import loraprof
+from loraprof.cli.app import run
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
 from loraprof.model.vocabulary import ADAPTER_ROLES
@@ -68,7 +69,7 @@ def test_products_of_compiled_blocks_belong_where_those_of_the_eager_step_do() -
     assert eager.compiled is None
 
 
-def test_fused_kernels_carry_the_modules_the_compiler_names() -> None:
+def test_fused_kernels_carry_the_modules_the_compiler_names(capsys: pytest.CaptureFixture[str]) -> None:
     report = loraprof.diagnose(recorded("blocks"))
     fused = [k for k in report.kernels if "cpp_fused" in k.name]
     gelu = [k for k in fused if "gelu" in k.name]
@@ -86,7 +87,8 @@ def test_fused_kernels_carry_the_modules_the_compiler_names() -> None:
     assert made.known_ns + made.other_ns >= made.busy_ns
     assert made.mixed_ns > 0
     assert any("adapter ops are fused into kernels of other roles" in note for note in report.closure.notes)
-    shown = (recorded("blocks").parent / "out.txt").read_text()
+    assert run(["report", str(recorded("blocks")), "--full"]) == 0
+    shown = capsys.readouterr().out
     assert "Compiled code" in shown
     assert "regions in the forward pass: 3" in " ".join(shown.split())
 

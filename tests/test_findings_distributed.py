@@ -88,10 +88,11 @@ def test_flat_parameters() -> None:
     flat = ParameterInfo(
         id=0, name="_flat_param", module=0, shape=(200_000_000,), dtype="bfloat16", trainable=True, device="cuda:0"
     )
-    rows = [flat, *made_run.recording.parameters]
-    assert facts(found(made(made_run, parameters=rows))["D3"])["trained elements in flat parameters"] == 200_000_000
-    apart = [msgspec.structs.replace(flat, shape=(500_000,)), *made_run.recording.parameters]
-    assert "D3" not in found(made(made_run, parameters=apart))
+    others = [msgspec.structs.replace(p, id=p.id + 1) for p in made_run.recording.parameters]
+    seen = facts(found(made(made_run, parameters=[flat, *others]))["D3"])
+    assert seen["trained elements in flat parameters"] == 200_000_000
+    apart = msgspec.structs.replace(flat, shape=(500_000,))
+    assert "D3" not in found(made(made_run, parameters=[apart, *others]))
 
 
 def test_flat_parameters_that_do_not_show() -> None:

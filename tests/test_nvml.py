@@ -189,6 +189,14 @@ def test_stop_without_start_is_a_reason() -> None:
     assert sampler.reason == "the sampler was not started"
 
 
+def test_an_answer_that_cannot_be_is_a_reason() -> None:
+    with NvmlSampler(fakenvml.UUID, library=library("AMPERE")) as sampler:
+        sampler.start()
+        assert sampler.stop(0, 1) is None
+        assert sampler.reason is not None
+        assert sampler.reason.startswith("NVML answered what cannot be: Expected `int` >= 1")
+
+
 def test_one_process_serves_two_loops() -> None:
     with NvmlSampler(fakenvml.UUID, period_s=0.01, library=library("AMPERE")) as sampler:
         loops = []

@@ -144,7 +144,7 @@ def test_odd_scripts_are_recorded(tmp_path: Path, what: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert files(tmp_path) == ["x.loraprof"]
-    assert "Where the step goes" in done.stdout
+    assert "\nWhere the " in done.stdout
     report = loraprof.diagnose(tmp_path / "x.loraprof")
     assert report.closure.attribution_disagreements == 0
     assert {p.phase for p in report.steps[0].partition if p.kind == "busy"} >= {"forward", "backward", "optimizer"}
@@ -155,7 +155,7 @@ def test_interrupted_after_the_recording_was_complete(tmp_path: Path) -> None:
     assert done.returncode == 130
     assert "loraprof: interrupted" in done.stderr
     assert files(tmp_path) == ["x.loraprof"]
-    assert "Where the step goes" in done.stdout
+    assert "\nWhere the " in done.stdout
 
 
 @pytest.mark.parametrize("what", ["profiler", "profiler-waits"])

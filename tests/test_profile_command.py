@@ -75,16 +75,7 @@ def test_too_few_steps_and_an_error_of_the_scripts_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_command_that_never_trains(code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = [
-        "profile",
-        "--quiet",
-        "--record",
-        str(tmp_path / "x.loraprof"),
-        "--",
-        "sh",
-        "-c",
-        f"echo hello; exit {code}",
-    ]
+    words = ["--quiet", "--record", str(tmp_path / "x.loraprof"), "--", "sh", "-c", f"echo hello; exit {code}"]
     assert run(["profile", *words]) == code
     said = capfd.readouterr()
     assert said.out == "hello\n"

@@ -20,7 +20,7 @@ from loraprof.model.recording import Nvml, Recording
 from loraprof.store.kineto.events import DEVICE_CODES, HOST_CODES
 from loraprof.store.recordings import load_source
 from loraprof.store.redaction.copy import redacted_copy
-from loraprof.store.redaction.recording import redacted
+from loraprof.store.redaction.recording import RULES, redacted
 from loraprof.store.redaction.trace import redact_events, redact_value
 from loraprof.store.redaction.words import Pseudonyms
 from loraprof.text import without_secrets
@@ -43,7 +43,7 @@ def contents(folder: Path) -> Iterator[str]:
         yield path.name + (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
 
 
-def planted(value: Any, secrets: Iterator[str], kept: tuple[str, ...] = ("schema", "created")) -> Any:
+def planted(value: Any, secrets: Iterator[str], kept: tuple[str, ...] = ("schema", "created", "mask")) -> Any:
     """The document with something of somebody's in the place of every text."""
     match value:
         case str():
@@ -62,7 +62,9 @@ def full(document: dict[str, Any]) -> dict[str, Any]:
     document["device"] |= {"uuid": "x", "driver": "x"}
     document["workload"] |= {"argv": ["x"] * 20, "options": {"run": "x"}, "missing_gradients": ["x", "x"]}
     document["workload"] |= {"optimizer_flags": {"fused": "x"}, "optimizer": "x", "arm": "x", "checkpointing": "x"}
-    document |= {"notes": ["x"] * len(PLANTED), "graph_nodes": {"7": "x"}}
+    document |= {"notes": ["x"] * len(PLANTED), "graph_nodes": {"7": "x"}, "adapter_ops": [[0, "x", [None]]]}
+    call = {"module": 0, "query": [1], "key": [1], "value": [1], "dtype": "x", "mask": "none", "said": "x"}
+    document |= {"attention": [call] * 4, "repeated": [{"module": 0, "op": "x", "count": 1, "modules": 2}]}
     document["compilation"] = {
         "passes": [],
         "recompile_reasons": ["x"],
@@ -143,6 +145,31 @@ def test_what_everybody_knows_stays() -> None:
         assert names.path(path) == path
     assert names.device("NVIDIA H100 80GB HBM3") == "NVIDIA H100 80GB HBM3"
     assert names.version("2.11.0+cu130") == "2.11.0+cu130"
+
+
+def closed(kind: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text that a type allows where it allows only some, with its place."""
+    match kind:
+        case msgspec.inspect.LiteralType(values=values):
+            yield from ((place, value) for value in values if isinstance(value, str))
+        case msgspec.inspect.StructType(cls=cls, fields=fields):
+            for field in fields:
+                inner = place if cls.__struct_config__.array_like else f"{place}.{field.encode_name}".lstrip(".")
+                yield from closed(field.type, inner)
+        case msgspec.inspect.UnionType(types=kinds) | msgspec.inspect.TupleType(item_types=kinds):
+            for inner_kind in kinds:
+                yield from closed(inner_kind, place)
+        case msgspec.inspect.ListType(item_type=inner_kind) | msgspec.inspect.VarTupleType(item_type=inner_kind):
+            yield from closed(inner_kind, place)
+        case _:
+            return
+
+
+def test_words_of_closed_sets_stay() -> None:
+    """A pseudonym in their place could not be read."""
+    found = list(closed(msgspec.inspect.type_info(Recording)))
+    assert {"sites.how", "adapter_ops", "attention.mask", "workload.trainers"} <= {place for place, _ in found}
+    assert [(place, RULES[place](Pseudonyms(), text)) for place, text in found] == found
 
 
 def test_pseudonyms_are_stable_and_keep_the_structure() -> None:

@@ -226,6 +226,7 @@ def test_no_kernel_on_a_gpu_means_that_another_profiler_holds_it(monkeypatch: py
     monkeypatch.setattr(measure, "plant_all", blind)
     monkeypatch.setattr(measure, "_calibration", lambda device: (None, []))
     monkeypatch.setattr(measure, "Kineto", lambda device: None)
+    monkeypatch.setattr(cuda.Cuda, "current", lambda self: nullcontext())
     with pytest.raises(MeasurementError, match="recorded no kernel") as raised:
         selftest(torch.device("cuda"), PLANTS, build_report)
     assert "another profiler" in (raised.value.hint or "")

@@ -3,8 +3,10 @@
 import sys
 from typing import Final
 
+from loraprof.model.recording import Trainer
+
 # A name and the modules that are loaded where it trains, not where another package merely imports it.
-TRAINERS: Final = {
+TRAINERS: Final[dict[Trainer, tuple[str, ...]]] = {
     "axolotl": ("axolotl.train",),
     "unsloth": ("unsloth",),
     "llamafactory": ("llamafactory.train",),
@@ -18,6 +20,6 @@ TRAINERS: Final = {
 }
 
 
-def trainers() -> list[str]:
+def trainers() -> list[Trainer]:
     """Names of ``TRAINERS`` whose modules this process has loaded."""
     return [name for name, modules in TRAINERS.items() if any(m in sys.modules for m in modules)]

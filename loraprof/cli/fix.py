@@ -50,12 +50,11 @@ def fix(
     _check(also, contribute)
     refuse_existing(output, force)
     budget_ns = parse_duration_ns(budget)
-    from loraprof.runs.fix.run import Asked
-    from loraprof.runs.fix.run import fix as fixed
+    from loraprof.runs.fix import run
 
     recording = Path(target[0]) if target and is_recording(target[0]) else None
     command, name, set_up = _of_recording(recording) if recording else _command(list(target or ()), module, overrides)
-    asked = Asked(
+    asked = run.Asked(
         command=command,
         name=name,
         overrides=set_up,
@@ -68,7 +67,7 @@ def fix(
         say=lambda text: say(text, quiet),
     )
     with clean_stdout(format is not Format.terminal and output is None), terminable():
-        result = fixed(asked)
+        result = run.fix(asked)
     missed = shortfall(result, limit) if limit is not None else None
     emit(replace(result, missed=missed), format, output, force)
     if output is not None:
@@ -122,6 +121,7 @@ def _words(text: str | None) -> list[str]:
 
 def _command(words: list[str], module: bool, overrides: dict[str, Any]) -> "tuple[Command, str, dict[str, Any]]":
     """Raises UsageError for what cannot be run."""
+    from loraprof.capture.device.kinds import default_device
     from loraprof.runs.fix.job import Command
     from loraprof.runs.profile.run_script import check_script
     from loraprof.store.specs import default_workload, load_workload, workload_names
@@ -136,9 +136,7 @@ def _command(words: list[str], module: bool, overrides: dict[str, Any]) -> "tupl
         return Command(target=words, module=module), Path(words[0]).name, {}
     if len(words) > 1:
         raise UsageError(f"{words[0]} is a built-in workload and takes no arguments: {words[1]}", None)
-    import torch
-
-    name = words[0] if words else default_workload("cuda" if torch.cuda.is_available() else "cpu")
+    name = words[0] if words else default_workload(default_device().type)
     return Command(spec=load_workload(name, overrides)), name, overrides
 
 

@@ -2,7 +2,7 @@
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from loraprof.errors import MeasurementError, UsageError
 from loraprof.report.output import Format, clean_stdout, let_go, refuse_existing, say, show_recording
 from loraprof.store.layout import RECORDING
 from loraprof.store.places import RemotePath, place_of
+
+if TYPE_CHECKING:
+    from loraprof.runs.profile.order import Ended, Order
 
 
 @workload_options
@@ -38,38 +41,17 @@ def profile(
     overrides: dict[str, Any],
 ) -> int:
     """Profile one training step and explain it. After ``--``: any command, recorded wherever it trains."""
-    from loraprof.store.specs import workload_names
-
-    if command and (module or not target):
-        raise UsageError("-- is followed by a whole command", "loraprof profile -- python -m package.module [ARGS]")
-    builtin = not module and not command and (not target or (target[0] in workload_names()))
-    if not builtin and overrides:
-        name = next(iter(overrides))
-        raise UsageError(f"--{name} is for built-in workloads; {target[0] if target else ''} is a script", None)
-    if builtin and target and len(target) > 1:
-        raise UsageError(f"{target[0]} is a built-in workload and takes no arguments: {target[1]}", None)
+    builtin = _is_builtin(target or [], module, command, overrides)
     place = place_of(record) if record else _default_path(_named(target) if command else target, module)
-    if place.suffix != ".loraprof":
-        raise UsageError(f"{place}: a recording's name ends in .loraprof", None)
-    if redact and isinstance(place, RemotePath):
-        raise UsageError(f"{place}: --redact works on this machine", "record here, then export --redact to the URL")
-    refuse_existing(place / RECORDING if isinstance(place, RemotePath) else place, force)
-    if output is not None and output.suffix == ".loraprof":
-        raise UsageError(f"{output}: --output takes the printed report", "--record PATH says where the recording goes")
-    refuse_existing(output, force)
+    _refuse_places(place, output, force, redact)
 
     from loraprof.capture.passes.plan import Plan
-    from loraprof.runs.profile.order import Ended, Order
+    from loraprof.runs.profile.order import Order
 
     order = Order(Plan(skip=skip, timed=timed, steps=steps, finish=finish), place, arm, force, quiet)
     with clean_stdout(format is not Format.terminal and output is None):
         if command:
-            from loraprof.runs.profile.command import profile_command
-
-            code, recordings = profile_command(list(target or []), order)
-            place, ended = recordings[0] if recordings else place, Ended(code, bool(recordings))
-            for further in recordings[1:]:
-                order.say(f"wrote {further}")
+            place, ended = _of_command(target or [], order)
         elif builtin:
             from loraprof.runs.profile.workload import profile_workload
 
@@ -94,6 +76,44 @@ def profile(
                 raise
             say(f"{error.message}; the script keeps its exit code {ended.code}")
     return ended.code
+
+
+def _is_builtin(target: list[str], module: bool, command: bool, overrides: dict[str, Any]) -> bool:
+    """Whether a built-in workload is to run; words and options that do not fit the kind of target are an error."""
+    from loraprof.store.specs import workload_names
+
+    if command and (module or not target):
+        raise UsageError("-- is followed by a whole command", "loraprof profile -- python -m package.module [ARGS]")
+    builtin = not module and not command and (not target or target[0] in workload_names())
+    if not builtin and overrides:
+        name = next(iter(overrides))
+        raise UsageError(f"--{name} is for built-in workloads; {target[0] if target else ''} is a script", None)
+    if builtin and len(target) > 1:
+        raise UsageError(f"{target[0]} is a built-in workload and takes no arguments: {target[1]}", None)
+    return builtin
+
+
+def _refuse_places(place: Path | RemotePath, output: Path | None, force: bool, redact: bool) -> None:
+    """Before anything runs: places that cannot take the recording or the report."""
+    if place.suffix != ".loraprof":
+        raise UsageError(f"{place}: a recording's name ends in .loraprof", None)
+    if redact and isinstance(place, RemotePath):
+        raise UsageError(f"{place}: --redact works on this machine", "record here, then export --redact to the URL")
+    refuse_existing(place / RECORDING if isinstance(place, RemotePath) else place, force)
+    if output is not None and output.suffix == ".loraprof":
+        raise UsageError(f"{output}: --output takes the printed report", "--record PATH says where the recording goes")
+    refuse_existing(output, force)
+
+
+def _of_command(words: list[str], order: "Order") -> "tuple[Path | RemotePath, Ended]":
+    """The first recording of all that the command's processes made; the others are named."""
+    from loraprof.runs.profile.command import profile_command
+    from loraprof.runs.profile.order import Ended
+
+    code, recordings = profile_command(words, order)
+    for further in recordings[1:]:
+        order.say(f"wrote {further}")
+    return recordings[0] if recordings else order.place, Ended(code, bool(recordings))
 
 
 def _named(words: list[str] | None) -> list[str]:

@@ -107,7 +107,6 @@ def _explained(
     ledger, step, timing = analysis.ledgers[analysis.reported], analysis.steps[analysis.reported], report.timing
     busy = busy_of(analysis, ledger)
     limits = limits_of(analysis.trace, ledger, busy, ceiling)
-    ceiling = limits.ceiling
     table = tables.kernels(analysis, ledger, busy, limits)
     moved = traffic(ledger, busy, limits)
     calls = collectives_of(analysis, ledger)
@@ -132,18 +131,17 @@ def _explained(
         replay=replayed,
         collectives=calls,
         communication=sent,
-        ceiling=ceiling,
+        ceiling=limits.ceiling,
         unprofiled=plain,
     )
     found = findings(case) if step.wall_ns and not analysis.unread else []
-    unsent = sent.saved_bytes if sent and extra is None else None
     generated = compiled(analysis, ledger, busy)
     notes = _notes(case, (uncovered(ledger, busy, moved), impossible(table), unpriced), generated)
     seen = _unprofiled_step(plain, replayed, analysis.who)
     return replace(
         report,
-        ceilings=ceilings(analysis, recording, ceiling, busy.work),
-        verdict=_judged(case, found, seen, unsent),
+        ceilings=ceilings(analysis, recording, limits.ceiling, busy.work),
+        verdict=_judged(case, found, seen, sent.saved_bytes if sent and extra is None else None),
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
         adapter=adapter,

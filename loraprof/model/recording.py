@@ -33,6 +33,9 @@ from loraprof.model.vocabulary import Role
 
 SCHEMA = "loraprof.recording/1"
 How = Literal["declared", "observed", "shapes"]
+Trainer = Literal[
+    "axolotl", "unsloth", "llamafactory", "swift", "trl", "transformers", "lightning", "kohya", "torchtune", "litgpt"
+]
 REPLACED: Final = ".original_module."  # in the path, with a dot after it, of weights that PEFT trains a copy of
 
 
@@ -279,7 +282,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     recompiles: Count | None = None
     graph_breaks: Count | None = None
     missing_gradients: list[str] = []  # trainable parameters without a gradient after backward
-    trainers: list[str] = []  # libraries with a training loop of their own that the process had loaded, e.g. "trl"
+    trainers: list[Trainer] = []  # libraries with a training loop of their own that the process had loaded, e.g. "trl"
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):

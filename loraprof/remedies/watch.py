@@ -83,7 +83,9 @@ class Watch:
             hook.remove()
         self._hooks = [n.register_forward_pre_hook(self._call, with_kwargs=True) for n in self._networks]
 
-    def _call(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _call(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None:  # an earlier hook of this call took it off
+            return
         if not self._calls:
             self._grads_kept = any(p.grad is not None for n in self._networks for p in n.parameters())
         kind = next((a.device.type for a in [*args, *kwargs.values()] if isinstance(a, Tensor)), "cpu")

@@ -1,4 +1,4 @@
-"""DDP over gloo with a hand-written LoRA; SLOW=rank works longer, KILL=rank dies in its 20th step or before step AT."""
+"""DDP over gloo with a hand-written LoRA; SLOW=rank works longer, KILL=rank dies in its 23rd step or before step AT."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ layers = nn.Sequential(LoRA(64, 128), nn.GELU(), LoRA(128, 64))
 model = DistributedDataParallel(layers)
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
 for step in range(60):
-    if os.environ.get("KILL") == rank and step == int(os.environ.get("AT", "19")):
+    if os.environ.get("KILL") == rank and step == int(os.environ.get("AT", "22")):
         os.kill(os.getpid(), signal.SIGKILL)
     end = time.perf_counter() + (0.03 if os.environ.get("SLOW") == rank else 0.0)
     while time.perf_counter() < end:

@@ -106,16 +106,14 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     module[(role == ROLE["loss"]) & (module >= 0)] = special[LOSS]
     module[around.update], role[around.update] = special[OPTIMIZER], ROLE["optimizer"]
     claimed = claimed | (code.inside & ~in_backward)
-    opened = around.forward & (opens[host.name] >= 0)
     running = code.inside & (phase == PHASE["forward"]) & (host.kind == HostKind.ANNOTATION)
-    edges = (opened, running, claimed | in_backward)
+    edges = (around.forward & (opens[host.name] >= 0), running, claimed | in_backward)
     _outside(trace, tree, names, around, edges, special, (module, phase, role), alone)
     module[state.unplaced_loss & (module < 0) & ~code.inside] = special[LOSS]
     _of_neither(trace, tree, names, opens, (module, phase, role))
     networks = networks_of(recording)
     phase[sampling(trace, recording, networks, opens) & (phase == PHASE["forward"])] = PHASE["generate"]
     known = bool(claimed.any())
-    notes = _notes(tree, sites, recording is not None and not known)
     return Attribution(
         paths=(*paths, *special),
         module=module,
@@ -124,7 +122,7 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         tree=tree,
         disagreements=disagreements,
         marked=known,
-        notes=notes,
+        notes=_notes(tree, sites, recording is not None and not known),
         names=names,
         sites=tuple(roles.sites),
         compiled=compiled,

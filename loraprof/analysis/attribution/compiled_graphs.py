@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from loraprof.analysis.attribution.roles import Context, Roles
+from loraprof.analysis.attribution.weights import PRODUCT
 from loraprof.model.compilation import CompiledGraph, FusedOp
-from loraprof.model.recording import Recording
+from loraprof.model.recording import AdapterOps, Recording
 from loraprof.model.vocabulary import ADAPTER_ROLES, LOSS, ROLE, ROLES, Role
 
 _PREFIX = re.compile(r"^graph_\d+_")
@@ -51,6 +52,8 @@ class Graphs:
         self._graphs: dict[tuple[str, bool], list[CompiledGraph]] = defaultdict(list)
         for graph in compilation.graphs if compilation else ():
             self._graphs[graph.region, graph.backward].append(graph)
+        self._told = _told(roles.adapter_ops, compilation.graphs if compilation else ())
+        self._several = {ops.module for ops in roles.adapter_ops if PRODUCT.search(ops.op)}
 
     def place(self, scope: Scope, calls: Sequence[str]) -> list[Placed | None] | None:
         """What each of ``calls`` (names of a trace) is, None for what is no call of the graph.
@@ -115,7 +118,7 @@ class Graphs:
                 core[op.module] = min(core[op.module], op.sequence)
             if op.module in self._roles.heads:
                 head = op.sequence if head == _FAR else max(head, op.sequence)
-        return _Order(core, head)
+        return _Order(graph.region, core, head)
 
     def _placed(self, ops: Iterable[FusedOp], moved: dict[int, int], order: "_Order") -> Placed:
         weights: Counter[Role] = Counter()
@@ -137,6 +140,11 @@ class Graphs:
         after = order.head < op.sequence
         if op.module < 0:
             return "loss" if after else "other"
+        told = self._told.get((order.region, op.module, op.op, op.sequence))
+        if told is not None:
+            return told
+        if op.module in self._several and PRODUCT.search(op.op):
+            return "other"  # shapes decide
         before = 0 <= op.sequence < order.core.get(op.module, -1)
         return self._roles.of(op.module, op.op, None, Context(after, before))
 
@@ -153,8 +161,27 @@ class Graphs:
 class _Order:
     """Autograd numbers at which the forward pass came to things: the attention of a module, the end of the head."""
 
+    region: str
     core: dict[int, int]
     head: int
+
+
+def _told(adapter_ops: Sequence[AdapterOps], graphs: Iterable[CompiledGraph]) -> dict[tuple[str, int, str, int], Role]:
+    """What the counted step saw single ops of a layer do that is base and adapter in one, by region, module, op and
+    autograd number: the forward graph has the same ops in the same order, or nothing is known."""
+    labels = {(ops.module, ops.op): ops.labels for ops in adapter_ops}
+    numbers: dict[tuple[str, int, str], set[int]] = defaultdict(set)
+    for graph in graphs:
+        for op in (op for call in graph.calls for op in call.ops):
+            if not graph.backward and (op.module, op.op) in labels and op.sequence >= 0:
+                numbers[graph.region, op.module, op.op].add(op.sequence)
+    out: dict[tuple[str, int, str, int], Role] = {}
+    for key, seen in numbers.items():
+        known = labels[key[1:]]
+        for number, label in zip(sorted(seen), known * (len(seen) // len(known)), strict=False):
+            if label is not None and len(seen) % len(known) == 0:
+                out[*key, number] = label[1]
+    return out
 
 
 def _is_operator(kernel: str) -> bool:

@@ -75,6 +75,8 @@ class Flow:
             self.failed = f"{func}: {error}"
 
     def _keep(self, value: Value, out: Any) -> None:
+        if type(value) is Weight and value.leaf:  # a view with a storage of its own, which is freed with it
+            value = replace(value, leaf=False)
         for t in (out,) if isinstance(out, Tensor) else out if isinstance(out, tuple | list) else ():
             if isinstance(t, Tensor):
                 key = t.untyped_storage()._cdata

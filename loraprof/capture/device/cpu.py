@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch.profiler import ProfilerActivity
@@ -117,6 +117,9 @@ class Cpu:
             yield
         finally:
             release()
+
+    def flash_refusal(self, given: tuple[Any, ...]) -> str | None:
+        return None
 
     def squares(self, budget_s: float) -> tuple[int, ...]:
         return (*SQUARES, LONG_SQUARE) if budget_s >= LONG_S else SQUARES

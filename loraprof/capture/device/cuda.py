@@ -7,6 +7,7 @@ on a slow host, small kernels would wait for their launches.
 import ctypes
 import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -181,6 +182,13 @@ class Cuda:
 
     def steady_memory(self, nbytes: int) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def flash_refusal(self, given: tuple[Any, ...]) -> str | None:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.backends.cuda.can_use_flash_attention(torch.backends.cuda.SDPAParams(*given), debug=True)
+        words = [str(w.message).partition(" (Triggered internally")[0].strip() for w in told]
+        return next((w for w in words if not w.lower().endswith("because:")), None)
 
     def squares(self, budget_s: float) -> tuple[int, ...]:
         return SQUARES

@@ -129,6 +129,12 @@ class Device(Protocol):
     def steady_memory(self, nbytes: int) -> AbstractContextManager[None]:
         """Inside, the same, with ``nbytes`` at hand from the start."""
 
+    def flash_refusal(self, given: tuple[Any, ...]) -> str | None:
+        """Torch's own words on why flash attention cannot run; None where it says nothing.
+
+        ``given``: query, key, value, mask, dropout, causal, grouped.
+        """
+
     # Calibration
 
     def squares(self, budget_s: float) -> tuple[int, ...]:

@@ -124,8 +124,9 @@ class Padding:
         if not self._handles:
             self._handles = [r.register_forward_pre_hook(self._see, with_kwargs=True) for r in self._roots]
 
-    def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        mask = kwargs.get("attention_mask")
+    def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
+        """Without ``kwargs``: an earlier hook of this call took it off, as one does that notices a step's end."""
+        mask = kwargs.get("attention_mask") if kwargs else None
         if isinstance(mask, torch.Tensor) and mask.dim() == 2 and torch._C._current_graph_task_id() < 0:
             self.real += int((mask != 0).sum())
             self.all += mask.numel()

@@ -79,7 +79,7 @@ class Markers:
         if self._installed:
             return
         never_compiled(Markers._enter, Markers._leave, Markers._stack, Markers._look_up, Markers._note)
-        never_compiled(Markers._meet, Markers._number, Markers.adopt)
+        never_compiled(Markers._meet, Markers._number, Markers.adopt, Lookup.__new__)
         warnings.filterwarnings("ignore", message=_HOOKS_SEEN)  # the hooks are not the user's
         self._silenced = warnings.filters[0]
         self._installed = True

@@ -57,7 +57,11 @@ class NvmlSampler:
         if answer is None:
             self.reason = self.reason or "the sampler was not started"
             return None
-        return msgspec.json.decode(answer, type=Nvml)
+        try:
+            return msgspec.json.decode(answer, type=Nvml)
+        except msgspec.ValidationError as error:
+            self.reason = f"NVML answered what cannot be: {error}"
+            return None
 
     def close(self) -> None:
         """Ends the process."""
@@ -99,7 +103,7 @@ def probe(uuid: str, library: str | None = None) -> tuple[Nvml | None, str | Non
         started_ns = time.monotonic_ns()
         if sampler.reason is None:
             time.sleep(PROBE_S)
-        return sampler.stop(0, time.monotonic_ns() - started_ns), sampler.reason
+        return sampler.stop(1, time.monotonic_ns() - started_ns), sampler.reason
 
 
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:

@@ -6,7 +6,6 @@ a faster kernel is what was in the way.
 """
 
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from loraprof.capture.adapters.sites import dtype_name
+from loraprof.capture.device.kinds import measured
 from loraprof.model.recording import RANKS, AttentionCall, Backend, MaskUse, Obstacle
 
 NAME: Final = "scaled_dot_product_attention"
@@ -49,6 +49,11 @@ class Inputs:
         keywords = {"enable_gqa": True} if self.grouped else {}  # torch 2.5
         number = choice(self.query, self.key, self.value, self.mask, self.dropout, self.causal, **keywords)
         return BACKENDS.get(int(number))
+
+    def refusal(self) -> str | None:
+        """Torch's own words on why flash attention cannot run; None where it says nothing."""
+        given = self.query, self.key, self.value, self.mask, self.dropout, self.causal, self.grouped
+        return measured(self.query.device).flash_refusal(given)
 
 
 def changes(one: Inputs, use: MaskUse) -> Iterator[tuple[tuple[Obstacle, ...], Inputs]]:
@@ -88,20 +93,6 @@ def mask_use(mask: Tensor | None, queries: int, keys: int) -> MaskUse:
         return "all true"
     triangle = torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril()
     return "causal" if queries == keys and bool((kept == triangle).all()) else "needed"
-
-
-def said_of(one: Inputs) -> str | None:
-    """Torch's own words on why flash attention cannot run; None where it says nothing."""
-    if one.query.device.type != "cuda":
-        return None
-    params = torch.backends.cuda.SDPAParams(
-        one.query, one.key, one.value, one.mask, one.dropout, one.causal, one.grouped
-    )
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        torch.backends.cuda.can_use_flash_attention(params, debug=True)
-    words = [str(w.message).partition(" (Triggered internally")[0].strip() for w in told]
-    return next((w for w in words if not w.lower().endswith("because:")), None)
 
 
 class AttentionWatch:
@@ -185,7 +176,7 @@ class AttentionWatch:
             backend=ran,
             faster=best,
             obstacles=list(changed),
-            said=said_of(one) if changed else None,
+            said=one.refusal() if changed else None,
         )
 
     def _use(self, one: Inputs) -> MaskUse:

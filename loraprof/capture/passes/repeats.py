@@ -2,8 +2,8 @@
 
 Value numbering: a tensor's number stands for the op and the numbers of its inputs, so equal numbers are equal values,
 however long the chain that made them. Tensors are known by storage, place in it and version; a small one that no op
-of the step has made, by its content. Random results, what only fills memory, and what a gradient flows through never
-count as repeated.
+of the step has made, by its content, unless its class is a library's own. Random results, what only fills memory, and
+what a gradient flows through never count as repeated.
 """
 
 from collections import Counter, defaultdict
@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import Parameter
 
 from loraprof.model.recording import RepeatedOp
 
@@ -114,7 +115,7 @@ class Repeats:
         key = self._key(t)
         known = self._values.get(key)
         if known is None:
-            if t.numel() <= READ and not t.requires_grad:
+            if t.numel() <= READ and not t.requires_grad and type(t) in (Tensor, Parameter):
                 content: Key = str(t.dtype), str(t.device), tuple(t.shape), tuple(t.flatten().tolist())
             else:
                 content = (object(),)  # equal to nothing else

@@ -98,12 +98,13 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         graph_nodes=graph_nodes(),
         first_step=recorded.first_step,
         whole_steps=None if recorded.complete else recorded.whole_steps,
-        notes=[*session.notes, *tables.notes, *([] if session.done else [_early(session, recorded)])],
+        notes=[*session.notes, *tables.notes, *([] if session.done else [early(session, recorded)])],
     )
     return calibrated(session, recording) if calibrate else recording
 
 
-def _early(session: Session, recorded: Recorded) -> str:
+def early(session: Session, recorded: Recorded) -> str:
+    """What a recording lacks that was made of fewer steps than planned."""
     timed = len(session.timing.samples_ns) if session.timing else 0
     return (
         f"the training ended after {session.steps} steps, before all that was planned was measured: "

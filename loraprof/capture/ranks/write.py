@@ -10,7 +10,7 @@ from loraprof.capture.passes.foreign import silent
 from loraprof.capture.passes.session import Session
 from loraprof.capture.ranks.launch import Launch, launch
 from loraprof.capture.ranks.publish import Patience, RankWriter, joined
-from loraprof.capture.ranks.save import calibrated, recording_of
+from loraprof.capture.ranks.save import calibrated, early, recording_of
 from loraprof.capture.ranks.stage import Stage
 from loraprof.capture.ranks.trace_file import export_trace
 from loraprof.errors import LoraprofError, MeasurementError
@@ -75,6 +75,8 @@ class Writer:
             return None
         writer = RankWriter(stage, self._own, self._patience)
         try:
+            if alone and not session.done:
+                self._progress(early(session, session.recorded))
             if alone:
                 self._progress("writing the trace")
             export_trace(session.recorded.profiler, writer.trace())

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from loraprof.model.recording import Nvml, Recording
+from loraprof.model.vocabulary import ROLES
 from loraprof.store.redaction.words import Pseudonyms
 
 Rule = Callable[[Pseudonyms, str], str]
@@ -28,6 +29,10 @@ def _hidden(kind: str) -> Rule:
 
 def _setting(names: Pseudonyms, text: str) -> str:
     return names.numbers("value", text)
+
+
+def _op_or_role(names: Pseudonyms, text: str) -> str:
+    return text if text in ROLES else names.name(text)
 
 
 _MODULE_PATH: Final[Rule] = Pseudonyms.path
@@ -57,6 +62,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "workload.optimizer_flags": _known("option"),
     "workload.optimizer_flags.*": _setting,
     "workload.missing_gradients": _MODULE_PATH,
+    "workload.trainers": _kept,  # this and other closed sets: reading a recording refuses every other text
     "modules.path": _MODULE_PATH,
     "modules.cls": Pseudonyms.cls,
     "modules.origin": Pseudonyms.origin,
@@ -67,10 +73,15 @@ RULES: Final[Mapping[str, Rule]] = {
     "parameters.part": _known("part"),
     "sites.path": _MODULE_PATH,
     **dict.fromkeys(("sites.kind", "sites.dtype", "sites.base_dtype"), _known("kind")),
+    "sites.how": _kept,
+    **dict.fromkeys(("adapter_ops", "dense_ops"), _op_or_role),
     "timing.clock": _known("clock"),
     "counted.phase": _known("phase"),
     "counted.op": Pseudonyms.name,
     "counted.shapes": Pseudonyms.name,
+    "attention.dtype": _known("dtype"),
+    **dict.fromkeys(("attention.mask", "attention.backend", "attention.faster", "attention.obstacles"), _kept),
+    "repeated.op": Pseudonyms.name,
     "calibration.gemm.dtype": _known("dtype"),
     "overhead_ns": _known("hook"),
     "compilation.passes.name": Pseudonyms.name,
