@@ -101,7 +101,7 @@ def test_every_format_shows_it(report: Report, form: str) -> None:
     text = render(report, form).decode()
     if form != "github":  # findings alone
         assert "Rank 1 is the slowest of 4" in " ".join(text.split())
-        assert "reduce" in text
+        assert "reduce" in text or form == "issue"  # no names of anybody's
 
 
 def test_one_rank_alone_has_no_ranks_section() -> None:

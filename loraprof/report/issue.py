@@ -43,6 +43,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"| adapters | {units.count(a.modules)} layers, rank {ranks(a)}, {a.dtype or 'mixed dtypes'} |"
         yield f"| the adapters add | {units.ns(a.added_ns)} |"
     yield ""
+    if report.rank_summary is not None:
+        yield report.rank_summary.sentence
+        yield ""
     yield from _where(report)
     yield ""
     yield "| cause | speed-up if mended | how known |"

@@ -56,9 +56,9 @@ def weights_copied(case: Case) -> Seen | None:
     scaled = [ns * case.scale for ns in (saved, needless)] if case.timing.unprofiled else None
     return Seen(
         evidence=[
-            evidence("copies of weights to the device", int(seen.brought.sum()), "copies"),
+            evidence("copies of weights to the device", int(seen.brought.sum()), "tensors"),
             evidence("their bytes", int(seen.bytes[seen.brought].sum()), "B"),
-            evidence("copies of weights back to the host", int(seen.taken.sum()), "copies"),
+            evidence("copies of weights back to the host", int(seen.taken.sum()), "tensors"),
             evidence("time of these copies", copies.length, "ns"),
             evidence("of it hidden behind computation", hidden, "ns"),
             evidence("computation that could hide the rest", work.length - hidden, "ns"),
