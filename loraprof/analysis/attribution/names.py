@@ -13,7 +13,7 @@ from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 
 EVALUATE = "autograd::engine::evaluate_function: "
 _UPDATE = re.compile(r"^aten::(_fused_(adamw?|sgd|adagrad)_|_foreach_(lerp|addcdiv|addcmul|sqrt|div|pow|sub)_?)$")
-_NODE = re.compile(r"^[A-Za-z:]*?\w+Backward\d*$|^(torch::autograd::)?AccumulateGrad$")
+_NODE = re.compile(r"^[\w:]+Backward\d*$|^(torch::autograd::)?AccumulateGrad$")
 # What DDP and FSDP do around their collectives: filling and emptying buckets, shards into weights and back.
 _MARKER = re.compile(rf"({MODULE_MARKER}|{GRADIENT_MARKER})([0-9]{{1,9}})")
 COLLECTIVE = re.compile(r"^(gloo|nccl|mpi|ucc):")

@@ -35,6 +35,8 @@ _WRAPPERS: Final = {"vectorized_elementwise", "unrolled_elementwise", "elementwi
 _GEMM_DTYPES: Final = {"f32f32": "fp32", "bf16bf16": "bf16", "f16f16": "fp16", "s": "fp32", "h": "fp16", "bf16": "bf16",
                        "f16": "fp16", "tf32": "tf32"}  # fmt: skip
 
+LONGEST = 10_000  # characters that are read of a name
+
 
 def labels(names: Sequence[str]) -> list[str]:
     """A label per name; equal names have equal labels, others do not."""
@@ -54,7 +56,7 @@ def label(name: str) -> str:
     >>> label("nvjet_sm90_tst_256x128_64x4_1x2_h_bz_coopA_NNT")
     'gemm nvjet 256x128 NNT'
     """
-    plain = name.removeprefix("void ").replace("(anonymous namespace)::", "").replace("at::native::", "")
+    plain = name[:LONGEST].removeprefix("void ").replace("(anonymous namespace)::", "").replace("at::native::", "")
     whole = re.split(r"[<(]", plain, maxsplit=1)[0]
     head = whole.rsplit("::", 1)[-1]
     for made in (_gemm(plain), _elementwise(plain, head), _reduction(plain, head), _flash(plain)):
