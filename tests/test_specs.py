@@ -76,6 +76,8 @@ def test_unknown_workload_names_the_closest() -> None:
         ({"dtype": "float8"}, "`dtype`"),
         ({"seq": 1025}, "`seq` 1025 is longer than the model's 1024 positions (`config.n_positions`)"),
         ({"config.n_head": "0"}, "`config.n_head` must be at least 1, got 0"),
+        ({"seq": "\udcff"}, "`seq` is no text: '\\udcff'"),
+        ({"targets": "q_proj,\ud800"}, "`targets` is no text"),
         ({"config.n_head": "two"}, "`config.n_head` takes int, not 'two'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ CPU_DEFAULT: Final = "tiny-llama-cpu"
 CUDA_DEFAULT: Final = "tinyllama-1.1b"
 UNMEASURED: Final = ("mps", "xpu", "hpu", "mtia", "npu", "xla", "vulkan", "meta", "privateuseone")
 FIELDS: Final = {f.name: f for f in msgspec.structs.fields(WorkloadSpec)}
+NO_TEXT: Final = re.compile("[\ud800-\udfff]")  # bytes of a command line that are no UTF-8
 AT_LEAST_ONE: Final = ("rank", "batch", "seq", "accumulate", "layers")
 # Models that look positions up in a table, its size, and the rows of it that no token has.
 POSITIONS: Final = {
@@ -87,6 +89,8 @@ def _override(spec: WorkloadSpec, overrides: Mapping[str, object]) -> WorkloadSp
         if not isinstance(into, dict) or leaf not in into or key == "name":
             known = set(into if isinstance(into, dict) else fields) - {"name"}
             raise UsageError(f"workload {spec.name} has no option {key!r}", did_you_mean(leaf, known))
+        if isinstance(value, str) and NO_TEXT.search(value):
+            raise UsageError(f"workload {spec.name}: `{key}` is no text: {value!r}")
         if into is fields["config"]:
             value = _like(into[leaf], value, f"workload {spec.name}: `{key}`")
         elif (choices := get_args(FIELDS[leaf].type)) and all(isinstance(c, str) for c in choices):
