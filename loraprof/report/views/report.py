@@ -33,7 +33,6 @@ from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, ROLE_TONES, TONES
 from loraprof.report.views import answer, tables
 from loraprof.report.views.adapter import account_section, adapter_section
 from loraprof.report.views.as_it_runs import as_it_runs
-from loraprof.report.views.proposals import proposals_section
 from loraprof.report.views.ranks import communication_section, ranks_section
 
 NEAR = 0.05  # of a step: what two passes may differ by
@@ -50,6 +49,8 @@ def view(report: Report) -> Document:
 
 
 def _sections(report: Report, shown: Report) -> list[Section]:
+    from loraprof.report.views.proposals import proposals_section  # the rules, which an estimate does without
+
     step, cpu, plain = shown.step(), report.source.device == "cpu", report.unprofiled is not None
     account = account_section(shown)
     sections = [account] if account else []
@@ -102,6 +103,7 @@ def _sure(report: Report) -> tuple[Block, ...]:
 
 def _rows(segments: tuple[Segment, ...], step: Step) -> tuple[Segment, ...]:
     """Busy parts by their time, then idle ones; the adapters say what they mostly are."""
+
     small = [s for s in segments if s.ns < SMALL * step.wall_ns]
     if len(small) > 1:
         scale, ns = units.ns_scale([step.wall_ns]), sum(s.ns for s in small)
