@@ -9,7 +9,7 @@ from typing import Final
 from loraprof import units
 from loraprof.model.report import Finding, Report
 from loraprof.report.shown import Shown, document_of
-from loraprof.report.views.answer import headline, sure
+from loraprof.report.views.answer import headline, shares, sure
 from loraprof.report.views.answer import lines as answer_lines
 from loraprof.text import printable
 
@@ -52,17 +52,12 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _where(report: Report) -> Iterator[str]:
     """Time by role and by cause of idleness, of the step without the profiler where it is known."""
-    step, plain = report.step(), report.unprofiled
-    if step is None:
+    found = shares(report, 10)
+    if found is None:
         return
-    wall_ns, parts = (plain.wall_ns, plain.partition) if plain else (step.wall_ns, step.partition)
-    totals: dict[str, int] = {}
-    for part in parts:
-        name = part.role if part.kind == "busy" else f"idle:{part.cause}"
-        totals[name] = totals.get(name, 0) + part.ns
-    ranked = sorted(totals.items(), key=lambda item: -item[1])[:10]
-    shares = ", ".join(f"{name} {units.percent(ns / wall_ns)}" for name, ns in ranked if ns) if wall_ns else ""
-    yield f"WHERE {units.ns(wall_ns)} per step {'without' if plain else 'under'} the profiler: {shares}"
+    wall_ns, plain, parts = found
+    words = ", ".join(f"{name} {units.percent(ns / wall_ns)}" for name, ns in parts)
+    yield f"WHERE {units.ns(wall_ns)} per step {'without' if plain else 'under'} the profiler: {words}"
     top = sorted(report.kernels, key=lambda k: -k.total_ns)[:3]
     for k in top:
         where = f"{k.module or 'no module'}: {k.role}"

@@ -10,7 +10,7 @@ from loraprof import __version__, units
 from loraprof.errors import UsageError
 from loraprof.model.report import Report
 from loraprof.report.shown import Shown
-from loraprof.report.views.answer import ranks
+from loraprof.report.views.answer import ranks, shares
 
 MOST: Final = 2900
 SHOWN: Final = 5
@@ -59,16 +59,10 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _where(report: Report) -> Iterator[str]:
-    step, plain = report.step(), report.unprofiled
-    if step is None:
+    found = shares(report, 8)
+    if found is None:
         return
-    wall_ns, parts = (plain.wall_ns, plain.partition) if plain else (step.wall_ns, step.partition)
-    totals: dict[str, int] = {}
-    for part in parts:
-        name = part.role if part.kind == "busy" else f"idle, {part.cause}"
-        totals[name] = totals.get(name, 0) + part.ns
+    wall_ns, plain, parts = found
     yield f"| part of the step, {'without' if plain else 'under'} the profiler | share |"
     yield "|---|---:|"
-    for name, ns in sorted(totals.items(), key=lambda item: -item[1])[:8]:
-        if ns and wall_ns:
-            yield f"| {name} | {units.percent(ns / wall_ns)} |"
+    yield from (f"| {name} | {units.percent(ns / wall_ns)} |" for name, ns in parts)

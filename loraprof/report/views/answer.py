@@ -152,3 +152,17 @@ def adapter_note(step: Step) -> str:
         return ""
     share = times["adapter.elementwise"] / whole
     return f"{units.percent(share, 0)} scale, add, casts" if share >= 0.1 else "nearly all A and B"
+
+
+def shares(report: Report, most: int) -> tuple[int, bool, list[tuple[str, int]]] | None:
+    """The step in ns, whether that is without the profiler, its largest roles and idle causes; None without a step."""
+    step, plain = report.step(), report.unprofiled
+    if step is None:
+        return None
+    wall_ns, parts = (plain.wall_ns, plain.partition) if plain else (step.wall_ns, step.partition)
+    totals: dict[str, int] = {}
+    for part in parts:
+        name = part.role if part.kind == "busy" else f"idle:{part.cause}"
+        totals[name] = totals.get(name, 0) + part.ns
+    ranked = sorted(totals.items(), key=lambda item: -item[1])[:most]
+    return wall_ns, plain is not None, [(name, ns) for name, ns in ranked if ns]
