@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 
@@ -27,6 +28,13 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     kept.used.clear()
     kept.allowed = item.get_closest_marker("slow") is not None
+
+
+def pytest_runtest_teardown() -> None:
+    """A process that has compiled anything has its work counted uncompiled: what one test compiles is not another's."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None:
+        dynamo.counters.clear()
 
 
 @pytest.hookimpl(wrapper=True)
