@@ -89,7 +89,7 @@ def test_a_step_that_loads_its_code(tmp_path: Path) -> None:
 
     cold = found(trace("cold.json", 1_000_000))
     assert cold["G3"].title.startswith("The step is cold")
-    assert facts(cold["G3"])["launch calls above 200 us on an idle device"] == 10
+    assert facts(cold["G3"])["launch calls above 200 µs on an idle device"] == 10
     assert cold["G3"].severity == "major"
     assert "H1" not in cold
     warm = found(trace("warm.json", 5_000))
@@ -139,7 +139,7 @@ def test_a_loader_and_a_pause() -> None:
     assert facts(late["H4"])["of the step"] > 0.8
     assert "H2" not in late
     slept = found(toy("pause"))
-    assert facts(slept["H2"])["host ranges above 200 us without a launch"] >= 2
+    assert facts(slept["H2"])["host ranges above 200 µs without a launch"] >= 2
     assert "H4" not in slept
 
 

@@ -91,7 +91,7 @@ def test_long_host_ranges(tmp_path: Path) -> None:
         return write(tmp_path / name, trace_json(host, device))
 
     finding = found(trace("slow.json", 300_000))["H2"]
-    assert facts(finding)["host ranges above 200 us without a launch"] == 4
+    assert facts(finding)["host ranges above 200 µs without a launch"] == 4
     assert "H2" not in found(trace("fast.json", 100_000))
 
 

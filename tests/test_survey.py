@@ -64,10 +64,10 @@ def bare(number: int, wall_ns: int) -> RankBreakdown:
 def test_a_fast_rank_makes_the_others_neither_slow_nor_even() -> None:
     summary = survey([bare(0, 1_000_000), bare(1, 700_000), bare(2, 1_005_000)]).summary
     assert summary.even
-    words = "own work is 1.00 ms at most, 1.00 ms by median, 700 us at least (rank 1)"
+    words = "own work is 1.00 ms at most, 1.00 ms by median, 700 µs at least (rank 1)"
     assert summary.sentence == f"No rank is slow: {words}."
     summary = survey([bare(0, 1_000_000), bare(1, 997_000), bare(2, 1_005_000)]).summary
-    assert summary.sentence.startswith("The ranks are even: own work from 997 us to ")
+    assert summary.sentence.startswith("The ranks are even: own work from 997 µs to ")
 
 
 def test_a_lead_below_a_hundredth_of_the_step_is_none() -> None:

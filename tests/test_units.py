@@ -14,11 +14,11 @@ from loraprof import units
         (0, "0 ns"),
         (7, "7 ns"),
         (999, "999 ns"),
-        (1000, "1.00 us"),
-        (12_345, "12.3 us"),
-        (999_499, "999 us"),
+        (1000, "1.00 µs"),
+        (12_345, "12.3 µs"),
+        (999_499, "999 µs"),
         (999_999, "1.00 ms"),
-        (99_999, "100 us"),
+        (99_999, "100 µs"),
         (412_345_678, "412 ms"),
         (-4_120_000, "-4.12 ms"),
         (1_500_000_000, "1.50 s"),
@@ -107,5 +107,5 @@ def test_shares_add_up_to_one_hundred(parts: list[int], decimals: int) -> None:
 @given(st.integers(1, 10**15))
 def test_ns_is_within_half_a_unit_of_the_third_digit(value: int) -> None:
     text, unit = units.ns(value).replace(",", "").split()
-    back = float(text) * {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}[unit]
+    back = float(text) * {"ns": 1, "µs": 1e3, "ms": 1e6, "s": 1e9}[unit]
     assert math.isclose(back, value, rel_tol=0.00501)

@@ -215,6 +215,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     added_ns: int | None = None  # the unprofiled step minus the frozen one: the adapter path and its training
     sites: list[AdapterLayer] = []
     variant: str | None = None  # implementation variant of the cost model: V1 .. V6, V3b
+    base_dtype: str | None = None  # of the frozen weights they adapt; None where they differ, or are not known
 
 
 class NetworkRow(msgspec.Struct, frozen=True, kw_only=True):

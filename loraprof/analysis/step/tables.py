@@ -78,7 +78,7 @@ def adapter(analysis: Analysis, ledger: Ledger, table: list[Kernel], busy: Busy)
     if not analysis.who.marked or (not sites and not mine.any()):
         return None
     ranks = {s.rank for s in sites}
-    dtypes = {s.dtype for s in sites}
+    dtypes, base_dtypes = {s.dtype for s in sites}, {s.base_dtype for s in sites}
     own = [k for k in table if k.role in ADAPTER_ROLES]
     flops = [k.flops for k in own if k.flops is not None]
     moved = [k.min_bytes for k in own if k.min_bytes is not None]
@@ -90,6 +90,7 @@ def adapter(analysis: Analysis, ledger: Ledger, table: list[Kernel], busy: Busy)
         rank=next(iter(ranks)) if len(ranks) == 1 else None,
         ranks=dict(counts) if len(ranks) > 1 else None,
         dtype=next(iter(dtypes)) if len(dtypes) == 1 else None,
+        base_dtype=next(iter(base_dtypes)) if len(base_dtypes) == 1 else None,
         busy_ns=int(ledger.ns[mine & ledger.busy].sum()),
         idle_ns=int(ledger.ns[mine & ~ledger.busy].sum()),
         launches=int(np.isin(ledger.role[busy.rows], roles).sum()),

@@ -102,9 +102,15 @@ def _identity(report: Report) -> list[str]:
         words.append(f"{units.count(source.ranks)} ranks, the slowest shown")
     if a is not None:
         words.append(f"rank {ranks(a)} on {units.count(a.modules)} layers")
-        dtype = a.dtype or "mixed"
-        words.append(f"{DTYPES.get(dtype, dtype)} adapters")
+        words.append(_dtypes(a))
     return words
+
+
+def _dtypes(a: Adapter) -> str:
+    """``fp32 adapters on a bf16 base``: where they differ the adapters' inputs and outputs are cast."""
+    own = a.dtype or "mixed"
+    base = f" on a {DTYPES.get(a.base_dtype, a.base_dtype)} base" if a.base_dtype not in (None, own) else ""
+    return f"{DTYPES.get(own, own)} adapters{base}"
 
 
 def ranks(a: Adapter) -> str:
