@@ -1,7 +1,7 @@
 """loraprof: why LoRA is, or is not, faster than full fine-tuning on your hardware.
 
 ``profile`` records a training step, ``diagnose`` explains a recording or a trace, ``compare`` holds recordings against
-each other, ``load`` reads what was recorded.
+each other, ``estimate_step`` tells a step from shapes and data sheets alone, ``load`` reads what was recorded.
 """
 
 import sys
@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "Profile", "Recording", "Report", "compare", "diagnose", "load", "profile"]
+__all__ = ["Comparison", "Profile", "Recording", "Report", "compare", "diagnose", "estimate_step", "load", "profile"]
 
 if TYPE_CHECKING:
     from loraprof.api import Profile, profile
     from loraprof.comparison.recordings import compare
     from loraprof.diagnosis.load import diagnose
+    from loraprof.estimate.ask import estimate_step
     from loraprof.model.compare import Comparison
     from loraprof.model.recording import Recording
     from loraprof.model.report import Report
@@ -27,6 +28,7 @@ _HOMES = {
     "Report": "loraprof.model.report",
     "compare": "loraprof.comparison.recordings",
     "diagnose": "loraprof.diagnosis.load",
+    "estimate_step": "loraprof.estimate.ask",
     "load": "loraprof.store.load",
     "profile": "loraprof.api",
 }

@@ -255,7 +255,7 @@ def report() -> r.Report:
             modules=224,
             rank=16,
             dtype="float32",
-        base_dtype="bfloat16",
+            base_dtype="bfloat16",
             busy_ns=80_663_456,
             idle_ns=15_218_696,
             launches=3_360,

@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+import loraprof
 from loraprof.cli.app import run
+from loraprof.errors import UsageError
 from loraprof.model.estimate import ArmEstimate, Estimate, GpuEstimate
 from loraprof.store.gpus import gpu_files
 from loraprof.store.specs import workload_names
@@ -60,7 +62,6 @@ def test_every_workload_on_every_gpu(workload: str, capsys: pytest.CaptureFixtur
         assert gpu.speedup.low <= full.step_ns / lora.step_ns <= gpu.speedup.high
 
 
-# Measured in turn without a profiler on one H100 80GB HBM3, as profiles/recordings/README.md says.
 @pytest.mark.parametrize(
     ("workload", "ratio", "peak_gb"),
     [("llama-3.2-1b", 0.83, 19.35), ("tinyllama-1.1b", 0.63, 9.14), ("gpt2-xl", 0.71, 16.45)],
@@ -286,3 +287,25 @@ def test_its_json_has_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["schema", "estimate"]) == 0
     made: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert made["$defs"]["GpuEstimate"]["properties"]["speedup"] == {"$ref": "#/$defs/Span"}
+
+
+def test_the_same_from_python(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", "llama-3-8b", "--gpu", "l40s", "--rank", "8", "--targets", "qv", "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    made = loraprof.estimate_step("llama-3-8b", "l40s", rank=8, targets="qv")
+    assert msgspec.json.decode(msgspec.json.encode(made)) == told
+
+
+# .estimate_step("llama-3-8b", "l40s", rank=8, targets="qv"))) == told
+
+
+def test_a_config_that_a_program_holds() -> None:
+    config = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 128, "n_positions": 64}
+    found = loraprof.estimate_step(config, "NVIDIA L40S", batch=2, tokens=64)
+    assert (found.model, found.settings.seq, found.gpus[0].gpu) == ("config", 32, "l40s")
+
+
+def test_an_option_that_is_none() -> None:
+    with pytest.raises(UsageError, match="no option 'ranks'") as refused:
+        loraprof.estimate_step("llama-3-8b", ranks=8)
+    assert "rank" in str(refused.value.hint)

@@ -1,23 +1,16 @@
 """``loraprof estimate MODEL --gpu NAME``: full, frozen and LoRA step from shapes and data sheets; nothing is run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from loraprof.report.output import Format, emit, refuse_existing, say
 
-if TYPE_CHECKING:
-    from loraprof.estimate.architecture import Architecture
-    from loraprof.model.estimate import Settings
-    from loraprof.model.gpu import GpuSpec
-
-ALL = "all"
-
 
 def estimate(
     model: Annotated[str, typer.Argument(help="A built-in workload, a Hugging Face config.json, or its folder.")],
-    gpu: Annotated[str, typer.Option(help="A file of profiles/gpus, a driver's name, or `all` for a table.")] = ALL,
+    gpu: Annotated[str, typer.Option(help="A file of profiles/gpus, a driver's name, or `all` for a table.")] = "all",
     tokens: Annotated[int | None, typer.Option(help="Tokens per micro-batch: batch times length.")] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences (images) per micro-batch and GPU.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the adapters.")] = None,
@@ -43,9 +36,7 @@ def estimate(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the estimate and errors.")] = False,
 ) -> None:
     """Estimate the step of full fine-tuning and of LoRA on a GPU that is not there."""
-    from loraprof.estimate.estimate import estimate as estimated
-    from loraprof.estimate.settings import overridden
-    from loraprof.store.efficiencies import load_rates
+    from loraprof.estimate.ask import estimate_step
 
     asked: dict[str, Any] = {
         "tokens": tokens, "batch": batch, "rank": rank, "targets": targets, "dropout": dropout, "dtype": dtype,
@@ -54,49 +45,6 @@ def estimate(
         "adapter_kernels": adapter_kernels, "attention": attention, "loss": loss, "host_us": host_us,
     }  # fmt: skip
     refuse_existing(output, force)
-    architecture, base = _model(model)
-    settings = overridden(base, architecture, asked)
-    emit(estimated(architecture, settings, _gpus(gpu), load_rates()), format, output, force)
+    emit(estimate_step(model, gpu, **asked), format, output, force)
     if output is not None:
         say(f"wrote {output}", quiet)
-
-
-def _model(word: str) -> "tuple[Architecture, Settings]":
-    """A preset's name is one; anything else is a path. Raises UsageError."""
-    from loraprof.errors import UsageError
-    from loraprof.estimate.config import architecture
-    from loraprof.estimate.settings import from_preset
-    from loraprof.model.estimate import Settings
-    from loraprof.store.model_configs import load_config
-    from loraprof.store.specs import did_you_mean, load_workload, workload_names
-
-    if word in workload_names():
-        spec = load_workload(word)
-        image = {"image_size": spec.seq} if spec.family == "resnet" else {}
-        found = architecture({"model_type": spec.family, **image, **spec.config}, word, word)
-        return found, from_preset(spec, found)
-    path = Path(word).expanduser()
-    if not path.exists():
-        raise UsageError(f"{word}: neither a built-in workload nor a file", did_you_mean(word, workload_names()))
-    config, file = load_config(path)
-    name = str(config.get("_name_or_path") or "") or (path.name if path.is_dir() else path.resolve().parent.name)
-    found = architecture(config, name, file)
-    return found, Settings(seq=found.tokens_per_sample or min(1024, found.positions or 1024))
-
-
-def _gpus(word: str) -> "dict[str, GpuSpec]":
-    """The data sheets asked for, by file name. Raises UsageError that names the closest."""
-    from loraprof.errors import UsageError
-    from loraprof.store.gpus import gpu_files, load_gpu, match_gpu
-    from loraprof.store.specs import did_you_mean
-
-    files = gpu_files()
-    if word == ALL:
-        return {key: load_gpu(path) for key, path in files.items()}
-    key = word.strip().lower().replace(" ", "-").replace("_", "-")
-    if key not in files:  # a driver's name for it
-        named = match_gpu(word)
-        key = next((stem for stem, path in files.items() if load_gpu(path) == named), key)
-    if key not in files:
-        raise UsageError(f"no data sheet for a GPU {word!r}", did_you_mean(key, files))
-    return {key: load_gpu(files[key])}

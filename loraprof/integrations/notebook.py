@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 TYPES: Final = (
     ("loraprof.model.report", "Report"),
     ("loraprof.model.compare", "Comparison"),
+    ("loraprof.model.estimate", "Estimate"),
     ("loraprof.model.sweep", "Sweep"),
 )
 

@@ -11,7 +11,7 @@ from loraprof.report.views.report import findings_section
 BOUND = (
     "Nothing was run: times are work from shapes against data sheets, at the rates below; brackets are their spread."
 )
-UNFIT = "does not fit"
+UNFIT = "too big"
 ARM_NAMES = {"full": "full fine-tuning", "frozen": "frozen base, no adapters", "lora": "LoRA"}
 
 
@@ -83,11 +83,16 @@ def _gpus(gpus: Sequence[GpuEstimate]) -> Section:
         Column("verdict"),
         Column("if free", number=True, drop=3),
         Column("pays from width", "width", number=True, drop=2),
-        Column("full needs", number=True, drop=1),
-        Column("LoRA needs", number=True),
+        Column("full GiB", number=True, drop=1),
+        Column("LoRA GiB", number=True),
     )
     order = sorted(gpus, key=lambda one: one.arms["lora"].step_ns)
-    return Section("gpus", "By GPU", (Table(columns, tuple(_gpu(one) for one in order)),), "fastest LoRA step first")
+    return Section(
+        "gpus",
+        "By GPU",
+        (Table(columns, tuple(_gpu(one) for one in order)),),
+        "fastest LoRA step first; no: it does not fit",
+    )
 
 
 def _gpu(one: GpuEstimate) -> Row:
@@ -106,8 +111,8 @@ def _gpu(one: GpuEstimate) -> Row:
 
 
 def _needs(memory: Memory) -> Cell:
-    text = units.nbytes(memory.peak_bytes)
-    return Cell(text if memory.fits else f"{text}, too much", memory.peak_bytes, tone="" if memory.fits else "bad")
+    text = units.number(memory.peak_bytes / 2**30)
+    return Cell(text if memory.fits else f"no: {text}", memory.peak_bytes, tone="" if memory.fits else "bad")
 
 
 def _sections(one: GpuEstimate) -> list[Section]:
