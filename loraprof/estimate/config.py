@@ -16,7 +16,14 @@ LLAMAS: Final = ("llama", "mistral", "minimind", "smollm3", "granite", "olmo", "
 EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 BIASED: Final = ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text")  # of q, k and v
 NORMED: Final = ("qwen3", "qwen3_moe", "qwen3_vl_text", "olmo2", "gemma3_text")  # queries and keys are normed too
-ALIEN: Final = ("kv_lora_rank", "q_lora_rank", "state_size", "mamba_d_state", "ssm_cfg", *EXPERTS)
+ALIEN: Final = ("kv_lora_rank", "q_lora_rank", "state_size", "mamba_d_state", "ssm_cfg", "type_vocab_size",
+                "classifier_pooling", "patch_size", "new_decoder_architecture", *EXPERTS)  # fmt: skip
+UNGATED: Final[dict[str, tuple[tuple[str, ...], tuple[str, str]]]] = {  # attention's linears, the feed-forward's two
+    "gpt_neox": (("query_key_value", "attention.dense"), ("dense_h_to_4h", "dense_4h_to_h")),
+    "phi": (("q_proj", "k_proj", "v_proj", "dense"), ("fc1", "fc2")),
+    "starcoder2": (("q_proj", "k_proj", "v_proj", "o_proj"), ("c_fc", "c_proj")),
+    "nemotron": (("q_proj", "k_proj", "v_proj", "o_proj"), ("up_proj", "down_proj")),
+}
 
 
 def architecture(config: Mapping[str, Any], name: str, where: str) -> Architecture:
@@ -109,6 +116,28 @@ def _feed_forward(f: Fields, d: int, family: str) -> tuple[tuple[Linear, ...], f
     return tuple(linears), inner, experts, routed
 
 
+def _ungated(f: Fields, name: str, family: str) -> Architecture:
+    """Rotary decoders whose feed-forward is one product up and one down: Pythia, Phi-1 and 2, StarCoder2, Nemotron."""
+    d, ff = f.size("hidden_size"), f.size("intermediate_size")
+    heads, kv_heads, head_dim = f.heads(d)
+    count, vocabulary = f.size("num_hidden_layers"), f.size("vocab_size")
+    names, (up, down) = UNGATED[family]
+    biased = family in ("gpt_neox", "phi") or f.flag("use_bias", family == "starcoder2")
+    q, kv = heads * head_dim, kv_heads * head_dim
+    widths = (q + 2 * kv,) if len(names) == 2 else (q, kv, kv)
+    attention = (
+        *(Linear(n, d, w, biased) for n, w in zip(names, widths, strict=False)),
+        Linear(names[-1], q, d, biased),
+    )
+    mlp = (Linear(up, d, ff, biased), Linear(down, ff, d, biased))
+    norms = 1 if family == "phi" else 2
+    f.close(family)
+    layer = Layer(attention + mlp, d, norms, "layer", "gelu", ff, heads, kv_heads, head_dim, rotary=True)
+    tied = f.flag("tie_word_embeddings", family == "starcoder2")
+    head_bias = vocabulary if family == "phi" else 0
+    return Architecture(name, family, d, (Stack(count, layer),), vocabulary, tied, extra=head_bias)
+
+
 def _gpt2(f: Fields, name: str, family: str) -> Architecture:
     d = f.size("n_embd", "hidden_size")
     heads = f.size("n_head", "num_attention_heads")
@@ -198,6 +227,7 @@ Reader = Callable[[Fields, str, str], Architecture]
 MIXTURES: Final = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "phimoe")
 READERS: Final[dict[str, Reader]] = {
     **dict.fromkeys((*LLAMAS, *BIASED, *NORMED, "gemma2", "phi3", *MIXTURES), _llama),
+    **dict.fromkeys(UNGATED, _ungated),
     "gpt2": _gpt2,
     "qwen": _qwen1,
     "opt": _opt,

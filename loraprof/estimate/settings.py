@@ -18,7 +18,7 @@ DTYPES: Final = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp8"
 SAME: Final = ("rank", "targets", "dropout", "dtype", "adapter_dtype", "autocast", "optimizer", "accumulate", "batch")
 MOST: Final = {"rank": 10**6, "batch": 10**6, "accumulate": 10**5, "gpus": 10**5}
 MOST_TOKENS: Final = 10**8
-QV: Final = (("q_proj", "v_proj"), ("query", "value"), ("c_attn",), ("qkv_proj",), ("q", "v"))
+QV: Final = (("q_proj", "v_proj"), ("query", "value"), ("c_attn",), ("qkv_proj",), ("query_key_value",), ("q", "v"))
 
 
 def from_preset(spec: WorkloadSpec, architecture: Architecture) -> Settings:
