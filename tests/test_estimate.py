@@ -241,7 +241,7 @@ BAD = [
     (("llama-3.2-1b", "--host-us", "0"), "--host-us 0 is no time per launch", ""),
     (("llama-3.2-1b", "--dtype", "fp32", "--quantized", "nf4"), "--quantized nf4 needs a 16-bit --dtype", ""),
     (("llama-3-8b", "--gpu", "t4"), "LoRA needs", "--quantized nf4"),
-    (("llama-3-8b", "--batch", "4096"), "more than every one of the 23 GPUs has", "--checkpointing"),
+    (("llama-3-8b", "--batch", "4096"), f"more than every one of the {len(gpu_files())} GPUs has", "--checkpointing"),
     (("llama-3-8b", "--gpu", "a100-80gb-sxm", "--dtype", "fp8"), "has no float8 products", "--dtype bf16"),
     (("gpt2-xl", "--tokens", "8192", "--batch", "1"), "8192 tokens per sequence, but gpt2-xl has 1024 positions", ""),
     (("resnet18", "--tokens", "64"), "works on images", "--batch"),
