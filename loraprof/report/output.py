@@ -5,13 +5,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from loraprof import text
 from loraprof.errors import MeasurementError, UsageError
+from loraprof.report.registry import Format as Format
 from loraprof.store.writing import check_folder, check_target, disk, not_written, write
 
 if TYPE_CHECKING:
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
     from loraprof.report.shown import Shown
     from loraprof.store.places import Place
     from loraprof.store.recordings import Source
-
-
-class Format(StrEnum):
-    """``--format``."""
-
-    terminal = "terminal"
-    json = "json"
-    html = "html"
-    markdown = "markdown"
-    github = "github"
-    agent = "agent"
-    issue = "issue"
 
 
 def refuse_existing(path: "Place | None", force: bool) -> None:
