@@ -12,6 +12,7 @@ def contradictions(report: Json) -> Iterator[str]:
     yield from _gains(report)
     yield from _limit(report)
     yield from _measured(report)
+    yield from _evidence(report)
 
 
 def _now(report: Json) -> int | None:
@@ -71,3 +72,12 @@ def _measured(report: Json) -> Iterator[str]:
     busy = sum(network["busy_ns"] for network in report.get("networks") or [])
     if step and busy > 1.001 * sum(part["ns"] for part in step["partition"] if part["kind"] == "busy"):
         yield "networks were busy for longer than the step"
+
+
+def _evidence(report: Json) -> Iterator[str]:
+    """What adapters cost is said of the same step as everything else."""
+    now = _now(report)
+    for finding in report["findings"]:
+        for seen in finding.get("evidence", []) if now and finding["id"].startswith("L") else ():
+            if seen["unit"] == "ns" and seen["value"] is not None and seen["value"] > now:
+                yield f"{finding['id']}: {seen['what']}: longer than the step"

@@ -41,6 +41,7 @@ def test_a_cpu_recording(name: str) -> None:
 
 GAIN = {"ns": 100, "speedup": 1.111, "low": 1.05, "high": 1.2, "basis": "model"}
 PART = {"kind": "busy", "ns": 1000}
+LONG = {"what": "their time", "unit": "ns", "value": 1001}
 SOUND: dict[str, Any] = {
     "steps": [{"name": "a", "wall_ns": 1000, "partition": [PART]}],
     "reported_step": "a",
@@ -66,6 +67,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "roof": {"kernels": [{"name": "k", "roof_ns": 120, "total_ns": 100, "note": "impossible"}]},
     "energy": {"nvml": {"energy_j_per_step": 2e-4, "power_w": 100.0}},
     "networks": {"networks": [{"busy_ns": 1100}]},
+    "evidence": {"findings": [{"id": "L1", "severity": "major", "gain": GAIN, "remedies": [], "evidence": [LONG]}]},
 }
 
 

@@ -117,10 +117,11 @@ def _explained(
     plain = _unprofiled_ledger(analysis, ledger, recording, timing.unprofiled, replayed)
     predicted = counterfactual(analysis, ledger, recording, timing.unprofiled, replayed, plain, extra)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), predicted)
+    seen = _unprofiled_step(plain, replayed, analysis.who)
     case = Case(
         analysis=analysis,
         ledger=ledger,
-        step=step,
+        step=seen.like(step) if seen else step,
         busy=busy,
         kernels=table,
         adapter=adapter,
@@ -137,7 +138,6 @@ def _explained(
     found = findings(case) if step.wall_ns and not analysis.unread else []
     generated = compiled(analysis, ledger, busy)
     notes = _notes(case, (uncovered(ledger, busy, moved), impossible(table), unpriced), generated)
-    seen = _unprofiled_step(plain, replayed, analysis.who)
     return replace(
         report,
         ceilings=ceilings(analysis, recording, limits.ceiling, busy.work),
@@ -158,9 +158,8 @@ def _explained(
 
 def _judged(case: Case, found: list[Finding], seen: UnprofiledStep | None, unsent: int | None) -> Verdict:
     """Of the step without the profiler, where that is ``seen``."""
-    shown = case.step if seen is None else seen.like(case.step)
     causes, plain = unclear(case, found), seen is not None
-    told = verdict(shown, case.adapter, case.timing, case.counterfactual, found, causes, unsent, plain)
+    told = verdict(case.step, case.adapter, case.timing, case.counterfactual, found, causes, unsent, plain)
     return replace(told, sentence=UNREAD) if case.analysis.unread else told
 
 

@@ -1,5 +1,6 @@
 """Everything a finding may look at, gathered once: one frozen case per report."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,7 +45,11 @@ def timed_ledger(ledger: Ledger, ns: Floats) -> TimedLedger:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The reported step of one rank. ``recording`` is None for foreign traces: a rule that needs it stays silent."""
+    """The reported step of one rank. ``recording`` is None for foreign traces: a rule that needs it stays silent.
+
+    ``step`` is the one without the profiler where that is known, and so is what rules say of times and shares; what is
+    read off the trace itself (``ledger``, ``busy``, ``kernels``, host rows) is profiled, and scaled before it is said.
+    """
 
     analysis: Analysis
     ledger: Ledger
@@ -101,10 +106,22 @@ class Case:
         return sum(self.step.ns(kind="busy", role=r) for r in ADAPTER_ROLES)
 
     @property
+    def reported(self) -> Ledger:
+        """The entries of ``step``."""
+        return self.ledger if self.unprofiled is None else self.unprofiled
+
+    @property
     def scale(self) -> float:
         """Unprofiled over profiled time of the step; 1 where the unprofiled time is unknown."""
-        unprofiled = self.timing.unprofiled
-        return unprofiled.median_ns / self.wall_ns if unprofiled and self.wall_ns else 1.0
+        unprofiled, profiled_ns = self.timing.unprofiled, int(self.ledger.ns.sum())
+        return unprofiled.median_ns / profiled_ns if unprofiled and profiled_ns else 1.0
+
+    def spent_ns(self, records: Iterable[Record]) -> int:
+        """Time of records without the profiler: a device's take as long under it, ops of a CPU do not."""
+        profiled_ns = sum(r.ns for r in records)
+        if self.analysis.on_gpu or self.unprofiled is None:
+            return profiled_ns
+        return round(profiled_ns * self.busy_ns / max(int(self.ledger.ns[self.ledger.busy].sum()), 1))
 
     @cached_property
     def records(self) -> list[Record]:

@@ -81,14 +81,14 @@ def without(first: Select) -> Select:
 
 
 def busy_ns(case: Case, select: Select) -> int:
-    """Exclusive busy time of the chosen entries in the reported step, profiled ns."""
-    ledger = case.ledger
+    """Exclusive busy time of the chosen entries in the step, without the profiler where that is known."""
+    ledger = case.reported
     return int(ledger.ns[select(ledger) & ledger.busy].sum())
 
 
 def total_ns(case: Case, select: Select) -> int:
-    """Time of the chosen entries in the reported step, idle included, profiled ns."""
-    return int(case.ledger.ns[select(case.ledger)].sum())
+    """Time of the chosen entries in the step, idle included, without the profiler where that is known."""
+    return int(case.reported.ns[select(case.reported)].sum())
 
 
 def worth(case: Case, select: Select, waiting: bool = True) -> Worth | None:
@@ -99,8 +99,7 @@ def worth(case: Case, select: Select, waiting: bool = True) -> Worth | None:
         return None
     values = {id(t.ledger): _worth(t, select(t.ledger), waiting) for t in case.timed}
     low, high = unprofiled.low_ns / unprofiled.median_ns, unprofiled.high_ns / unprofiled.median_ns
-    reported = case.ledger if case.unprofiled is None else case.unprofiled
-    return Worth(values[id(reported)], min(values.values()) * low, max(values.values()) * high)
+    return Worth(values[id(case.reported)], min(values.values()) * low, max(values.values()) * high)
 
 
 def _worth(timed: TimedLedger, chosen: Bool, waiting: bool) -> float:

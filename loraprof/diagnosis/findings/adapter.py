@@ -109,7 +109,7 @@ def fp32_adapters(case: Case) -> Seen | None:
         evidence=[
             evidence(f"adapted layers with float32 adapters on a {base} base", len(sites), "layers"),
             evidence("their matrix products in float32", len(wide), "ops"),
-            evidence("time of those products", sum(r.ns for r in wide), "ns"),
+            evidence("time of those products", case.spent_ns(wide), "ns"),
             evidence("time of the dtype conversions around them", busy_ns(case, casts), "ns"),
         ],
         saved=saved,
@@ -196,7 +196,8 @@ def bandwidth_bound(case: Case) -> Seen | None:
     """L5: A and B read the layer's whole input and output for a handful of operations per byte."""
     products = _products(case)
     stream = case.rates.stream_bytes_per_s if case.rates else None
-    if products is None or not stream or products.ns < GEMM_SHARE * case.adapter_ns:
+    profiled_ns = int(case.ledger.ns[roles(*ADAPTER_ROLES)(case.ledger) & case.ledger.busy].sum())  # as products.ns
+    if products is None or not stream or products.ns < GEMM_SHARE * profiled_ns:
         return None
     intensity, ridge = products.flops / products.nbytes, products.flops_per_s / stream
     if intensity >= RIDGE_SHARE * ridge:
@@ -210,7 +211,7 @@ def bandwidth_bound(case: Case) -> Seen | None:
     free = intensity * RANK < ridge * max((s.rank or 0 for s in case.sites), default=0)  # intensity grows with r
     return Seen(
         evidence=[
-            evidence("share of the adapter's busy time in A and B", products.ns / case.adapter_ns, "share"),
+            evidence("share of the adapter's busy time in A and B", products.ns / profiled_ns, "share"),
             evidence("arithmetic intensity of A and B", intensity, "FLOP/B"),
             evidence("ridge of this device in their dtype", ridge, "FLOP/B"),
             evidence(

@@ -40,7 +40,7 @@ def dense_delta(case: Case) -> Seen | None:
     if not layers:
         return None
     kinds = {case.recording.sites[i or 0].kind for i in layers} if case.recording else set()
-    spent = sum(r.ns for r in rows)
+    spent = case.spent_ns(rows)
     saved, once = (worth(case, of_rows(case, like(case, found))) for found in (dense, rows))
     return Seen(
         evidence=[
@@ -91,14 +91,13 @@ def host_sync(case: Case) -> Seen | None:
     waits = np.array([bool(re.search(r"Synchronize|^(cuda|hip)Memcpy(?!.*Async)", n)) for n in names] or [False])
     waiting = inside & waits[host.name] & (host.kind == HostKind.RUNTIME)
     reading = inside & reads & (host.kind == HostKind.OP)
-    waited = min(int((host.end - host.start)[waiting].sum()), case.step.ns(cause="sync"))
+    waited = min(round(int((host.end - host.start)[waiting].sum()) * case.scale), case.step.ns(cause="sync"))
     count = int(reading.sum()) or int(waiting.sum())
     if not count or (case.analysis.on_gpu and waited < SYNC_SHARE * case.wall_ns):
         return None
     where = sorted({who.paths[m] for m in who.module[reading | waiting].tolist()})
     select = both(of_rows(case, reading), roles(*ADAPTER_ROLES))
-    waiting_ns = waited * case.scale
-    saved = Worth(waiting_ns, 0.0, waiting_ns) if waited and case.timing.unprofiled else worth(case, select)
+    saved = Worth(waited, 0.0, waited) if waited and case.timing.unprofiled else worth(case, select)
     spent = waited or busy_ns(case, select)
     return Seen(
         evidence=[
@@ -153,7 +152,7 @@ def split_gradients(case: Case) -> Seen | None:
             evidence("reductions after split weight gradients", len(rows), "kernels"),
             evidence("launches of these gradients, of all", pairs / launches, "share"),
             evidence("reductions with fewer blocks than the device has SMs", len(small) if sms else None, "kernels"),
-            evidence("time of the reductions", sum(r.ns for r in rows), "ns"),
+            evidence("time of the reductions", case.spent_ns(rows), "ns"),
         ],
     )
 

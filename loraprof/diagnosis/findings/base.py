@@ -243,7 +243,7 @@ def no_bf16_units(case: Case) -> Seen | None:
         evidence=[
             evidence("compute capability", ".".join(map(str, capability)), ""),
             evidence("products in bfloat16", len(products), "kernels"),
-            evidence("their time", sum(r.ns for r in products), "ns"),
+            evidence("their time", case.spent_ns(products), "ns"),
         ],
         severity="major",
     )

@@ -193,7 +193,7 @@ def _messages(case: Case, *kinds: str) -> Messages:
     rows = found.of(*(kinds or KINDS))
     groups = {found.groups[g].size or 0 for g in found.group[rows].tolist() if g >= 0}
     rows = rows[found.nbytes[rows] > 0]
-    exposed, hidden = found.exposed[rows], found.hidden[rows]
+    exposed, hidden = (np.rint(ns[rows] * case.scale).astype(np.int64) for ns in (found.exposed, found.hidden))
     return Messages(found.nbytes[rows], exposed + hidden, exposed, max(groups, default=0))
 
 
@@ -214,7 +214,7 @@ def _saved(case: Case) -> list[Evidence]:
 
 def _unprofiled(case: Case, ns: float) -> Worth | None:
     """At most: where one rank waits less, it may wait for another one instead."""
-    return Worth(ns * case.scale, 0.0, ns * case.scale) if case.timing.unprofiled else None
+    return Worth(ns, 0.0, ns) if case.timing.unprofiled else None
 
 
 def _frozen_bytes(case: Case) -> int:

@@ -28,18 +28,17 @@ def dispatch(case: Case) -> Seen | None:
     window = case.ledger.window
     inside = (host.kind == HostKind.OP) & (host.start >= window.noted_start) & (host.start < window.end)
     calls = inside & _named(case, re.compile(f"^{DISPATCH}$"))
-    own_ns = _own_ns(case, calls)
+    own_ns = _own_ns(case, calls) * case.scale
     adapters = np.isin(who.role, [ROLE[role] for role in ADAPTER_ROLES])
-    spent = int(own_ns.sum())
+    spent = round(own_ns.sum())
     if spent < SHARE * case.wall_ns:
         return None
-    of_adapters = int(own_ns[adapters].sum())
+    of_adapters = round(own_ns[adapters].sum())
     known = bool(adapters[calls].any())
     most = of_adapters if known else spent
     if case.analysis.on_gpu:  # what the device does meanwhile goes on
         most = min(most, case.step.ns(cause="python") + case.step.ns(cause="framework"))
     moved = inside & _named(case, MOVES)
-    saved = most * case.scale
     return Seen(
         evidence=[
             evidence("ops that DTensor dispatched", int(calls.sum()), "ops"),
@@ -49,7 +48,7 @@ def dispatch(case: Case) -> Seen | None:
             evidence("redistributions", int(moved.sum()), "count"),
             evidence("of them for the adapters", int((moved & adapters).sum()) if known else None, "count"),
         ],
-        saved=Worth(saved, 0.0, saved) if case.timing.unprofiled else None,
+        saved=Worth(most, 0.0, most) if case.timing.unprofiled else None,
         spent_ns=most,
     )
 

@@ -44,7 +44,7 @@ def _launch_bound_gpu(case: Case) -> Seen | None:
     if share < LAUNCH_SHARE or launches < FEW:
         return None
     faster = _faster_host(case, waited_ns)
-    shorter = faster is not None and faster.ns >= HALF_HOST * case.wall_ns * case.scale
+    shorter = faster is not None and faster.ns >= HALF_HOST * case.wall_ns
     if late < EMPTY_SHARE * launches and not shorter:
         return None
     rows = [
@@ -136,11 +136,12 @@ def python_overhead(case: Case) -> Seen | None:
     """H2: long stretches of host work in which nothing is launched."""
     share = (case.step.ns(cause="python") + case.step.ns(cause="framework")) / case.wall_ns
     long = idle("python", "framework", above_ns=LONG_NS)
-    rows = long(case.ledger)
-    spent = int(case.ledger.ns[rows].sum())
+    step = case.reported
+    rows = long(step)
+    spent = int(step.ns[rows].sum())
     if share < HOST_SHARE or spent < LONG_SHARE * case.wall_ns:
         return None
-    where = _places(case, case.ledger.module[rows], case.ledger.ns[rows])
+    where = _places(case, step.module[rows], step.ns[rows])
     return Seen(
         evidence=[
             evidence("share of the step idle in Python or inside ops", share, "share"),

@@ -117,7 +117,7 @@ def _best(case: Case, rate: Rate) -> float:
     """Share of its roof in the recorded step in which it took least."""
     select = of_rows(case, _like(case, rate.rows))
     each = [int(ledger.ns[select(ledger)].sum()) for ledger in case.analysis.ledgers]
-    here, least = total_ns(case, select), min((ns for ns in each if ns), default=0)
+    here, least = int(case.ledger.ns[select(case.ledger)].sum()), min((ns for ns in each if ns), default=0)
     return rate.best * here / least if least else rate.best
 
 

@@ -165,10 +165,9 @@ def _waited(case: Case, reading: Bool, inside: Bool) -> tuple[int, Worth | None]
         return round(left * total_ns(case, select)), value.times(left) if value else None
     waits = np.array([bool(WAITS.search(n)) for n in names] or [False])[host.name] & (host.kind == HostKind.RUNTIME)
     under = case.analysis.who.tree.nearest(reading) >= 0
-    waited = int((host.end - host.start)[waits & inside & under].sum())
+    waited = int((host.end - host.start)[waits & inside & under].sum()) * case.scale
     spent = round(left * min(waited, case.step.ns(cause="sync")))
-    saved = spent * case.scale
-    return spent, Worth(saved, 0.0, saved) if saved and case.timing.unprofiled else None
+    return spent, Worth(spent, 0.0, spent) if spent and case.timing.unprofiled else None
 
 
 def _line(case: Case, rows: Int64) -> str | None:
