@@ -150,10 +150,12 @@ class Case:
 
     @property
     def gemm_flops_per_s(self) -> float | None:
-        """Best calibrated GEMM rate in the dtype the base computes in."""
+        """Best GEMM rate in the dtype the base computes in, of calibration and what the step reached itself."""
         if self.recording is None or self.rates is None:
             return None
-        return self.rates.gemm_flops_per_s(compute_dtype(self.recording))
+        dtype = compute_dtype(self.recording)
+        reached = self.ceiling.flops_per_s.get(dtype) if self.ceiling else None
+        return max((r for r in (self.rates.gemm_flops_per_s(dtype), reached) if r), default=None)
 
     @cached_property
     def op_names(self) -> frozenset[str]:

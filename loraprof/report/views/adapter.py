@@ -97,7 +97,8 @@ def _paths(step: Step, a: Adapter) -> Table:
     rows.append(row("their optimizer, clipping", OWN_END))
     left = a.added_ns - sum(step.ns(role=role) for role in (*ADAPTER_ROLES, *OWN_END))
     blank = Cell("")
-    for what, ns in (("other waits", left), ("added: this step less the frozen one", a.added_ns)):
+    rest = "other waits" if left >= 0 else "what the frozen step does instead"
+    for what, ns in ((rest, left), ("added: this step less the frozen one", a.added_ns)):
         share = Cell(units.percent(ns / step.wall_ns), ns)
         rows.append((Cell(what), blank, blank, Cell(scale(ns), ns), blank, share))
     return Table(columns, tuple(rows[:-1]), (rows[-1],))
