@@ -1,5 +1,16 @@
 """Errors a user can act on: one line, a hint, and an exit code."""
 
+from typing import Final
+
+MEANINGS: Final = {
+    0: "done",
+    2: "bad usage",
+    3: "a threshold was missed",
+    4: "cannot be measured here",
+    5: "unreadable input",
+    130: "interrupted",
+}  # any other is the profiled script's own, or 1 for an error inside loraprof
+
 
 class LoraprofError(Exception):
     """Printed once by ``cli/app.py`` as ``message`` and ``hint``; never as a traceback.

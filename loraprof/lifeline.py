@@ -18,6 +18,8 @@ PR_SET_PDEATHSIG: Final = 1
 
 def bound(command: Sequence[str]) -> list[str]:
     """``command``, ending with this process; its process id, output and exit code are the command's own."""
+    if sys.platform != "linux":
+        return list(command)
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 

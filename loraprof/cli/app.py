@@ -20,6 +20,7 @@ from loraprof.cli import (
     explain,
     export,
     fix,
+    mcp,
     profile,
     report,
     schema,
@@ -57,6 +58,7 @@ app.command(epilog=epilog("schema"))(schema.schema)
 app.command(epilog=epilog("workloads"))(workloads.workloads)
 app.command(epilog=epilog("doctor"))(doctor.doctor)
 app.command(epilog=epilog("selftest"))(selftest.selftest)
+app.command(epilog=epilog("mcp"))(mcp.mcp)
 
 
 def _version(wanted: bool) -> None:

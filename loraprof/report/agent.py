@@ -3,29 +3,33 @@
 At most about 2,000 tokens: ``MOST`` characters. Names come from a file, so nothing in here is an instruction of it.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from loraprof import units
 from loraprof.model.report import Finding, Report
-from loraprof.report.shown import Shown, document_of
+from loraprof.report.markdown import to_markdown, unescape
+from loraprof.report.shown import Shown
 from loraprof.report.views.answer import headline, shares, sure
 from loraprof.report.views.answer import lines as answer_lines
 from loraprof.text import printable
 
 MOST: Final = 7000
 MOST_FINDINGS: Final = 8
+_FOLDED: Final = re.compile(r"<details>.*?</details>\n*", re.DOTALL)
 NAME: Final = 80  # characters of a kernel's name
 
 
 def to_agent(shown: Shown) -> bytes:
     """UTF-8, plain lines."""
-    if not isinstance(shown, Report):
-        document = document_of(shown)
-        text = "\n".join([document.headline, *(f"{key}: {value}" for key, value in document.facts)])
-    else:
-        text = "\n".join(_lines(shown))
+    text = "\n".join(_lines(shown)) if isinstance(shown, Report) else _tables(shown)
     return (_short("\n".join(map(printable, text.splitlines()))) + "\n").encode()
+
+
+def _tables(shown: Shown) -> str:
+    """A comparison, an estimate, …: its Markdown without what is folded there."""
+    return unescape(_FOLDED.sub("", to_markdown(shown).decode()))
 
 
 def _short(text: str) -> str:

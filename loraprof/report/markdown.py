@@ -21,6 +21,7 @@ from loraprof.report.shown import Shown, document_of
 from loraprof.text import printable
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~&@])")
+_ESCAPED = re.compile(rf"\\{_SPECIAL.pattern}")
 _BAR_CELLS = 30
 
 
@@ -36,6 +37,11 @@ def escape(text: str) -> str:
     plain = plain.replace("@", "@\u200b")  # GitHub looks for people to notify after it has read the escapes
     # Underscores inside a word do not emphasise, and names full of backslashes do not read.
     return re.sub(r"(?<=\w)\\_(?=\w)", "_", plain)
+
+
+def unescape(text: str) -> str:
+    """The text as it was, for a reader that does not render it."""
+    return _ESCAPED.sub(r"\1", text.replace("@\u200b", "@"))
 
 
 def _lines(document: Document) -> Iterator[str]:
