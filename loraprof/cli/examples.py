@@ -50,7 +50,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "workloads": ("loraprof workloads",),
     "doctor": ("loraprof doctor", "loraprof doctor --calibrate --dtype bfloat16"),
     "selftest": ("loraprof selftest", "loraprof selftest --device cpu --only sleep,gemm"),
-    "mcp": ("loraprof mcp", "claude mcp add loraprof -- loraprof mcp"),
+    "mcp": ("loraprof mcp",),
 }
 
 
