@@ -25,8 +25,9 @@ def bound(command: Sequence[str]) -> list[str]:
 
 def end_with(parent: int) -> None:
     """Ties this process to its parent, process ``parent``; ends it where that is gone already."""
-    with suppress(OSError, AttributeError):  # no such call on this system
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # a C library without the call
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 

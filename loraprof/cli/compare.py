@@ -9,6 +9,7 @@ import typer
 from msgspec.structs import replace
 
 from loraprof.cli.light import light
+from loraprof.cli.posix import needs_posix
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
 from loraprof.cli.target import TRACES, is_recording
 from loraprof.cli.workload_options import workload_options
@@ -53,6 +54,7 @@ def compare(
         if any(map(is_recording, words[:1])):
             result = _recordings(words, [flag for flag, value in given.items() if value], overrides, allow_different)
         else:
+            needs_posix()
             if allow_different:
                 raise UsageError("--allow-different is for recordings, the arms of one command do the same work")
             asked = _Asked(

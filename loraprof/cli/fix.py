@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from msgspec.structs import replace
 
+from loraprof.cli.posix import needs_posix
 from loraprof.cli.quantities import parse_duration_ns
 from loraprof.cli.target import is_recording
 from loraprof.cli.workload_options import workload_options
@@ -46,6 +47,7 @@ def fix(
     overrides: dict[str, Any],
 ) -> int:
     """Apply every remedy that fits, measure each, then those that helped."""
+    needs_posix()
     limit = parse_required(require) if require else None
     _check(also, contribute)
     refuse_existing(output, force)

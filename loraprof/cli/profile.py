@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loraprof.cli.posix import needs_posix
 from loraprof.cli.target import COMMAND
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import MeasurementError, UsageError
@@ -41,6 +42,7 @@ def profile(
     overrides: dict[str, Any],
 ) -> int:
     """Profile one training step and explain it. After ``--``: any command, recorded wherever it trains."""
+    needs_posix()
     builtin = _is_builtin(target or [], module, command, overrides)
     place = place_of(record) if record else _default_path(_named(target) if command else target, module)
     _refuse_places(place, output, force, redact)

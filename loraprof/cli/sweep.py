@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from loraprof import units
+from loraprof.cli.posix import needs_posix
 from loraprof.cli.quantities import parse_duration_ns
 from loraprof.cli.workload_options import workload_options
 from loraprof.comparison.grid import crossovers, grid, key_of, parse_axes, resized
@@ -39,6 +40,7 @@ def sweep(
     overrides: dict[str, Any],
 ) -> int:
     """Measure LoRA against full fine-tuning over a grid of workloads."""
+    needs_posix()
     refuse_existing(output, force)
     words = list(target or ())
     names = [word for word in words if "=" not in word]

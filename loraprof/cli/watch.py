@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from loraprof.cli.posix import needs_posix
 from loraprof.errors import UsageError
 from loraprof.report.output import Format, clean_stdout, emit, refuse_existing, say
 
@@ -21,6 +22,7 @@ def watch(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the result and errors.")] = False,
 ) -> int:
     """Watch a whole training for shifts of its step time."""
+    needs_posix()
     if record is not None and not record.endswith(".loraprof"):
         raise UsageError(f"{record}: a recording's name ends in .loraprof", None)
     stem = record.removesuffix(".loraprof") if record else f"{Path(target[0]).name.removesuffix('.py')}-watch"

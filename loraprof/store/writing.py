@@ -76,9 +76,9 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     """
     check_target(target, force=True)
     beside = temporary(target)
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    out = beside.open("xb")  # never one that is there, nor what a link leads to
     try:
-        with os.fdopen(handle, "wb") as out:
+        with out:
             yield out
         beside.replace(target)
     except BaseException:

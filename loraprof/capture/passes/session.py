@@ -257,4 +257,5 @@ def _forked() -> None:
         Session.attached.abandon()
 
 
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
