@@ -1,8 +1,10 @@
 """What a user installs: a wheel that works far from the clone, with everything it names."""
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email import message_from_bytes
 from email.message import Message
@@ -12,7 +14,8 @@ import pytest
 
 import loraprof
 
-pytest.importorskip("hatchling", reason="pip install 'loraprof[dev]'")
+for tool in ("hatchling", "twine"):
+    pytest.importorskip(tool, reason="pip install 'loraprof[dev]'")
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,3 +76,38 @@ def test_the_wheel_works_without_the_clone(wheel: zipfile.ZipFile, tmp_path: Pat
     shown = python(tmp_path, "-m", "loraprof", "workloads", PYTHONPATH=str(place), COLUMNS="80").splitlines()
     assert {line.split(" ")[0] for line in shown} >= {path.stem for path in (ROOT / "profiles/workloads").iterdir()}
     assert "sources" in python(tmp_path, "-m", "loraprof", "explain", "L2", PYTHONPATH=str(place))
+
+
+RELATIVE = re.compile(r"""\]\((?!https?://|#)|(?:src|srcset|href)="(?!https?://)""")
+
+
+def test_no_link_of_the_readme_leads_to_a_file_that_an_index_lacks(metadata: Message) -> None:
+    shown = str(metadata.get_payload())
+    assert RELATIVE.search((ROOT / "README.md").read_text())
+    assert not RELATIVE.search(shown)
+    assert "<picture>" not in shown
+    assert "[arXiv 2507.08833](https://arxiv.org" in shown
+
+
+def test_a_release_links_to_its_commit(tmp_path: Path) -> None:
+    names = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "some/where", "GITHUB_SHA": "c0ffee"}
+    python(ROOT, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), **names)
+    made = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    shown = made.read(f"loraprof-{loraprof.__version__}.dist-info/METADATA").decode()
+    assert not RELATIVE.search(shown)
+    assert "](https://github.com/some/where/blob/c0ffee/examples/README.md)" in shown
+    pictures = re.findall(r'src(?:set)?="https://github.com/some/where/raw/c0ffee/([^"]+)"', shown)
+    assert len(pictures) == 2
+    assert all((ROOT / picture).is_file() for picture in pictures)
+
+
+def test_the_source_holds_what_building_and_testing_need(tmp_path: Path) -> None:
+    """And a wheel of it is the same: the version and the README come from files that are there."""
+    python(ROOT, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path))
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as sources:
+        sources.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / f"loraprof-{loraprof.__version__}"
+    wanted = ("LICENSE", "CHANGELOG.md", "constraints.txt", ".ci/metadata.py", "tests/conftest.py", "examples/train.py")
+    assert all((unpacked / name).is_file() for name in (*wanted, "loraprof/.agents/skills/loraprof/SKILL.md"))
+    python(unpacked, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
+    python(ROOT, "-m", "twine", "check", "--strict", *(str(made) for made in tmp_path.glob("loraprof-*.*")))
