@@ -110,4 +110,4 @@ def test_the_source_holds_what_building_and_testing_need(tmp_path: Path) -> None
     wanted = ("LICENSE", "CHANGELOG.md", "constraints.txt", ".ci/metadata.py", "tests/conftest.py", "examples/train.py")
     assert all((unpacked / name).is_file() for name in (*wanted, "loraprof/.agents/skills/loraprof/SKILL.md"))
     python(unpacked, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
-    python(ROOT, "-m", "twine", "check", "--strict", *(str(made) for made in tmp_path.glob("loraprof-*.*")))
+    python(ROOT, "-m", "twine", "check", "--strict", *(str(made) for made in tmp_path.iterdir() if made.is_file()))
