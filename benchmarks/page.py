@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,7 +65,7 @@ def _made(trace: Path, page: Path) -> tuple[str, ...]:
     to_json(report)
     json_s = time.perf_counter() - began
     began = time.perf_counter()
-    scenes = Job(load_source(trace), Path()).scenes()
+    scenes = Job(partial(load_source, trace)).scenes()
     page.write_bytes(to_html(report, scenes))
     slices = sum(len(row.start) for scene in scenes for row in scene.rows)
     more_s = time.perf_counter() - began

@@ -207,7 +207,7 @@ def _whole(place: Path, dice: random.Random) -> None:
         report_of(redacted_copy(source, _folder(place, "redacted")))
     if dice.random() < 0.2:
         form = dice.choice(("perfetto", "tensorboard", "trace"))
-        export(Job(source, _folder(place, "export") / "out"), form)
+        export(Job(lambda: source, _folder(place, "export") / "out"), form)
 
 
 def _folder(place: Path, name: str) -> Path:

@@ -39,7 +39,8 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_examples_are_run_here() -> None:
     listed = {line.split("`")[1] for line in (EXAMPLES / "README.md").read_text().splitlines() if line[:3] == "| `"}
-    there = {path.name for path in EXAMPLES.iterdir() if path.is_file()} - {"README.md", "fields.md"}
+    files = (path for path in EXAMPLES.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    there = {str(path.relative_to(EXAMPLES)) for path in files} - {"README.md", "fields.md"}
     assert listed == there
     assert all(name in Path(__file__).read_text() for name in there)
 
@@ -111,18 +112,73 @@ def test_the_comparison(
     assert "new takes 2.00 times base (2.00 to 2.00): slower" in out
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """As on a runner: ``loraprof`` and ``pip`` are commands; the package is this clone, so pip has nothing to do."""
+    for name, does in {"loraprof": f'exec "{sys.executable}" -m loraprof "$@"', "pip": "exit 0"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{does}\n")
+        (folder / name).chmod(0o755)
+    paths = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(EXAMPLES.parent)}
+    return {**os.environ, **paths, "OMP_NUM_THREADS": "1"}
+
+
+QUICK = f"--timed 10 --steps 1 {EXAMPLES / 'train.py'} --lr 3e-4"
+FAST_NS, SLOW_NS = 1_000, 10**12  # far faster, and far slower, than this machine can be
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("step_ns", "code"), [(1_000, 3), (10**12, 0)])
-def test_the_gate(trained: Path, tmp_path: Path, step_ns: int, code: int) -> None:
-    """Against steps that are far faster, and far slower, than this machine can be."""
-    base = at(trained, step_ns, tmp_path / "base.loraprof")
-    tool = tmp_path / "loraprof"
-    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m loraprof "$@"\n')
-    tool.chmod(0o755)
-    root = str(EXAMPLES.parent)
-    paths = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    words = ["sh", str(EXAMPLES / "ci_gate.sh"), str(base), str(EXAMPLES / "train.py"), "--lr", "3e-4"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, **paths})
-    assert done.returncode == code, done.stderr
-    assert ("::error" in done.stdout) == (code == 3)
+def test_the_gate(trained: Path, tmp_path: Path) -> None:
+    base = at(trained, FAST_NS, tmp_path / "base.loraprof")
+    words = ["sh", str(EXAMPLES / "ci_gate.sh"), str(base), *QUICK.split()]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment(tmp_path))
+    assert done.returncode == 3, done.stderr
+    assert "::error" in done.stdout
     assert "::" in (tmp_path / "profile.txt").read_text()
+
+
+def shell(script: str, folder: Path, **names: str) -> "subprocess.CompletedProcess[str]":
+    """As runners do: the shell ends at the first command that fails."""
+    env = {**environment(folder), **names}
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env)
+
+
+@pytest.mark.slow
+def test_the_action(trained: Path, tmp_path: Path) -> None:
+    """Every step's own script, with what it takes from the inputs, by their names."""
+    yaml = pytest.importorskip("yaml")
+    action = yaml.safe_load((EXAMPLES / "github-action/action.yml").read_text())
+    base = at(trained, FAST_NS, tmp_path / "base.loraprof")
+    given = {"command": QUICK, "base": str(base)}
+    inputs = {name: given.get(name, said.get("default")) for name, said in action["inputs"].items()}
+    summary = tmp_path / "summary.md"
+    done = []
+    for step in action["runs"]["steps"]:
+        names = {
+            key: inputs[value.removeprefix("${{ inputs.").removesuffix(" }}")] for key, value in step["env"].items()
+        }
+        assert "${{" not in step["run"]  # what a pull request names is no part of a script
+        done.append(shell(step["run"], tmp_path, GITHUB_STEP_SUMMARY=str(summary), **names))
+    assert [one.returncode for one in done] == [0, 0, 3], done[-1].stderr
+    assert done[1].stdout.startswith("::notice title=loraprof::")
+    assert "::error title=loraprof%3A threshold missed::" in done[2].stdout
+    assert "loraprof compare" in summary.read_text()
+    assert (tmp_path / action["outputs"]["recording"]["value"]).is_dir()
+
+    compare = action["runs"]["steps"][2]["run"]
+    slow = at(trained, SLOW_NS, tmp_path / "slow.loraprof")
+    names = {"GITHUB_STEP_SUMMARY": str(summary), "FAIL_ON": "slower>3%"}
+    assert shell(compare, tmp_path, BASE=str(slow), **names).returncode == 0
+    assert shell(compare, tmp_path, BASE="", **names).returncode == 0
+    assert summary.read_text().count("## loraprof") == 3
+
+
+@pytest.mark.slow
+def test_the_gitlab_job(trained: Path, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text())["loraprof"]
+    base = at(trained, FAST_NS, tmp_path / "base.loraprof")
+    names = {**job["variables"], "COMMAND": QUICK, "BASE": str(base)}
+    done = shell("\n".join(job["script"]), tmp_path, **names)
+    assert done.returncode == 3, done.stderr
+    assert all((tmp_path / place).exists() for place in job["artifacts"]["paths"])
+    assert "--fail-on slower>3%: new is slower than base" in done.stderr

@@ -1,5 +1,6 @@
 """What the page draws: every nanosecond of the step is in one slice of its partition and in one cell."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ GPU = reference.found_in(profiles_dir() / "recordings")
 
 
 def job_of(path: Path) -> Job:
-    return Job(load_source(path), Path())
+    return Job(partial(load_source, path))
 
 
 def profiled(job: Job) -> Scene:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 from msgspec.structs import replace
 
-from loraprof.cli.light import light
+from loraprof.cli.light import light, load_arrays
 from loraprof.cli.posix import needs_posix
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
 from loraprof.cli.target import TRACES, is_recording
@@ -86,6 +86,7 @@ def _recordings(words: list[str], flags: list[str], overrides: dict[str, Any], a
         what = f"only recordings are compared with a recording, and nothing is run: {foreign[0]} does not fit"
         raise UsageError(what, "loraprof compare BASE.loraprof NEW.loraprof")
     with light():
+        load_arrays()
         from loraprof.comparison.recordings import compare as compare_recordings
 
         return compare_recordings(*words, allow_different=allow_different)

@@ -1,6 +1,8 @@
 """``loraprof export PATH --to FORM -o DEST``: the same analysis for other tools. Never imports torch."""
 
+from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -32,24 +34,25 @@ def export(
     redact: Annotated[
         bool, typer.Option("--redact", help="Numbers and public names, pseudonyms for the rest.")
     ] = False,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take, and keep, an earlier analysis.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only errors.")] = False,
 ) -> None:
     """Write the analysis for TensorBoard, Perfetto, a page or a program; or the input itself, to hand on."""
     with light():
-        from loraprof.cli.report import ranks_run
-        from loraprof.report.export.job import Job
+        from loraprof.cli.report import job_of
         from loraprof.report.export.registry import export as write
         from loraprof.report.export.upload import export_to_url
         from loraprof.store.places import RemotePath, place_of
-        from loraprof.store.recordings import load_source
-        from loraprof.store.redaction.copy import redacted_copy
 
-        target, source = place_of(output), load_source(path)
-        run = ranks_run(source, address)
+        target = place_of(output)
+        job = replace(job_of(path, address, cache and not redact), force=force)
         with TemporaryDirectory(prefix="loraprof-") as folder:
-            given = redacted_copy(source, Path(folder)) if redact else source
+            if redact:
+                from loraprof.store.redaction.copy import redacted_copy
+
+                job = replace(job, load=partial(redacted_copy, job.source, Path(folder)))
             if isinstance(target, RemotePath):
-                following = export_to_url(given, target, to.value, force, run)
+                following = export_to_url(job, target, to.value)
             else:
-                following = write(Job(given, target, force, run), to.value)
+                following = write(replace(job, target=target), to.value)
     say(f"wrote {output}; next: {following}", quiet)

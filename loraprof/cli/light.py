@@ -3,7 +3,8 @@
 BLAS threads: numpy's OpenBLAS starts one per core on import, half of the import's process time; a report multiplies
 no matrices. Cyclic garbage collection: it walks the objects of every import, and a report leaves no cycles to free.
 Frames: where an import stands so deep that calls cross the end of a chunk of Python's frame stack, each call maps and
-unmaps memory, 3,600 times in numpy's; so numpy is imported here, before the modules that need it.
+unmaps memory, 3,600 times in numpy's; so numpy is imported by itself, before the modules that need it, and not at all
+where an earlier analysis is shown.
 """
 
 import gc
@@ -22,11 +23,14 @@ def light() -> Iterator[None]:
     gc.disable()
     os.environ.setdefault(BLAS_THREADS, "1")
     try:
-        import numpy  # noqa: F401
-
         yield
     finally:
         if threads is None:
             os.environ.pop(BLAS_THREADS, None)
         if collecting:
             gc.enable()
+
+
+def load_arrays() -> None:
+    """What an analysis computes with."""
+    import numpy  # noqa: F401

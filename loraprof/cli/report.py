@@ -2,18 +2,23 @@
 
 import tempfile
 import webbrowser
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loraprof.cli.light import light
+from loraprof.cli.light import light, load_arrays
 from loraprof.errors import UsageError
-from loraprof.report.output import Format, emit, refuse_existing, say, scenes_of_source
+from loraprof.report.output import Format, emit, refuse_existing, say
+from loraprof.store.places import place_of
 
 if TYPE_CHECKING:
-    from loraprof.analysis.ranks.examine import Run
+    from loraprof.analysis.ranks.examine import Result
+    from loraprof.report.export.job import Job
+    from loraprof.store.directories import RankFile
     from loraprof.store.recordings import Source
 
 
@@ -27,25 +32,22 @@ def report(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Every table, nothing cut.")] = False,
     section: Annotated[str | None, typer.Option(help="One section alone: kernels, idle, findings, …")] = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take, and keep, an earlier analysis.")] = True,
     profiled: Annotated[bool, typer.Option("--as-profiled", help="Times of the step under the profiler.")] = False,
 ) -> None:
     """Analyse a recording or a foreign trace and print where the step's time went."""
     with light():
-        from loraprof.diagnosis.load import report_of
         from loraprof.report.views.as_it_runs import as_profiled
-        from loraprof.store.recordings import load_source
 
         refuse_existing(output, force)
         if profiled and format is Format.json:
             raise UsageError("the JSON holds the step with and without the profiler", "leave --as-profiled out")
-        source = load_source(path)
-        run = ranks_run(source, address)
+        job = job_of(path, address, cache)
         if open:
-            output = _page_to_open(source.path.name)
+            output = _page_to_open(place_of(path).name)
             format, force = Format.html, True
-        found = report_of(source, run)
-        shown = as_profiled(found) if profiled else found
-        emit(shown, format, output, force, partial(scenes_of_source, source, run), full, section)
+        shown = as_profiled(job.report) if profiled else job.report
+        emit(shown, format, output, force, job.scenes, full, section)
     if open and output is not None:
         webbrowser.open(output.as_uri())
     if output is not None:
@@ -57,14 +59,30 @@ def _page_to_open(name: str) -> Path:
     return Path(tempfile.mkdtemp(prefix="loraprof-page-")) / f"{name}.html"
 
 
-def ranks_run(source: "Source", address: str | None) -> "Run":
-    """How many ranks are analysed: on Ray where an address is given, else in processes of this machine."""
-    if address is None:
-        from loraprof.analysis.ranks.examine import processes
+def job_of(path: str, address: str | None, cached: bool) -> "Job":
+    """The analysis of an input: what is kept of it, else ranks on Ray where an address is given, else in processes."""
+    from loraprof.report.export.job import Job
+    from loraprof.store.cache import cache_of
 
-        return processes
-    if len(source.traces) < 2:
-        raise UsageError(f"{source.path}: --address is for many ranks, this is one trace", "leave --address out")
+    job = Job(partial(_loaded, path), cache=cache_of(place_of(path)) if cached and address is None else None)
+    if address is None:
+        if job.cache is None or not job.cache.holds("report"):
+            load_arrays()
+        return replace(job, run=_processes)
+    if len(job.source.traces) < 2:
+        raise UsageError(f"{job.source.path}: --address is for many ranks, this is one trace", "leave --address out")
     from loraprof.runs.ray_ranks import on_ray
 
-    return on_ray(address)
+    return replace(job, run=on_ray(address))
+
+
+def _loaded(path: str) -> "Source":
+    from loraprof.store.recordings import load_source
+
+    return load_source(path)
+
+
+def _processes(files: "Sequence[RankFile]") -> "Iterable[Result]":
+    from loraprof.analysis.ranks.examine import processes
+
+    return processes(files)

@@ -55,11 +55,6 @@ def rule_named(id: str) -> Rule:
     raise UsageError(f"no finding and no word of the pages is called {id!r}", hint)
 
 
-def is_cause(finding: Finding) -> bool:
-    """Whether it says where time goes, and more than for information: of those about the comparison, what gains."""
-    return finding.severity != "info" and (finding.gain is not None or not rule_of(finding).family.gate)
-
-
 def _consistent(found: list[tuple[Rule, Finding]]) -> list[Finding]:
     """What another finding explains goes. "Nothing to fix" in a family goes where something else is major, and takes
     the advice on that family along where not."""

@@ -9,7 +9,8 @@ an arm leaves out is measured by running that arm.
 from collections.abc import Sequence
 
 from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.judge import is_cause, rule_of
+from loraprof.diagnosis.causes import is_cause
+from loraprof.diagnosis.judge import rule_of
 from loraprof.diagnosis.remedy import COMPARED, compare_command, target
 from loraprof.model.report import Finding
 

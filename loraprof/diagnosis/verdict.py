@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.prediction.counterfactual import Counterfactual
-from loraprof.diagnosis.judge import is_cause
+from loraprof.diagnosis.causes import is_cause
 from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES, Role
 

@@ -15,11 +15,9 @@ from loraprof.report.registry import Format as Format
 from loraprof.store.writing import check_folder, check_target, disk, not_written, write
 
 if TYPE_CHECKING:
-    from loraprof.analysis.ranks.examine import Run
     from loraprof.model.scene import Scene
     from loraprof.report.shown import Shown
     from loraprof.store.places import Place
-    from loraprof.store.recordings import Source
 
 
 def refuse_existing(path: "Place | None", force: bool) -> None:
@@ -156,13 +154,6 @@ def _terminal(result: "Shown", full: bool, section: str | None) -> None:
     render(result, Page(), full, section)
 
 
-def scenes_of_source(source: "Source", run: "Run") -> "Sequence[Scene]":
-    """The reported step of the shown rank, to be drawn; its trace is read once more."""
-    from loraprof.report.export.job import Job
-
-    return Job(source, Path(), run=run).scenes()
-
-
 def show_recording(
     place: "Place", form: Format, output: Path | None, force: bool, quiet: bool, redact: bool = False
 ) -> None:
@@ -173,11 +164,12 @@ def show_recording(
 
         write_redacted(load_source(place), place, force=True)
     from loraprof.analysis.ranks.examine import processes
-    from loraprof.diagnosis.load import report_of
+    from loraprof.report.export.job import Job
+    from loraprof.store.cache import cache_of
     from loraprof.store.recordings import load_source
 
-    source = load_source(place)
-    emit(report_of(source, processes), form, output, force, partial(scenes_of_source, source, processes))
+    job = Job(partial(load_source, place), run=processes, cache=cache_of(place))
+    emit(job.report, form, output, force, job.scenes)
     say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
 
 

@@ -1,67 +1,100 @@
-"""What is exported, and where to."""
+"""What is shown or exported, and where to."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
-from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.analysis.prediction.plain_scene import plain_scene
-from loraprof.analysis.ranks.examine import Run, sequential
-from loraprof.analysis.step.scene import scene_of
-from loraprof.diagnosis.load import file_of, ranks_report, report_of, surveyed
 from loraprof.model.report import Report
 from loraprof.model.scene import Scene
-from loraprof.store.directories import RankFile
-from loraprof.store.kineto.read import read_trace
-from loraprof.store.kineto.rewrite import Change, rewrite
-from loraprof.store.rank_files import recording_of
-from loraprof.store.recordings import Source
 
-if TYPE_CHECKING:
-    from loraprof.analysis.ranks.survey import Survey  # of many ranks only
+if TYPE_CHECKING:  # of what is kept, nothing is read or analysed
+    from loraprof.analysis.analyse import Analysis
+    from loraprof.analysis.ranks.examine import Run
+    from loraprof.analysis.ranks.survey import Survey
+    from loraprof.store.cache import Cache
+    from loraprof.store.directories import RankFile
+    from loraprof.store.kineto.rewrite import Change
+    from loraprof.store.recordings import Source
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One export; what it needs is read when it is first asked for. ``run``: how many ranks are analysed."""
+    """One input and where its analysis goes; what is needed is read when it is first asked for.
 
-    source: Source
-    target: Path
+    ``run``: how many ranks are analysed, one after the other where it is None; ``cache``: what is kept of the input.
+    """
+
+    load: "Callable[[], Source]"
+    target: Path = Path()
     force: bool = False
-    run: Run = sequential
+    run: "Run | None" = None
+    cache: "Cache | None" = None
 
     @cached_property
-    def ranks(self) -> tuple[RankFile, ...]:
+    def source(self) -> "Source":
+        return self.load()
+
+    @cached_property
+    def ranks(self) -> "tuple[RankFile, ...]":
         """Each rank's files; a foreign trace is rank 0."""
+        from loraprof.store.directories import RankFile
+
         return self.source.ranks or (RankFile(0, self.source.traces[0]),)
 
     @cached_property
     def survey(self) -> "Survey | None":
         """All ranks together; None where there is one."""
-        return surveyed(self.source, self.run) if len(self.ranks) > 1 else None
+        from loraprof.analysis.ranks.examine import sequential
+        from loraprof.diagnosis.load import surveyed
+
+        return surveyed(self.source, self.run or sequential) if len(self.ranks) > 1 else None
 
     @cached_property
     def report(self) -> Report:
+        return self._kept("report", Report, self._report)
+
+    def _report(self) -> Report:
+        from loraprof.diagnosis.load import ranks_report, report_of
+
         return report_of(self.source) if self.survey is None else ranks_report(self.source, self.survey)
 
     @cached_property
-    def shown(self) -> RankFile:
+    def shown(self) -> "RankFile":
         """The rank that the report describes: the slowest."""
+        from loraprof.diagnosis.load import file_of
+
         return self.ranks[0] if self.survey is None else file_of(self.source, self.survey)
 
     @cached_property
-    def analysis(self) -> Analysis:
+    def analysis(self) -> "Analysis":
         """The shown rank's."""
+        from loraprof.analysis.analyse import analyse
+        from loraprof.store.kineto.read import read_trace
+        from loraprof.store.rank_files import recording_of
+
         own = recording_of(self.shown) or self.source.recording
         step = self.survey.step if self.survey is not None else None
         return analyse(read_trace(self.shown.trace), own, step)
 
     def scenes(self) -> tuple[Scene, ...]:
         """The shown rank's reported step, to be drawn: as it runs where that is known, and as it was profiled."""
+        return self._kept("scenes", tuple[Scene, ...], self._scenes)
+
+    def _scenes(self) -> tuple[Scene, ...]:
+        from loraprof.analysis.prediction.plain_scene import plain_scene
+        from loraprof.analysis.step.scene import scene_of
+
         return tuple(filter(None, (plain_scene(self.analysis), scene_of(self.analysis))))
 
-    def copy(self, file: RankFile, out: IO[bytes], *changes: Change, extra: Iterable[bytes] = ()) -> None:
+    def _kept(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
+        return make() if self.cache is None else self.cache.get(name, kind, make)
+
+    def copy(self, file: "RankFile", out: IO[bytes], *changes: "Change", extra: Iterable[bytes] = ()) -> None:
         """Writes one rank's trace."""
+        from loraprof.store.kineto.rewrite import rewrite
+
         rewrite(file.trace, out, changes, None, extra)

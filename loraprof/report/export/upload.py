@@ -1,26 +1,28 @@
 """An export behind a URL: made in a temporary folder, then sent; what makes a recording one goes last."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from loraprof.analysis.ranks.examine import Run
 from loraprof.errors import UsageError
 from loraprof.report.export.job import Job
 from loraprof.report.export.registry import export
 from loraprof.store.layout import RECORDING
 from loraprof.store.places import RemotePath
-from loraprof.store.recordings import Source
 from loraprof.store.writing import disk
 
 
-def export_to_url(source: Source, target: RemotePath, to: str, force: bool, run: Run) -> str:
-    """Returns what to do next. Raises UsageError where ``target`` exists, MeasurementError when it is not written."""
+def export_to_url(job: Job, target: RemotePath, to: str) -> str:
+    """Returns what to do next; where ``job`` itself would write does not matter.
+
+    Raises UsageError where ``target`` exists, MeasurementError when it is not written.
+    """
     with disk(target):
-        if target.exists() and not force:
+        if target.exists() and not job.force:
             raise UsageError(f"{target}: exists already", "--force overwrites it")
         with TemporaryDirectory(prefix="loraprof-") as folder:
             made = Path(folder) / target.name
-            following = export(Job(source, made, force, run), to)
+            following = export(replace(job, target=made), to)
             _send(made, target)
     return following.replace(str(made), str(target))
 

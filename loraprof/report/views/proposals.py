@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Final
 
 from loraprof import units
-from loraprof.diagnosis.judge import is_cause
+from loraprof.diagnosis.causes import is_cause
 from loraprof.model.report import Finding, RemedyReport, Report
 from loraprof.report.document import Block, Paragraph, Proposal, Proposals, Section
 
