@@ -61,6 +61,18 @@ def test_a_launcher_gives_one_recording_of_all_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_accelerate_launches_a_trainer(tmp_path: Path) -> None:
+    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--quiet")
+    script = (str(SCRIPTS / "trainer.py"), str(tmp_path / "out"))
+    words = ("--record", "x.loraprof", "--quiet", "--timed", "3", "--steps", "1", "--", sys.executable, "-m")
+    done = profiled(tmp_path, *words, *launcher, *script, HF_HOME=str(tmp_path / "hf"))
+    assert done.returncode == 0, done.stderr
+    report = loraprof.diagnose(tmp_path / "x.loraprof")
+    assert report.adapter is not None
+    assert (report.adapter.modules, report.adapter.rank) == (4, 4)
+
+
+@pytest.mark.slow
 def test_too_few_steps_and_an_error_of_the_scripts_own(tmp_path: Path) -> None:
     bare = ("--", sys.executable, str(SCRIPTS / "bare.py"), "--lr", "1")
     done = profiled(tmp_path, *bare, STEPS="5")
