@@ -16,6 +16,7 @@ from typer.main import get_command
 from loraprof.cli.app import app, run
 from loraprof.cli.examples import EXAMPLES
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
+from loraprof.cli.verbs import VERBS
 from loraprof.comparison.grid import parse_axes
 from loraprof.comparison.ratios import parse_threshold
 from loraprof.model.recording import Recording, Timing
@@ -53,8 +54,10 @@ def test_every_option_says_what_it_does(verb: str, capsys: pytest.CaptureFixture
     assert all(" ".join(line.split()) in shown for line in EXAMPLES[verb])
 
 
-def test_every_verb_has_examples() -> None:
+def test_every_verb_has_examples_and_one_line_of_its_own_help() -> None:
     assert set(EXAMPLES) == set(ROOT.commands)
+    for verb, line in VERBS.items():
+        assert ROOT.commands[verb].help.startswith(line.removesuffix(".")), verb
     assert IN_README
 
 

@@ -13,29 +13,13 @@ from typing import Annotated, Any
 import typer
 
 from loraprof import __version__, text
-from loraprof.cli import (
-    compare,
-    doctor,
-    estimate,
-    explain,
-    export,
-    fix,
-    mcp,
-    profile,
-    report,
-    schema,
-    selftest,
-    sweep,
-    watch,
-    workloads,
-)
-from loraprof.cli.examples import epilog
-from loraprof.cli.target import ProfileCommand, TargetCommand
+from loraprof.cli.verbs import Group
 from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.report.output import let_go, standard_output, tell
 
 app = typer.Typer(
     name="loraprof",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Why LoRA is, or is not, faster than full fine-tuning on your hardware.",
@@ -44,21 +28,6 @@ app = typer.Typer(
 # typer carries its own copy of click, so its base error is found through an exported subclass.
 ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 INTERRUPTED = 130
-INTERSPERSED = {"allow_interspersed_args": False}
-app.command(cls=ProfileCommand, context_settings=INTERSPERSED, epilog=epilog("profile"))(profile.profile)
-app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("compare"))(compare.compare)
-app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("fix"))(fix.fix)
-app.command(epilog=epilog("sweep"))(sweep.sweep)
-app.command(cls=TargetCommand, context_settings=INTERSPERSED, epilog=epilog("watch"))(watch.watch)
-app.command(epilog=epilog("report"))(report.report)
-app.command(epilog=epilog("export"))(export.export)
-app.command(epilog=epilog("estimate"))(estimate.estimate)
-app.command(epilog=epilog("explain"))(explain.explain)
-app.command(epilog=epilog("schema"))(schema.schema)
-app.command(epilog=epilog("workloads"))(workloads.workloads)
-app.command(epilog=epilog("doctor"))(doctor.doctor)
-app.command(epilog=epilog("selftest"))(selftest.selftest)
-app.command(epilog=epilog("mcp"))(mcp.mcp)
 
 
 def _version(wanted: bool) -> None:
@@ -115,9 +84,10 @@ def _flushed(code: int) -> int:
 
 def _usage(error: Any) -> int:
     """What typer has to say about the command line, in the form of every other usage error."""
-    said = error.format_message().removesuffix(".").replace("Value error, ", "")
-    if not said:  # without a verb: typer has shown the help
+    if type(error).__name__ == "NoArgsIsHelpError":  # without a verb
+        tell(error.format_message())
         return 2
+    said = error.format_message().removesuffix(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "loraprof"
     return _fail(f"{said[:1].lower()}{said[1:]}", f"`{command} --help` lists what there is", 2)
