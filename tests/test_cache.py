@@ -167,15 +167,18 @@ def test_a_folder_that_cannot_be_is_no_error(
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_BYTES", 400)
     folder = tmp_path / "cache"
-    caches = [Cache(folder, f"{i}", ()) for i in range(4)]
-    for i, cache in enumerate(caches):
+    keys = [f"{i:064x}" for i in range(5)]
+    caches = [Cache(folder, key, ()) for key in keys]
+    for i, cache in enumerate(caches[:4]):
         cache.get("x", bytes, lambda: bytes(60))  # 60 and what stands before them
-        os.utime(folder / f"{i}.x", ns=(i, i))
+        (folder / "of-somebody-else").write_bytes(bytes(500))
+        os.utime(folder / f"{keys[i]}.x", ns=(i, i))
         if i == 2:
             assert caches[0].get("x", bytes, lambda: b"new") == bytes(60)  # used: now the newest
-    assert sorted(path.name for path in folder.iterdir()) == ["0.x", "2.x", "3.x"]
-    Cache(folder, "9", ()).get("x", bytes, lambda: bytes(500))  # larger than all that may be kept
-    assert len(list(folder.iterdir())) == 3
+    kept = ["of-somebody-else", *(f"{keys[i]}.x" for i in (0, 2, 3))]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(kept)
+    caches[4].get("x", bytes, lambda: bytes(500))  # larger than all that may be kept
+    assert len(list(folder.iterdir())) == 4
 
 
 def test_an_input_that_changes_meanwhile_is_not_kept(folder: Path, trace: Path) -> None:
@@ -205,8 +208,9 @@ def test_a_redacted_export_leaves_nothing_behind(tmp_path: Path, folder: Path) -
     [
         ({FOLDER: "/kept"}, "/kept"),
         ({FOLDER: ""}, None),
-        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/loraprof"),
-        ({"HOME": "/home/user"}, "/home/user/.cache/loraprof"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/loraprof/analyses"),
+        ({"XDG_CACHE_HOME": "here", "HOME": "/home/user"}, "/home/user/.cache/loraprof/analyses"),
+        ({"HOME": "/home/user"}, "/home/user/.cache/loraprof/analyses"),
     ],
 )
 def test_where_it_is(names: dict[str, str], place: str | None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ encoded from, so one that is damaged, or of another version, is not there. What 
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,6 +32,7 @@ MOST_BYTES: Final = 256 << 20  # of all entries
 MAGIC: Final = b"loraprof.cache/1\n"
 DIGEST_BYTES: Final = 32
 OTHERS_WRITE: Final = 0o022
+_ENTRY: Final = re.compile(rf"\.?[0-9a-f]{{{2 * DIGEST_BYTES}}}\.")  # and one that is being written
 Stamp = tuple[str, int, int]  # a file's path, size and time of change, ns
 
 
@@ -82,9 +84,9 @@ def cache_folder() -> Path | None:
     named = os.environ.get(FOLDER)
     if named is not None:
         return Path(named) if named else None
-    usual = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    usual = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or ""
     try:
-        return (Path(usual) if usual else Path.home() / ".cache") / "loraprof"
+        return (Path(usual) if os.path.isabs(usual) else Path.home() / ".cache") / "loraprof" / "analyses"
     except RuntimeError:  # no home
         return None
 
@@ -154,7 +156,8 @@ def _ours(folder: Path) -> bool:
 
 def _trim(folder: Path) -> None:
     """What was used longest ago goes until the rest is within its bound. Raises OSError."""
-    files = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda one: one[0].st_mtime_ns)
+    entries = (path for path in folder.iterdir() if _ENTRY.match(path.name))
+    files = sorted(((path.stat(), path) for path in entries), key=lambda one: one[0].st_mtime_ns)
     excess = sum(stat.st_size for stat, _ in files) - MOST_BYTES
     for stat, path in files:
         if excess <= 0:
