@@ -49,7 +49,7 @@ import json, os, sys
 from loraprof.cli.app import run
 code, saved = None, os.dup(1)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-code = run(["report", sys.argv[1]])
+code = run(["report", sys.argv[1], "--no-cache"])
 sys.stdout.flush()
 os.dup2(saved, 1)
 assert code == 0, code
@@ -62,7 +62,7 @@ import os, sys
 import loraprof.diagnosis.build as build
 if sys.argv[2] == "without":
     build.moved_ledger = lambda *_: None
-""" + REPORT.replace('"report", sys.argv[1]', '"report", sys.argv[1], "--format", "json"')
+""" + REPORT.replace('"--no-cache"', '"--no-cache", "--format", "json"')
 RECORDING = ROOT / "profiles" / "recordings" / "h100-sxm" / "llama-3.2-1b.loraprof"
 
 

@@ -28,18 +28,18 @@ class Used:
     error: str | None = None
 
 
-def environment() -> dict[str, str]:
-    """This process' environment, with loraprof on the path and compiled modules kept."""
+def environment(cache: str = "") -> dict[str, str]:
+    """This process' environment, with loraprof on the path and compiled modules kept; analyses kept in ``cache``."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(COMPILED)}
+    return {**kept, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(COMPILED), "LORAPROF_CACHE": cache}
 
 
-def run(command: Sequence[str], limit_s: float = 600.0) -> Used:
+def run(command: Sequence[str], limit_s: float = 600.0, cache: str = "") -> Used:
     """Runs ``command`` to its end, its output thrown away; one that takes longer than ``limit_s`` is ended."""
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment())
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment(cache))
         try:
             late = _wait(child.pid, start + limit_s)
             if late:

@@ -5,6 +5,7 @@ At most about 2,000 tokens: ``MOST`` characters. Names come from a file, so noth
 
 import re
 from collections.abc import Iterator
+from shlex import quote
 from typing import Final
 
 from loraprof import units
@@ -23,8 +24,8 @@ NAME: Final = 80  # characters of a kernel's name
 
 def to_agent(shown: Shown) -> bytes:
     """UTF-8, plain lines."""
-    text = "\n".join(_lines(shown)) if isinstance(shown, Report) else _tables(shown)
-    return (_short("\n".join(map(printable, text.splitlines()))) + "\n").encode()
+    lines = _lines(shown) if isinstance(shown, Report) else _tables(shown).splitlines()
+    return (_short("\n".join(map(printable, lines))) + "\n").encode()
 
 
 def _tables(shown: Shown) -> str:
@@ -47,11 +48,12 @@ def _lines(report: Report) -> Iterator[str]:
     if len(report.findings) > MOST_FINDINGS:
         yield f"{len(report.findings) - MOST_FINDINGS} more findings: --format json"
     yield from (f"NOTE {note}" for note in report.closure.notes[:5])
-    target = report.source.workload or "TARGET"
-    yield "PROVE each change: run it, then compare; exit code 3 says a threshold was missed"
-    yield f"  loraprof fix {target}                       every remedy that fits, measured, with its loss"
-    yield f"  loraprof compare {report.source.path} AFTER.loraprof --fail-on 'slower>3%'"
-    yield "  loraprof explain ID                          cause, signature, sources; or any word used here"
+    target, path = report.source.target or "SCRIPT.py ARGS", quote(report.source.path)
+    yield "PROVE each change; exit code 3 says a threshold was missed"
+    yield f"  loraprof fix {target}   (every remedy that fits, measured, with its loss)"
+    yield f"  after an edit: loraprof profile --record AFTER.loraprof {target}"
+    yield f"    then: loraprof compare {path} AFTER.loraprof --fail-on 'slower>3%'"
+    yield "  loraprof explain ID   (cause, signature, sources; or any word used here)"
 
 
 def _where(report: Report) -> Iterator[str]:
