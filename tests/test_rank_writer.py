@@ -21,7 +21,6 @@ from loraprof.capture.ranks.stage import Stage
 from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording
 from loraprof.store.layout import RECORDING
-from loraprof.store.leftovers import OLD_S
 from loraprof.store.places import Place, place_of
 from loraprof.store.recordings import load_source
 
@@ -207,20 +206,6 @@ def test_marks_of_an_earlier_crash_do_not_count(tmp_path: Path) -> None:
     together(target, [0], 2, patience_s=0.05)
     assert [file.rank for file in load_source(target).ranks] == [0]
     assert [p.name for p in tmp_path.iterdir()] == ["x.loraprof"]
-
-
-@pytest.mark.parametrize("kind", ["tmp-ranks-0123", "tmp-99"])
-def test_old_folders_of_a_crash_are_taken_away(tmp_path: Path, kind: str) -> None:
-    """The default name holds the time: nobody asks for it again."""
-    old, young, replaced = (tmp_path / f".x.loraprof.{kind}{end}" for end in ("", "1", ".old"))
-    other = tmp_path / f".train-20261127-090511.loraprof.{kind}"
-    for folder in (old, young, replaced, other):
-        folder.mkdir()
-        (folder / "rank0.done").touch()
-    for path in (*old.iterdir(), old, *replaced.iterdir(), replaced, *other.iterdir(), other):
-        os.utime(path, (time.time() - OLD_S - 60,) * 2)
-    together(tmp_path / "x.loraprof", [0], 1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([young.name, replaced.name, "x.loraprof"])
 
 
 def test_the_calibration_is_added_when_the_recording_is_whole(target: Place) -> None:

@@ -1,8 +1,6 @@
 """``loraprof export PATH --to FORM -o DEST``: the same analysis for other tools. Never imports torch."""
 
 from enum import StrEnum
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -40,14 +38,15 @@ def export(
         from loraprof.report.export.job import Job
         from loraprof.report.export.registry import export as write
         from loraprof.report.export.upload import export_to_url
+        from loraprof.store.leftovers import scratch
         from loraprof.store.places import RemotePath, place_of
         from loraprof.store.recordings import load_source
         from loraprof.store.redaction.copy import redacted_copy
 
         target, source = place_of(output), load_source(path)
         run = ranks_run(source, address)
-        with TemporaryDirectory(prefix="loraprof-") as folder:
-            given = redacted_copy(source, Path(folder)) if redact else source
+        with scratch() as folder:
+            given = redacted_copy(source, folder) if redact else source
             if isinstance(target, RemotePath):
                 following = export_to_url(given, target, to.value, force, run)
             else:

@@ -15,6 +15,8 @@ from typing import Final, Protocol
 from loraprof.capture.ranks.launch import Launch
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.store.layout import NVML, RECORDING, own_name, rank_of_own, trace_name
+from loraprof.store.leftovers import CLAIM, clear_leftovers
+from loraprof.store.owners import owner
 from loraprof.store.recordings import publish
 from loraprof.store.writing import write
 
@@ -56,7 +58,7 @@ class Stage(Protocol):
 
 
 def claim_of(rank: int) -> str:
-    return f"rank{rank}.claim"
+    return f"rank{rank}{CLAIM}"
 
 
 def files_of(ranks: set[int], launch: Launch) -> set[str]:
@@ -83,12 +85,14 @@ class LocalStage:
 
     def _take(self) -> None:
         launch = self._launch
+        clear_leftovers(self.folder.parent)
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._fresh(self._claim):
             raise taken(launch.rank, self._claim.read_text(errors="replace"))
         self._drop()
         with self._claim.open("x") as claim:
-            claim.write(str(os.getpid()))
+            launcher = owner(os.getppid()) if launch.world > 1 else owner()
+            claim.write(f"{owner()} {launcher}")
 
     def trace(self) -> Path:
         return self.folder / trace_name(self._launch.rank)

@@ -1,13 +1,13 @@
 """An export behind a URL: made in a temporary folder, then sent; what makes a recording one goes last."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from loraprof.analysis.ranks.examine import Run
 from loraprof.errors import UsageError
 from loraprof.report.export.job import Job
 from loraprof.report.export.registry import export
 from loraprof.store.layout import RECORDING
+from loraprof.store.leftovers import scratch
 from loraprof.store.places import RemotePath
 from loraprof.store.recordings import Source
 from loraprof.store.writing import disk
@@ -18,8 +18,8 @@ def export_to_url(source: Source, target: RemotePath, to: str, force: bool, run:
     with disk(target):
         if target.exists() and not force:
             raise UsageError(f"{target}: exists already", "--force overwrites it")
-        with TemporaryDirectory(prefix="loraprof-") as folder:
-            made = Path(folder) / target.name
+        with scratch() as folder:
+            made = folder / target.name
             following = export(Job(source, made, force, run), to)
             _send(made, target)
     return following.replace(str(made), str(target))
