@@ -5,7 +5,7 @@ Each rank is a thread with a Launch of its own; the folder is what they share. B
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -157,8 +157,27 @@ def test_a_leader_that_waits_hears_that_the_job_is_torn_down(target: Path, monke
 
 def test_two_processes_with_one_rank(target: Place) -> None:
     stage(target, 1, 2)
-    with pytest.raises(UsageError, match="rank 1 is already being recorded, by process"):
+    with pytest.raises(UsageError, match=f"rank 1 is already being recorded, by process {os.getpid()}\n"):
         stage(target, 1, 2)
+
+
+def test_until_it_has_its_name_the_folder_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed anywhere, it is known as a leftover; the recording holds no claim in the end."""
+    seen: list[Path] = []
+    for name in ("rename", "unlink", "mkdir"):
+        real = getattr(Path, name)
+
+        def spied(path: Path, *words: object, real: Callable[..., object] = real, **options: object) -> object:
+            done = real(path, *words, **options)
+            seen.extend(p for p in tmp_path.glob(".*.tmp-ranks-*") if not [*p.glob("*.claim")])
+            return done
+
+        monkeypatch.setattr(Path, name, spied)
+    together(tmp_path / "x.loraprof", [0], 1)
+    assert stage(tmp_path / "y.loraprof", 0, 1).fail("no room")
+    assert seen == []
+    assert {p.name for p in (tmp_path / "x.loraprof").iterdir()} == {"nvml.json", "rank0.trace.json.gz", RECORDING}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.loraprof"]
 
 
 def test_a_late_rank_leaves_the_recording_alone(target: Place) -> None:

@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from loraprof.store.layout import CLAIM
 from loraprof.store.owners import PATTERN, is_gone, owner
 
 OLD_S: Final = 600.0  # nobody who still writes leaves a folder alone for so long
-CLAIM: Final = ".claim"  # in the folder that ranks share: one's own owner, then its launcher's
 _SCRATCH: Final = re.compile(rf"loraprof-({PATTERN})-.+")
 _HALF: Final = re.compile(rf"\.(?P<target>.+)\.tmp-(?P<owner>{PATTERN})-[0-9a-f]+(?P<old>\.old)?", re.DOTALL)
 _RANKS: Final = re.compile(r"\..+\.tmp-ranks-[0-9a-f]+", re.DOTALL)
@@ -78,11 +78,12 @@ def _is_deserted(folder: Path) -> bool:
     gone = [is_gone(words[0]) for words in owners]
     if False in gone:
         return False
-    known = bool(owners) and all(is_gone(word) for words in owners for word in words)
+    known = bool(owners) and all(is_gone(word) is True for words in owners for word in words)
     return known or _is_old(folder)
 
 
 def _words(claim: Path) -> list[str]:
+    """A rank's process, and its launcher's."""
     try:
         return re.findall(PATTERN, claim.read_text(errors="replace"))
     except OSError:
@@ -91,8 +92,9 @@ def _words(claim: Path) -> list[str]:
 
 def _is_old(path: Path) -> bool:
     try:
-        inside = path.iterdir() if path.is_dir() else ()
-        return time.time() - max(p.lstat().st_mtime for p in (path, *inside)) > OLD_S
+        inside = list(path.iterdir()) if path.is_dir() else []
+        touched: float = max(p.lstat().st_mtime for p in (path, *inside))
+        return time.time() - touched > OLD_S
     except OSError:  # it is being renamed, or removed
         return False
 

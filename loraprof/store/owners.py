@@ -19,6 +19,11 @@ def owner(pid: int | None = None) -> str:
     return f"{_machine()}-{number}-{start_ticks(number) or 0}"
 
 
+def process_of(name: str) -> str:
+    """The number alone; empty where the text is no ``owner``."""
+    return "".join(name.split("-")[1:2])
+
+
 def is_gone(name: str) -> bool | None:
     """Whether the process of an ``owner`` has ended. None where that cannot be told from here."""
     machine, pid, start = name.split("-")
