@@ -21,10 +21,10 @@ def bound(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
-def end_with(parent: int) -> None:
+def end_with(parent: int, how: int = signal.SIGKILL) -> None:
     """Ties this process to its parent, process ``parent``; ends it where that is gone already."""
     with suppress(OSError, AttributeError):  # no such call on this system
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, how)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ import msgspec
 
 from loraprof.capture.ranks.publish import exists
 from loraprof.errors import MeasurementError, UsageError
+from loraprof.lifeline import end_with
 from loraprof.report.output import say
 from loraprof.runs.profile import hook
 from loraprof.runs.profile.attach import LACKING, Attachment, places
@@ -66,7 +68,8 @@ def _environment(told: Attachment) -> dict[str, str]:
 def _run(words: list[str], environment: dict[str, str]) -> int:
     """As a shell would say it: 128 and the signal where one ended it."""
     try:
-        process = subprocess.Popen(words, env=environment)
+        end = partial(end_with, os.getpid(), signal.SIGTERM)  # as a launcher expects it: its workers end too
+        process = subprocess.Popen(words, env=environment, preexec_fn=end)
     except OSError as error:
         raise UsageError(f"{words[0]}: cannot be started, {error.strerror or error}", None) from None
     with _forwarded(process):
