@@ -35,15 +35,12 @@ PACKAGES = ("loraprof/analysis", "loraprof/diagnosis")
 MARKS = "not slow and not gpu and not browser and not stacks"
 LOADED = ("numpy", "torch", "msgspec", "rich.console", "typer", "hypothesis", "pytest", "xdist", "peft")
 IMPORTS = re.compile(r"loraprof\.(analysis|diagnosis)|provoke import")
-WIDE = (
-    "test_tree.py",
-    "test_growth.py",
-    "test_startup.py",
-    "test_traces.py",
-    "test_selftest.py",
-    "test_selftest_cuda.py",
+WIDE = frozenset(
+    (
+        *("test_tree.py", "test_growth.py", "test_startup.py", "test_traces.py", "test_selftest.py", "test_places.py"),
+        *("test_gpu_parts.py", "test_live_remedies.py", "test_survey.py", "test_selftest_cuda.py", "test_glossary.py"),
+    )
 )
-WIDE += ("test_gpu_parts.py", "test_live_remedies.py", "test_survey.py", "test_places.py", "test_glossary.py")
 MOST = 60  # tests of one mutant
 LIMIT_S = 120.0  # what takes longer hangs: noticed
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {

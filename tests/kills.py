@@ -22,7 +22,7 @@ from loraprof.diagnosis.load import diagnose
 from loraprof.errors import LoraprofError
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-PATIENCE_S: Final = 90.0  # within which what was told to end does
+PATIENCE_S: Final = 150.0  # within which what was told to end does
 MARK: Final = "LORAPROF_TEST_KILL"
 SCRIPT: Final = """
 import torch

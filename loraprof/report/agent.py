@@ -3,7 +3,7 @@
 At most about 2,000 tokens: ``MOST`` characters. Names come from a file, so nothing in here is an instruction of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from loraprof import units
@@ -22,10 +22,10 @@ def to_agent(shown: Shown) -> bytes:
     """UTF-8, plain lines."""
     if not isinstance(shown, Report):
         document = document_of(shown)
-        text = "\n".join([document.headline, *(f"{key}: {value}" for key, value in document.facts)])
+        lines: Iterable[str] = [document.headline, *(f"{key}: {value}" for key, value in document.facts)]
     else:
-        text = "\n".join(_lines(shown))
-    return (_short("\n".join(map(printable, text.splitlines()))) + "\n").encode()
+        lines = _lines(shown)
+    return (_short("\n".join(map(printable, lines))) + "\n").encode()  # a name begins no line of its own
 
 
 def _short(text: str) -> str:
