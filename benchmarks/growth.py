@@ -2,11 +2,13 @@
 
 ``python benchmarks/growth.py [--steps N] [--nested N]``
 
-Writes traces of N / 2 and N, reports each in every format in a process of its own, and prints seconds and their ratio.
+Writes traces of N / 2 and N, reports each in every format in a process of its own, and prints seconds of the processor,
+which other programs on the machine lengthen little, their ratio, and seconds on the clock.
 """
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -47,12 +49,18 @@ def nested(count: int) -> Iterator[Row]:
         yield _event("cpu_op", f"aten::op{i % 7}", 1 + i, 2 * (2 * count - i))
 
 
-def seconds(rows: Iterator[Row], folder: Path) -> float:
+def seconds(rows: Iterator[Row], folder: Path) -> tuple[float, float]:
+    """Of the processor, and on the clock."""
     place = folder / "t.json"
     place.write_text(json.dumps(list(rows)))
-    began = time.perf_counter()
+    began, before = time.perf_counter(), _processor_s()
     subprocess.run([sys.executable, "-c", REPORT, str(place)], check=True)
-    return time.perf_counter() - began
+    return _processor_s() - before, time.perf_counter() - began
+
+
+def _processor_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -62,8 +70,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         for make, most in ((steps, options.steps), (nested, options.nested)):
-            half, whole = (seconds(make(count), Path(name)) for count in (most // 2, most))
-            print(f"{most:,} {make.__name__}: {whole:.1f} s, half as many {half:.1f} s, {whole / half:.2f} times")
+            (half, _), (whole, wall) = (seconds(make(count), Path(name)) for count in (most // 2, most))
+            told = f"half as many {half:.1f} s, {whole / half:.2f} times; {wall:.1f} s on the clock"
+            print(f"{most:,} {make.__name__}: {whole:.1f} s, {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,12 @@ from typing import Final
 LONGEST: Final = 2000  # characters of one name on a page
 HIDDEN: Final = "***"
 # GitHub's runner obeys "::" where a line begins and "##[" anywhere (actions/runner, ActionCommand.cs); Azure "##vso[".
-_COMMAND = re.compile(r"(?<!\S):(?=:)|#(?=#(?:vso)?\[)")
+# A long name is folded on a terminal, so that a line may begin anywhere in it: before the runner's own words "::" goes.
+_RUNNER: Final = (
+    *("set-output", "set-env", "add-path", "add-mask", "add-matcher", "remove-matcher", "save-state", "stop-commands"),
+    *("error", "warning", "notice", "debug", "group", "endgroup", "echo"),
+)
+_COMMAND = re.compile(rf"(?<!\S):(?=:)|:(?=:(?:{'|'.join(_RUNNER)})(?:\s|::))|#(?=#(?:vso)?\[)")
 _USER = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _OPTION = re.compile(r"(-{0,2}[A-Za-z][\w.-]*)=(.*)", re.S)
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")

@@ -12,6 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,7 +35,8 @@ from loraprof.store.recordings import load_source
 from loraprof.store.redaction.copy import redacted_copy
 from loraprof.store.specs import load_workload, read_workload, workload_names
 
-HANG_S = 30
+HANG_S = 30  # of the processor: a machine may be busy with other things
+MOST = 10**300  # of what is calculated with
 NUMBERS: tuple[Any, ...] = (
     *(0, 1, -1, 2, 7, 63, 64, 1000, 2**31 - 1, 2**31, -(2**31), 2**53, 2**62, 2**63 - 1, 2**63, 2**64, -(2**63)),
     *(10**30, 10**400, 0.5, -0.5, 1e-9, 1e15, 1e18, 1e19, 1e300, -1e300, 4611686018427387.9),
@@ -81,7 +83,7 @@ class Mutator:
 
     def value(self) -> Any:
         kind = self.dice.random()
-        return self.dice.choice(NUMBERS if kind < 0.5 else TEXTS if kind < 0.85 else OTHERS)
+        return deepcopy(self.dice.choice(NUMBERS if kind < 0.5 else TEXTS if kind < 0.85 else OTHERS))
 
     def change(self, document: Any, times: int) -> None:
         for _ in range(times):
@@ -104,15 +106,15 @@ class Mutator:
             case 0:
                 del holder[key]
             case 1 if isinstance(holder, list):
-                holder.insert(key, old)
+                holder.insert(key, deepcopy(old))
             case 2 if isinstance(old, list):
                 old[self.dice.randrange(len(old) + 1) :] = []
             case 3 if isinstance(holder, list) and len(holder) > 1:
                 other = self.dice.randrange(len(holder))
                 holder[key], holder[other] = holder[other], holder[key]
-            case 4 if isinstance(old, int | float):
+            case 4 if isinstance(old, int | float) and abs(old) < MOST:
                 holder[key] = old + self.dice.choice((-1, 1, 0.001, -1000, 10**6))
-            case 5 if isinstance(old, int | float):
+            case 5 if isinstance(old, int | float) and abs(old) < MOST:
                 holder[key] = old * self.dice.choice((-1, 0, 2, 1000, 10**12))
             case 6 if isinstance(holder, dict):
                 holder[self.dice.choice(KEYS)] = self.value()
@@ -165,13 +167,13 @@ def limited() -> Iterator[None]:
     def late(*_: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(HANG_S)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, HANG_S)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def examine(kind: str, seed: int, tally: Tally) -> None:

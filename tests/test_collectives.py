@@ -100,6 +100,15 @@ def test_a_collective_that_runs_into_the_next_step_counts_in_its_own() -> None:
     assert (second.exposed + second.hidden).tolist() == [2000]
 
 
+def test_on_a_device_one_that_began_before_the_first_step_counts_there() -> None:
+    found = analysed(json_of([step(0, 1000, 5000)], [comm(500, 2000, (10, 20)), comm(3000, 4000, (1100, 1200))]))
+    window = found.ledgers[0].window
+    assert window.first
+    assert window.start > 500
+    calls = collectives_of(found, found.ledgers[0])
+    assert (calls.start.tolist(), calls.began.tolist()) == ([500, 3000], [True, True])
+
+
 def test_on_a_device_exposed_times_add_up_to_the_partition() -> None:
     """Compute hides a part of the first; the second overlaps the first, which began earlier."""
     device = [

@@ -10,6 +10,10 @@ from msgspec import structs
 from provoke import advice, facts, found, made, shaped, synthetic, workload
 from synthetic.machine import Hardware
 
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.findings import host as rules
+from loraprof.diagnosis.worth import Worth
+
 LARGE = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
 
 
@@ -23,6 +27,21 @@ def test_launch_bound() -> None:
     assert seen["saved by a host twice as fast, replayed"] == finding.gain.ns
     assert finding.gain.low < finding.gain.speedup < finding.gain.high
     assert finding.severity == "major"
+
+
+@pytest.mark.parametrize(("saved", "late", "found_"), [(0.149, 0, False), (0.151, 0, True), (0.149, 169, True)])
+def test_a_device_that_is_rarely_empty_may_wait_for_the_host_all_the_same(
+    saved: float, late: int, found_: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host twice as fast would save 15 % of the step."""
+
+    def replayed(case: Case, waited_ns: int) -> Worth:
+        ns = saved * case.wall_ns * case.scale
+        return Worth(ns, ns, ns, basis="replay")
+
+    monkeypatch.setattr(rules, "_faster_host", replayed)
+    monkeypatch.setattr(rules, "_events", lambda case, cause: late)
+    assert ("H1" in found(made(synthetic("launch-bound")))) == found_
 
 
 def test_a_compiled_step_is_not_told_to_compile() -> None:

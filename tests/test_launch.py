@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from loraprof.capture.ranks.launch import launch, machine_key
+from loraprof.capture.ranks.launch import launch
+from loraprof.store.owners import machine_key
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR",
         "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")  # fmt: skip
@@ -64,6 +65,6 @@ def test_over_several_machines_the_rendezvous_tells(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_machine_has_one_key() -> None:
-    code = "from loraprof.capture.ranks.launch import machine_key; print(machine_key())"
+    code = "from loraprof.store.owners import machine_key; print(machine_key())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert child == machine_key()

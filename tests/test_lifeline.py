@@ -52,6 +52,26 @@ def test_a_worker_ends_with_what_started_it(how: signal.Signals, starter: str, t
         assert alive.read() == ""  # ends when nobody holds the pipe any more
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_profiled_command_hears_that_it_is_to_end(how: signal.Signals, tmp_path: Path) -> None:
+    """As a launcher expects it, so that its workers end too."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code = f"""
+import signal, sys
+pipe = open({str(pipe)!r}, "w")
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("told", file=pipe)))
+print("up", file=pipe, flush=True)
+signal.pause()
+"""
+    words = ["-m", "loraprof", "profile", "--record", str(tmp_path / "r.loraprof"), "--", sys.executable, "-c", code]
+    with subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL) as parent, pipe.open() as alive:
+        assert alive.readline() == "up\n"
+        parent.send_signal(how)
+        assert alive.read() == "told\n"
+
+
 def test_a_terminated_command_clears_its_folder(tmp_path: Path) -> None:
     code = """
 import time

@@ -106,6 +106,13 @@ def test_a_correlation_that_several_calls_share_is_that_of_the_last_call_before_
     assert analysis.links.ambiguous == 1
 
 
+def test_a_record_before_all_calls_of_its_correlation_is_the_first_ones() -> None:
+    rows = [step(0, 0, 900), *(call("cudaLaunchKernel", s, s + 10, correlation=5) for s in (300, 700))]
+    links = analyse(trace_of(rows, [kernel(200, 250, correlation=5)])).links
+    assert [rows[i].start for i in links.launch.tolist()] == [300]
+    assert (links.ambiguous, links.negative_latency, links.kernels_without_launch) == (1, 1, 0)
+
+
 @pytest.mark.parametrize(("walls", "name"), [((40, 10, 30, 20), 3), ((20, 30, 20, 10), 0), ((7,), 0), ((9, 9), 0)])
 def test_the_reported_step_is_the_lower_median_the_earlier_of_equals(walls: tuple[int, ...], name: int) -> None:
     edges = list(accumulate(walls, initial=0))

@@ -5,7 +5,7 @@ Each rank is a thread with a Launch of its own; the folder is what they share. B
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from loraprof.capture.ranks.stage import Stage
 from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording
 from loraprof.store.layout import RECORDING
-from loraprof.store.leftovers import OLD_S
 from loraprof.store.places import Place, place_of
 from loraprof.store.recordings import load_source
 
@@ -158,8 +157,27 @@ def test_a_leader_that_waits_hears_that_the_job_is_torn_down(target: Path, monke
 
 def test_two_processes_with_one_rank(target: Place) -> None:
     stage(target, 1, 2)
-    with pytest.raises(UsageError, match="rank 1 is already being recorded, by process"):
+    with pytest.raises(UsageError, match=f"rank 1 is already being recorded, by process {os.getpid()}\n"):
         stage(target, 1, 2)
+
+
+def test_until_it_has_its_name_the_folder_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed anywhere, it is known as a leftover; the recording holds no claim in the end."""
+    seen: list[Path] = []
+    for name in ("rename", "unlink", "mkdir"):
+        real = getattr(Path, name)
+
+        def spied(path: Path, *words: object, real: Callable[..., object] = real, **options: object) -> object:
+            done = real(path, *words, **options)
+            seen.extend(p for p in tmp_path.glob(".*.tmp-ranks-*") if not [*p.glob("*.claim")])
+            return done
+
+        monkeypatch.setattr(Path, name, spied)
+    together(tmp_path / "x.loraprof", [0], 1)
+    assert stage(tmp_path / "y.loraprof", 0, 1).fail("no room")
+    assert seen == []
+    assert {p.name for p in (tmp_path / "x.loraprof").iterdir()} == {"nvml.json", "rank0.trace.json.gz", RECORDING}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.loraprof"]
 
 
 def test_a_late_rank_leaves_the_recording_alone(target: Place) -> None:
@@ -207,20 +225,6 @@ def test_marks_of_an_earlier_crash_do_not_count(tmp_path: Path) -> None:
     together(target, [0], 2, patience_s=0.05)
     assert [file.rank for file in load_source(target).ranks] == [0]
     assert [p.name for p in tmp_path.iterdir()] == ["x.loraprof"]
-
-
-@pytest.mark.parametrize("kind", ["tmp-ranks-0123", "tmp-99"])
-def test_old_folders_of_a_crash_are_taken_away(tmp_path: Path, kind: str) -> None:
-    """The default name holds the time: nobody asks for it again."""
-    old, young, replaced = (tmp_path / f".x.loraprof.{kind}{end}" for end in ("", "1", ".old"))
-    other = tmp_path / f".train-20261127-090511.loraprof.{kind}"
-    for folder in (old, young, replaced, other):
-        folder.mkdir()
-        (folder / "rank0.done").touch()
-    for path in (*old.iterdir(), old, *replaced.iterdir(), replaced, *other.iterdir(), other):
-        os.utime(path, (time.time() - OLD_S - 60,) * 2)
-    together(tmp_path / "x.loraprof", [0], 1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([young.name, replaced.name, "x.loraprof"])
 
 
 def test_the_calibration_is_added_when_the_recording_is_whole(target: Place) -> None:

@@ -172,6 +172,31 @@ def test_words_of_closed_sets_stay() -> None:
     assert [(place, RULES[place](Pseudonyms(), text)) for place, text in found] == found
 
 
+@pytest.mark.parametrize("way", ["name", "known", "cls", "path", "device", "version", "origin", "platform", "place"])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        *("415-555-1234", "+1 (415) 555 1234", "4111 1111 1111 1111", "078-05-1120", "1985-03-12", "12 34 56 78 90"),
+        *("00:1b:44:11:3a:b7", "fe80::1ff:fe23:4567:890a", "550e8400-e29b-41d4-a716-446655440000", "٣٤٥٦"),
+        *("AKIAIOSFODNN7EXAMPLE", "dGhpc2lzYXNlY3JldA==", "s3cr3t", "data/model/train.py:42", "~/max", "run@host"),
+    ],
+)
+def test_what_people_number_with_and_tokens_are_no_words(secret: str, way: str) -> None:
+    clean = getattr(Pseudonyms(), way)(*(("value",) if way == "known" else ()), secret)
+    assert not [part for part in re.findall(r"\w{3,}", secret) if part in clean]
+
+
+@pytest.mark.parametrize(
+    "chip",
+    [
+        *("AMD EPYC 9V74 96-Core Processor", "Intel(R) Xeon(R) Platinum 8480C", "NVIDIA GeForce RTX 4090"),
+        *("AMD Instinct MI300X", "Intel(R) Xeon(R) CPU E5-2690 v4 @ 2.60GHz", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"),
+    ],
+)
+def test_chips_keep_their_names(chip: str) -> None:
+    assert Pseudonyms().device(chip) == chip
+
+
 def test_pseudonyms_are_stable_and_keep_the_structure() -> None:
     names = Pseudonyms()
     assert names.path("acme.layers.0.acme_attn") == "module_1.layers.0.module_2_attn"

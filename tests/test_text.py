@@ -113,3 +113,9 @@ def test_a_remote_place_names_itself_without_them(capfd: pytest.CaptureFixture[s
 def test_markdown_mentions_nobody() -> None:
     assert "@octocat" not in escape("a @octocat b@c")
     assert escape("@octocat").startswith("\\@")
+
+
+@pytest.mark.parametrize("command", ["::set-output name=a::b", "::error::x", "::stop-commands::x", "::add-mask::x"])
+def test_a_command_cannot_arise_where_a_long_name_is_folded(command: str) -> None:
+    assert "::" + command.split(":")[2] not in printable("a" * 79 + command)
+    assert printable("at::native::error_of<c10::Half>") == "at::native::error_of<c10::Half>"

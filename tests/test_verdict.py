@@ -1,7 +1,10 @@
 """The sentence on top: shares of the step in words that fit the device."""
 
+import pytest
+
+from loraprof.analysis.prediction.counterfactual import Counterfactual
 from loraprof.diagnosis.verdict import GROUPS, limiting, verdict
-from loraprof.model.report import Finding, Gain, Launches, Part, Step, TimingReport, Unprofiled
+from loraprof.model.report import Finding, Gain, Interval, Launches, Part, Savings, Step, TimingReport, Unprofiled
 from loraprof.model.vocabulary import Cause, Role
 from loraprof.report.palette import ROLE_TONES
 
@@ -65,6 +68,22 @@ def test_the_sentence_says_which_step_its_shares_are_of() -> None:
     assert sentence(LAUNCHES, *parts, plain=True).startswith("Of this step without the profiler, 60.0 % goes")
     refused = "Of this step under the profiler, which takes 1.89x the time it does without, 60.0 % goes"
     assert sentence(LAUNCHES, *parts, inflation=1.89).startswith(refused)
+
+
+@pytest.mark.parametrize(("low", "high", "told"), [(80, 200, True), (80, 201, False), (1, 2, True), (0, 100, False)])
+def test_a_prediction_wider_than_two_and_a_half_times_says_nothing(low: int, high: int, told: bool) -> None:
+    interval, saved = Interval(low=low, high=high), Savings(wgrad_ns=0, optimizer_ns=0, comm_ns=0)
+    other = Counterfactual(120, interval, 90, interval, saved, 10, 0)
+    timing = TimingReport(
+        unprofiled=Unprofiled(median_ns=100, low_ns=100, high_ns=100, steps=9),
+        profiled_ns=None,
+        inflation=None,
+        tokens_per_step=None,
+    )
+    said = verdict(None, None, timing, other, [])
+    assert said.ideal_speedup == 120 / 90
+    assert said.speedup_vs_full == (1.2 if told else None)
+    assert ("vary too much" in said.sentence) != told
 
 
 def test_causes_of_unknown_gain_are_in_no_order() -> None:

@@ -77,6 +77,9 @@ def test_shapley_parts_add_up_exactly(before: tuple[int, int], after: tuple[int,
         ((40, 40 * 1000), (60, 60 * 900), 19000, -5000),
         ((0, 0), (12, 12 * 2500), 30000, 0),
         ((7, 7 * 3001), (4, 4 * 2999), -9000, -11),
+        ((0, 100), (2, 300), 125, 75),  # time without events counts as one
+        ((3, 300), (0, 50), -150, -100),
+        ((0, 100), (0, 300), 0, 200),
     ],
 )
 def test_oracles(before: tuple[int, int], after: tuple[int, int], count: int, duration: int) -> None:

@@ -13,6 +13,7 @@ from recordings import trace_bytes, write_recording
 
 from loraprof.cli.app import run
 from loraprof.errors import MeasurementError, UsageError
+from loraprof.store.owners import owner
 from loraprof.store.recordings import RecordingWriter
 from loraprof.store.writing import check_target, disk, replacing, write
 
@@ -66,7 +67,7 @@ def test_no_recording_replaces_a_folder_that_is_none(tmp_path: Path) -> None:
 
 def test_a_temporary_name_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("secrets.token_hex", lambda _: "0")
-    beside = tmp_path / f".a.tmp-{os.getpid()}-0"
+    beside = tmp_path / f".a.tmp-{owner()}-0"
     (tmp_path / "victim").write_text("old")
     beside.symlink_to(tmp_path / "victim")
     with pytest.raises(FileExistsError):

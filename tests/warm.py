@@ -1,6 +1,7 @@
 """Python processes that start warm: forked from one that holds torch and PEFT, which take five seconds to load.
 
-``python("-m", "loraprof", …)`` runs what ``python -m loraprof …`` runs, in a process of its own.
+``python("-m", "loraprof", …)`` runs what ``python -m loraprof …`` runs, in a process of its own. ``started`` is for
+whoever has something to do meanwhile: one runs at a time.
 """
 
 import atexit
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -36,20 +38,42 @@ def _end(server: subprocess.Popen[str]) -> None:
     server.communicate()
 
 
-def python(*words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script or ``-m`` module with one thread; ``env`` adds to this process's environment."""
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Leads a session and a process group of its own."""
+
+    pid: int
+    server: subprocess.Popen[str]
+    folder: Path
+
+    def wait(self) -> int:
+        """Its exit code, or minus the signal that ended it. Once, and before anything else is started."""
+        assert self.server.stdout is not None
+        return int(self.server.stdout.readline())
+
+    def said(self) -> list[str]:
+        """What it wrote to stdout and stderr so far."""
+        return [(self.folder / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err")]
+
+
+def started(folder: Path, *words: str, cwd: Path | None = None, **env: str) -> Started:
+    """A script or ``-m`` module that runs from now on; its output goes to files in ``folder``."""
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
+    out, err = (str(folder / name) for name in ("out", "err"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    request = {"words": words, "cwd": str(cwd or Path.cwd()), "env": environment, "out": out, "err": err}
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    return Started(int(server.stdout.readline()), server, folder)
+
+
+def python(*words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script or ``-m`` module with one thread; ``env`` adds to this process's environment."""
     with tempfile.TemporaryDirectory() as folder:
-        out, err = (os.path.join(folder, name) for name in ("out", "err"))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
-        request = {"words": words, "cwd": str(cwd or Path.cwd()), "env": environment, "out": out, "err": err}
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        code = int(server.stdout.readline())
-        said = [Path(path).read_text(encoding="utf-8", errors="replace") for path in (out, err)]
-    return subprocess.CompletedProcess(words, code, *said)
+        run = started(Path(folder), *words, cwd=cwd, **env)
+        return subprocess.CompletedProcess(words, run.wait(), *run.said())
 
 
 def _next_words() -> list[str] | None:
@@ -61,15 +85,17 @@ def _next_words() -> list[str] | None:
             _become(**request)
             words: list[str] = request["words"]
             return words
+        print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     return None
 
 
 def _become(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     signal.alarm(LIMIT_S)
     for stream, path, mode in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_WRONLY), (2, err, os.O_WRONLY)):
-        os.dup2(os.open(path, mode | os.O_CREAT), stream)
+        os.dup2(os.open(path, mode | os.O_CREAT | os.O_TRUNC, 0o600), stream)
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None

@@ -3,8 +3,6 @@
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -42,15 +40,16 @@ def export(
         from loraprof.cli.report import job_of
         from loraprof.report.export.registry import export as write
         from loraprof.report.export.upload import export_to_url
+        from loraprof.store.leftovers import scratch
         from loraprof.store.places import RemotePath, place_of
 
         target = place_of(output)
         job = replace(job_of(path, address, cache and not redact), force=force)
-        with TemporaryDirectory(prefix="loraprof-") as folder:
+        with scratch() as folder:
             if redact:
                 from loraprof.store.redaction.copy import redacted_copy
 
-                job = replace(job, load=partial(redacted_copy, job.source, Path(folder)))
+                job = replace(job, load=partial(redacted_copy, job.source, folder))
             if isinstance(target, RemotePath):
                 following = export_to_url(job, target, to.value)
             else:

@@ -9,6 +9,7 @@ from typing import Final
 from loraprof import __version__, units
 from loraprof.errors import UsageError
 from loraprof.model.report import Report
+from loraprof.report.markdown import escape
 from loraprof.report.shown import Shown
 from loraprof.report.views.answer import ranks, shares
 
@@ -34,17 +35,17 @@ def _lines(report: Report) -> Iterator[str]:
         yield ""
     yield "| | |"
     yield "|---|---|"
-    yield f"| device | {s.device_name or s.device} |"
-    yield f"| torch, loraprof | {s.torch or 'unknown'}, {__version__} |"
+    yield f"| device | {escape(s.device_name or s.device)} |"
+    yield f"| torch, loraprof | {escape(s.torch or 'unknown')}, {__version__} |"
     if t.unprofiled:
         u = t.unprofiled
         yield f"| step | {units.ns_interval(u.median_ns, u.low_ns, u.high_ns)} without the profiler |"
     if a is not None:
-        yield f"| adapters | {units.count(a.modules)} layers, rank {ranks(a)}, {a.dtype or 'mixed dtypes'} |"
+        yield f"| adapters | {units.count(a.modules)} layers, rank {ranks(a)}, {escape(a.dtype or 'mixed dtypes')} |"
         yield f"| the adapters add | {units.ns(a.added_ns)} |"
     yield ""
     if report.rank_summary is not None:
-        yield report.rank_summary.sentence
+        yield escape(report.rank_summary.sentence)
         yield ""
     yield from _where(report)
     yield ""
@@ -53,7 +54,7 @@ def _lines(report: Report) -> Iterator[str]:
     for finding in report.findings[:SHOWN]:
         gain = finding.gain
         cell = units.ratio_interval(gain.speedup, gain.low, gain.high, most=2) if gain else "not known"
-        yield f"| {finding.id}: {finding.title} | {cell} | {gain.basis if gain else ''} |"
+        yield f"| {finding.id}: {escape(finding.title)} | {cell} | {gain.basis if gain else ''} |"
     yield ""
     yield "Reproduce: `loraprof profile YOUR_SCRIPT.py`, then `loraprof report RECORDING.loraprof --format issue`"
 

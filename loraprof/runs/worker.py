@@ -9,12 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from loraprof.lifeline import bound
+from loraprof.store.leftovers import scratch
 from loraprof.store.writing import write
 
 Job = TypeVar("Job", bound=msgspec.Struct)
@@ -38,8 +38,8 @@ def of_module(name: str) -> Command:
 
 def ask(command: Command, job: msgspec.Struct | bytes, kind: type[Answer]) -> tuple[Answer | None, Ended]:
     """Runs ``job`` in a process of its own, whose output is kept from the terminal; no answer where it died."""
-    with TemporaryDirectory(prefix="loraprof-") as name:
-        question, place, log = (Path(name) / part for part in ("job.json", "answer.json", "log"))
+    with scratch() as folder:
+        question, place, log = (folder / part for part in ("job.json", "answer.json", "log"))
         question.write_bytes(job if isinstance(job, bytes) else msgspec.json.encode(job))
         with log.open("wb") as out:
             code, peak = _run(command(question, place), out.fileno())

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median_low
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +29,7 @@ from loraprof.model.vocabulary import HostKind
 from loraprof.selftest.plant import TIMED, Plant, Quantity, Seen, judge, miss
 from loraprof.selftest.run import Kineto, plant_all
 from loraprof.store.kineto.read import read_trace
+from loraprof.store.leftovers import scratch
 
 T = TypeVar("T", HostTable, DeviceTable)
 Diagnose = Callable[[Trace, Path, Recording], Report]  # the analysis under test, handed in by who may import it
@@ -43,9 +43,9 @@ def selftest(device: torch.device, plants: Sequence[Plant], diagnose: Diagnose) 
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     on = measured(device)
-    with on.current(), TemporaryDirectory(prefix="loraprof-") as folder:
+    with on.current(), scratch() as folder:
         calibration, notes = _calibration(on)  # first: work may stay slower after a profiler session
-        path = Path(folder) / "selftest.json"
+        path = folder / "selftest.json"
         done = plant_all(device, plants, Kineto(device), path, on.synchronise)
         trace = read_trace(path)
     if on.asynchronous and done.truths and not len(trace.device):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from loraprof.errors import InputError
-from loraprof.store.layout import NVML, RECORDING, rank_of_own, rank_of_trace
+from loraprof.store.layout import CLAIM, NVML, RECORDING, rank_of_own, rank_of_trace
 from loraprof.store.places import Place, entries
 
 SHOWN: Final = 3
@@ -70,7 +70,12 @@ def directory_of(place: Place) -> Directory:
     _refuse_doubles(place, found)
     ranks = sorted(found, key=lambda f: (f.rank is None, f.rank, f.trace.name))
     nvml = place / NVML if NVML in names and recording is not None else None
-    return Directory(recording, nvml, tuple(ranks), tuple(e.name for e in listed if e.name not in used))
+    return Directory(
+        recording,
+        nvml,
+        tuple(ranks),
+        tuple(e.name for e in listed if e.name not in used and not e.name.endswith(CLAIM)),
+    )
 
 
 def _number(name: str) -> int | None:

@@ -6,6 +6,7 @@ from typing import Final
 
 RECORDING: Final = "recording.json"
 NVML: Final = "nvml.json"
+CLAIM: Final = ".claim"  # ends the name of a file that says which process writes a rank's part
 _TRACE = re.compile(r"^rank(\d+)\.trace\.json(?:\.gz)?$")
 _OWN = re.compile(r"^rank(\d+)\.json$")
 

@@ -21,7 +21,6 @@ from loraprof.store.brackets import TooDeep, check_depth
 from loraprof.store.checks import check_nvml, check_recording
 from loraprof.store.directories import Directory, RankFile, directory_of
 from loraprof.store.layout import NVML, RECORDING, own_name, trace_name
-from loraprof.store.leftovers import clear_leftovers
 from loraprof.store.places import Place, RemotePath, place_of
 from loraprof.store.writing import check_target, disk, not_written, temporary
 
@@ -173,7 +172,7 @@ class RecordingWriter:
 def publish(folder: Path, target: Path, force: bool) -> Path:
     """Renames a complete folder to its target; what it replaces is removed last, and put back when that fails."""
     check_target(target, force=True)
-    replaced = folder.with_name(f"{folder.name}.old")
+    replaced = folder.with_name(f"{temporary(target).name}.old")
     with disk(target):
         if force and target.exists():
             target.rename(replaced)
@@ -187,5 +186,4 @@ def publish(folder: Path, target: Path, force: bool) -> Path:
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         replaced.unlink(missing_ok=True)
-    clear_leftovers(target)
     return target

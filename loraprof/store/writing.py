@@ -1,7 +1,8 @@
 """How does a file reach the disk? Whole or not at all: under a temporary name of its own, then renamed.
 
 ``check_target`` belongs before the work whose result is to be written. Only plain files and recordings are ever
-replaced: no device, pipe or socket, no folder that is something else, whatever ``--force`` says.
+replaced: no device, pipe or socket, no folder that is something else, whatever ``--force`` says. Temporary names say
+which process they are of (``leftovers``).
 """
 
 import errno
@@ -15,6 +16,8 @@ from typing import BinaryIO, Final
 
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.store.layout import RECORDING, rank_of_trace
+from loraprof.store.leftovers import clear_leftovers
+from loraprof.store.owners import owner
 from loraprof.store.places import Place
 
 _KINDS: Final = {
@@ -28,7 +31,11 @@ _KINDS: Final = {
 
 
 def check_target(target: Path, force: bool, option: str = "--force") -> None:
-    """A file, or a recording where the name is one's, may be written here. Raises UsageError."""
+    """A file, or a recording where the name is one's, may be written here; what killed runs left there is gone then.
+
+    Raises UsageError.
+    """
+    clear_leftovers(target.absolute().parent)
     kind = _kind(target)
     if kind == "directory" and (target.suffix != ".loraprof" or not _is_recording(target)):
         raise UsageError(f"{target}: is a directory and no recording", "name another place")
@@ -65,7 +72,7 @@ def _is_recording(folder: Path) -> bool:
 
 def temporary(target: Path) -> Path:
     """A name beside ``target`` that nobody can foresee."""
-    return target.absolute().parent / f".{target.name[:120]}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    return target.absolute().parent / f".{target.name[:120]}.tmp-{owner()}-{secrets.token_hex(4)}"
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from loraprof.store.owners import start_ticks
+
 SHARED: Final = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
 RESTARTS: Final = "TORCHELASTIC_RESTART_COUNT"
 
@@ -32,7 +34,7 @@ def launch() -> Launch:
     world = _number("WORLD_SIZE", 1)
     one_machine = _number("LOCAL_WORLD_SIZE", world) == world
     launcher = os.getppid() if world > 1 else os.getpid()
-    ticks = _start_ticks(launcher)
+    ticks = start_ticks(launcher)
     told = [os.environ.get(name, "") for name in (*SHARED, RESTARTS)]
     same = [launcher, ticks, os.environ.get(RESTARTS, "")] if one_machine else told
     key = hashlib.sha256(repr((same, world)).encode()).hexdigest()[:12]
@@ -40,25 +42,9 @@ def launch() -> Launch:
     return Launch(_number("RANK", 0), world, key, began_s, one_machine)
 
 
-def machine_key() -> str:
-    """The same in every process of this machine since it was started, and in no other; empty where it cannot tell."""
-    try:
-        return hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes()).hexdigest()[:12]
-    except OSError:
-        return ""
-
-
 def _number(variable: str, default: int) -> int:
     text = os.environ.get(variable, "")
     return int(text) if text.isdecimal() else default
-
-
-def _start_ticks(pid: int) -> int | None:
-    """When a process began, in clock ticks after boot: field 22 of ``/proc/PID/stat``. None where there is no such."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 def _boot_s() -> float:

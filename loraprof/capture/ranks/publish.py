@@ -19,12 +19,13 @@ from typing import Final
 import msgspec
 
 from loraprof import units
-from loraprof.capture.ranks.launch import Launch, machine_key
+from loraprof.capture.ranks.launch import Launch
 from loraprof.capture.ranks.stage import LocalStage, Stage
 from loraprof.capture.ranks.stage_remote import RemoteStage, launch_of
 from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording
 from loraprof.store.layout import NVML, RECORDING
+from loraprof.store.owners import machine_key
 from loraprof.store.places import Place, RemotePath
 from loraprof.store.writing import check_target
 

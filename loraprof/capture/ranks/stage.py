@@ -14,9 +14,11 @@ from typing import Final, Protocol
 
 from loraprof.capture.ranks.launch import Launch
 from loraprof.errors import MeasurementError, UsageError
-from loraprof.store.layout import NVML, RECORDING, own_name, rank_of_own, trace_name
+from loraprof.store.layout import CLAIM, NVML, RECORDING, own_name, rank_of_own, trace_name
+from loraprof.store.leftovers import clear_leftovers
+from loraprof.store.owners import owner, process_of
 from loraprof.store.recordings import publish
-from loraprof.store.writing import write
+from loraprof.store.writing import temporary, write
 
 SKEW_S: Final = 5.0  # between this machine's clock and the file system's
 
@@ -56,7 +58,7 @@ class Stage(Protocol):
 
 
 def claim_of(rank: int) -> str:
-    return f"rank{rank}.claim"
+    return f"rank{rank}{CLAIM}"
 
 
 def files_of(ranks: set[int], launch: Launch) -> set[str]:
@@ -83,12 +85,19 @@ class LocalStage:
 
     def _take(self) -> None:
         launch = self._launch
-        self.folder.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(self.folder.parent)
+        made, words = temporary(self._target), f"{owner()} {owner(os.getppid()) if launch.world > 1 else owner()}"
+        made.mkdir(parents=True)
+        (made / self._claim.name).write_text(words)
+        with suppress(OSError):  # another rank has made it, or one of a launch that crashed
+            made.rename(self.folder)
+            return
+        shutil.rmtree(made, ignore_errors=True)
         if self._fresh(self._claim):
-            raise taken(launch.rank, self._claim.read_text(errors="replace"))
+            raise taken(launch.rank, process_of(self._claim.read_text(errors="replace")))
         self._drop()
         with self._claim.open("x") as claim:
-            claim.write(str(os.getpid()))
+            claim.write(words)
 
     def trace(self) -> Path:
         return self.folder / trace_name(self._launch.rank)
@@ -103,15 +112,18 @@ class LocalStage:
         return (self.folder / own_name(self._launch.rank)).read_bytes()
 
     def fail(self, reason: str) -> bool:
-        self._drop()
+        self._drop(kept=CLAIM)  # room for the reason
         mark = self.folder / f"rank{self._launch.rank}.failed"
         mark.touch()  # a full disk still has room for an empty file
         with suppress(OSError):
             mark.write_text(reason)
         if len(self.failed()) < self._launch.world:
+            self._claim.unlink(missing_ok=True)
             return False
-        for _ in range(2):  # another rank may put its reason there meanwhile
-            shutil.rmtree(self.folder, ignore_errors=True)
+        aside = temporary(self._target)  # whatever interrupts: it says whose it is
+        with suppress(FileNotFoundError):
+            self.folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
         return True
 
     def done(self) -> set[int]:
@@ -129,9 +141,11 @@ class LocalStage:
         try:
             self.add(RECORDING, recording)
             for path in self._files():
-                if path.name not in kept:
+                if path.name not in kept and path.suffix != CLAIM:
                     path.unlink(missing_ok=True)
             publish(self.folder, self._target, self._force)
+            for claim in self._target.glob(f"*{CLAIM}"):  # until here it says whose the folder is
+                claim.unlink(missing_ok=True)
         except (FileNotFoundError, MeasurementError):
             if self.folder.exists():
                 raise
@@ -141,9 +155,10 @@ class LocalStage:
     def replace(self, recording: bytes) -> None:
         write(self._target / RECORDING, recording)
 
-    def _drop(self) -> None:
+    def _drop(self, kept: str = "") -> None:
         for part in self.folder.glob(f"rank{self._launch.rank}.*"):
-            part.unlink(missing_ok=True)
+            if part.suffix != kept:
+                part.unlink(missing_ok=True)
 
     def _fresh(self, path: Path) -> bool:
         """Whether a file is there and of this launch, not of one that crashed before under the same key."""

@@ -6,7 +6,6 @@ An object store has no rename: the ranks' files go to their final names, marks b
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -15,6 +14,7 @@ from loraprof.capture.ranks.launch import Launch
 from loraprof.capture.ranks.stage import claim_of, files_of, taken
 from loraprof.errors import InputError
 from loraprof.store.layout import NVML, RECORDING, own_name, trace_name
+from loraprof.store.leftovers import scratch_folder
 from loraprof.store.places import Entry, RemotePath
 from loraprof.store.recordings import read_recording
 
@@ -26,7 +26,7 @@ class RemoteStage:
         self._target, self._launch = target, launch
         self._marks = target / f"_{launch.key}"
         self._claim = self._marks / claim_of(launch.rank)
-        self._folder = Path(tempfile.gettempdir()) / f"loraprof-{launch.key}-{launch.rank}"
+        self._folder: Path | None = None
         if claim:
             self._take()
 
@@ -38,7 +38,7 @@ class RemoteStage:
             (self._target / RECORDING).remove()
 
     def trace(self) -> Path:
-        self._folder.mkdir(exist_ok=True)
+        self._folder = self._folder or scratch_folder()
         return self._folder / trace_name(self._launch.rank)
 
     def add(self, name: str, content: bytes) -> None:
@@ -47,7 +47,7 @@ class RemoteStage:
     def finish(self, own: bytes) -> None:
         rank = self._launch.rank
         (self._target / trace_name(rank)).upload(self.trace())
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._clear()
         self.add(own_name(rank), own)
         (self._marks / f"rank{rank}.done").write_bytes(b"")
 
@@ -56,7 +56,7 @@ class RemoteStage:
 
     def fail(self, reason: str) -> bool:
         rank = self._launch.rank
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._clear()
         for name in (own_name(rank), trace_name(rank)):
             (self._target / name).remove()
         (self._marks / f"rank{rank}.failed").write_bytes(reason.encode())
@@ -88,6 +88,11 @@ class RemoteStage:
 
     def replace(self, recording: bytes) -> None:
         self.add(RECORDING, recording)
+
+    def _clear(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
 
 def launch_of(target: Path | RemotePath) -> str | None:

@@ -13,13 +13,15 @@ from typing import Any
 
 from isal import igzip
 
+from loraprof.store.leftovers import scratch
+
 LEVEL = 2  # of 0 to 3
 
 
 def export_trace(profiler: Any, target: Path) -> None:
     """Writes ``target`` (``.json.gz``) by way of a file in the temporary directory. Raises OSError."""
-    with tempfile.TemporaryDirectory(prefix="loraprof-") as folder:
-        plain = Path(folder) / "trace.json"
+    with scratch() as folder:
+        plain = folder / "trace.json"
         profiler.export_chrome_trace(str(plain))
         if not plain.exists() or not plain.stat().st_size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())

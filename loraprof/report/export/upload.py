@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from loraprof.errors import UsageError
 from loraprof.report.export.job import Job
 from loraprof.report.export.registry import export
 from loraprof.store.layout import RECORDING
+from loraprof.store.leftovers import scratch
 from loraprof.store.places import RemotePath
 from loraprof.store.writing import disk
 
@@ -20,8 +20,8 @@ def export_to_url(job: Job, target: RemotePath, to: str) -> str:
     with disk(target):
         if target.exists() and not job.force:
             raise UsageError(f"{target}: exists already", "--force overwrites it")
-        with TemporaryDirectory(prefix="loraprof-") as folder:
-            made = Path(folder) / target.name
+        with scratch() as folder:
+            made = folder / target.name
             following = export(replace(job, target=made), to)
             _send(made, target)
     return following.replace(str(made), str(target))

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import typer
@@ -21,6 +20,7 @@ from loraprof.runs.compare.extras import Extras, with_iso_memory, with_quality
 from loraprof.runs.compare.job import Job, Outcome
 from loraprof.runs.compare.measure import PEAK_OF_PROCESS, Measured, measure_arms, nothing_runs
 from loraprof.runs.compare.workers import profile_pass, run_job, settings
+from loraprof.store.leftovers import scratch
 from loraprof.store.specs import did_you_mean, workload_names
 from loraprof.workloads.apply import SCRIPT_ARMS
 from loraprof.workloads.arms import ARMS, resolve_arm
@@ -128,10 +128,10 @@ def _profile(arms: Iterable[str], target: Target, say: Say) -> tuple[dict[str, P
     """Profile passes, one process each; a failed one is a note."""
     profiled: dict[str, Profiled] = {}
     failed: dict[str, list[str]] = {}
-    with TemporaryDirectory(prefix="loraprof-") as folder:
+    with scratch() as folder:
         for index, arm in enumerate(arms):
             say(f"profile pass of arm {arm}")
-            place = Path(folder) / f"{index}.loraprof"
+            place = folder / f"{index}.loraprof"
             problem = profile_pass(["--arm", arm, *target.options, *target.words], place)
             try:
                 if problem is None:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from msgspec.structs import replace
@@ -13,6 +12,7 @@ from msgspec.structs import replace
 from loraprof.lifeline import bound
 from loraprof.runs.compare.job import Job, Outcome
 from loraprof.runs.worker import ask, of_module
+from loraprof.store.leftovers import scratch
 
 ARM: Final = of_module("loraprof.runs.compare.arm_process")
 
@@ -34,8 +34,8 @@ def run_job(job: Job) -> Outcome:
 def profile_pass(words: list[str], place: Path) -> str | None:
     """Records one arm through the command line; ``words`` are the options and the target. Returns what went wrong."""
     front = [sys.executable, "-m", "loraprof", "profile", "--record", str(place), "--quiet", "--format", "json"]
-    with TemporaryDirectory(prefix="loraprof-") as name:
-        back = ["-o", str(Path(name) / "report.json"), *words]
+    with scratch() as folder:
+        back = ["-o", str(folder / "report.json"), *words]
         line = bound([*front, *back])
         done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode == 0 and place.exists():

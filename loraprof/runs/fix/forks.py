@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +17,7 @@ from loraprof.errors import MeasurementError
 from loraprof.lifeline import bound
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.server import Ended, Order
+from loraprof.store.leftovers import scratch
 
 TAIL: Final = 2000  # characters of a run's output
 GRACE_S: Final = 5.0
@@ -60,8 +60,7 @@ def _told(ended: Ended, answer: Path, said: str, limit_s: float) -> Found:
 @contextmanager
 def forks(packages: Sequence[str]) -> Iterator[Forks]:
     """``packages`` are imported before the first trial. Compiled code is kept for the runs that follow, then gone."""
-    with TemporaryDirectory(prefix="loraprof-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         own = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"), "TRITON_CACHE_DIR": str(folder / "triton")}
         own["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # none is left behind
         line = bound([sys.executable, "-m", "loraprof.runs.fix.server", *packages])

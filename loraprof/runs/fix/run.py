@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +26,7 @@ from loraprof.runs.fix.job import Command, Trial
 from loraprof.runs.fix.judge import Repeats, loss_change, measured, noise, repeats
 from loraprof.runs.fix.rows import order, peak, promise, refused, row, unchanged
 from loraprof.runs.fix.schedule import BASE, SETUP_S, WARM_UP, Bench, Entry, name_of, steps_within
+from loraprof.store.leftovers import scratch
 from loraprof.store.writing import write
 
 ROUNDS: Final = 10  # at most
@@ -60,8 +60,7 @@ def fix(asked: Asked) -> Fix:
     """Raises UsageError, MeasurementError."""
     deadline_ns = time.perf_counter_ns() + asked.budget_ns
     wanted = _wanted(asked)
-    with nullcontext(str(asked.out)) if asked.out else TemporaryDirectory(prefix="loraprof-") as name:
-        folder = Path(name)
+    with nullcontext(asked.out) if asked.out else scratch() as folder:
         if asked.out:
             _open(folder, asked)
         report, notes = _report(asked, folder)

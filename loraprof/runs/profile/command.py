@@ -8,20 +8,22 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import msgspec
 
 from loraprof.capture.ranks.publish import exists
 from loraprof.errors import MeasurementError, UsageError
+from loraprof.lifeline import end_with
 from loraprof.report.output import say
 from loraprof.runs.profile import hook
 from loraprof.runs.profile.attach import LACKING, Attachment, places
 from loraprof.runs.profile.hook.sitecustomize import JOB, ROOT
 from loraprof.runs.profile.order import Order
+from loraprof.store.leftovers import scratch
 from loraprof.store.places import Place
 
 HOOK: Final = Path(hook.__file__).parent
@@ -35,16 +37,16 @@ def profile_command(words: list[str], order: Order) -> tuple[int, list[Place]]:
     """
     order.say(order.plan.sentence(False))
     place = order.place.absolute() if isinstance(order.place, Path) else order.place
-    with TemporaryDirectory(prefix="loraprof-") as state:
+    with scratch() as state:
         told = Attachment(
-            plan=order.plan, place=str(place), state=state, arm=order.arm, force=order.force, quiet=order.quiet
+            plan=order.plan, place=str(place), state=str(state), arm=order.arm, force=order.force, quiet=order.quiet
         )
         code = _run(words, _environment(told))
-        claimed = takewhile(lambda one: one[1].exists(), places(str(place), Path(state)))
+        claimed = takewhile(lambda one: one[1].exists(), places(str(place), state))
         found = [one for one, _ in claimed if exists(one)]
         if found and found[0] == place:
             found[0] = order.place  # as it was named
-        lacking = sorted({file.read_text() for file in Path(state).glob(f"{LACKING}*")})
+        lacking = sorted({file.read_text() for file in state.glob(f"{LACKING}*")})
     if not found and lacking and code == 0:
         raise MeasurementError(lacking[0], "train longer, or lower --skip, --timed and --steps")
     if not found:
@@ -66,7 +68,8 @@ def _environment(told: Attachment) -> dict[str, str]:
 def _run(words: list[str], environment: dict[str, str]) -> int:
     """As a shell would say it: 128 and the signal where one ended it."""
     try:
-        process = subprocess.Popen(words, env=environment)
+        end = partial(end_with, os.getpid(), signal.SIGTERM)  # as a launcher expects it: its workers end too
+        process = subprocess.Popen(words, env=environment, preexec_fn=end)
     except OSError as error:
         raise UsageError(f"{words[0]}: cannot be started, {error.strerror or error}", None) from None
     with _forwarded(process):

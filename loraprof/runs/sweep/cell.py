@@ -4,8 +4,6 @@ Full and LoRA in turn in this process, then a profile pass of LoRA for the predi
 result too.
 """
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -20,6 +18,7 @@ from loraprof.model.sweep import SweepCell
 from loraprof.runs.compare.measure import side_by_side
 from loraprof.runs.compare.workers import profile_pass, settings
 from loraprof.runs.worker import answer
+from loraprof.store.leftovers import scratch
 from loraprof.store.specs import load_workload
 from loraprof.workloads.models import torch_device
 
@@ -72,8 +71,8 @@ def _timed(job: CellJob) -> SweepCell:
 
 
 def _predicted(job: CellJob, found: SweepCell) -> SweepCell:
-    with TemporaryDirectory(prefix="loraprof-") as folder:
-        place = Path(folder) / "lora.loraprof"
+    with scratch() as folder:
+        place = folder / "lora.loraprof"
         words = ["--timed", str(TIMED), "--arm", "lora", *settings(job.overrides), job.workload]
         problem = profile_pass(words, place)
         if problem is not None:

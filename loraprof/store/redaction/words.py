@@ -17,9 +17,14 @@ _CLASS = re.compile(r"[A-Za-z_][\w.\[\], ]*", re.ASCII)
 _NO_CHIP = re.compile(r"[:/\\~_]|\S@|@\S|\d+(\.\d+){3}")
 _CHIP = re.compile(r"[^\W\d_]+|\d+")
 _RUN = re.compile(r"[^\W_]+")
-_ADDRESS = re.compile(r"\d+(?:\.\d+){3,}")
+# Addresses of machines, identifiers in groups, and what people number with: telephones, cards, days.
+_ADDRESS = re.compile(
+    r"\d+(?:\.\d+){3,}|(?:[\dA-Fa-f]{1,4}:){3,}[\dA-Fa-f:]+|[\dA-Fa-f]{4,}(?:-[\dA-Fa-f]{4,}){2,}"
+    r"|\+?\d(?:[() .:/+-]{0,3}\d){6,}"
+)
 _FILE = re.compile(r"[^\s<>(),:;]*[/\\@][^\s<>(),:;]*|[\w.-]+\.py\b")
 _PSEUDONYM = re.compile(r"x\d+")
+_MOST_CHIP: Final = 4  # letters and numbers in turn: 9V74 has four
 _LONGEST_NUMBER, _SHORT, _MOST_SHORT = 6, 2, 2  # what looks like a token or a hash has more short pieces
 _LONG: Final = 4  # letters that a word has when it may stay beside one that may not
 _ALWAYS: Final = (
@@ -40,9 +45,9 @@ _DEVICE: Final = frozenset(
     )
 )  # fmt: skip
 _PLATFORMS: Final = ("Linux", "Darwin", "Windows")
-_NUMBERS = re.compile(r"-?\d{1,12}(\.\d{1,9})?|\d{1,4}(,\d{1,4})*|")
-_VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){0,2}((a|b|rc|\.dev|\.post)\d{1,8})?(\+(cu|rocm)[\d.]{1,8}|\+cpu)?")
-_DEVICE_INDEX = re.compile(r"(cpu|cuda|meta)(:\d{1,3})?")
+_NUMBERS = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,9})?|[0-9]{1,4}(,[0-9]{1,4})*|")
+_VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){0,2}((a|b|rc|\.dev|\.post)\d{1,8})?(\+(cu|rocm)[\d.]{1,8}|\+cpu)?", re.ASCII)
+_DEVICE_INDEX = re.compile(r"(cpu|cuda|meta)(:\d{1,3})?", re.ASCII)
 _PUBLIC: Final = ("torch", "transformers", "peft", "diffusers", "accelerate", "trl", "bitsandbytes", "timm", "unsloth")
 _SOURCES: Final = tuple(f"{package}/" for package in _PUBLIC)
 _ORIGIN = re.compile(rf"({'|'.join(_PUBLIC)})(\.[a-z][a-z0-9_]*)*")
@@ -51,6 +56,10 @@ _ORIGIN = re.compile(rf"({'|'.join(_PUBLIC)})(\.[a-z][a-z0-9_]*)*")
 @cache
 def _words(name: str) -> frozenset[str]:
     return frozenset(files(__package__).joinpath(name).read_text("ascii").split())
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def _pieces(run: str) -> list[str] | None:
@@ -67,7 +76,7 @@ def _is_known(run: str) -> bool:
     return run in _ALWAYS or (
         pieces is not None
         and all(
-            len(piece) <= _LONGEST_NUMBER if piece.isdecimal() else piece.lower() in _words("words.txt")
+            len(piece) <= _LONGEST_NUMBER if _is_number(piece) else piece.lower() in _words("words.txt")
             for piece in pieces
         )
     )
@@ -100,11 +109,13 @@ class Pseudonyms:
     def _run(self, run: str) -> str:
         """A run in a name that somebody made up: what may be a part of something else goes with the rest."""
         pieces = _pieces(run)
-        if run in _ALWAYS or (run.isdecimal() and len(run) < _LONG):
+        if run in _ALWAYS or (_is_number(run) and len(run) < _LONG):
             return run
         if pieces is None or len(pieces) == 1:
-            return run if pieces and len(run) >= _LONG and _is_known(run) and not run.isdecimal() else self._word(run)
-        kept = [piece if len(piece) >= _LONG and not piece.isdecimal() and _is_known(piece) else "" for piece in pieces]
+            return run if pieces and len(run) >= _LONG and _is_known(run) and not _is_number(run) else self._word(run)
+        if run.isupper() or any(map(_is_number, pieces[:-1])):  # a token may end in a word
+            return self._word(run)
+        kept = [piece if len(piece) >= _LONG and not _is_number(piece) and _is_known(piece) else "" for piece in pieces]
         return "".join(pieces) if all(kept) else self._word(run) + "".join(kept)
 
     def _word(self, word: str) -> str:
@@ -121,13 +132,14 @@ class Pseudonyms:
         return ".".join(self._segment(part) for part in text.split("."))
 
     def _segment(self, part: str) -> str:
-        if not part or part in _words("modules.txt") or (part.isdecimal() and len(part) <= _LONGEST_NUMBER):
+        if not part or part in _words("modules.txt") or (_is_number(part) and len(part) <= _LONGEST_NUMBER):
             return part
         return self.of("module", part) + ("_attn" if "att" in part.lower() else "")
 
     def known(self, kind: str, text: str) -> str:
         """The text where every word of it is known, else a pseudonym for the whole."""
-        public = text.isascii() and not _ADDRESS.search(text) and all(map(_is_known, _RUN.findall(text)))
+        place = any(pattern.search(text) for pattern in (_ADDRESS, _FILE))
+        public = text.isascii() and not place and all(map(_is_known, _RUN.findall(text)))
         return text if public else self.of(kind, text)
 
     def numbers(self, kind: str, text: str) -> str:
@@ -140,10 +152,12 @@ class Pseudonyms:
 
         def piece(found: re.Match[str]) -> str:
             word = found[0]
-            known = len(word) <= _LONGEST_NUMBER if word.isdecimal() else word.lower() in _DEVICE
+            known = len(word) <= _LONGEST_NUMBER if _is_number(word) else word.lower() in _DEVICE
             return word if known else self._word(word)
 
-        return self.of("device", text) if _NO_CHIP.search(text) else _CHIP.sub(piece, text)
+        made = any(len(_CHIP.findall(run)) > _MOST_CHIP for run in _RUN.findall(text))
+        hidden = made or _NO_CHIP.search(text) or _ADDRESS.search(text)
+        return self.of("device", text) if hidden else _CHIP.sub(piece, text)
 
     def version(self, text: str) -> str:
         return text if _VERSION.fullmatch(text) else self.of("version", text)
