@@ -208,8 +208,8 @@ def _whole(place: Path, dice: random.Random) -> None:
     if dice.random() < 0.2:
         report_of(redacted_copy(source, _folder(place, "redacted")))
     if dice.random() < 0.2:
-        form = dice.choice(("perfetto", "tensorboard", "trace"))
-        export(Job(source, _folder(place, "export") / "out"), form)
+        to = dice.choice(("perfetto", "tensorboard", "trace"))
+        export(Job(source, _folder(place, "export") / "out"), to)
 
 
 def _folder(place: Path, name: str) -> Path:
