@@ -2,10 +2,10 @@
 
 ``python benchmarks/mutants.py [--count N] [--seed N] [--minutes N] [--map FILE]``
 
-Draws N mutants: the edge of a comparison, a sign, an operator, ``and``, ``not``, a number, ``min``. Which tests run a
-line is recorded once (``--map``, made where it is missing), of those that import the packages and are not slow. Each
-mutant runs in a fork of a process that holds everything but loraprof. Prints killed, survived and equivalent
-(``mutants.toml``), and the survivors' changes.
+Draws N mutants: the edge of a comparison, a sign, an operator, ``and``, ``not``, a number, ``min``. Each meets the
+tests that import its module, then those of its room; with ``--map`` those that run its lines, recorded once where the
+file is missing. Tests marked slow are left out. Each mutant runs in a fork of a process that holds everything but
+loraprof. Prints killed, survived and equivalent (``mutants.toml``), and the survivors' changes.
 """
 
 import argparse
@@ -163,8 +163,8 @@ class Loader(SourceFileLoader):
         return code
 
 
-class Tests:
-    """Which tests run which lines."""
+class Lines:
+    """Which tests run which lines, of a file that ``record`` made."""
 
     def __init__(self, place: Path) -> None:
         from coverage import CoverageData
@@ -179,6 +179,22 @@ class Tests:
         found = found or {one for names in by_line.values() for one in names} - {""}
         names = sorted({name.partition("|")[0] for name in found})
         return names if len(names) <= MOST else dice.sample(names, MOST)
+
+
+class Imports:
+    """Which test files name which modules."""
+
+    def __init__(self) -> None:
+        paths = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if _concerned(path)]
+        self._texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+
+    def of(self, mutant: Mutant, dice: random.Random) -> list[str]:
+        """Those that import the module first, then those that import from its room, or provoke findings."""
+        room, _, name = mutant.module.rpartition(".")
+        own = re.compile(rf"{re.escape(mutant.module)}\b|from {re.escape(room)} import .*\b{name}\b")
+        near = re.compile(rf"{re.escape(room)}\b|provoke import")
+        first = [path for path, text in self._texts.items() if own.search(text)]
+        return first + [path for path, text in self._texts.items() if path not in first and near.search(text)]
 
 
 def record(place: Path) -> None:
@@ -233,15 +249,16 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--map", type=Path, default=ROOT / ".coverage.mutants")
+    parser.add_argument("--map", type=Path, help="which tests run which lines")
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.path[0] = str(ROOT)  # not this folder, whose coverage.py is another
-    if not options.map.exists():
+    if options.map and not options.map.exists():
         record(options.map)
     for name in LOADED:
         importlib.import_module(name)
-    tests, dice, known = Tests(options.map), random.Random(options.seed), equivalent()
+    tests: Lines | Imports = Lines(options.map) if options.map else Imports()
+    dice, known = random.Random(options.seed), equivalent()
     every = [one for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")) for one in mutants(path)]
     drawn, end = dice.sample(every, options.count), time.monotonic() + 60 * options.minutes
     killed = same = done = 0
@@ -255,7 +272,9 @@ def main() -> int:
         elif chosen and not survives(mutant, chosen):
             killed += 1
         else:
-            print(f"{mutant.file}:{mutant.lines.start} survived {len(chosen)} tests\n{mutant.change}\n", flush=True)
+            print(
+                f"{mutant.file}:{mutant.lines.start} survived {' '.join(chosen[:4])} …\n{mutant.change}\n", flush=True
+            )
     print(f"{done} of {len(every):,} mutants: {killed} killed, {done - killed - same} survived, {same} equivalent")
     return 0 if killed >= 0.9 * (done - same) else 1
 

@@ -35,7 +35,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield ""
     yield "| | |"
     yield "|---|---|"
-    yield f"| device | {escape(s.device_name or s.device)} |"
+    yield f"| device | {escape(s.device_name or s.device or units.NA)} |"
     yield f"| torch, loraprof | {escape(s.torch or 'unknown')}, {__version__} |"
     if t.unprofiled:
         u = t.unprofiled
