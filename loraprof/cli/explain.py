@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from loraprof.cli.light import light, load_arrays
+
 
 def explain(
     id: Annotated[
@@ -11,15 +13,19 @@ def explain(
     ] = None,
 ) -> None:
     """Explain a finding or a word."""
-    from rich.console import Console
+    with light():
+        from rich.console import Console
 
-    from loraprof.diagnosis.glossary import term
-    from loraprof.diagnosis.judge import RULES, rule_named
-    from loraprof.report.explain import render_explain, render_list, render_term
+        from loraprof.diagnosis.glossary import term
+        from loraprof.report.explain import render_explain, render_list, render_term
 
-    if id is None:
-        render_list(list(RULES.values()), Console())
-    elif (found := term(id)) is not None:
-        render_term(found, Console())
-    else:
-        render_explain(rule_named(id).entry, Console())
+        if (found := term(id or "")) is not None:
+            render_term(found, Console())
+            return
+        load_arrays()
+        from loraprof.diagnosis.judge import RULES, rule_named
+
+        if id is None:
+            render_list(list(RULES.values()), Console())
+        else:
+            render_explain(rule_named(id).entry, Console())
