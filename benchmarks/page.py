@@ -15,7 +15,6 @@ import statistics
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +22,10 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.traces import recorded, write  # noqa: E402
-from loraprof.diagnosis.load import report_of  # noqa: E402
-from loraprof.report.export.job import Job  # noqa: E402
+from loraprof.diagnosis.load import diagnosis_of  # noqa: E402
 from loraprof.report.html import to_html  # noqa: E402
 from loraprof.report.json import to_json  # noqa: E402
+from loraprof.report.page.drawn import drawn_of  # noqa: E402
 from loraprof.store.recordings import load_source  # noqa: E402
 
 KEYS: Final = ("w", "w", "d", "w", "s", "a", "w", "d", "s", "s")
@@ -61,13 +60,13 @@ def _one_step(seed: Path) -> bytes:
 
 def _made(trace: Path, page: Path) -> tuple[str, ...]:
     began = time.perf_counter()
-    report = report_of(load_source(trace))
-    to_json(report)
+    found = diagnosis_of(load_source(trace))
+    to_json(found.report)
     json_s = time.perf_counter() - began
     began = time.perf_counter()
-    scenes = Job(partial(load_source, trace)).scenes()
-    page.write_bytes(to_html(report, scenes))
-    slices = sum(len(row.start) for scene in scenes for row in scene.rows)
+    shown = drawn_of(found)
+    page.write_bytes(to_html(found.report, shown))
+    slices = sum(len(row.start) for scene in shown.scenes for row in scene.rows)
     more_s = time.perf_counter() - began
     return f"{slices:<6}", f"{page.stat().st_size / 1000:7.0f}", f"{json_s:6.2f}", f"{more_s:6.2f}"
 

@@ -38,7 +38,7 @@ def analyses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return lambda job: (seen.append(what), make(job))[1]
 
     monkeypatch.setattr(Job, "_report", counted("report", Job._report))
-    monkeypatch.setattr(Job, "_scenes", counted("scenes", Job._scenes))
+    monkeypatch.setattr(Job, "_drawn", counted("drawn", Job._drawn))
     return seen
 
 
@@ -61,10 +61,10 @@ def test_what_is_written_is_the_same_with_and_without(folder: Path, tmp_path: Pa
         return out.read_bytes()
 
     first = {form: written(form, "--no-cache") for form in ("json", "html")}
-    assert analyses == ["report", "report", "scenes"]
+    assert analyses == ["report", "report", "drawn"]
     assert not folder.exists()
     kept = {form: [written(form), written(form)] for form in ("json", "html")}
-    assert analyses[3:] == ["report", "scenes"]
+    assert analyses[3:] == ["report", "drawn"]
     assert all(found == [first[form]] * 2 for form, found in kept.items())
     assert run(["export", str(RECORDING), "--to", "html", "-o", str(tmp_path / "x.html")]) == 0
     assert (tmp_path / "x.html").read_bytes() == first["html"]

@@ -59,9 +59,7 @@ def test_the_window_by_hand() -> None:
 
 
 def test_stretched_records_take_longer_and_their_calls_as_long() -> None:
-    flagged = np.zeros(len(CALLS.record_ns), dtype=np.bool_)
-    flagged[-1] = True
-    longer = stretched(CALLS, flagged, 3.0)
+    longer = stretched(CALLS, np.array([1.0, 1.0, 3.0]))
     assert longer.record_ns.tolist() == [*CALLS.record_ns[:-1].tolist(), 3 * int(CALLS.record_ns[-1])]
     assert longer.gap_ns is CALLS.gap_ns
     assert replay(longer, 1.0, 0, 0) - replay(CALLS, 1.0, 0, 0) == 2 * int(CALLS.record_ns[-1])

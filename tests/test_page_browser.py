@@ -1,7 +1,10 @@
 """The page in a real browser, with the network off: everything has content, nothing is fetched, names stay text."""
 
+import base64
+import gzip
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +65,14 @@ class Opened:
 
     def ask(self, script: str) -> Any:
         return self.page.evaluate(script)
+
+
+def payload(path: Path) -> dict[str, Any]:
+    """What the page's script is given."""
+    found = re.search(r'id="data">([^<]*)<', path.read_text())
+    assert found is not None
+    unpacked: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(found[1])))
+    return unpacked
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +157,22 @@ def test_tables_filter_sort_and_hold_only_what_is_in_sight(opened: Opened) -> No
     assert roles == {"adapter.up"}
     opened.page.locator("#all-kernels th button", has_text="count").click()
     assert opened.page.locator("#all-kernels th[aria-sort]").inner_text().startswith("count")
+
+
+def test_two_ticked_changes_show_the_outcome_of_both(opened: Opened, written: Path) -> None:
+    what = payload(written)["what_if"]
+    boxes, said = opened.page.locator("#what-if input:enabled"), opened.page.locator("#what-if output")
+    assert boxes.count() == len([c for c in what["choices"] if c["apart"] is None]) >= 2
+    boxes.nth(0).check()
+    boxes.nth(1).check()
+    for chosen in (3, 2):
+        outcome = what["outcomes"][chosen]
+        assert f"{outcome['step_ns'] / 1e6:.3g} ms" in said.inner_text()
+        assert f"{outcome['speedup']:.2f}x [{outcome['low']:.2f}, {outcome['high']:.2f}]" in said.inner_text()
+        assert f"what-if={chosen}" in opened.ask("location.hash")
+        boxes.nth(0).uncheck()
+    for choice in (c for c in what["choices"] if c["apart"]):
+        assert choice["apart"] in opened.page.locator("#what-if li:has(input:disabled)").inner_text()
 
 
 def test_a_brush_on_the_roofline_filters_the_kernels(opened: Opened) -> None:

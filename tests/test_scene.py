@@ -23,7 +23,7 @@ def job_of(path: Path) -> Job:
 
 def profiled(job: Job) -> Scene:
     """The last of the scenes: the step as it was recorded."""
-    return job.scenes()[-1]
+    return job.drawn().scenes[-1]
 
 
 def scenes() -> list[tuple[Job, Scene]]:
@@ -67,7 +67,7 @@ def test_an_idle_slice_blames_the_call_that_launched_what_ended_it() -> None:
 
 @pytest.mark.slow
 def test_a_cpu_step_has_no_streams_and_tiles_too() -> None:
-    plain, scene = job_of(recorded("tiny-llama-cpu")).scenes()
+    plain, scene = job_of(recorded("tiny-llama-cpu")).drawn().scenes
     assert plain.rows == []
     assert sum(cell.ns for cell in plain.cells) == plain.wall_ns
     assert {row.group for row in scene.rows} == {"partition", "host"}
@@ -87,15 +87,15 @@ def test_the_roofs_dots_are_sums_of_kernels_and_the_payload_is_small() -> None:
     job = job_of(next(path for path in GPU if path.stem == "llama-3.2-1b"))
     known = [k for k in job.report.kernels if k.flops and k.min_bytes and k.total_ns]
     assert sum(dot["ns"] for dot in dots(job.report.kernels)) == sum(k.total_ns for k in known)
-    text = packed(job.report, job.scenes())
-    assert text == packed(job.report, job.scenes())
+    text = packed(job.report, job.drawn())
+    assert text == packed(job.report, job.drawn())
     assert len(text) < 900_000
 
 
 @pytest.mark.parametrize("path", GPU, ids=lambda p: p.stem)
 def test_the_step_without_the_profiler_is_the_reports(path: Path) -> None:
     job = job_of(path)
-    plain, _ = job.scenes()
+    plain, _ = job.drawn().scenes
     told = job.report.unprofiled
     assert told is not None
     assert plain.wall_ns == told.wall_ns == sum(plain.rows[0].ns) == sum(cell.ns for cell in plain.cells)

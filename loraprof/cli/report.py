@@ -47,7 +47,7 @@ def report(
             output = _page_to_open(place_of(path).name)
             format, force = Format.html, True
         shown = as_profiled(job.report) if profiled else job.report
-        emit(shown, format, output, force, job.scenes, full, section)
+        emit(shown, format, output, force, job.drawn, full, section)
     if open and output is not None:
         webbrowser.open(output.as_uri())
     if output is not None:

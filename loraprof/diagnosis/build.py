@@ -60,6 +60,15 @@ class Among:
     transfer_ns: Int64 | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Diagnosis:
+    """A report and what it was made of; ``case`` is None where the trace holds no step."""
+
+    report: Report
+    analysis: Analysis
+    case: Case | None
+
+
 def build_report(
     trace: Trace,
     path: Place,
@@ -67,7 +76,18 @@ def build_report(
     nvml: Nvml | None = None,
     among: Among = Among(),
 ) -> Report:
-    """The report of one rank's trace, with what its recording and the other ranks add."""
+    """The report of ``diagnosed`` alone."""
+    return diagnosed(trace, path, recording, nvml, among).report
+
+
+def diagnosed(
+    trace: Trace,
+    path: Place,
+    recording: Recording | None = None,
+    nvml: Nvml | None = None,
+    among: Among = Among(),
+) -> Diagnosis:
+    """One rank's trace, with what its recording and the other ranks add."""
     analysis = analyse(trace, recording, among.step)
     ceiling, roofless = ceiling_of(analysis, recording, nvml)
     step = analysis.steps[analysis.reported] if analysis.reported is not None else None
@@ -91,7 +111,7 @@ def build_report(
         closure=replace(analysis.closure, notes=[*notes, *([roofless] if roofless else [])]),
         devices={f"cuda:{i}": list(steps) for i, steps in analysis.others.items()} or None,
     )
-    return _explained(report, analysis, recording, nvml, ceiling, among) if step else report
+    return _explained(report, analysis, recording, nvml, ceiling, among) if step else Diagnosis(report, analysis, None)
 
 
 def _explained(
@@ -101,7 +121,7 @@ def _explained(
     nvml: Nvml | None,
     ceiling: Ceiling | None,
     among: Among,
-) -> Report:
+) -> Diagnosis:
     """``report`` with all that the reported step gives."""
     assert analysis.reported is not None
     ledger, step, timing = analysis.ledgers[analysis.reported], analysis.steps[analysis.reported], report.timing
@@ -138,7 +158,7 @@ def _explained(
     found = findings(case) if step.wall_ns and not analysis.unread else []
     generated = compiled(analysis, ledger, busy)
     notes = _notes(case, (uncovered(ledger, busy, moved), impossible(table), unpriced), generated)
-    return replace(
+    full = replace(
         report,
         ceilings=ceilings(analysis, recording, limits.ceiling, busy.work),
         verdict=_judged(case, found, seen, sent.saved_bytes if sent and extra is None else None),
@@ -154,6 +174,7 @@ def _explained(
         unprofiled=seen,
         networks=networks(analysis, ledger, plain),
     )
+    return Diagnosis(full, analysis, case)
 
 
 def _judged(case: Case, found: list[Finding], seen: UnprofiledStep | None, unsent: int | None) -> Verdict:

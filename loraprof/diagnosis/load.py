@@ -1,6 +1,7 @@
 """From a path to a report: reads a recording or foreign traces and runs the analysis."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import msgspec
 from loraprof.analysis.analyse import analyse
 from loraprof.analysis.ranks.examine import Run, sequential
 from loraprof.analysis.ranks.merged import merged_ranks
-from loraprof.diagnosis.build import Among, build_report
+from loraprof.diagnosis.build import Among, Diagnosis, diagnosed
 from loraprof.errors import InputError
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
@@ -34,19 +35,24 @@ def diagnose(path: str | PathLike[str] | RemotePath, run: Run = sequential) -> R
 
 def report_of(source: Source, run: Run = sequential) -> Report:
     """The same for a source that is loaded. Raises InputError when its trace cannot be read."""
+    return diagnosis_of(source, run).report
+
+
+def diagnosis_of(source: Source, run: Run = sequential) -> Diagnosis:
+    """The report and what it was made of."""
     if len(source.traces) > 1:
-        return ranks_report(source, surveyed(source, run))
+        return ranks_diagnosis(source, surveyed(source, run))
     recording = source.recording
     if source.ranks and source.ranks[0].own is not None:
         recording = _described(source.ranks[0], source)
     trace = read_trace(source.traces[0])
     if recording is None and (merged := merged_ranks(trace)):
-        return merged_report(source, merged)
-    return _with_notes(build_report(trace, source.path, recording, source.nvml), *source.notes)
+        return _merged(source, merged)
+    return _with_notes(diagnosed(trace, source.path, recording, source.nvml), *source.notes)
 
 
-def merged_report(source: Source, merged: Sequence[tuple[str, Trace]]) -> Report:
-    """The report of the slowest of several ranks whose traces are one file."""
+def _merged(source: Source, merged: Sequence[tuple[str, Trace]]) -> Diagnosis:
+    """The slowest of several ranks whose traces are one file."""
     from loraprof.analysis.ranks.breakdown import breakdown_of
     from loraprof.analysis.ranks.survey import survey
 
@@ -73,19 +79,19 @@ def file_of(source: Source, seen: "Survey") -> RankFile:
     return next(file for file in source.ranks if file.trace.name == seen.trace)
 
 
-def ranks_report(source: Source, seen: "Survey") -> Report:
-    """The report of the slowest rank, with what all ranks say together."""
+def ranks_diagnosis(source: Source, seen: "Survey") -> Diagnosis:
+    """The slowest rank, with what all ranks say together."""
     file = file_of(source, seen)
     return _among(seen, len(source.traces), read_trace(file.trace), source, _described(file, source))
 
 
 def _among(
     seen: "Survey", ranks: int, trace: Trace, source: Source, recording: Recording | None, *notes: str
-) -> Report:
+) -> Diagnosis:
     among = Among(ranks, seen.step, seen.transfer_ns)
-    report = build_report(trace, source.path, recording, source.nvml, among)
-    report = msgspec.structs.replace(report, ranks=seen.rows, rank_summary=seen.summary)
-    return _with_notes(report, *notes, *seen.notes, *source.notes)
+    found = diagnosed(trace, source.path, recording, source.nvml, among)
+    report = msgspec.structs.replace(found.report, ranks=seen.rows, rank_summary=seen.summary)
+    return _with_notes(replace(found, report=report), *notes, *seen.notes, *source.notes)
 
 
 def _described(file: RankFile, source: Source) -> Recording | None:
@@ -105,6 +111,6 @@ def _calibrated(own: Recording | None, shared: Recording | None) -> Recording | 
     return msgspec.structs.replace(own, notes=notes)
 
 
-def _with_notes(report: Report, *notes: str) -> Report:
-    closure = msgspec.structs.replace(report.closure, notes=[*report.closure.notes, *notes])
-    return msgspec.structs.replace(report, closure=closure)
+def _with_notes(found: Diagnosis, *notes: str) -> Diagnosis:
+    closure = msgspec.structs.replace(found.report.closure, notes=[*found.report.closure.notes, *notes])
+    return replace(found, report=msgspec.structs.replace(found.report, closure=closure))

@@ -40,9 +40,7 @@ class Remedy:
         stack = next((s for s in stacks(case) if s in self.text), None)
         if stack is None or not (self.fits is None or self.fits(case, values)):
             return None
-        saved = self.saved(case, values) if self.saved else whole
-        if saved is not None and self.assumed is not None:
-            saved = saved.share(self.assumed)
+        saved = self.worth(case, values, whole)
         return RemedyReport(
             kind=self.kind,
             stack=stack,
@@ -50,6 +48,11 @@ class Remedy:
             arm=self.arm,
             gain=gain(case, saved) if saved is not None else None,
         )
+
+    def worth(self, case: Case, values: Values, whole: Worth | None) -> Worth | None:
+        """What the change takes off the step, of a cause that costs ``whole``; None unknown."""
+        saved = self.saved(case, values) if self.saved else whole
+        return saved.share(self.assumed) if saved is not None and self.assumed is not None else saved
 
 
 def unknown(case: Case, values: Values) -> None:

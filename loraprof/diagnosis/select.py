@@ -13,7 +13,7 @@ import numpy as np
 
 from loraprof.analysis.partition.ledger import Ledger, idle_kind
 from loraprof.diagnosis.case import Case, TimedLedger
-from loraprof.diagnosis.worth import Worth
+from loraprof.diagnosis.worth import Taken, Worth
 from loraprof.model.recording import ModuleInfo
 from loraprof.model.trace import Bool
 from loraprof.model.vocabulary import PHASE, ROLE, Cause, Phase, Role
@@ -99,15 +99,31 @@ def worth(case: Case, select: Select, waiting: bool = True) -> Worth | None:
         return None
     values = {id(t.ledger): _worth(t, select(t.ledger), waiting) for t in case.timed}
     low, high = unprofiled.low_ns / unprofiled.median_ns, unprofiled.high_ns / unprofiled.median_ns
-    return Worth(values[id(case.reported)], min(values.values()) * low, max(values.values()) * high)
+    own = reported(case)
+    edit = _taken(own, select(own.ledger), waiting)
+    return Worth(values[id(own.ledger)], min(values.values()) * low, max(values.values()) * high, edit=edit)
+
+
+def reported(case: Case) -> TimedLedger:
+    """The reported step; there is one where ``case.timed`` has any."""
+    return next(timed for timed in case.timed if timed.ledger is case.reported)
 
 
 def _worth(timed: TimedLedger, chosen: Bool, waiting: bool) -> float:
     """The chosen entries, and their share (by count) of the idle time before their (module, phase, role)."""
-    ledger, entries = timed.ledger, timed.entries
-    if not waiting:
-        return float(timed.ns[chosen & ledger.busy].sum())
-    mine = np.bincount(timed.group, ledger.busy & chosen, minlength=len(entries))
-    share = np.divide(mine, entries, out=np.zeros_like(mine), where=entries > 0)
-    before = ~ledger.busy & ~chosen
-    return float(timed.ns[chosen].sum() + (timed.ns[before] * share[timed.group[before]]).sum())
+    return saved_ns(timed, _taken(timed, chosen, waiting))
+
+
+def _taken(timed: TimedLedger, chosen: Bool, waiting: bool) -> Taken:
+    busy = chosen & timed.ledger.busy
+    return Taken(
+        (chosen if waiting else busy).astype(np.float64), (busy if waiting else busy & False).astype(np.float64)
+    )
+
+
+def saved_ns(timed: TimedLedger, taken: Taken) -> float:
+    """What the step is shorter without what is taken: of idle time what was chosen itself, or the share of the launches
+    behind it that go, whichever is more."""
+    before = np.bincount(timed.group, np.where(timed.ledger.busy, taken.launch, 0.0), minlength=len(timed.entries))
+    share = np.divide(before, timed.entries, out=np.zeros_like(before), where=timed.entries > 0)
+    return float((timed.ns * np.where(timed.ledger.busy, taken.time, np.maximum(taken.time, share[timed.group]))).sum())

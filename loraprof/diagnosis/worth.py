@@ -1,8 +1,10 @@
 """What is something worth in a step, and how is that known? Unprofiled ns with their range and basis."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from loraprof.analysis.step.unprofiled import Floats
 from loraprof.model.report import GainBasis
+from loraprof.model.trace import Bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,27 +22,59 @@ class Assumed:
             raise ValueError(f"an assumed range needs a width: {self}")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """What goes of the reported step, as shares per ledger entry: ``time`` of the entry's own, and ``launch`` of the
+    idle time in front of a busy one."""
+
+    time: Floats
+    launch: Floats
+
+    def times(self, factor: float) -> "Taken":
+        return Taken(self.time * factor, self.launch * factor)
+
+    def plus(self, more: "Taken") -> "Taken":
+        return Taken(self.time + more.time, self.launch + more.launch)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostEdit:
+    """What changes of the replayed launches: flagged records that follow each other are ``merged`` into one, and the
+    host takes a ``share`` of its time."""
+
+    merged: Bool | None = None
+    share: float = 1.0
+
+
+Edit = Taken | HostEdit
+
+
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """Unprofiled ns of one step, and how they are known."""
+    """Unprofiled ns of one step, and how they are known. ``edit``: the change to the step that gives ``ns``, where one
+    does."""
 
     ns: float
     low: float
     high: float
     basis: GainBasis = "model"
     source: str | None = None
+    edit: Edit | None = field(default=None, compare=False, repr=False)
 
     def times(self, factor: float) -> "Worth":
         """A share that this recording gives."""
-        return replace(self, ns=self.ns * factor, low=self.low * factor, high=self.high * factor)
+        edit = self.edit.times(factor) if isinstance(self.edit, Taken) else None
+        return replace(self, ns=self.ns * factor, low=self.low * factor, high=self.high * factor, edit=edit)
 
     def share(self, part: Assumed) -> "Worth":
         """A share that it does not."""
-        ends = self.ns * part.likely, self.low * part.low, self.high * part.high
-        return Worth(*ends, basis="assumed", source=part.source)
+        scaled = self.times(part.likely)
+        return replace(scaled, low=self.low * part.low, high=self.high * part.high, basis="assumed", source=part.source)
 
     def plus(self, more: "Worth") -> "Worth":
-        return replace(self, ns=self.ns + more.ns, low=self.low + more.low, high=self.high + more.high)
+        one, two = self.edit, more.edit
+        edit = one.plus(two) if isinstance(one, Taken) and isinstance(two, Taken) else None
+        return replace(self, ns=self.ns + more.ns, low=self.low + more.low, high=self.high + more.high, edit=edit)
 
     def between(self, low: "Worth", high: "Worth") -> "Worth":
         """With the ends of two others."""

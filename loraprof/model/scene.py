@@ -7,6 +7,8 @@ Times are ns from the window's start; a row's slices are in time order and do no
 from dataclasses import dataclass
 from typing import Literal
 
+from loraprof.model.what_if import WhatIf
+
 Group = Literal["partition", "stream", "host"]
 
 
@@ -47,3 +49,11 @@ class Scene:
     rows: list[SliceRow]
     cells: list[PartitionCell]
     left_out: int  # host records too deep to be drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """``scenes``: the step as it runs where that is known, and as it was profiled."""
+
+    scenes: tuple[Scene, ...] = ()
+    what_if: WhatIf | None = None

@@ -1,10 +1,11 @@
 """How does a report look in a browser? One self-contained page: light and dark, sortable, nothing fetched."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from loraprof.model.report import Report
-from loraprof.model.scene import Scene
+from loraprof.model.scene import Drawn
 from loraprof.report.document import (
     Balance,
     Bar,
@@ -33,23 +34,25 @@ _CHART_WIDTH = 360
 _WORDS = ("good", "bad")  # of a verdict: the word itself is coloured
 
 
-LIVE = (  # what the script fills: id, title, whether it needs the step's scene
-    ("icicle", "Where the step went", True),
-    ("timeline", "The step in time", True),
-    ("roofline", "Kernels under the roof", False),
-    ("all-kernels", "All kernels", False),
-    ("all-modules", "All modules", False),
-    ("all-gaps", "All idle gaps", True),
+WHAT_IF = ("what-if", "What if: several changes together")  # behind the changes themselves
+LIVE = (  # what the script fills: id, title, what it needs beside the report
+    ("icicle", "Where the step went", "scenes"),
+    ("timeline", "The step in time", "scenes"),
+    ("roofline", "Kernels under the roof", None),
+    ("all-kernels", "All kernels", None),
+    ("all-modules", "All modules", None),
+    ("all-gaps", "All idle gaps", "scenes"),
 )
 
 
-def to_html(shown: Shown, scenes: Sequence[Scene] = ()) -> bytes:
-    """UTF-8; opens from disk, without a network. ``scenes``: the reported step to look at and zoom into."""
+def to_html(shown: Shown, drawn: Drawn | None = None) -> bytes:
+    """UTF-8; opens from disk, without a network. ``drawn``: the reported step to look at and zoom into."""
     document = document_of(shown)
     if not isinstance(shown, Report) or not shown.kernels:
         return page(escape(document.title), _body(document)).encode()
-    live = "\n".join(_live(*one[:2]) for one in LIVE if scenes or not one[2])
-    return page(escape(document.title), _body(document, live), packed(shown, scenes)).encode()
+    live = "\n".join(_live(id, title) for id, title, needs in LIVE if not needs or getattr(drawn, needs, None))
+    behind = {"do": _live(*WHAT_IF)} if drawn and drawn.what_if else {}
+    return page(escape(document.title), _body(document, live, behind), packed(shown, drawn)).encode()
 
 
 def _live(id: str, title: str) -> str:
@@ -61,9 +64,9 @@ def escape(text: str) -> str:
     return html.escape(printable(text), quote=True)
 
 
-def _body(document: Document, live: str = "") -> str:
-    """What the script draws stands before what is for reference alone."""
-    plain = [_section(s) for s in document.sections if not s.detail]
+def _body(document: Document, live: str = "", behind: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What the script draws stands before what is for reference alone; ``behind`` follows the section of that id."""
+    plain = [part for s in document.sections if not s.detail for part in (_section(s), behind.get(s.id)) if part]
     details = [_section(s) for s in document.sections if s.detail]
     sections = "\n".join([*plain, *([live] if live else []), *details])
     lines = "".join(f"<p>{escape(line)}</p>" for line in document.lines)

@@ -11,7 +11,7 @@ from typing import Final
 
 from loraprof.report.palette import TONES
 
-SCRIPTS: Final = ("core.js", "timeline.js", "icicle.js", "roofline.js", "tables.js", "main.js")
+SCRIPTS: Final = ("core.js", "timeline.js", "icicle.js", "roofline.js", "tables.js", "what_if.js", "main.js")
 
 
 def _variables(dark: bool) -> str:

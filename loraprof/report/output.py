@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from loraprof.report.registry import Format as Format
 from loraprof.store.writing import check_folder, check_target, disk, not_written, write
 
 if TYPE_CHECKING:
-    from loraprof.model.scene import Scene
+    from loraprof.model.scene import Drawn
     from loraprof.report.shown import Shown
     from loraprof.store.places import Place
 
@@ -79,11 +79,11 @@ def emit(
     form: Format,
     output: Path | None,
     force: bool,
-    scenes: "Callable[[], Sequence[Scene]]" = tuple,
+    drawn: "Callable[[], Drawn] | None" = None,
     full: bool = False,
     section: str | None = None,
 ) -> None:
-    """Writes ``result`` in ``form`` to ``output`` or stdout. ``scenes``: the step that a page in a browser can show;
+    """Writes ``result`` in ``form`` to ``output`` or stdout. ``drawn``: what a page in a browser shows besides;
     ``full`` and ``section``: what a terminal shows.
 
     Raises UsageError for an existing file or a choice where there is none, MeasurementError where nothing can be
@@ -103,7 +103,7 @@ def emit(
     elif form is Format.html:
         from loraprof.report.html import to_html
 
-        content = to_html(result, scenes())
+        content = to_html(result, drawn()) if drawn else to_html(result)
     else:
         from loraprof.report.registry import render
 
@@ -169,7 +169,7 @@ def show_recording(
     from loraprof.store.recordings import load_source
 
     job = Job(partial(load_source, place), run=processes, cache=cache_of(place))
-    emit(job.report, form, output, force, job.scenes)
+    emit(job.report, form, output, force, job.drawn)
     say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)
 
 

@@ -80,8 +80,8 @@ def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
     columns = [np.concatenate((b, i)).astype(np.int64) for b, i in zip(busy, idle, strict=True)]
     kind, phase, role, module, name, op, ns, full, events = columns
     overlap = _overlap(trace, who, window, begin[~data], stop[~data])
-    blocks = np.full(len(ns), -1, dtype=np.int64)
-    return Ledger(window, kind, phase, role, module, name, op, blocks, ns, full, events, overlap)
+    blank = np.full(len(ns), -1, dtype=np.int64)
+    return Ledger(window, kind, phase, role, module, name, op, blank, blank, ns, full, events, overlap)
 
 
 def split_unread(_trace: Trace, _who: Attribution, window: Window) -> Ledger:
@@ -90,7 +90,7 @@ def split_unread(_trace: Trace, _who: Attribution, window: Window) -> Ledger:
     ns = np.full(some, window.end - window.start, np.int64)
     one, blank = np.ones(some, np.int64), np.full(some, -1, np.int64)
     kind, phase, role = one * idle_kind("unknown"), one * OTHER_PHASE, one * OTHER_ROLE
-    return Ledger(window, kind, phase, role, blank, blank, blank, blank, ns, ns, one, ())
+    return Ledger(window, kind, phase, role, blank, blank, blank, blank, blank, ns, ns, one, ())
 
 
 def _busy(trace: Trace, who: Attribution, window: Window, owner: Int64, length: Int64) -> tuple[Int64, ...]:

@@ -135,6 +135,7 @@ def split(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Time
         module=np.concatenate((work.module[near], idle.module)),
         name=np.concatenate((device.name[rows].astype(np.int64), blank)),
         op=np.concatenate((work.op[near], blank)),
+        record=np.concatenate((rows, blank)),
         blocks=np.concatenate((device.blocks[rows], blank)),
         ns=np.concatenate((ns, idle.ns)),
         full_ns=np.concatenate((end - start, idle.ns)),

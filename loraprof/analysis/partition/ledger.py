@@ -24,6 +24,7 @@ class Ledger:
     module: Int64
     name: Int64  # -> Trace.names of the busy record; -1 idle
     op: Int64  # -> Trace.host, the innermost op that launched it (CPU: the op itself); -1 unknown
+    record: Int64  # -> Trace.device; -1 idle, and on a CPU
     blocks: Int64  # grid size; -1 unknown
     ns: Int64  # time owned exclusively
     full_ns: Int64  # the record's whole duration

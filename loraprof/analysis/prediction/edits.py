@@ -7,9 +7,12 @@ go, and the call stays while it has any left.
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from loraprof.analysis.prediction.replay import Call, Calls
 from loraprof.model.trace import Bool, Int64
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,19 @@ def merged(calls: Calls, record: Bool) -> Calls:
     return without(replace(calls, record_ns=longer, span_ns=None), np.zeros(len(counts), dtype=np.bool_), gone)
 
 
-def stretched(calls: Calls, record: Bool, factor: float) -> Calls:
-    """``calls`` whose flagged records take ``factor`` times as long; the host's time is as it was."""
-    longer = np.where(record, np.rint(factor * calls.record_ns), calls.record_ns).astype(np.int64)
-    return replace(calls, record_ns=longer, span_ns=None)
+def stretched(calls: Calls, factor: Floats) -> Calls:
+    """``calls`` whose records take ``factor`` times as long, one per record; the host's time is as it was."""
+    return replace(calls, record_ns=np.rint(factor * calls.record_ns).astype(np.int64), span_ns=None)
+
+
+def eased(calls: Calls, factor: Floats) -> Calls:
+    """``calls`` in which launching a record costs the host ``factor`` times as much, one per record."""
+    counts = np.diff(calls.first)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    mean = np.bincount(owner, factor, minlength=len(counts)) / np.maximum(counts, 1)
+    each = np.where(counts > 0, mean, 1.0)
+    gap, duration = (np.rint(each * ns).astype(np.int64) for ns in (calls.gap_ns, calls.duration_ns))
+    return replace(calls, gap_ns=gap, duration_ns=duration, span_ns=None)
 
 
 def with_launches(calls: Calls, launches: list[Launch]) -> Calls:

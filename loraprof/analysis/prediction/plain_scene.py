@@ -4,44 +4,28 @@ On a GPU the replayed records and, per host thread, what it was doing; an idle s
 launched the record that ended it. On a CPU there is no replay: the cells of the scaled step alone, and no time line.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 
 import numpy as np
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.host_state import STATES, Timeline
-from loraprof.analysis.prediction.moved import Moved, moved, moved_ledger
-from loraprof.analysis.prediction.replayed import step_replay
-from loraprof.analysis.statistics import median_interval
+from loraprof.analysis.partition.ledger import Ledger
+from loraprof.analysis.prediction.moved import Moved, moved
+from loraprof.analysis.prediction.replayed import StepReplay
 from loraprof.analysis.step.scene import HOST, TONES, Names, cells, lanes, partition_row, row
 from loraprof.analysis.step.segments import device_segments
-from loraprof.analysis.step.unprofiled import scaled_ledger
-from loraprof.model.report import Unprofiled
 from loraprof.model.scene import Scene, SliceRow
 from loraprof.model.vocabulary import ROLES
 
 
-def plain_scene(analysis: Analysis) -> Scene | None:
-    """None where the step without the profiler is not known."""
-    timing = analysis.recording.timing if analysis.recording else None
-    if analysis.reported is None or analysis.recording is None or timing is None or not timing.samples_ns:
-        return None
-    ledger = analysis.ledgers[analysis.reported]
-    if not ledger.ns.sum():
-        return None
-    median, low, high = median_interval(timing.samples_ns)
-    name, names = ledger.window.name, Names()
-    if not analysis.on_gpu:
-        scaled = scaled_ledger(analysis, ledger, analysis.recording, median)
-        return Scene(name, median, [], TONES, [], list(cells(analysis, scaled)), 0)
-    unprofiled = Unprofiled(median_ns=median, low_ns=low, high_ns=high, steps=len(timing.samples_ns))
-    replay = step_replay(analysis, ledger, unprofiled)
-    step = moved(analysis, ledger, replay, median) if replay else None
-    plain = moved_ledger(analysis, ledger, replay, median) if replay else None
-    if step is None or plain is None:
-        return None
-    rows = list(_rows(analysis, step, names))
-    return Scene(name, median, list(names.texts), TONES, rows, list(cells(analysis, plain)), 0)
+def plain_scene(analysis: Analysis, ledger: Ledger, plain: Ledger, replay: StepReplay | None) -> Scene:
+    """``plain``: the entries of the reported step, which is ``ledger``, without the profiler."""
+    total_ns, names = int(plain.ns.sum()), Names()
+    step = moved(analysis, ledger, replay, total_ns) if replay else None
+    rows = list(_rows(analysis, step, names)) if step else []
+    return Scene(ledger.window.name, total_ns, list(names.texts), TONES, rows, list(cells(analysis, plain)), 0)
 
 
 def _rows(analysis: Analysis, step: Moved, names: Names) -> Iterator[SliceRow]:
@@ -56,7 +40,7 @@ def _rows(analysis: Analysis, step: Moved, names: Names) -> Iterator[SliceRow]:
             continue
         place = next((n for n, (t, _) in enumerate(hosts) if t == int(thread[step.work.launch[record]])), None)
         if place is not None:
-            found = int(np.searchsorted(hosts[place][1].start, int(step.work.call[record]), side="right")) - 1
+            found = bisect_right(hosts[place][1].start, int(step.work.call[record])) - 1
             if found >= 0:
                 split.blame[i] = (1 + len(streams) + place) << 32 | found
     yield from (split, *streams, *(made for _, made in hosts))

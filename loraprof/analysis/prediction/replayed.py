@@ -14,8 +14,8 @@ import numpy as np
 from loraprof import units
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.ledger import Ledger
-from loraprof.analysis.prediction.edits import Launch, merged, stretched, with_launches, without
-from loraprof.analysis.prediction.host_clock import HostClock, host_clock, unslowed
+from loraprof.analysis.prediction.edits import Launch, eased, merged, stretched, with_launches, without
+from loraprof.analysis.prediction.host_clock import Floats, HostClock, host_clock, unslowed
 from loraprof.analysis.prediction.replay import (
     Call,
     Calls,
@@ -89,7 +89,7 @@ class StepReplay:
         launches = self._launches(added)
         calls = self.step.calls
         if end_ns is not None and self.end_busy_ns > 0:
-            calls = stretched(calls, _are(self.record_role, END), end_ns / self.end_busy_ns)
+            calls = stretched(calls, np.where(_are(self.record_role, END), end_ns / self.end_busy_ns, 1.0))
         elif end_ns is not None and end_ns >= 1:
             launches.append(self._launch(len(self.role) - 1, end_ns))
         longer = with_launches(calls, sorted(launches, key=lambda launch: launch.after))
@@ -106,6 +106,16 @@ class StepReplay:
     def merged_ns(self, record: Bool) -> int:
         """What the step would save where flagged records that follow each other are launched as one, ns."""
         return self._window(self.step.calls) - self._window(merged(self.step.calls, record))
+
+    def saved_ns(self, left: Floats, launched: Floats, joined: Bool | None, share: float) -> int:
+        """What the step would save, ns, where each record takes the part ``left`` of its time and its launch the part
+        ``launched`` of the host's, records ``joined`` that follow each other are one launch, and the host takes
+        ``share`` of its time."""
+        calls = eased(stretched(self.step.calls, left), launched)
+        gone = launched <= 0
+        calls = without(calls, np.zeros(len(self.role), dtype=np.bool_), gone)
+        calls = calls if joined is None else merged(calls, joined[~gone])
+        return self._window(self.step.calls) - self._window(calls, share)
 
     def _window(self, calls: Calls, share: float = 1.0) -> int:
         sigma = 1.0 if self.sigma is None else self.sigma

@@ -6,7 +6,7 @@ whether a mask masks anything.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -82,7 +82,7 @@ def _saved(whole: Worth | None, shares: tuple[float, float, float] | None) -> Wo
     if shares is None:
         return whole.share(UNTIMED)
     likely, low, high = shares
-    return Worth(whole.ns * likely, whole.low * low, whole.high * high)
+    return replace(whole.times(likely), low=whole.low * low, high=whole.high * high)
 
 
 def _counted(case: Case) -> Lost | None:

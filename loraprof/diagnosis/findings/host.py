@@ -14,7 +14,7 @@ from loraprof.diagnosis.remedies import host as remedies
 from loraprof.diagnosis.remedy import target
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.select import Select, either, idle, total_ns, worth
-from loraprof.diagnosis.worth import Worth
+from loraprof.diagnosis.worth import HostEdit, Worth
 from loraprof.model.trace import Int64, distinct
 from loraprof.model.vocabulary import Cause
 
@@ -83,7 +83,9 @@ def _faster_host(case: Case, waited_ns: int) -> Worth | None:
     if case.timing.unprofiled and replayed.solved is None:
         return None
     less = float(replayed.faster_ns(1 / remedies.TWICE))
-    return Worth(less, less, less, basis="replay") if less <= waited_ns else None
+    if less > waited_ns:
+        return None
+    return Worth(less, less, less, basis="replay", edit=HostEdit(share=1 / remedies.TWICE))
 
 
 def _merged(case: Case) -> Worth | None:
@@ -94,8 +96,9 @@ def _merged(case: Case) -> Worth | None:
         return None
     trace = case.analysis.trace
     pointwise = np.array([bool(POINTWISE.search(name)) for name in trace.names] or [False])
-    less = float(replayed.merged_ns(pointwise[trace.device.name[replayed.step.record]]))
-    return Worth(less, less, less, basis="replay")
+    merged = pointwise[trace.device.name[replayed.step.record]]
+    less = float(replayed.merged_ns(merged))
+    return Worth(less, less, less, basis="replay", edit=HostEdit(merged=merged))
 
 
 def _events(case: Case, cause: Cause) -> int:

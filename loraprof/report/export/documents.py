@@ -11,7 +11,7 @@ def export_json(job: Job) -> str:
 
 
 def export_html(job: Job) -> str:
-    return _write(job, to_html(job.report, job.scenes()))
+    return _write(job, to_html(job.report, job.drawn()))
 
 
 def export_markdown(job: Job) -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from loraprof.model.report import Report
-from loraprof.model.scene import Scene
+from loraprof.model.scene import Drawn
 
 if TYPE_CHECKING:  # of what is kept, nothing is read or analysed
     from loraprof.analysis.analyse import Analysis
     from loraprof.analysis.ranks.examine import Run
     from loraprof.analysis.ranks.survey import Survey
+    from loraprof.diagnosis.build import Diagnosis
     from loraprof.store.cache import Cache
     from loraprof.store.directories import RankFile
     from loraprof.store.kineto.rewrite import Change
@@ -54,13 +55,18 @@ class Job:
         return surveyed(self.source, self.run or sequential) if len(self.ranks) > 1 else None
 
     @cached_property
+    def diagnosis(self) -> "Diagnosis":
+        """The shown rank's, with what all ranks say together."""
+        from loraprof.diagnosis.load import diagnosis_of, ranks_diagnosis
+
+        return diagnosis_of(self.source) if self.survey is None else ranks_diagnosis(self.source, self.survey)
+
+    @cached_property
     def report(self) -> Report:
         return self._kept("report", Report, self._report)
 
     def _report(self) -> Report:
-        from loraprof.diagnosis.load import ranks_report, report_of
-
-        return report_of(self.source) if self.survey is None else ranks_report(self.source, self.survey)
+        return self.diagnosis.report
 
     @cached_property
     def shown(self) -> "RankFile":
@@ -69,26 +75,19 @@ class Job:
 
         return self.ranks[0] if self.survey is None else file_of(self.source, self.survey)
 
-    @cached_property
+    @property
     def analysis(self) -> "Analysis":
         """The shown rank's."""
-        from loraprof.analysis.analyse import analyse
-        from loraprof.store.kineto.read import read_trace
-        from loraprof.store.rank_files import recording_of
+        return self.diagnosis.analysis
 
-        own = recording_of(self.shown) or self.source.recording
-        step = self.survey.step if self.survey is not None else None
-        return analyse(read_trace(self.shown.trace), own, step)
+    def drawn(self) -> Drawn:
+        """What a page in a browser shows besides the report."""
+        return self._kept("drawn", Drawn, self._drawn)
 
-    def scenes(self) -> tuple[Scene, ...]:
-        """The shown rank's reported step, to be drawn: as it runs where that is known, and as it was profiled."""
-        return self._kept("scenes", tuple[Scene, ...], self._scenes)
+    def _drawn(self) -> Drawn:
+        from loraprof.report.page.drawn import drawn_of
 
-    def _scenes(self) -> tuple[Scene, ...]:
-        from loraprof.analysis.prediction.plain_scene import plain_scene
-        from loraprof.analysis.step.scene import scene_of
-
-        return tuple(filter(None, (plain_scene(self.analysis), scene_of(self.analysis))))
+        return drawn_of(self.diagnosis)
 
     def _kept(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
         return make() if self.cache is None else self.cache.get(name, kind, make)

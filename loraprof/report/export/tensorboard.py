@@ -46,7 +46,7 @@ def export(job: Job) -> str:
             name = f"{WORKER.format(rank=number)}.{epoch_ms}.pt.trace.json.gz"
             with (folder / name).open("wb") as out, packed(out) as inner:
                 job.copy(rank, inner, runtime_category, without_markers)
-        (folder / PAGE).write_bytes(to_html(job.report, job.scenes()))
+        (folder / PAGE).write_bytes(to_html(job.report, job.drawn()))
         _write_events(folder / f"events.out.tfevents.{epoch_ms // 1000}.loraprof", job.report, epoch_ms / 1000)
     return f"tensorboard --logdir {job.target}"
 

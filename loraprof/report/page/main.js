@@ -23,6 +23,7 @@ const draw = data => {
 if (packed) unpack().then(data => {
   const filter = tables(data), names = ["without the profiler", "as profiled"].slice(-data.scenes.length);
   roofline(data, filter);
+  if (data.what_if) whatIf(data);
   if (data.scenes.length) {
     const choose = (scene, button) => {
       draw({ ...data, scene });

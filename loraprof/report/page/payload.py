@@ -4,20 +4,20 @@ import base64
 import gzip
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
 from loraprof.model.report import Kernel, Report
-from loraprof.model.scene import Scene, SliceRow
+from loraprof.model.scene import Drawn, Scene, SliceRow
+from loraprof.model.what_if import WhatIf
 from loraprof.report.palette import CAUSE_TONES, ROLE_TONES
 from loraprof.text import printable
 
 PALETTE = {**ROLE_TONES, **{f"idle:{cause}": tone for cause, tone in CAUSE_TONES.items()}, "host": "rest"}
 
 
-def packed(report: Report, scenes: Sequence[Scene]) -> str:
+def packed(report: Report, drawn: Drawn | None = None) -> str:
     """Base64 of gzip of JSON; the same report gives the same text."""
     ceilings = report.ceilings
     data = {
@@ -29,9 +29,10 @@ def packed(report: Report, scenes: Sequence[Scene]) -> str:
         "kernels": report.kernels,
         "modules": report.modules,
         "dots": dots(report.kernels),
-        "scenes": [_scene(scene) for scene in scenes],
+        "scenes": [_scene(scene) for scene in drawn.scenes] if drawn else [],
+        "what_if": _what_if(drawn.what_if) if drawn and drawn.what_if else None,
     }
-    return base64.b64encode(gzip.compress(msgspec.json.encode(_clean(msgspec.to_builtins(data))), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(msgspec.json.encode(_clean(msgspec.to_builtins(data))), 6, mtime=0)).decode()
 
 
 def _clean(value: Any) -> Any:
@@ -63,7 +64,17 @@ def dots(kernels: Sequence[Kernel]) -> list[dict[str, Any]]:
 
 
 def _scene(scene: Scene) -> dict[str, Any]:
-    return asdict(scene) | {"rows": [_row(row) for row in scene.rows]}
+    kept = ("step", "wall_ns", "names", "tones", "cells", "left_out")
+    return {name: getattr(scene, name) for name in kept} | {"rows": [_row(row) for row in scene.rows]}
+
+
+def _what_if(what_if: WhatIf) -> dict[str, Any]:
+    """The outcomes as the page finds them: by the set's bits."""
+    return {
+        "choices": [*what_if.choices, *(choice for choice, _ in what_if.alone)],
+        "outcomes": what_if.outcomes,
+        "alone": [outcome for _, outcome in what_if.alone],
+    }
 
 
 def _row(row: SliceRow) -> dict[str, Any]:

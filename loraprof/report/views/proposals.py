@@ -1,19 +1,16 @@
 """What is to be changed? The findings' remedies in the order in which a user would try them."""
 
-from collections.abc import Collection
 from typing import Final
 
 from loraprof import units
 from loraprof.diagnosis.causes import is_cause
+from loraprof.diagnosis.proposed import OTHERWISE, SAME, best, gains
 from loraprof.model.report import Finding, RemedyReport, Report
 from loraprof.report.document import Block, Paragraph, Proposal, Proposals, Section
 
-SAME: Final = ("same_training", "numerics", "data")
-OTHERWISE: Final = ("other_training", "hardware")
 GROUPS: Final = (("Do this, same training", SAME), ("Or change what is trained, or on what", OTHERWISE))
 MOST: Final = 4  # of which SAME come first
 MOST_SAME: Final = 3
-LEAST: Final = 1.005
 CHECK: Final = {"other_training": "; check the quality", "numerics": "; check the loss"}
 
 
@@ -21,13 +18,11 @@ def proposals_section(report: Report) -> Section:
     """At most four changes, of which three may keep the training as it is; the rest is among the findings."""
     now = report.timing.unprofiled
     number, groups = 0, []
-    known = any(_gains(r) for f in report.findings if is_cause(f) for r in f.remedies)
+    known = any(gains(r) for f in report.findings if is_cause(f) for r in f.remedies)
     for title, kinds in GROUPS:
-        best = [(f, r) for f in report.findings if is_cause(f) and (r := _best(f, kinds))]
-        worth = [(f, r) for f, r in best if _gains(r)]
-        worth.sort(key=lambda pair: -pair[1].gain.ns if pair[1].gain else 0)
-        made = []
-        unknown = [pair for pair in best if pair[1].gain is None]
+        made, found = [], best(report.findings, kinds)
+        worth = [(f, r) for f, r in found if gains(r)]
+        unknown = [(f, r) for f, r in found if r.gain is None]
         for finding, remedy in (worth if known else unknown[:1])[: MOST_SAME if kinds is SAME else MOST - number]:
             number += 1
             made.append(_proposal(number, finding, remedy, now.median_ns if now else None))
@@ -38,16 +33,6 @@ def proposals_section(report: Report) -> Section:
     else:
         block = Proposals(tuple(groups))
     return Section("do", "What to do", (block,), brief=True)
-
-
-def _gains(remedy: RemedyReport) -> bool:
-    return remedy.gain is not None and remedy.gain.speedup > LEAST
-
-
-def _best(finding: Finding, kinds: Collection[str]) -> RemedyReport | None:
-    """Of these kinds, the remedy that gains most."""
-    remedies = [r for r in finding.remedies if r.kind in kinds]
-    return max(remedies, key=lambda r: r.gain.ns if r.gain else 0, default=None)
 
 
 def _proposal(number: int, finding: Finding, remedy: RemedyReport, now: int | None) -> Proposal:

@@ -1,0 +1,31 @@
+"""Which changes would one try first? Of each cause the one that gains most."""
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from loraprof.diagnosis.causes import is_cause
+from loraprof.model.report import Finding, RemedyKind, RemedyReport
+
+SAME: Final[tuple[RemedyKind, ...]] = ("same_training", "numerics", "data")
+OTHERWISE: Final[tuple[RemedyKind, ...]] = ("other_training", "hardware")
+LEAST: Final = 1.005
+
+Proposed = tuple[Finding, RemedyReport]
+
+
+def best(findings: Sequence[Finding], kinds: Collection[RemedyKind]) -> list[Proposed]:
+    """Of these kinds, per cause; by gain, unknown ones last."""
+    found = []
+    for finding in (f for f in findings if is_cause(f)):
+        remedies = [r for r in finding.remedies if r.kind in kinds]
+        if remedies:
+            found.append((finding, max(remedies, key=_gain_ns)))
+    return sorted(found, key=lambda pair: -_gain_ns(pair[1]))
+
+
+def gains(remedy: RemedyReport) -> bool:
+    return remedy.gain is not None and remedy.gain.speedup > LEAST
+
+
+def _gain_ns(remedy: RemedyReport) -> int:
+    return remedy.gain.ns if remedy.gain else 0

@@ -1,0 +1,37 @@
+"""What sets of changes would give together."""
+
+from dataclasses import dataclass
+
+from loraprof.model.report import GainBasis, RemedyKind
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A change of the finding ``id``; ``apart`` says why it is not combined with others, None where it is."""
+
+    id: str
+    title: str
+    kind: RemedyKind
+    text: str
+    apart: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The step with a set of changes, ns, and how much faster it is, at least and at most."""
+
+    step_ns: int
+    speedup: float
+    low: float
+    high: float
+    basis: GainBasis | None
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """``outcomes[m]``: with the changes whose bits ``m`` has, bit i for ``choices[i]``; ``alone`` are combined with
+    none, and their outcomes their own."""
+
+    choices: list[Choice]
+    outcomes: list[Outcome]
+    alone: list[tuple[Choice, Outcome]]
