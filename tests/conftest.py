@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -63,3 +64,12 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["TMPDIR"]
     else:
         os.environ["TMPDIR"] = before
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Closed with the module: Playwright keeps a loop running in this thread."""
+    from pages import chromium
+
+    with chromium() as started:
+        yield started

@@ -1,11 +1,6 @@
 """The page in a real browser, with the network off: everything has content, nothing is fetched, names stay text."""
 
-import base64
-import gzip
 import json
-import os
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import reference
+from pages import Opened, payload
 from sample_comparison import comparison
 from sample_report import bare_report, empty_report, report
 
@@ -21,58 +17,7 @@ from loraprof.report.html import to_html
 from loraprof.store.profiles import profiles_dir
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-REQUIRED = bool(os.environ.get("LORAPROF_REQUIRE_BROWSER"))
 GPU = next(p for p in reference.found_in(profiles_dir() / "recordings") if p.stem == "llama-3.2-1b")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        if REQUIRED:
-            raise
-        pytest.skip("playwright is not installed")
-    if CHROMIUM is None:
-        if REQUIRED:
-            raise AssertionError("LORAPROF_REQUIRE_BROWSER is set and there is no Chromium")
-        pytest.skip("there is no Chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-class Opened:
-    """A page, with all that it asked the network for and complained of."""
-
-    def __init__(self, browser: Any, path: Path, width: int = 1440, scheme: str = "light") -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-        self.page = self.context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda asked: self.requests.append(asked.url))
-        self.page.on("console", lambda said: self.complaints.append(said.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-ready], body:not(:has(#data))", timeout=60_000)
-
-    def shown(self, selector: str) -> int:
-        return int(self.page.locator(selector).count())
-
-    def ask(self, script: str) -> Any:
-        return self.page.evaluate(script)
-
-
-def payload(path: Path) -> dict[str, Any]:
-    """What the page's script is given."""
-    found = re.search(r'id="data">([^<]*)<', path.read_text())
-    assert found is not None
-    unpacked: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(found[1])))
-    return unpacked
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +31,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(browser: Any, written: Path) -> Iterator[Opened]:
     made = Opened(browser, written)
     yield made
-    assert made.complaints == []
-    assert made.requests == [written.as_uri()]
+    made.assert_quiet()
     made.context.close()
 
 

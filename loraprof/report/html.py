@@ -1,11 +1,13 @@
 """How does a report look in a browser? One self-contained page: light and dark, sortable, nothing fetched."""
 
-import html
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from loraprof.model.compare import Comparison
+from loraprof.model.compare import Waterfall as Waterfalls
 from loraprof.model.report import Report
 from loraprof.model.scene import Drawn
+from loraprof.model.sweep import Sweep
 from loraprof.report.document import (
     Balance,
     Bar,
@@ -25,10 +27,12 @@ from loraprof.report.document import (
     Waterfall,
 )
 from loraprof.report.html_page import page
+from loraprof.report.page.curve import curves
+from loraprof.report.page.difference import difference
 from loraprof.report.page.payload import packed
+from loraprof.report.page.svg import escape, rect
 from loraprof.report.palette import SEVERITY_TONES
 from loraprof.report.shown import Shown, document_of
-from loraprof.text import printable
 
 _CHART_WIDTH = 360
 _WORDS = ("good", "bad")  # of a verdict: the word itself is coloured
@@ -49,24 +53,32 @@ def to_html(shown: Shown, drawn: Drawn | None = None) -> bytes:
     """UTF-8; opens from disk, without a network. ``drawn``: the reported step to look at and zoom into."""
     document = document_of(shown)
     if not isinstance(shown, Report) or not shown.kernels:
-        return page(escape(document.title), _body(document)).encode()
+        return page(escape(document.title), _body(document, behind=_figures(shown))).encode()
     live = "\n".join(_live(id, title) for id, title, needs in LIVE if not needs or getattr(drawn, needs, None))
     behind = {"do": _live(*WHAT_IF)} if drawn and drawn.what_if else {}
+    behind |= {"ranks": _live("all-ranks", "All ranks")} if shown.ranks else {}
     return page(escape(document.title), _body(document, live, behind), packed(shown, drawn)).encode()
+
+
+def _figures(shown: Shown) -> dict[str, str]:
+    """Pictures of what is no step, by the section they follow."""
+    match shown:
+        case Comparison(waterfall=Waterfalls() as found):
+            return {"waterfall": difference(found)}
+        case Sweep():
+            return {"map": curves(shown)}
+        case _:
+            return {}
 
 
 def _live(id: str, title: str) -> str:
     return f'<section id="{id}" class="live">\n<h2>{title}</h2>\n<div class="mount"></div>\n</section>'
 
 
-def escape(text: str) -> str:
-    """Text that is only ever text, in an element as in an attribute."""
-    return html.escape(printable(text), quote=True)
-
-
 def _body(document: Document, live: str = "", behind: Mapping[str, str] = MappingProxyType({})) -> str:
     """What the script draws stands before what is for reference alone; ``behind`` follows the section of that id."""
-    plain = [part for s in document.sections if not s.detail for part in (_section(s), behind.get(s.id)) if part]
+    left = dict(behind)
+    plain = [part for s in document.sections if not s.detail for part in (_section(s), left.pop(s.id, "")) if part]
     details = [_section(s) for s in document.sections if s.detail]
     sections = "\n".join([*plain, *([live] if live else []), *details])
     lines = "".join(f"<p>{escape(line)}</p>" for line in document.lines)
@@ -120,7 +132,13 @@ def _table(table: Table) -> str:
 
 
 def _row(row: Row, columns: Sequence[Column]) -> str:
-    return f"<tr>{''.join(_cell(cell, column) for cell, column in zip(row, columns, strict=True))}</tr>"
+    """Words that stand for all the figures of a row take the room of all."""
+    filled = max((i for i, cell in enumerate(row) if cell.text), default=0)
+    words = filled > 0 and filled < len(row) - 2 and row[filled].value is None and columns[filled].number
+    cells = [_cell(cell, column) for cell, column in zip(row, columns, strict=True)]
+    if words:
+        cells = [*cells[:filled], f'<td colspan="{len(row) - filled}">{escape(row[filled].text)}</td>']
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _cell(cell: Cell, column: Column) -> str:
@@ -137,16 +155,11 @@ def _class(name: str) -> str:
     return f' class="{name}"' if name else ""
 
 
-def _rect(x: float, width: float, height: int, tone: str, title: str) -> str:
-    shape = f'<rect class="t-{tone}" x="{x:.3f}" width="{width:.3f}" height="{height}">'
-    return f"{shape}<title>{escape(title)}</title></rect>"
-
-
 def _bar(bar: Bar) -> str:
     whole, at, shapes = sum(s.ns for s in bar.segments), 0, []
     for s in bar.segments:
         title = f"{s.label}: {s.time}, {s.share}"
-        shapes.append(_rect(1000 * at / whole, 1000 * s.ns / whole, 10, s.tone, title))
+        shapes.append(rect(1000 * at / whole, 1000 * s.ns / whole, 10, s.tone, title))
         at += s.ns
     label = "; ".join(f"{s.label} {s.share}" for s in bar.segments)
     chart = (
@@ -160,8 +173,8 @@ def _bar(bar: Bar) -> str:
 
 def _waterfall(data: Waterfall) -> str:
     rows = "\n".join(_change(*one) for one in _floating(data.changes))
-    heads = ("", "", f"change, {data.unit}", "by count", "by length", "then")
-    head = "".join(f'<th scope="col"{_class("n" if i > 1 else "")}>{h}</th>' for i, h in enumerate(heads))
+    heads = (f"change, {data.unit}", "by count", "by length", "then")
+    head = "<td></td>" * 2 + "".join(f'<th scope="col" class="n">{h}</th>' for h in heads)
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
 
 
@@ -178,8 +191,9 @@ def _floating(changes: Sequence[Change]) -> list[tuple[Change, float, float]]:
 
 def _floating_bar(c: Change, low: float, high: float) -> str:
     tone = "rest" if c.level else "good" if c.ns < 0 else "bad"
-    shape = _rect(low * _CHART_WIDTH, max(1.0, (high - low) * _CHART_WIDTH), 14, tone, f"{c.label}: {c.text}")
-    return f'<svg width="{_CHART_WIDTH}" height="14" aria-hidden="true">{shape}</svg>'
+    shape = rect(low * _CHART_WIDTH, max(1.0, (high - low) * _CHART_WIDTH), 14, tone, f"{c.label}: {c.text}")
+    box = f'viewBox="0 0 {_CHART_WIDTH} 14" width="{_CHART_WIDTH}" height="14" preserveAspectRatio="none"'
+    return f'<svg class="float" {box} aria-hidden="true">{shape}</svg>'
 
 
 def _change(c: Change, low: float, high: float) -> str:
@@ -216,7 +230,7 @@ def _proposal(p: Proposal) -> str:
     """The step before and after as two bars, the speed-up with its interval, and what to type."""
     bars = "" if p.left is None else "".join(
         f'<svg class="half" viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true">'
-        f"{_rect(0, 1000 * share, 10, tone, p.step)}</svg>"
+        f"{rect(0, 1000 * share, 10, tone, p.step)}</svg>"
         for share, tone in ((1.0, "rest"), (p.left, "good"))
     )  # fmt: skip
     facts = " · ".join(escape(text) for text in (p.step, p.speedup, p.basis) if text)

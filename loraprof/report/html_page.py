@@ -11,16 +11,26 @@ from typing import Final
 
 from loraprof.report.palette import TONES
 
-SCRIPTS: Final = ("core.js", "timeline.js", "icicle.js", "roofline.js", "tables.js", "what_if.js", "main.js")
+PARTS: Final = ("core", "timeline", "icicle", "roofline", "tables", "what_if", "ranks", "main")
 
 
 def _variables(dark: bool) -> str:
-    return "".join(f"--{key}:{t.dark if dark else t.light};" for key, t in TONES.items())
+    """Each tone, and what is legible on it."""
+    tones = {key: t.dark if dark else t.light for key, t in TONES.items()}
+    return "".join(f"--{key}:{tone};--on-{key}:{_legible_on(tone)};" for key, tone in tones.items())
+
+
+def _legible_on(colour: str) -> str:
+    """Black or white, whichever stands out more (WCAG 2's contrast ratio)."""
+    parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts)
+    luminance = sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return "#000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#fff"
 
 
 _LIGHT = f"--page:#fff;--ink:#1b1f24;--dim:#59636e;--line:#e3e6ea;--soft:#f5f6f8;{_variables(False)}"
 _DARK = f"--page:#14171c;--ink:#e6e9ee;--dim:#9aa4b1;--line:#2a303a;--soft:#1b2028;{_variables(True)}"
-_FILLS = "".join(f".t-{key}{{--tone:var(--{key})}}" for key in TONES)
+_FILLS = "".join(f".t-{key}{{--tone:var(--{key});--on:var(--on-{key})}}" for key in TONES)
 
 
 def _file(name: str) -> str:
@@ -38,7 +48,7 @@ def style() -> str:
 @cache
 def script() -> str:
     """One function, so that nothing of it is global."""
-    return "(() => {\n" + "".join(_file(name) for name in SCRIPTS) + "})();\n"
+    return "(() => {\n" + "".join(_file(f"{name}.js") for name in PARTS) + "})();\n"
 
 
 def _hash(text: str) -> str:

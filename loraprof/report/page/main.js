@@ -4,7 +4,7 @@ for (const button of document.querySelectorAll("main th button")) button.addEven
   const up = head.getAttribute("aria-sort") === "descending";
   for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const key = row => row.cells[head.cellIndex].dataset.v ?? row.cells[head.cellIndex].textContent;
+  const key = row => row.cells[head.cellIndex]?.dataset.v ?? row.cells[head.cellIndex]?.textContent ?? "";
   const order = (a, b) => (key(a) - key(b)) || String(key(a)).localeCompare(String(key(b)));
   body.append(...[...body.rows].sort((a, b) => up ? order(a, b) : order(b, a)));
 });
@@ -24,6 +24,7 @@ if (packed) unpack().then(data => {
   const filter = tables(data), names = ["without the profiler", "as profiled"].slice(-data.scenes.length);
   roofline(data, filter);
   if (data.what_if) whatIf(data);
+  if (data.ranks.length) ranks(data);
   if (data.scenes.length) {
     const choose = (scene, button) => {
       draw({ ...data, scene });

@@ -30,6 +30,7 @@ def packed(report: Report, drawn: Drawn | None = None) -> str:
         "modules": report.modules,
         "dots": dots(report.kernels),
         "scenes": [_scene(scene) for scene in drawn.scenes] if drawn else [],
+        "ranks": report.ranks or [],
         "what_if": _what_if(drawn.what_if) if drawn and drawn.what_if else None,
     }
     return base64.b64encode(gzip.compress(msgspec.json.encode(_clean(msgspec.to_builtins(data))), 6, mtime=0)).decode()

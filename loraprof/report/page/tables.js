@@ -2,6 +2,7 @@
 const LINE = 26;
 function virtualTable(id, columns, all, name) {
   const host = section(id), body = el("tbody"), foot = el("p", { class: "dim" });
+  if (!all.length) { host.append(el("p", { class: "dim" }, `no ${name} are known of this input`)); return () => {}; }
   const find = el("input", { type: "search", placeholder: "filter", "aria-label": `filter ${name}` });
   const folding = el("input", { type: "checkbox", checked: true });
   let order = columns.findIndex(c => c.number), down = true, rows = all, only = null;
@@ -30,9 +31,9 @@ function virtualTable(id, columns, all, name) {
   const update = () => {
     const wanted = find.value.trim().toLowerCase();
     const kept = all.filter(row => (!only || only.has(row[0])) && (!wanted || row.some(v => typeof v === "string" && v.toLowerCase().includes(wanted))));
-    rows = folding.checked ? foldRows(kept) : kept;
+    rows = folding.checked && columns.some(c => c.fold) ? foldRows(kept) : kept;
     const c = columns[order];
-    rows = [...rows].sort((a, b) => (down ? -1 : 1) * (c.number ? (a[order] ?? -1) - (b[order] ?? -1) : String(a[order]).localeCompare(String(b[order]))));
+    rows = [...rows].sort((a, b) => (down ? -1 : 1) * (c.number ? (a[order] ?? -1) - (b[order] ?? -1) : String(a[order]).localeCompare(String(b[order]), "en", { numeric: true })));
     heads.forEach((h, i) => i === order ? h.setAttribute("aria-sort", down ? "descending" : "ascending") : h.removeAttribute("aria-sort"));
     foot.textContent = `${rows.length.toLocaleString("en")} rows of ${all.length.toLocaleString("en")} ${name}`;
     box.scrollTop = 0;
@@ -45,7 +46,7 @@ function virtualTable(id, columns, all, name) {
     link.click(); URL.revokeObjectURL(link.href);
   };
   find.addEventListener("input", update); folding.addEventListener("change", update); box.addEventListener("scroll", paint);
-  host.append(el("p", { class: "tools" }, find, el("label", {}, folding, " fold layers"), el("button", { onclick: csv }, "CSV")), box, foot);
+  host.append(el("p", { class: "tools" }, find, ...columns.some(c => c.fold) ? [el("label", {}, folding, " fold layers")] : [], el("button", { onclick: csv }, "CSV")), box, foot);
   update();
   new ResizeObserver(paint).observe(box);
   return names => { only = names; update(); };

@@ -54,7 +54,7 @@ function timeline(data) {
       if (right - left > 34) {
         context.save();
         context.beginPath(); context.rect(left + 3, row.y, right - left - 6, row.height); context.clip();
-        context.fillStyle = row.group === "host" ? colour("ink") : colour("page");
+        context.fillStyle = colour(row.group === "host" ? "ink" : `on-${toneKey(data, row.tone[k])}`);
         context.fillText(cut(scene.names[row.name[k]], 200), left + 4, row.y + row.height / 2);
         context.restore();
       }
