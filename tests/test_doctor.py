@@ -55,6 +55,16 @@ def test_without_a_gpu(tmp_path: Path) -> None:
     assert str(tmp_path) in found["disk"].detail
 
 
+@pytest.mark.usefixtures("no_gpu")
+def test_which_tab_of_tensorboard_needs_the_internet(tmp_path: Path) -> None:
+    found = by_name(checks(directory=tmp_path))
+    assert "need the internet" in found["torch-tb-profiler"].detail
+    assert "offline" in found["tensorboard"].detail
+    pages = importlib.metadata.files("torch-tb-profiler") or []
+    loads = [page for page in pages if page.suffix in (".html", ".js") and "www.gstatic.com/charts" in page.read_text()]
+    assert loads  # or the first of these is no longer true
+
+
 @pytest.mark.usefixtures("one_gpu")
 @pytest.mark.parametrize(
     ("library", "nvml", "gpm", "says"),

@@ -1,5 +1,7 @@
 """The examples, run as they stand."""
 
+import ast
+import html
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +21,8 @@ from msgspec.structs import replace
 
 import loraprof
 from loraprof.model.recording import Recording, Timing
+from loraprof.report.page.svg import escape
+from loraprof.report.shown import document_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NEEDED = 6 + 1 + 10 + 3 + 3  # steps of a recording by default: a first one, then a better one
@@ -68,16 +73,26 @@ def test_accumulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert f"4 micro-batches, {4 * 8 * 64} tokens per step" in capsys.readouterr().out
 
 
-def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook(tmp_path: Path) -> None:
     cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
     assert all(cell["outputs"] == [] for cell in cells if cell["cell_type"] == "code")
-    names: dict[str, object] = {}
-    with called(monkeypatch, tmp_path, "notebook"):
-        for cell in cells:
-            if cell["cell_type"] == "code":
-                exec("".join(cell["source"]), names)
-    assert isinstance(names["profile"], loraprof.Profile)
-    assert names["profile"].report == loraprof.diagnose(tmp_path / "notebook.loraprof")
+    ran = _executed(tmp_path)
+    found = loraprof.diagnose(tmp_path / "notebook.loraprof")
+    shown, data = (cell["outputs"][-1]["data"] for cell in ran["cells"] if cell.get("outputs"))
+    page = html.unescape(shown["text/html"].split('"', 2)[1])
+    assert escape(document_of(found).headline) in page
+    assert 'id="timeline"' in page
+    assert "width:100%" in shown["text/html"]
+    assert ast.literal_eval(data["text/plain"]) == {finding.id: finding.remedy for finding in found.findings}
+
+
+def _executed(folder: Path) -> dict[str, Any]:
+    """The notebook as a kernel of its own leaves it, in ``folder``."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    book = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    client = nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(folder)}})
+    ran: dict[str, Any] = client.execute(env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)})
+    return ran
 
 
 @pytest.fixture

@@ -23,7 +23,9 @@ from test_sweep import sweep
 from loraprof.cli.app import run
 from loraprof.diagnosis.build import Diagnosis
 from loraprof.diagnosis.load import diagnosis_of
+from loraprof.integrations.notebook import frame
 from loraprof.report.html import to_html
+from loraprof.report.page.drawn import drawn
 from loraprof.store.profiles import profiles_dir
 from loraprof.store.recordings import load_source
 
@@ -124,13 +126,13 @@ def test_the_boxes_of_a_comparison_are_sums_of_its_bars(browser: Any, tmp_path: 
     place, bars = tmp_path / "page.html", comparison().waterfall
     place.write_bytes(to_html(comparison()))
     made = Opened(browser, place)
-    drawn = made.ask(
+    shown = made.ask(
         "[...document.querySelectorAll('.difference rect')].map(r => [+r.dataset.ns, +r.getAttribute('y')])"
     )
     assert bars is not None
     for depth in (0, 28, 56):
-        assert sum(ns for ns, y in drawn if y == depth) == bars.to_ns - bars.from_ns
-    sides = [ns for ns, y in drawn if y == 0]
+        assert sum(ns for ns, y in shown if y == depth) == bars.to_ns - bars.from_ns
+    sides = [ns for ns, y in shown if y == 0]
     named = [bar.ns for bar in bars.bars if bar.phase]
     assert sides[:2] == [sum(ns for ns in named if ns < 0), sum(ns for ns in named if ns > 0)]
     made.context.close()
@@ -140,12 +142,12 @@ def test_a_sweeps_dots_are_its_cells(browser: Any, tmp_path: Path) -> None:
     place = tmp_path / "page.html"
     place.write_bytes(to_html(GRID))
     made = Opened(browser, place)
-    drawn = made.ask(
+    shown = made.ask(
         "[...document.querySelectorAll('.curve [data-v]')].map(d => [+d.dataset.v, +d.getAttribute('cy')])"
     )
-    assert [v for v, _ in drawn] == [cell.speedup for cell in GRID.cells if cell.speedup]
+    assert [v for v, _ in shown] == [cell.speedup for cell in GRID.cells if cell.speedup]
     even = float(made.page.locator(".curve .even").get_attribute("y1"))
-    assert all((v > 1) == (y < even) for v, y in drawn)
+    assert all((v > 1) == (y < even) for v, y in shown)
     made.context.close()
 
 
@@ -168,6 +170,23 @@ def test_ranks_tell_their_own_numbers_and_keys_go_from_one_to_the_next(browser: 
     made.page.fill("#rank-table input[type=search]", "77")
     assert "rows of 1,024 ranks" in made.page.locator("#rank-table p").last.inner_text()
     made.context.close()
+
+
+def test_the_frame_is_as_wide_as_its_cell_and_works_without_an_address(browser: Any, tmp_path: Path) -> None:
+    found, cell = diagnosis_of(load_source(GPU)), tmp_path / "cell.html"
+    cell.write_text(f'<!doctype html><div style="width:700px">{frame(found.report, drawn(found))}</div>')
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(cell.as_uri())
+    inside = page.frames[1]
+    inside.wait_for_selector("html[data-ready]")
+    assert inside.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [700, 700]
+    inside.locator("#what-if input:enabled").first.check()
+    assert "→" in inside.locator("#what-if output").inner_text()
+    inside.locator("#icicle .icicle button").first.click()
+    assert complaints == []
+    page.close()
 
 
 def test_print_keeps_the_swatches(browser: Any, tmp_path: Path) -> None:

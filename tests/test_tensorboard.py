@@ -154,3 +154,22 @@ def test_the_tab_lists_runs_with_a_page_and_serves_no_other_file(tmp_path: Path)
     script = apps["/index.js"].get("/")
     assert script.content_type == "application/javascript"
     assert "http" not in script.text  # nothing from elsewhere
+
+
+@pytest.mark.browser
+def test_the_tab_shows_the_page_and_asks_nobody_but_tensorboard(browser: Any, tmp_path: Path) -> None:
+    path, logdir = write(tmp_path / "hand.json", hand_made()), tmp_path / "runs"
+    assert run(["export", str(path), "--to", "tensorboard", "-o", str(logdir / "hand"), "--quiet"]) == 0
+    with board(logdir, 1) as shown:
+        page = browser.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        ours = lambda frame: "plugin/loraprof/page" in frame.url  # noqa: E731
+        with page.expect_event("framenavigated", ours, timeout=60_000) as navigated:
+            page.goto(f"{shown.base}#loraprof")
+        frame = navigated.value
+        frame.wait_for_selector("html[data-ready]", timeout=60_000)
+        assert loraprof.diagnose(path).verdict.sentence in frame.locator("h1").inner_text()
+        assert frame.locator("#timeline canvas").count() == 1
+        page.close()
+    assert [url for url in asked if not url.startswith((shown.base, "data:", "blob:"))] == []

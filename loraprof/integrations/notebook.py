@@ -8,7 +8,9 @@ import html
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from loraprof.api import Profile
     from loraprof.model.report import Report
+    from loraprof.report.page.drawn import Drawn
     from loraprof.report.shown import Shown
 
 TYPES: Final = (
@@ -16,6 +18,8 @@ TYPES: Final = (
     ("loraprof.model.compare", "Comparison"),
     ("loraprof.model.estimate", "Estimate"),
     ("loraprof.model.sweep", "Sweep"),
+    ("loraprof.model.estimate", "Estimate"),
+    ("loraprof.model.fix", "Fix"),
 )
 
 
@@ -30,6 +34,7 @@ def show_reports() -> None:
     for module, name in TYPES:
         formatters["text/html"].for_type_by_name(module, name, frame)
         formatters["text/plain"].for_type_by_name(module, name, _print)
+    formatters["text/html"].for_type_by_name("loraprof.api", "Profile", _recorded)
 
 
 def extend(shell: Any) -> None:
@@ -51,11 +56,23 @@ def profiled(shell: Any, line: str, cell: str) -> "Report":
     return recorded.report
 
 
-def frame(shown: "Shown") -> str:
+def _recorded(profile: "Profile") -> str | None:
+    """With the step to look at; nothing while there is no recording."""
+    if profile.path is None:
+        return None
+    from loraprof.diagnosis.load import diagnosis_of
+    from loraprof.report.page.drawn import drawn
+    from loraprof.store.recordings import load_source
+
+    found = diagnosis_of(load_source(profile.path))
+    return frame(found.report, drawn(found))
+
+
+def frame(shown: "Shown", drawn: "Drawn | None" = None) -> str:
     """The HTML report as one element, scripts allowed but cut off from the notebook."""
     from loraprof.report.html import to_html
 
-    page = html.escape(to_html(shown).decode(), quote=True)
+    page = html.escape(to_html(shown, drawn).decode(), quote=True)
     return f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="width:100%;height:45rem;border:0"></iframe>'
 
 

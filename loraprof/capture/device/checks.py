@@ -168,8 +168,8 @@ def _packages() -> Iterator[Check]:
     for package, use, extra in (
         ("transformers", "built-in models", "loraprof[hf]"),
         ("peft", "built-in adapters", "loraprof[hf]"),
-        ("tensorboard", "export --to tensorboard", "tensorboard"),
-        ("torch-tb-profiler", "TensorBoard's profiler page", "torch-tb-profiler"),
+        ("tensorboard", "export --to tensorboard; its loraprof tab works offline", "tensorboard"),
+        ("torch-tb-profiler", "TensorBoard's PYTORCH_PROFILER tab: its charts need the internet", "torch-tb-profiler"),
     ):
         try:
             version = importlib.metadata.version(package)

@@ -35,12 +35,12 @@ const colours = () => {
 };
 const cut = (text, most = 2000) => text.length > most ? `${text.slice(0, most)}…` : text;
 const section = id => document.querySelector(`#${id} .mount`);
-// The place in the page, in the address: #icicle=phase/role&find=text
+// The place in the page, in the address: #icicle=phase/role&what-if=3. A frame of a notebook has none.
+const places = new URLSearchParams(location.hash.slice(1));
 const place = {
-  read: key => new URLSearchParams(location.hash.slice(1)).get(key),
+  read: key => places.get(key),
   write(key, value) {
-    const all = new URLSearchParams(location.hash.slice(1));
-    if (value) all.set(key, value); else all.delete(key);
-    history.replaceState(null, "", `#${all}`);
+    if (value) places.set(key, value); else places.delete(key);
+    if (location.protocol !== "about:") history.replaceState(null, "", `#${places}`);
   },
 };
