@@ -83,7 +83,7 @@ def test_the_longest_gap_names_who_is_to_blame(opened: Opened) -> None:
 def test_the_icicle_zooms_folds_layers_finds_and_keeps_its_place(opened: Opened) -> None:
     folded = opened.page.locator("#icicle .icicle button[title*='[0-15]']")
     assert folded.count() > 0
-    opened.page.locator("#icicle .icicle button", has_text="forward").first.click()
+    opened.page.locator("#icicle .icicle").get_by_role("button", name="forward", exact=True).click()
     assert "icicle=forward" in opened.ask("location.hash")
     opened.page.fill("#icicle input", "adapter")
     assert opened.shown("#icicle .faint") > 0

@@ -47,7 +47,10 @@ def test_the_page_nests_and_fetches_nothing(shown: Report | Comparison) -> None:
     page = Page(to_html(shown))
     assert [t for t, _ in page.tags if t in ("link", "img", "iframe", "object", "base", "form")] == []
     attributes = [(name, value) for _, attrs in page.tags for name, value in attrs.items()]
-    assert [a for a in attributes if a[0] in ("src", "href", "style") or a[0].startswith("on")] == []
+    assert [a for a in attributes if a[0] in ("src", "style") or a[0].startswith("on")] == []
+    links = [(tag, attrs) for tag, attrs in page.tags if "href" in attrs]
+    assert all(tag == "a" and attrs["rel"] == "noreferrer" for tag, attrs in links)  # followed by a click alone
+    assert all(str(attrs["href"]).startswith(("https://github.com/", "https://arxiv.org/")) for _, attrs in links)
     style = to_html(shown).split(b"<style>")[1].split(b"</style>")[0]
     assert b"url(" not in style
     assert b"@import" not in style

@@ -73,7 +73,8 @@ def frame(shown: "Shown", drawn: "Drawn | None" = None) -> str:
     from loraprof.report.html import to_html
 
     page = html.escape(to_html(shown, drawn).decode(), quote=True)
-    return f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="width:100%;height:45rem;border:0"></iframe>'
+    kind = 'sandbox="allow-scripts allow-popups" style="width:100%;height:45rem;border:0"'
+    return f'<iframe srcdoc="{page}" {kind}></iframe>'
 
 
 def _print(shown: "Shown", printer: Any, cycle: bool) -> None:

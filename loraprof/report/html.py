@@ -1,6 +1,7 @@
 """How does a report look in a browser? One self-contained page: light and dark, sortable, nothing fetched."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from loraprof.model.compare import Comparison
@@ -76,11 +77,15 @@ def _live(id: str, title: str) -> str:
 
 
 def _body(document: Document, live: str = "", behind: Mapping[str, str] = MappingProxyType({})) -> str:
-    """What the script draws stands before what is for reference alone; ``behind`` follows the section of that id."""
+    """What the script draws stands behind what is said in brief; ``behind`` follows the first section of that id."""
     left = dict(behind)
-    plain = [part for s in document.sections if not s.detail for part in (_section(s), left.pop(s.id, "")) if part]
-    details = [_section(s) for s in document.sections if s.detail]
-    sections = "\n".join([*plain, *([live] if live else []), *details])
+
+    def of(sections: Iterable[Section]) -> list[str]:
+        return [part for s in sections for part in (_section(s), left.pop(s.id, "")) if part]
+
+    plain = [s for s in document.sections if not s.detail]
+    brief, rest = of(s for s in plain if s.brief), of(s for s in plain if not s.brief)
+    sections = "\n".join([*brief, *([live] if live else []), *rest, *of(s for s in document.sections if s.detail)])
     lines = "".join(f"<p>{escape(line)}</p>" for line in document.lines)
     facts = _facts(document.facts) if document.facts else ""
     return f"<h1>{escape(document.headline)}</h1>\n{lines}{facts}\n{sections}"
@@ -114,8 +119,17 @@ def _block(block: Block) -> str:
             return _remarks(block)
 
 
-def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in facts)}</dl>"
+def _facts(facts: Sequence[tuple[str, str]], more: str = "") -> str:
+    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in facts)}{more}</dl>"
+
+
+def _source(text: str) -> str:
+    """An issue on GitHub or a paper on arXiv as a link, followed only by who clicks it."""
+    issue, paper = re.fullmatch(r"([\w.-]+/[\w.-]+)#(\d+)", text), re.fullmatch(r"arXiv (\d{4}\.\d{5})", text)
+    if not issue and not paper:
+        return escape(text)
+    place = f"github.com/{issue[1]}/issues/{issue[2]}" if issue else f"arxiv.org/abs/{paper[1]}" if paper else ""
+    return f'<a href="https://{place}" target="_blank" rel="noreferrer">{escape(text)}</a>'
 
 
 def _table(table: Table) -> str:
@@ -247,9 +261,9 @@ def _remarks(block: Remarks) -> str:
             ("gain", item.gain),
             ("do", item.remedy),
             ("seen", " · ".join(item.evidence)),
-            ("see", ", ".join(item.see)),
         ]
         head = f"<h3><b>{escape(item.id)}</b>{escape(item.title)} <small>{item.severity}</small></h3>"
-        body = _facts([(label, text) for label, text in facts if text])
+        see = ", ".join(_source(text) for text in item.see)
+        body = _facts([(label, text) for label, text in facts if text], f"<dt>see</dt><dd>{see}</dd>" if see else "")
         cards.append(f'<article class="finding t-{SEVERITY_TONES[item.severity]}">{head}{body}</article>')
     return "\n".join(cards)

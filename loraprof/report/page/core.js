@@ -34,6 +34,11 @@ const colours = () => {
   return key => known[key] ??= style.getPropertyValue(`--${key}`).trim() || "#888";
 };
 const cut = (text, most = 2000) => text.length > most ? `${text.slice(0, most)}…` : text;
+// What a kernel does, in a few words; any other name as it is.
+let labels = new Map();
+const short = name => labels.get(name) ?? name;
+// The end of a module's path says which it is.
+const ending = path => path.length > 34 ? `…${path.slice(-33)}` : path;
 const section = id => document.querySelector(`#${id} .mount`);
 // The place in the page, in the address: #icicle=phase/role&what-if=3. A frame of a notebook has none.
 const places = new URLSearchParams(location.hash.slice(1));

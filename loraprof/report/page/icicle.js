@@ -45,11 +45,11 @@ function icicle(data) {
     for (const child of [...node.children.values()].sort((a, b) => b.ns - a.ns)) {
       const wide = (to - from) * child.ns / node.ns;
       if (wide < 0.0012) { x += wide; continue; }
-      const box = el("button", { class: `t-${child.tone}`, title: `${cut(child.name, 300)}\n${time(child.ns)}, ${percent(child.ns, root.ns)} of the step, ${child.events.toLocaleString("en")} records`, onclick: () => show(child) }, cut(child.name, 200));
+      const box = el("button", { class: `t-${child.tone}`, title: `${cut(child.name, 300)}\n${time(child.ns)}, ${percent(child.ns, root.ns)} of the step, ${child.events.toLocaleString("en")} records`, onclick: () => show(child) }, cut(short(child.name).split(".").slice(-2).join("."), 200));
       box.style.left = `${100 * x}%`; box.style.width = `${100 * wide}%`; box.style.top = `${depth * 25}px`;
       const roof = roofs.get(child.name);
       if (by.value === "roof") box.style.setProperty("--tone", roof ? `color-mix(in srgb, var(--good) ${Math.min(100, 100 * roof[0] / roof[1])}%, var(--bad))` : "var(--unknown)");
-      if (wanted && !child.name.toLowerCase().includes(wanted)) box.classList.add("faint");
+      if (wanted && !`${child.name} ${short(child.name)}`.toLowerCase().includes(wanted)) box.classList.add("faint");
       chart.append(box);
       if (child.children.size && depth < 4) row(child, tall, depth + 1, x, x + wide, wanted);
       x += wide;

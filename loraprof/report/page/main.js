@@ -21,6 +21,7 @@ const draw = data => {
   gaps(data);
 };
 if (packed) unpack().then(data => {
+  labels = new Map(Object.entries(data.labels));
   const filter = tables(data), names = ["without the profiler", "as profiled"].slice(-data.scenes.length);
   roofline(data, filter);
   if (data.what_if) whatIf(data);

@@ -12,6 +12,7 @@ from loraprof.model.report import Kernel, Report
 from loraprof.model.scene import Drawn, Scene, SliceRow
 from loraprof.model.what_if import WhatIf
 from loraprof.report.palette import CAUSE_TONES, ROLE_TONES
+from loraprof.report.views.kernel_names import labels
 from loraprof.text import printable
 
 PALETTE = {**ROLE_TONES, **{f"idle:{cause}": tone for cause, tone in CAUSE_TONES.items()}, "host": "rest"}
@@ -27,6 +28,7 @@ def packed(report: Report, drawn: Drawn | None = None) -> str:
             "bytes_per_s": ceilings.copy_bytes_per_s if ceilings else None,
         },
         "kernels": report.kernels,
+        "labels": _labels(report.kernels),
         "modules": report.modules,
         "dots": dots(report.kernels),
         "scenes": [_scene(scene) for scene in drawn.scenes] if drawn else [],
@@ -45,6 +47,12 @@ def _clean(value: Any) -> Any:
     if isinstance(value, list) and value and not isinstance(value[0], int | float):
         return [_clean(inner) for inner in value]
     return value
+
+
+def _labels(kernels: Sequence[Kernel]) -> dict[str, str]:
+    """What each kernel does, where that is not its name."""
+    names = [kernel.name for kernel in kernels]
+    return {name: label for name, label in zip(names, labels(names), strict=True) if label != name}
 
 
 def dots(kernels: Sequence[Kernel]) -> list[dict[str, Any]]:

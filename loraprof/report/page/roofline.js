@@ -21,7 +21,7 @@ function roofline(data, filter) {
   const most = Math.max(...dots.map(d => d.ns));
   for (const d of [...dots].sort((a, b) => b.ns - a.ns)) {
     const dot = svg("circle", { cx: x(log(d.intensity)), cy: y(log(d.flops_per_s)), r: Math.max(2, 22 * Math.sqrt(d.ns / most)), class: `t-${data.palette[d.role] ?? "rest"}` });
-    dot.append(svg("title", {}, `${cut(d.name, 300)}\n${d.role}, ${time(d.ns)} in ${d.count} calls\n${rate(d.flops_per_s, "FLOP/s")}, ${d.intensity.toPrecision(3)} FLOP/B${d.roof_ns === null ? "" : `\n${percent(d.roof_ns, d.ns)} of the roof`}`));
+    dot.append(svg("title", {}, `${cut(short(d.name), 300)}\n${d.role}, ${time(d.ns)} in ${d.count} calls\n${rate(d.flops_per_s, "FLOP/s")}, ${d.intensity.toPrecision(3)} FLOP/B${d.roof_ns === null ? "" : `\n${percent(d.roof_ns, d.ns)} of the roof`}`));
     chart.append(dot);
   }
   const brush = svg("rect", { class: "brush", x: 0, y: 0, width: 0, height: 0 });

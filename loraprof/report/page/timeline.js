@@ -55,7 +55,7 @@ function timeline(data) {
         context.save();
         context.beginPath(); context.rect(left + 3, row.y, right - left - 6, row.height); context.clip();
         context.fillStyle = colour(row.group === "host" ? "ink" : `on-${toneKey(data, row.tone[k])}`);
-        context.fillText(cut(scene.names[row.name[k]], 200), left + 4, row.y + row.height / 2);
+        context.fillText(cut(short(scene.names[row.name[k]]), 200), left + 4, row.y + row.height / 2);
         context.restore();
       }
       k = right - left < 0.6 ? Math.max(k + 1, firstEndingAfter(row, row.start[k] + row.ns[k] + 0.6 / per)) : k + 1;

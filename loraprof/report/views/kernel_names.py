@@ -9,6 +9,7 @@ of their names that differs is added.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -42,7 +43,7 @@ def labels(names: Sequence[str]) -> list[str]:
     """A label per name; equal names have equal labels, others do not."""
     distinct = list(dict.fromkeys(names))
     out = {name: label(name) for name in distinct}
-    for text in {t for t in out.values() if list(out.values()).count(t) > 1}:
+    for text in [text for text, count in Counter(out.values()).items() if count > 1]:
         alike = [name for name in distinct if out[name] == text]
         own = [_own(name, [n for n in alike if n != name]) for name in alike]
         for number, (name, part) in enumerate(zip(alike, own, strict=True), 1):
