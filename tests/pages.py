@@ -15,7 +15,7 @@ import pytest
 
 from loraprof.diagnosis.build import Diagnosis
 from loraprof.report.html import to_html
-from loraprof.report.page.drawn import drawn
+from loraprof.report.page.drawn import drawn_of
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -107,4 +107,4 @@ def payload(path: Path) -> dict[str, Any]:
 
 def page_of(diagnosis: Diagnosis) -> bytes:
     """As ``report --format html`` writes it."""
-    return to_html(diagnosis.report, drawn(diagnosis))
+    return to_html(diagnosis.report, drawn_of(diagnosis))

@@ -25,7 +25,7 @@ from loraprof.diagnosis.build import Diagnosis
 from loraprof.diagnosis.load import diagnosis_of
 from loraprof.integrations.notebook import frame
 from loraprof.report.html import to_html
-from loraprof.report.page.drawn import drawn
+from loraprof.report.page.drawn import drawn_of
 from loraprof.store.profiles import profiles_dir
 from loraprof.store.recordings import load_source
 
@@ -174,7 +174,7 @@ def test_ranks_tell_their_own_numbers_and_keys_go_from_one_to_the_next(browser: 
 
 def test_the_frame_is_as_wide_as_its_cell_and_works_without_an_address(browser: Any, tmp_path: Path) -> None:
     found, cell = diagnosis_of(load_source(GPU)), tmp_path / "cell.html"
-    cell.write_text(f'<!doctype html><div style="width:700px">{frame(found.report, drawn(found))}</div>')
+    cell.write_text(f'<!doctype html><div style="width:700px">{frame(found.report, drawn_of(found))}</div>')
     page = browser.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from loraprof.api import Profile
     from loraprof.model.report import Report
-    from loraprof.report.page.drawn import Drawn
+    from loraprof.model.scene import Drawn
     from loraprof.report.shown import Shown
 
 TYPES: Final = (
@@ -61,11 +61,11 @@ def _recorded(profile: "Profile") -> str | None:
     if profile.path is None:
         return None
     from loraprof.diagnosis.load import diagnosis_of
-    from loraprof.report.page.drawn import drawn
+    from loraprof.report.page.drawn import drawn_of
     from loraprof.store.recordings import load_source
 
     found = diagnosis_of(load_source(profile.path))
-    return frame(found.report, drawn(found))
+    return frame(found.report, drawn_of(found))
 
 
 def frame(shown: "Shown", drawn: "Drawn | None" = None) -> str:
