@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+import sample_report
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
@@ -20,7 +21,7 @@ from loraprof.cli.fix import _of_recording, parse_required, shortfall
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.compare import Comparison
 from loraprof.model.fix import Fix, LossChange, Measured, Together, Tried, Unchanged
-from loraprof.model.report import Gain
+from loraprof.model.report import Finding, Gain, RemedyReport, Report
 from loraprof.remedies.catalogue import REMEDIES
 from loraprof.report.registry import RENDERERS, render
 from loraprof.report.views.fix import contribution, headline
@@ -28,7 +29,7 @@ from loraprof.runs.compare.arms import arm_names
 from loraprof.runs.fix.forks import Forks, forks
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
-from loraprof.runs.fix.rows import _covered
+from loraprof.runs.fix.rows import _covered, promise, refused
 from loraprof.runs.fix.run import _repeat, _together
 from loraprof.runs.fix.schedule import BASE, LEAST_STEPS, STEPS, TWIN, Bench, steps_within
 from loraprof.runs.fix.trial import try_out
@@ -452,3 +453,26 @@ def test_what_is_settled_needs_no_further_round() -> None:
     assert asked(50) == 3
     assert asked(80, 120) == 10
     assert asked(130) == 1  # clearly slower
+
+
+def report_of(*findings: Finding) -> Report:
+    return msgspec.structs.replace(sample_report.report(), findings=list(findings))
+
+
+def cause(key: str, arm: str | None, gain: Gain | None, whole: Gain | None = None) -> Finding:
+    remedy = RemedyReport(kind="same_training", stack="plain", text="do it", arm=arm, gain=gain)
+    return Finding(
+        id=key, severity="major", title="", evidence=[], remedy="", gain=whole or gain, see=[], remedies=[remedy]
+    )
+
+
+def test_what_a_remedy_promises_is_its_own_gain() -> None:
+    """Never the whole of the cause's: that another remedy may gain more says nothing of this one."""
+    large, small = (Gain(ns=ns, speedup=1.3, low=1.1, high=1.4, basis="model") for ns in (20, 10))
+    compiled = REMEDIES["compile-blocks"]
+    assert promise(compiled, report_of(cause("H1", "compile-blocks", None, large))) == 1.0
+    assert promise(compiled, report_of(cause("H1", None, None, large))) == 1.0
+    both = report_of(cause("H1", "compile-blocks", None, large), cause("L1", "compile-blocks", small))
+    assert refused(compiled, "", both).predicted == small
+    assert refused(compiled, "", both).finding == "L1"
+    assert refused(compiled, "", report_of(cause("H1", None, None, large))).finding == "H1"

@@ -22,13 +22,15 @@ class Assumed:
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """Unprofiled ns of one step, and how they are known."""
+    """Unprofiled ns of one step, and how they are known. ``bounded``: ``low`` and ``high`` already hold the error of
+    the estimate, not its inputs' spread alone."""
 
     ns: float
     low: float
     high: float
     basis: GainBasis = "model"
     source: str | None = None
+    bounded: bool = False
 
     def times(self, factor: float) -> "Worth":
         """A share that this recording gives."""

@@ -19,6 +19,9 @@ class Call:
     grad: bool
     autocast: torch.dtype | None
 
+    def tensors(self) -> list[Tensor]:
+        return [value for value in [*self.args, *self.kwargs.values()] if isinstance(value, Tensor)]
+
     def tensor(self, name: str) -> Tensor | None:
         """A keyword argument that is a tensor."""
         value = self.kwargs.get(name)

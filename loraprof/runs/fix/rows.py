@@ -67,14 +67,13 @@ def refused(remedy: LiveRemedy, reason: str, report: Report | None) -> Tried:
 
 
 def _predicted(remedy: LiveRemedy, report: Report | None) -> tuple[Finding | None, Gain | None]:
-    """The finding that the remedy answers, and what it gains there: the remedy's own where the finding names it."""
-    for finding in report.findings if report else ():
-        own = next((r for r in finding.remedies if r.arm == remedy.name), None)
-        if own is not None:
-            return finding, own.gain or finding.gain
-    named = (f for key in remedy.findings for f in (report.findings if report else ()) if f.id == key)
-    answered = next(named, None)
-    return answered, answered.gain if answered else None
+    """The finding that the remedy answers, and what this very change gains: of several the most, None where no rule
+    says."""
+    found = report.findings if report else []
+    own = [(f, r.gain) for f in found for r in f.remedies if r.arm == remedy.name]
+    if own:
+        return max(own, key=lambda pair: pair[1].ns if pair[1] else 0)
+    return next((f for key in remedy.findings for f in found if f.id == key), None), None
 
 
 def _text(remedy: LiveRemedy, finding: Finding | None) -> str:
