@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import peft
 import pytest
 import torch
 import torch.nn.functional as F
@@ -133,3 +134,21 @@ def test_layers_that_share_no_input() -> None:
     found = [layer(x) for layer, x in zip(model.values(), xs, strict=True)]  # named alike, called with different inputs
     undo()
     same(found, [layer(x) for layer, x in zip(model.values(), xs, strict=True)])
+
+
+def test_narrow_ends_around_adapted_layers_are_no_adapter() -> None:
+    """8 to 32 and 32 to 8 beside 32 to 32 have the shapes of one."""
+    names = ["to_in", "to_hidden", "to_out"]
+    ends = nn.ModuleDict(dict(zip(names, (nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 8)), strict=True)))
+
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.to_in, self.to_hidden, self.to_out = ends.values()
+
+        def forward(self, x: Tensor) -> Any:
+            return self.to_out(self.to_hidden(self.to_in(x)))
+
+    sites = lora_sites(peft.get_peft_model(Chain(), peft.LoraConfig(r=2, target_modules=names)))
+    assert isinstance(sites, list)
+    assert [site.path.rpartition(".")[2] for site in sites] == names

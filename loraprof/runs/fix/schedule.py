@@ -86,6 +86,12 @@ class Bench:
                 raise MeasurementError(f"the unchanged program failed in round {number + 1}: {one.reason}", None)
         self.rounds.append(found)
 
+    def train(self, name: str, seconds: float | None, until_loss: float | None, limit_s: float) -> Found:
+        """One run of a remedy, or of the unchanged program, until a goal."""
+        entry = () if name == BASE else (name,)
+        trial = Trial(remedies=list(entry), warmup=0, steps=0, seconds=seconds, until_loss=until_loss)
+        return self._kept(f"until-{seconds}-{until_loss}-{name}", trial, limit_s)
+
     def round_ns(self, entries: Sequence[Entry]) -> int:
         """What a further round of these will take, as their last runs did."""
         return sum(self.took_ns.get(name_of(entry), 0) for entry in [*entries, (), ()])
@@ -99,16 +105,25 @@ class Bench:
         return [median(r[name].times_ns) / median(r[BASE].times_ns) for r in self.rounds if name in r]
 
     def _run(self, key: str, entry: Entry) -> Found:
+        began_ns = time.perf_counter_ns()
+        trial = Trial(remedies=list(entry), warmup=self.warmup, steps=self.steps)
+        found = self._kept(key, trial, self._limit_s())
+        self.took_ns[name_of(entry)] = max(time.perf_counter_ns() - began_ns, found.wall_ns)
+        return found
+
+    def _kept(self, key: str, trial: Trial, limit_s: float) -> Found:
+        """What an interrupted ``fix`` has found already, or a run."""
         kept = self.folder / f"{key}.json" if self.folder else None
         if kept is not None and kept.exists():
             return msgspec.json.decode(kept.read_bytes(), type=Found)
-        trial = Trial(remedies=list(entry), warmup=self.warmup, steps=self.steps)
-        began_ns = time.perf_counter_ns()
-        found = self.forks.run(self.command, trial, self._limit_s())
-        self.took_ns[name_of(entry)] = time.perf_counter_ns() - began_ns
+        found = self.forks.run(self.command, trial, limit_s)
         if kept is not None:
             write(kept, msgspec.json.encode(found))
         return found
+
+    def survey(self) -> Found:
+        """Which remedies fit?"""
+        return self._kept("survey", Trial(warmup=2, steps=0, survey=True), max(60.0, self.left_ns() / 1e9))
 
     def _limit_s(self) -> float:
         """A start as long as the unchanged one's, and steps five times as long, within the time that is left."""
