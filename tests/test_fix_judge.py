@@ -1,13 +1,20 @@
 """What ``loraprof fix`` says of a remedy: its ratio, its loss, whether its prediction held."""
 
+import shutil
+from pathlib import Path
+
 import msgspec
 import pytest
 import sample_report
-from fixing import rounds, seen
+from fixing import rounds, sample, seen
+from provoke import made, synthetic
 
+import loraprof
+from loraprof.errors import InputError
 from loraprof.model.fix import Measured
-from loraprof.model.report import Finding, Gain, RemedyReport, Report
+from loraprof.model.report import Finding, Gain, Proven, RemedyReport, Report
 from loraprof.remedies.catalogue import REMEDIES
+from loraprof.report.registry import render
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
 from loraprof.runs.fix.rows import _covered, promise, refused
 from loraprof.runs.fix.schedule import BASE, TWIN
@@ -23,6 +30,9 @@ def test_a_ratio_and_its_verdict() -> None:
     assert even is not None
     assert even.verdict == "undecided"
     assert measured("other", rounds(seen([1]))) is None
+    once = measured("r", rounds(seen([50, 51, 50, 49]), 1))
+    assert once is not None
+    assert once.verdict == "undecided"  # one round is of one moment
     assert noise(rounds(seen([1]))) == pytest.approx(0.02, abs=0.02)
 
 
@@ -71,6 +81,8 @@ def test_whether_a_prediction_held(ratio: float, low: float, high: float, covere
     gain = Gain(ns=10, speedup=1.3, low=1.1, high=1.4, basis="model")
     assert _covered(gain, Measured(ratio=ratio, low=low, high=high, verdict="faster")) is covered
     assert _covered(None, None) is None
+    vague = Gain(ns=10, speedup=1.3, low=1.1, high=20.0, basis="model")
+    assert _covered(vague, Measured(ratio=ratio, low=low, high=high, verdict="faster")) is None
 
 
 def report_of(*findings: Finding) -> Report:
@@ -94,3 +106,23 @@ def test_what_a_remedy_promises_is_its_own_gain() -> None:
     assert refused(compiled, "", both).predicted == small
     assert refused(compiled, "", both).finding == "L1"
     assert refused(compiled, "", report_of(cause("H1", None, None, large))).finding == "H1"
+
+
+def test_a_report_says_what_fix_measured(tmp_path: Path) -> None:
+    place = tmp_path / "a.loraprof"
+    shutil.copytree(made(synthetic("bandwidth-v1")), place)
+    before = loraprof.diagnose(place)
+    assert before.verdict.proven is None
+    (place / "fix.json").write_bytes(msgspec.json.encode(sample()))
+    report = loraprof.diagnose(place)
+    assert report.verdict.proven == Proven(arms=["lora-fused"], speedup=1.25, low=1 / 0.82, high=1 / 0.78)
+    assert report.verdict.sentence.endswith("Measured by loraprof fix: 1.25x [1.22, 1.28] the speed with lora-fused.")
+    assert "by loraprof fix" in render(report, "markdown").decode()
+    assert report.closure == before.closure  # no file that belongs to no rank
+    nothing = msgspec.structs.replace(sample(), remedies=[])
+    (place / "fix.json").write_bytes(msgspec.json.encode(nothing))
+    assert loraprof.diagnose(place).verdict == before.verdict
+    for damaged in (b"{", msgspec.json.encode(sample()).replace(b'"ratio":0.8', b'"ratio":-1')):
+        (place / "fix.json").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"fix\.json"):
+            loraprof.diagnose(place)

@@ -56,10 +56,13 @@ def test_long_steps_get_short_runs() -> None:
 
 
 def test_what_is_clearly_slower_is_not_tried_again() -> None:
-    one = bench(FakeForks(lambda names: seen([130] * 4 if names == ["a"] else [100] * 4)))
-    one.round([("a",), ("b",)], "alone", 0)
-    assert one.slower(("a",))
-    assert not one.slower(("b",))
+    times = {"a": 130, "b": 100, "c": 210}
+    one = bench(FakeForks(lambda names: seen([times["".join(names)] if names else 100] * 4)))
+    entries = [("a",), ("b",), ("c",)]
+    one.round(entries, "alone", 0)
+    assert [one.slower(entry) for entry in entries] == [False, False, True]  # one round may be of a bad moment
+    one.round(entries, "alone", 1)
+    assert [one.slower(entry) for entry in entries] == [True, False, True]
 
 
 def test_remedies_are_added_while_they_help() -> None:
@@ -98,7 +101,8 @@ def test_what_is_settled_needs_no_further_round() -> None:
 
     assert asked(50) == 3
     assert asked(80, 120) == 10
-    assert asked(130) == 1  # clearly slower
+    assert asked(130) == 2  # clearly slower
+    assert asked(230) == 1
 
 
 def test_where_the_time_is_short_the_most_promising_are_tried() -> None:

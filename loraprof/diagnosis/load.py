@@ -10,6 +10,7 @@ from loraprof.analysis.analyse import analyse
 from loraprof.analysis.ranks.examine import Run, sequential
 from loraprof.analysis.ranks.merged import merged_ranks
 from loraprof.diagnosis.build import Among, build_report
+from loraprof.diagnosis.verdict import proven, with_proof
 from loraprof.errors import InputError
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
@@ -18,7 +19,7 @@ from loraprof.store.directories import RankFile
 from loraprof.store.kineto.read import read_trace
 from loraprof.store.places import RemotePath
 from loraprof.store.rank_files import recording_of
-from loraprof.store.recordings import Source, load_source
+from loraprof.store.recordings import Source, fix_of, load_source
 
 if TYPE_CHECKING:
     from loraprof.analysis.ranks.survey import Survey
@@ -34,6 +35,13 @@ def diagnose(path: str | PathLike[str] | RemotePath, run: Run = sequential) -> R
 
 def report_of(source: Source, run: Run = sequential) -> Report:
     """The same for a source that is loaded. Raises InputError when its trace cannot be read."""
+    report = _report_of(source, run)
+    found = fix_of(source)
+    best = proven(found) if found else None
+    return report if best is None else msgspec.structs.replace(report, verdict=with_proof(report.verdict, best))
+
+
+def _report_of(source: Source, run: Run) -> Report:
     if len(source.traces) > 1:
         return ranks_report(source, surveyed(source, run))
     recording = source.recording

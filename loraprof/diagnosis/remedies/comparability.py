@@ -30,14 +30,16 @@ LOADED = Remedy(
 
 PACKING = Remedy(
     kind="data",
+    arm="packing",
     text={
         "axolotl": "sample_packing: true",
         "llamafactory": "packing: true",
         "swift": "--packing true",
         "trl": "SFTConfig(packing=True)",
         "torchtune": "dataset.packed: True",
-        "transformers": 'TrainingArguments(train_sampling_strategy="group_by_length") with a collator that pads to the '
-        'longest: DataCollatorWithPadding(tokenizer, padding="longest")',
+        "transformers": "sequences packed into one row: DataCollatorWithFlattening(); or batches of like length: "
+        'TrainingArguments(train_sampling_strategy="group_by_length") with a collator that pads to the longest: '
+        'DataCollatorWithPadding(tokenizer, padding="longest")',
         "transformers-model": 'batches of like length, each padded to its longest: tokenizer(..., padding="longest"), '
         "or sequences packed into one row",
         "plain": "batches of like length, each padded to its longest, or sequences packed into one row",

@@ -55,7 +55,7 @@ def _speed(found: Measured) -> str:
 
 
 def _gain(gain: Gain | None) -> str:
-    return units.ratio_interval(gain.speedup, gain.low, gain.high, most=2) if gain else units.NA
+    return units.gain_interval(gain.speedup, gain.low, gain.high, most=2) if gain else units.NA
 
 
 def _sections(found: Fix) -> list[Section]:

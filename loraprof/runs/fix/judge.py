@@ -36,6 +36,11 @@ def measured(name: str, rounds: Rounds, to: str = BASE) -> Measured | None:
     own, base, twin = (Series(tuple(tuple(r[key].times_ns) for r in both)) for key in (name, to, TWIN))
     floor = floor_of(estimate(twin, Series(tuple(tuple(r[BASE].times_ns) for r in both))))
     found = estimate(own, base)
+    if len(both) == 1:  # its steps are of one moment: they differ by less than two runs do
+        wide = 1 + floor
+        return Measured(
+            ratio=found.ratio, low=found.ratio_low / wide, high=found.ratio_high * wide, verdict="undecided"
+        )
     return Measured(
         ratio=found.ratio, low=found.ratio_low, high=found.ratio_high, verdict=three_way(found, floor, minimum=8)
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from loraprof import units
 from loraprof.analysis.statistics import median_interval
 from loraprof.model.fix import Measured, Status, Tried, Unchanged
 from loraprof.model.report import Finding, Gain, Report
@@ -81,8 +82,9 @@ def _text(remedy: LiveRemedy, finding: Finding | None) -> str:
 
 
 def _covered(gain: Gain | None, found: Measured | None) -> bool | None:
-    """None also where the two intervals overlap and what was measured lies outside: it is too uncertain to tell."""
-    if gain is None or found is None:
+    """None also where the prediction says nothing, and where the two intervals overlap and what was measured lies
+    outside: it is too uncertain to tell."""
+    if gain is None or found is None or not units.is_known(gain.low, gain.high):
         return None
     if gain.low <= 1 / found.ratio <= gain.high:
         return True

@@ -6,7 +6,7 @@ for the remedies together. Remedies are tried in the order of what they promise.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,9 +27,11 @@ from loraprof.runs.fix.job import Command, Found
 from loraprof.runs.fix.judge import Repeats, loss_change, measured, noise, repeats
 from loraprof.runs.fix.rows import order, peak, promise, refused, row, unchanged
 from loraprof.runs.fix.schedule import BASE, SETUP_S, WARM_UP, Bench, Entry, name_of, steps_within
+from loraprof.store.layout import FIX
 from loraprof.store.leftovers import scratch
 from loraprof.store.writing import write
 
+PROFILE: Final = "profile.loraprof"
 ROUNDS: Final = 10  # at most
 LEAST: Final = 2
 SURE: Final = 3  # rounds, from which on what is settled needs no more, and time is kept for what follows
@@ -68,7 +70,10 @@ def fix(asked: Asked) -> Fix:
             _open(folder, asked)
         report, notes = _report(asked, folder)
         with forks(PACKAGES if asked.command.spec else _packages(asked)) as server:
-            return _tried(asked, server, deadline_ns, wanted, report, notes, folder if asked.out else None)
+            found = _tried(asked, server, deadline_ns, wanted, report, notes, folder if asked.out else None)
+        if report is not None:
+            _beside(asked.recording or folder / PROFILE, found)
+        return found
 
 
 def _wanted(asked: Asked) -> list[LiveRemedy]:
@@ -100,7 +105,7 @@ def _open(folder: Path, asked: Asked) -> None:
 
 def _report(asked: Asked, folder: Path) -> tuple[Report | None, list[str]]:
     """What the recording says; without one, nothing is predicted."""
-    place = asked.recording or folder / "profile.loraprof"
+    place = asked.recording or folder / PROFILE
     if not place.exists():
         asked.say(f"profiling {asked.name}: what each remedy promises")
         problem = profile_pass(_words(asked), place, asked.command.ranks)
@@ -112,6 +117,13 @@ def _report(asked: Asked, folder: Path) -> tuple[Report | None, list[str]]:
         if asked.recording:
             raise
         return None, [f"nothing is predicted: {error.message}"]
+
+
+def _beside(recording: Path, found: Fix) -> None:
+    """Into the recording that the promises are of, so that its report says what was measured; not where that cannot be
+    written to."""
+    with suppress(OSError, MeasurementError):
+        write(recording / FIX, msgspec.json.encode(found))
 
 
 def _packages(asked: Asked) -> Sequence[str]:
@@ -195,7 +207,7 @@ def _recorded(asked: Asked, folder: Path, alone: Sequence[Tried], together: Toge
         return []
     asked.say(f"recording {asked.name} with {' and '.join(arms)}")
     problem = profile_pass(["--arm", "+".join(arms), *_words(asked)], place, asked.command.ranks)
-    said = f"loraprof compare {folder / 'profile.loraprof'} {place} shows where the time went"
+    said = f"loraprof compare {folder / PROFILE} {place} shows where the time went"
     return [said if problem is None else f"the best was not recorded: {problem.removeprefix('loraprof: ')}"]
 
 
