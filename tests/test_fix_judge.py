@@ -126,3 +126,19 @@ def test_a_report_says_what_fix_measured(tmp_path: Path) -> None:
         (place / "fix.json").write_bytes(damaged)
         with pytest.raises(InputError, match=r"fix\.json"):
             loraprof.diagnose(place)
+
+
+def test_losses_of_other_samples() -> None:
+    """Batches of like length are other batches: their mean loss counts, not each step's, nor one step's gradients."""
+    base = [1.0, 1.2, 0.9, 1.1, 0.8, 1.0]
+    verdicts = []
+    for shift in (0.0, 0.1, 0.5):
+        own = seen([1], [loss + shift for loss in reversed(base)], [9.0, 9.0])
+        change, reason = loss_change("r", [{BASE: seen([1], base), TWIN: seen([1], base), "r": own}], STEADY, True)
+        assert change is not None
+        assert reason is None
+        verdicts.append(change.verdict)
+    assert verdicts == ["same", "same", "differs"]
+
+
+STEADY = repeats([{BASE: seen([1]), TWIN: seen([1])}])

@@ -143,3 +143,10 @@ def test_the_plan_says_what_it_will_take() -> None:
     assert said == "2 remedies fit; a run takes 2.00 s for 10 timed steps, a round 8.00 s; 24.0 s to 104 s in all"
     one.deadline_ns = time.perf_counter_ns()
     assert _plan(first, one, [REMEDIES["compile-blocks"]]).endswith(" in all")
+
+
+def test_what_is_settled_makes_room_for_what_is_not() -> None:
+    turns = cycle((80, 120))
+    fake = FakeForks(lambda names: seen([next(turns) if names == ["autocast"] else 50 if names else 100] * 4))
+    _repeat(bench(fake), [REMEDIES["autocast"], REMEDIES["sdpa"]], 0)
+    assert (fake.asked.count("autocast"), fake.asked.count("sdpa")) == (10, 3)

@@ -1,7 +1,9 @@
 """One run of ``loraprof fix``: what it shows, and what becomes of one that misbehaves."""
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from fixing import gone, script
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from loraprof.errors import UsageError
+from loraprof.remedies.catalogue import REMEDIES
+from loraprof.remedies.program import Program
 from loraprof.runs.compare.arms import arm_names
 from loraprof.runs.fix.forks import forks
 from loraprof.runs.fix.job import Command, Trial
@@ -134,3 +138,17 @@ def closure():
 for _ in range(20):
     optimizer.step(closure)
 """
+
+
+def test_a_remedy_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(program: Program) -> Any:
+        raise RuntimeError("out of luck")
+
+    plain = REMEDIES["autocast"]
+    monkeypatch.setitem(REMEDIES, "autocast", replace(plain, apply=fail))
+    found = try_out(script(tmp_path), Trial(remedies=["autocast"], warmup=2, steps=4))
+    assert found.status == "failed"
+    monkeypatch.setitem(REMEDIES, "autocast", replace(plain, fits=fail))
+    survey = try_out(script(tmp_path), Trial(warmup=2, steps=0, survey=True))
+    assert survey.status == "ok"
+    assert survey.unfit["autocast"] == "whether it fits cannot be told: RuntimeError: out of luck"

@@ -1,16 +1,18 @@
 """Remedies of the data: each equals the change made by hand, and is gone when it is taken back."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from live import base_of, causal, gradients, llama, same, tokens
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from loraprof.capture.modules.facts import Padding
+from loraprof.remedies.bucketing import length_of
 from loraprof.remedies.catalogue import REMEDIES
-from loraprof.remedies.program import Program
+from loraprof.remedies.program import Loader, Program
 from loraprof.remedies.watch import Repeats, Watch
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -164,3 +166,48 @@ def test_tokens_are_counted_by_mask_and_labels() -> None:
     model(input_ids=batch["input_ids"])
     silent.remove()
     assert silent.shares() == {}
+
+
+class Texts(Dataset):  # type: ignore[type-arg]
+    """Of 2 to 11 tokens."""
+
+    def __len__(self) -> int:
+        return 400
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return {"input_ids": [1] * (2 + 7 * index % 10)}
+
+
+def _batches(loader: Any) -> list[list[int]]:
+    return [[len(sample["input_ids"]) for sample in batch] for batch in loader]
+
+
+@pytest.mark.parametrize("how", ["shuffle", "sampler"])
+def test_batches_of_like_length(how: str) -> None:
+    remedy, data = REMEDIES["bucketing"], Texts()
+    plain = DataLoader.__init__
+    assert remedy.early is not None
+    undo = remedy.early()
+    given: dict[str, Any] = {"shuffle": True} if how == "shuffle" else {"sampler": RandomSampler(data)}
+    loader: Any = DataLoader(data, batch_size=4, collate_fn=list, **given)
+    ordered: Any = DataLoader(data, batch_size=4, collate_fn=list)
+    undo()
+    assert DataLoader.__init__ is plain
+    first, second = _batches(loader), _batches(loader)
+    assert sorted(n for batch in first for n in batch) == sorted(length_of(data[i]) or 0 for i in range(400))
+    assert max(max(batch) - min(batch) for batch in first) <= 1
+    assert first != second
+    assert first != sorted(first)
+    assert _batches(ordered)[0] == [2, 9, 6, 3]
+
+
+def test_where_batches_of_like_length_do_not_fit() -> None:
+    program, _ = causal(llama(), tokens(padded=True))
+    fits = REMEDIES["bucketing"].fits
+    assert "no DataLoader draws" in (fits(program) or "")
+    drawn = replace(program, loaders=[Loader(0, True, Texts(), 4, True)])
+    assert fits(drawn) is None
+    even = replace(program, loaders=[Loader(0, True, [{"input_ids": [1, 2]}] * 8, 4, True)])
+    assert "all about the same" in (fits(even) or "")
+    other = replace(program, loaders=[Loader(0, True, TensorDataset(torch.ones(8)), 4, True)])
+    assert "no lengths" in (fits(other) or "")

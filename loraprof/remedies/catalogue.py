@@ -3,7 +3,7 @@
 from typing import Final
 
 from loraprof.errors import UsageError
-from loraprof.remedies import adapter, data, loss, model, optimizer, packing, training
+from loraprof.remedies import adapter, bucketing, data, loss, model, optimizer, packing, training
 from loraprof.remedies.remedy import LiveRemedy
 from loraprof.store.specs import did_you_mean
 
@@ -25,6 +25,7 @@ REMEDIES: Final[dict[str, LiveRemedy]] = {
         model.NON_REENTRANT,
         data.PAD_TO_LONGEST,
         packing.PACKED,
+        bucketing.BUCKETS,
         data.CACHED,
         data.LOADER_WORKERS,
         model.AUTOCAST,

@@ -30,10 +30,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """How a DataLoader was built."""
+    """How a DataLoader was built. ``shuffled``: it draws at random from a dataset that can be indexed."""
 
     workers: int
     map_style: bool
+    dataset: Any = None
+    batch: int = 1
+    shuffled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

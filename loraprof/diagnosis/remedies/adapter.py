@@ -96,6 +96,12 @@ ONE_CAST = Remedy(
     },
 )
 
+SHARED_A = Remedy(
+    kind="same_training",
+    arm="shared-a",
+    text={"plain": "one product for the A of $groups, which reads the input once: torch.cat of the A, then split"},
+    saved=lambda case, values: values["shared"],
+)
 SHARED_INPUT = Remedy(
     kind="other_training",
     text={"plain": "fuse $groups into one linear with one adapter, so that A reads the input once$free"},

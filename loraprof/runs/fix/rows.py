@@ -23,7 +23,7 @@ def promise(remedy: LiveRemedy, report: Report | None) -> float:
 def row(remedy: LiveRemedy, bench: Bench, known: Repeats, report: Report | None) -> Tried:
     finding, gain = _predicted(remedy, report)
     found = measured(remedy.name, bench.rounds)
-    change, differs = loss_change(remedy.name, bench.rounds, known)
+    change, differs = loss_change(remedy.name, bench.rounds, known, remedy.reorders)
     ended = bench.ended.get(remedy.name)
     status: Status
     reason: str | None

@@ -229,10 +229,9 @@ def _repeat(bench: Bench, remedies: Sequence[LiveRemedy], kept_ns: int) -> None:
             return
         if number and bench.round_ns(live) > bench.left_ns():
             return
-        if number >= SURE and all(_settled(entry, bench) for entry in live):
-            return
         bench.round(live, "alone" if live[0][0] not in COMPILING else "compiled", number)
         live = [e for e in live if name_of(e) not in bench.ended and not bench.slower(e)]
+        live = [e for e in live if number + 1 < SURE or not _settled(e, bench)]
         if not live:
             return
 
@@ -260,7 +259,7 @@ def _together(
                 bench.round([tuple(arms), trial], f"together with {candidate}", number)
         rounds, name = bench.rounds[before:], name_of(trial)
         against, found = measured(name, rounds, name_of(tuple(arms))), measured(name, rounds)
-        change, _ = loss_change(name, rounds, known)
+        change, _ = loss_change(name, rounds, known, any(REMEDIES[arm].reorders for arm in trial if arm in REMEDIES))
         if against is None or found is None or against.ratio >= 1 or (change and change.verdict == "differs"):
             continue
         arms.append(candidate)

@@ -19,6 +19,8 @@ from loraprof.capture.passes.boundary import StepBoundary
 from loraprof.errors import LoraprofError
 from loraprof.model.fix import Reached
 from loraprof.remedies.catalogue import REMEDIES
+from loraprof.remedies.program import Program
+from loraprof.remedies.remedy import LiveRemedy
 from loraprof.remedies.watch import Watch
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.profile.remedy_arm import WATCHED, RemedyArm
@@ -177,8 +179,16 @@ class Survey(Run):
         program = self.watch.program(self.optimizer) if self.optimizer else None
         if program is None:
             return dict.fromkeys(REMEDIES, "no module ran in its steps")
-        found = {name: remedy.fits(program) for name, remedy in REMEDIES.items()}
+        found = {name: _unfit(remedy, program) for name, remedy in REMEDIES.items()}
         return {name: reason for name, reason in found.items() if reason}
+
+
+def _unfit(remedy: LiveRemedy, program: Program) -> str | None:
+    """A model may be anything: one that a remedy cannot even be asked about does without it."""
+    try:
+        return remedy.fits(program)
+    except Exception as error:
+        return f"whether it fits cannot be told: {type(error).__name__}: {error}".splitlines()[0]
 
 
 def _norms(optimizer: Optimizer) -> list[float]:
