@@ -147,7 +147,8 @@ def _padded(case: Case, kept: float) -> Worth | None:
     step = unprofiled.median_ns
     left = ((step - goes.ns + issued * ns) * slower for ns, slower in zip(ISSUING_NS, SLOWER, strict=True))
     likely, low = (max(step - ns, 0.0) for ns in left)
-    return Worth(likely, low, goes.high, bounded=True)
+    most = (1 - kept) * step + kept * (1 - kept) * attention.ns
+    return Worth(likely, low, max(likely, min(goes.high, most)), bounded=True)
 
 
 def _busy(ledger: Ledger) -> Bool:
