@@ -16,7 +16,7 @@ from loraprof.cli.app import run
 from loraprof.cli.fix import _of_recording, parse_required, shortfall
 from loraprof.errors import UsageError
 from loraprof.model.compare import Comparison
-from loraprof.model.fix import Fix, Measured, Together
+from loraprof.model.fix import Fix, Measured, Reached, Together
 from loraprof.report.registry import RENDERERS, render
 from loraprof.report.views.fix import contribution, headline
 from loraprof.store.recordings import load_source
@@ -140,3 +140,14 @@ def test_a_recording_says_its_command() -> None:
     assert name == "minimind-26m"
     assert command.spec is not None
     assert (command.spec.rank, command.spec.adapter, command.spec.autocast) == (2, "handwritten", "bfloat16")
+
+
+def test_trainings_at_equal_time() -> None:
+    found = sample()
+    tried = [msgspec.structs.replace(t, reached=Reached(steps=7, ns=10**9, loss=0.5)) for t in found.remedies[:1]]
+    base = msgspec.structs.replace(found.base, reached=Reached(steps=3, ns=10**9, reason="the program ended"))
+    page = render(msgspec.structs.replace(found, remedies=tried, base=base, goal="after 1 s of training"), "markdown")
+    lines = [line for line in page.decode().splitlines() if line.startswith(("| unchanged", "| lora-fused |"))]
+    assert "Other training, after 1 s of training" in page.decode()
+    assert [" 3 | 1.00 s | n/a | the program ended" in lines[0], " 7 | 1.00 s | 0.5 |" in lines[-1]] == [True, True]
+    assert "Other training" not in render(found, "markdown").decode()
