@@ -142,3 +142,11 @@ def test_losses_of_other_samples() -> None:
 
 
 STEADY = repeats([{BASE: seen([1]), TWIN: seen([1])}])
+
+
+def test_a_machine_that_slows_down_evenly() -> None:
+    """Twice as slow by the end of a round: what runs in its midst is no slower for it."""
+    drifting = [{BASE: seen([100, 101] * 4), "r": seen([141, 142] * 4), TWIN: seen([200, 201] * 4)} for _ in range(4)]
+    found = measured("r", drifting)
+    assert found is not None
+    assert found.ratio == pytest.approx(1.0, abs=0.01)

@@ -5,6 +5,7 @@ from typing import Final
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedy import Remedy, Values, unknown
 from loraprof.diagnosis.stack import Stack
+from loraprof.diagnosis.worth import Worth
 
 COMPILED: Final[dict[Stack, str]] = {
     "transformers": "TrainingArguments(torch_compile=True)",
@@ -23,12 +24,18 @@ def has_dropout(case: Case, values: Values) -> bool:
     return any(site.dropout for site in case.sites)
 
 
+def _compiled(case: Case, values: Values) -> Worth | None:
+    """Not known on a CPU, where eager kernels are vectorised too: 0.85x to 1.25x was measured."""
+    pointwise: Worth | None = values["pointwise"]
+    return pointwise.at_most if pointwise and case.analysis.on_gpu else None
+
+
 COMPILE = Remedy(
     kind="same_training",
     arm="compile-blocks",
     text=COMPILED,
     fits=not_compiled,
-    saved=lambda case, values: values["pointwise"] and values["pointwise"].at_most,  # its code may be no faster
+    saved=_compiled,
 )
 FUSED = Remedy(
     kind="same_training",

@@ -29,19 +29,26 @@ Rounds = Sequence[Mapping[str, Found]]
 
 
 def measured(name: str, rounds: Rounds, to: str = BASE) -> Measured | None:
-    """Against ``to``, over the rounds that hold both; None where there is none."""
+    """Against ``to``, over the rounds that hold both; None where there is none. Against the unchanged program: against
+    the middle of its two runs in each round."""
     both = [r for r in rounds if {name, to, TWIN} <= r.keys()]
     if not both:
         return None
-    own, base, twin = (Series(tuple(tuple(r[key].times_ns) for r in both)) for key in (name, to, TWIN))
-    floor = floor_of(estimate(twin, Series(tuple(tuple(r[BASE].times_ns) for r in both))))
-    found = estimate(own, base)
+    own, base, twin, plain = (Series(tuple(tuple(r[key].times_ns) for r in both)) for key in (name, to, TWIN, BASE))
+    floor = floor_of(estimate(twin, plain))
+    found = estimate(own, _between(plain, twin) if to == BASE else base)
     if len(both) == 1:  # its steps are of one moment: they differ by less than two runs do
         low, high = math.exp(found.low - floor), math.exp(found.high + floor)
         return Measured(ratio=found.ratio, low=low, high=high, verdict="undecided")
     return Measured(
         ratio=found.ratio, low=found.ratio_low, high=found.ratio_high, verdict=three_way(found, floor, minimum=8)
     )
+
+
+def _between(first: Series, last: Series) -> Series:
+    """The unchanged program in the midst of each round, which began and ended with it: a drift of the machine goes."""
+    blocks = (zip(a, b, strict=False) for a, b in zip(first.blocks, last.blocks, strict=True))
+    return Series(tuple(tuple(round(math.sqrt(a * b)) for a, b in block) for block in blocks))
 
 
 def noise(rounds: Rounds) -> float | None:
