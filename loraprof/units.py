@@ -13,6 +13,8 @@ from typing import Final
 
 NA: Final = "n/a"
 TENFOLD: Final = 10.0
+KNOWN: Final = 0.5  # of the step, that the interval of a predicted speed-up may leave open
+SURE: Final = 1.05  # the least that is worth telling of one that leaves more
 
 _Steps = Sequence[tuple[int, str]]
 
@@ -189,6 +191,18 @@ def ratio_interval(value: float | None, low: float | None, high: float | None, m
         return ratio(value)
     decimals = interval_decimals(low, high, least=2, most=most) if high > low else 2
     return f"{_fixed(value, decimals)}x [{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
+
+
+def is_known(low: float, high: float) -> bool:
+    """Whether an interval of a speed-up says more than that there is one."""
+    return 1 / low - 1 / high <= KNOWN
+
+
+def gain_interval(value: float, low: float, high: float, most: int = 4) -> str:
+    """A predicted speed-up; where its interval leaves more than half of the step open, only what is sure of it."""
+    if is_known(low, high):
+        return ratio_interval(value, low, high, most)
+    return f"not known, at least {ratio(low, 2)}" if low >= SURE else "not known"
 
 
 def ns_scale(values: Sequence[int], digits: int = 4) -> Scale:

@@ -48,6 +48,17 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+@pytest.fixture
+def seeded() -> Iterator[None]:
+    """Random numbers start anew, and what a remedy may have set for all products is as it was."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.manual_seed(0)
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
 # Machines differ by a factor of three, and are shared: slowness is no failure.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")

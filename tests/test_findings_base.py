@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from provoke import CALIBRATION, advice, facts, found, made, shaped, synthetic, toy
+from provoke import CALIBRATION, advice, facts, found, made, shaped, synthetic, toy, workload
 from recorded import recorded
 
 from loraprof.model.recording import DeviceInfo, GemmRate, Memory
@@ -124,3 +124,19 @@ def test_slow_products() -> None:
     other = GemmRate(m=4096, n=4096, k=4096, dtype="float8_e4m3fn", ns=171_798)  # twice as fast, in a dtype not used
     both = msgspec.structs.replace(CALIBRATION, gemm=[*CALIBRATION.gemm, other])
     assert "B10" not in found(made(fast, calibration=both))
+
+
+def test_tokens_without_a_label() -> None:
+    """Head and loss of three quarters of the tokens are thrown away."""
+    run = shaped(hidden=1024, ffn=2816, tokens=4096, vocab=64_000)
+    tokens = run.recording.workload.tokens_per_step or 0
+    few = found(made(run, **workload(run.recording, labelled_tokens_per_step=tokens // 4)))["B6"]
+    every = found(made(run, **workload(run.recording, labelled_tokens_per_step=tokens)))["B6"]
+    assert facts(few)["tokens with a label, of all"] == 0.25
+    assert "labelled positions only" in few.remedy
+    assert "labelled" not in every.remedy
+    assert few.gain is not None
+    share = facts(few)["of busy time"]
+    assert few.gain.low < 1 / (1 - 0.75 * share) < few.gain.high
+    assert every.gain is None or every.gain.ns < few.gain.ns
+    assert [r.arm for f in (few, every) for r in f.remedies] == ["chunked-loss"] * 2

@@ -163,3 +163,20 @@ def test_steps_that_do_not_repeat() -> None:
     assert "repeat" in found(made(run, timing=wild))["G3"].title
     steady = msgspec.structs.replace(timing(run), samples_ns=[base, round(1.1 * base)] * 5)
     assert "G3" not in found(made(run, timing=steady))
+
+
+def test_less_padding_and_none() -> None:
+    """Half of the tokens would be left to the longest of each batch, a quarter with none: at most 2 and 4 times."""
+    run = synthetic("bandwidth-v1")
+    tokens = run.recording.workload.tokens_per_step or 0
+    shares = {"real_tokens_per_step": tokens // 4, "longest_tokens_per_step": tokens // 2}
+    finding = found(made(run, **workload(run.recording, **shares)))["G4"]
+    assert facts(finding)["where each batch has the length of its longest row"] == tokens // 2
+    gains = {remedy.arm: remedy.gain for remedy in finding.remedies}
+    longest, none = gains["pad-to-longest"], gains["packing"]
+    assert longest is not None
+    assert none is not None
+    assert 1.1 < longest.low < longest.speedup < longest.high < 2.2
+    assert longest.speedup < none.speedup < none.high < 4.5
+    unknown = found(made(run, **workload(run.recording, real_tokens_per_step=tokens // 4)))["G4"]
+    assert min(r.gain.low for r in unknown.remedies if r.gain) == 1.0  # how long the longest rows are is not known

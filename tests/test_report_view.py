@@ -255,3 +255,12 @@ def test_a_narrow_kernel_table_drops_the_bound_before_the_phase() -> None:
     """The phase is what tells two rows of one op and role apart."""
     drop = {column.title: column.drop for column in kernel_table(report()).columns}
     assert drop["bound"] > drop["phase"] > 0
+
+
+def test_the_page_says_how_to_prove_it() -> None:
+    found = replace(report(), findings=[])
+    for ranks, option in ((1, ""), (2, "--nproc-per-node 2 ")):
+        shown = view(replace(found, source=replace(found.source, target="train.py --lr 3e-4", ranks=ranks)))
+        block = next(s for s in shown.sections if s.id == "sure").blocks[0]
+        assert isinstance(block, Facts)
+        assert dict(block.lines)["prove it"] == f"loraprof fix {option}train.py --lr 3e-4"

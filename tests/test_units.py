@@ -109,3 +109,10 @@ def test_ns_is_within_half_a_unit_of_the_third_digit(value: int) -> None:
     text, unit = units.ns(value).replace(",", "").split()
     back = float(text) * {"ns": 1, "µs": 1e3, "ms": 1e6, "s": 1e9}[unit]
     assert math.isclose(back, value, rel_tol=0.00501)
+
+
+def test_a_gain_that_says_nothing_is_not_known() -> None:
+    assert units.gain_interval(1.31, 1.24, 1.38) == "1.31x [1.24, 1.38]"
+    assert units.gain_interval(9.0, 5.3, 14.0, most=1) == "9.0x [5.3, 14.0]"  # 12 % of the step are left open
+    assert units.gain_interval(1.37, 1.23, 20.0) == "not known, at least 1.23x"
+    assert units.gain_interval(1.5, 1.0, 2.5) == "not known"

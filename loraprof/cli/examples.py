@@ -18,7 +18,8 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "fix": (
         "loraprof fix",
-        "loraprof fix --budget 5m --also other-training train.py --lr 3e-4",
+        "loraprof fix --budget 5m --also other-training --seconds 60 train.py --lr 3e-4",
+        "loraprof fix --nproc-per-node 2 --only L1,fused-optimizer train.py",
         "loraprof fix run.loraprof --only L2,fused-optimizer",
         "loraprof fix tiny-llama-cpu --require 'faster>10%' --format json -o fix.json",
     ),

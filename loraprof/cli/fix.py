@@ -18,8 +18,10 @@ from loraprof.store.writing import check_folder, disk
 
 if TYPE_CHECKING:
     from loraprof.model.fix import Fix
+    from loraprof.runs.fix.equal import Goal
     from loraprof.runs.fix.job import Command
 
+LAUNCH: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 OTHER_TRAINING: Final = "other-training"
 _REQUIRED: Final = re.compile(r"\s*faster\s*>\s*(\d+(?:\.\d+)?)\s*%\s*")
 
@@ -34,6 +36,11 @@ def fix(
     only: Annotated[str | None, typer.Option(help="L2,fused-optimizer: these findings' or named remedies.")] = None,
     skip: Annotated[str | None, typer.Option(help="All but these.")] = None,
     also: Annotated[str | None, typer.Option(help="other-training: also those that change what is trained.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="With --also: the losses after so much training.")] = None,
+    until_loss: Annotated[float | None, typer.Option(help="With --also: the time until this loss.")] = None,
+    ranks: Annotated[
+        int, typer.Option("--nproc-per-node", help="Ranks of a script on this machine, as torchrun counts them.", min=1)
+    ] = 1,
     require: Annotated[str | None, typer.Option(help="'faster>10%': exit 3 where that is not surely reached.")] = None,
     contribute: Annotated[
         Path | None, typer.Option(help="Append a table of predicted against measured to this file.")
@@ -50,20 +57,27 @@ def fix(
     needs_posix()
     limit = parse_required(require) if require else None
     _check(also, contribute)
+    goal_of(also, seconds, until_loss)
     refuse_existing(output, force)
+    ranks = take_over(ranks)
+    if not ranks:
+        return 0
     budget_ns = parse_duration_ns(budget)
     from loraprof.runs.fix import run
 
     recording = Path(target[0]) if target and is_recording(target[0]) else None
     command, name, set_up = _of_recording(recording) if recording else _command(list(target or ()), module, overrides)
+    if ranks > 1 and command.spec:
+        raise UsageError(f"{name} is a built-in workload and runs in one process", None)
     asked = run.Asked(
-        command=command,
+        command=replace(command, ranks=ranks),
         name=name,
         overrides=set_up,
         budget_ns=budget_ns,
         only=_words(only),
         skip=_words(skip),
         other_training=also is not None,
+        goal=goal_of(also, seconds, until_loss),
         recording=recording,
         out=out,
         say=lambda text: say(text, quiet),
@@ -87,10 +101,38 @@ def _check(also: str | None, contribute: Path | None) -> None:
         raise UsageError(f"--also {also!r} is not known", f"--also {OTHER_TRAINING}")
     if contribute is not None:
         check_folder(contribute)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MeasurementError(
-            "remedies are measured in one process, not in many ranks", "loraprof fix without a launcher"
+
+
+def take_over(ranks: int) -> int:
+    """How many ranks the program runs on. Under torchrun, rank 0 takes the launch over and starts all of them for each
+    run; the others have nothing to do (0). Raises MeasurementError for several machines."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world < 2:
+        return ranks
+    if os.environ.get("LOCAL_WORLD_SIZE", "") != str(world):
+        raise MeasurementError("remedies are measured on one machine, not on several", None)
+    if os.environ.get("RANK") != "0":
+        return 0
+    for name in [n for n in os.environ if n in LAUNCH or n.startswith(("TORCHELASTIC_", "ROLE_", "GROUP_"))]:
+        del os.environ[name]
+    return world
+
+
+def goal_of(also: str | None, seconds: float | None, until_loss: float | None) -> "Goal | None":
+    """Raises UsageError for two of them, or for one without remedies that train something else."""
+    if seconds is None and until_loss is None:
+        return None
+    if also is None:
+        raise UsageError(
+            "--seconds and --until-loss compare what trains something else", f"add --also {OTHER_TRAINING}"
         )
+    if seconds is not None and until_loss is not None:
+        raise UsageError("--seconds and --until-loss exclude each other", "give one of them")
+    if (seconds or until_loss or 0) <= 0:
+        raise UsageError("--seconds and --until-loss are above 0", None)
+    from loraprof.runs.fix.equal import Goal
+
+    return Goal(seconds, until_loss)
 
 
 def _append(place: Path, result: "Fix") -> None:

@@ -179,7 +179,7 @@ def gain(case: Case, saved: Worth, error: float = ERROR) -> Gain | None:
     def speedup(ns: float) -> float:
         return step / max(step - min(max(ns, 0.0), 0.95 * step), 1.0)
 
-    estimated = saved.basis != "measured"
+    estimated = saved.basis != "measured" and not saved.bounded
     low = min(saved.low, (1 - error) * saved.ns) if estimated else saved.low
     high = max(saved.high, (1 + error) * saved.ns) if estimated else saved.high
     return Gain(

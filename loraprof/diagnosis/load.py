@@ -11,6 +11,7 @@ from loraprof.analysis.analyse import analyse
 from loraprof.analysis.ranks.examine import Run, sequential
 from loraprof.analysis.ranks.merged import merged_ranks
 from loraprof.diagnosis.build import Among, Diagnosis, diagnosed
+from loraprof.diagnosis.verdict import proven, with_proof
 from loraprof.errors import InputError
 from loraprof.model.recording import Recording
 from loraprof.model.report import Report
@@ -19,7 +20,7 @@ from loraprof.store.directories import RankFile
 from loraprof.store.kineto.read import read_trace
 from loraprof.store.places import RemotePath
 from loraprof.store.rank_files import recording_of
-from loraprof.store.recordings import Source, load_source
+from loraprof.store.recordings import Source, fix_of, load_source
 
 if TYPE_CHECKING:
     from loraprof.analysis.ranks.survey import Survey
@@ -40,6 +41,16 @@ def report_of(source: Source, run: Run = sequential) -> Report:
 
 def diagnosis_of(source: Source, run: Run = sequential) -> Diagnosis:
     """The report and what it was made of."""
+    made = _diagnosed(source, run)
+    found = fix_of(source)
+    best = proven(found) if found else None
+    if best is None:
+        return made
+    verdict = with_proof(made.report.verdict, best)
+    return replace(made, report=msgspec.structs.replace(made.report, verdict=verdict))
+
+
+def _diagnosed(source: Source, run: Run) -> Diagnosis:
     if len(source.traces) > 1:
         return ranks_diagnosis(source, surveyed(source, run))
     recording = source.recording

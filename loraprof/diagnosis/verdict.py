@@ -5,7 +5,8 @@ from msgspec.structs import replace
 from loraprof import units
 from loraprof.analysis.prediction.counterfactual import Counterfactual
 from loraprof.diagnosis.causes import is_cause
-from loraprof.model.report import Adapter, Finding, Step, TimingReport, Verdict
+from loraprof.model.fix import Fix
+from loraprof.model.report import Adapter, Finding, Proven, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES, Role
 
 SURE = 1.005  # low end of a speed-up that is one
@@ -95,7 +96,7 @@ def advice(found: list[Finding]) -> str | None:
         return text
     id, remedy, gain = best
     kept = "Without changing what is trained" if keeping else "Changing what is trained"
-    worth = units.ratio_interval(gain.speedup, gain.low, gain.high)
+    worth = units.gain_interval(gain.speedup, gain.low, gain.high)
     return f"{text} {kept}, most is gained by: {remedy.text} ({id}, {worth}, {gain.basis})."
 
 
@@ -141,6 +142,23 @@ def verdict(
         basis="predicted",
         ideal_speedup=ideal,
     )
+
+
+def proven(found: Fix) -> Proven | None:
+    """The fastest of what helped and kept the loss; None where nothing did."""
+    kept = [([t.arm], t.measured) for t in found.remedies if t.status == "kept" and t.measured]
+    if found.together:
+        kept.append((list(found.together.arms), found.together.measured))
+    if not kept:
+        return None
+    arms, m = min(kept, key=lambda pair: pair[1].ratio)
+    return Proven(arms=arms, speedup=1 / m.ratio, low=1 / m.high, high=1 / m.low)
+
+
+def with_proof(verdict: Verdict, best: Proven) -> Verdict:
+    speed = units.ratio_interval(best.speedup, best.low, best.high, most=2)
+    said = f"Measured by loraprof fix: {speed} the speed with {' and '.join(best.arms)}."
+    return replace(verdict, sentence=f"{verdict.sentence} {said}", proven=best)
 
 
 def _besides(uncounted_bytes: int | None) -> str:

@@ -52,7 +52,7 @@ Edit = Taken | HostEdit
 @dataclass(frozen=True, slots=True)
 class Worth:
     """Unprofiled ns of one step, and how they are known. ``edit``: the change to the step that gives ``ns``, where one
-    does."""
+    does. ``bounded``: ``low`` and ``high`` already hold the error of the estimate, not its inputs' spread alone."""
 
     ns: float
     low: float
@@ -60,6 +60,7 @@ class Worth:
     basis: GainBasis = "model"
     source: str | None = None
     edit: Edit | None = field(default=None, compare=False, repr=False)
+    bounded: bool = False
 
     def times(self, factor: float) -> "Worth":
         """A share that this recording gives."""

@@ -31,6 +31,16 @@ class LossChange(msgspec.Struct, frozen=True, kw_only=True):
     verdict: LossVerdict
 
 
+class Reached(msgspec.Struct, frozen=True, kw_only=True):
+    """A training until a loss or for a time: steps and ns since the remedy took effect, mean ``loss`` of its last
+    steps. ``reason``: why the goal was not reached, None where it was."""
+
+    steps: int = 0
+    ns: int = 0
+    loss: float | None = None
+    reason: str | None = None
+
+
 class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
     """The program as it is. ``loss`` of every step of its first run, empty where no backward of a scalar was seen."""
 
@@ -39,6 +49,7 @@ class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
     high_ns: int
     peak_bytes: int | None
     loss: list[float] = []
+    reached: Reached | None = None
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +68,7 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     covered: bool | None = None
     peak_bytes: int | None = None
     loss: LossChange | None = None
+    reached: Reached | None = None
     status: Status
     reason: str | None = None
 
@@ -80,6 +92,7 @@ class Fix(msgspec.Struct, frozen=True, kw_only=True):
     noise_floor: float | None
     remedies: list[Tried]
     together: Together | None = None
+    goal: str | None = None  # of trainings at equal time or until an equal loss
     rounds: int = 0
     notes: list[str] = []
     missed: str | None = None  # what --require asked for and is not there

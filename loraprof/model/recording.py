@@ -272,6 +272,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, str | int | float | bool | list[str] | None] = {}
     tokens_per_step: Count | None = None
     real_tokens_per_step: Count | None = None  # without padding
+    longest_tokens_per_step: Count | None = None  # where each batch is padded to its own longest row only
+    labelled_tokens_per_step: Count | None = None  # that have a label, so a part in the loss
     micro_batches: Count | None = None
     autocast: str | None = None
     checkpointing: str | None = None  # "none", "reentrant", "non-reentrant"

@@ -34,6 +34,15 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     target: str | None = None  # what was profiled, as it is typed after ``loraprof profile``
 
 
+class Proven(msgspec.Struct, frozen=True, kw_only=True):
+    """The best of what ``loraprof fix`` measured on the recorded program: a speed-up with its interval."""
+
+    arms: list[str]
+    speedup: float
+    low: float
+    high: float
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     speedup_vs_full: float | None = None
@@ -43,6 +52,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     ideal_speedup: float | None = None
     limiting_cause: str | None = None
     unclear: str | None = None  # causes the data do not separate, and which measurement would
+    proven: Proven | None = None
 
 
 class Unprofiled(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,10 +1,11 @@
-"""Remedies of the adapters' path: one autograd function per layer, the base's dtype, no dropout, fewer layers."""
+"""Remedies of the adapters' path: one autograd function per layer, one A product for several, the base's dtype."""
 
 import gc
 from functools import partial
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loraprof.remedies.lora_sites import LoraSite, adapted, lora_sites
@@ -12,8 +13,6 @@ from loraprof.remedies.program import Program
 from loraprof.remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
 from loraprof.workloads.adapters import compute_dtype
 from loraprof.workloads.arms.lowrank import LowRankLinear
-
-QUERY_VALUE: Final = ("q_proj", "v_proj", "query", "value", "q_lin", "v_lin", "to_q", "to_v", "q", "v", "wq", "wv")
 
 
 def _no_fusing(program: Program) -> str | None:
@@ -100,71 +99,70 @@ HALF = LiveRemedy(
 )
 
 
-def _dropouts(program: Program) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Parent, name and module of every dropout of an adapter."""
-    out: dict[int, tuple[nn.Module, str, nn.Module]] = {}
-    for _, found in adapted(program.model):
-        for parent in found.parts:
-            for name, child in parent.named_children():
-                if isinstance(child, nn.Dropout) and child.p > 0 and found.parts.get(child, "elementwise") != "base":
-                    out[id(child)] = parent, name, child
-    return list(out.values())
-
-
-def _drop(program: Program) -> Undo:
-    """As lora_dropout=0 builds it: an Identity in its place."""
-    found = _dropouts(program)
-    for parent, name, _ in found:
-        parent._modules[name] = nn.Identity()
-
-    def undo() -> None:
-        for parent, name, child in found:
-            parent._modules[name] = child
-
-    return undo
-
-
-NO_DROPOUT = LiveRemedy(
-    name="lora-nodropout",
-    kind="other_training",
-    text="LoraConfig(lora_dropout=0.0)",
-    fits=lambda program: None if _dropouts(program) else "no adapter has dropout",
-    apply=_drop,
-    findings=("L4",),
+SHARING: Final = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("to_q", "to_k", "to_v"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("wq", "wk", "wv"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
 )
 
 
-def _beside_query_value(program: Program) -> list[tuple[Any, list[nn.Parameter]]]:
-    """PEFT's layers that are neither query nor value, and what each trains; empty where there is no query and value."""
-    layers = [(m, f) for m, f in adapted(program.model) if hasattr(m, "enable_adapters")]
-    others = [(m, f) for m, f in layers if f.site.path.rpartition(".")[2] not in QUERY_VALUE]
-    if len(others) == len(layers):
-        return []
-    return [(m, [p for p in m.parameters() if p.requires_grad]) for m, _ in others]
+def _groups(program: Program) -> list[list[LoraSite]]:
+    """Neighbours that are called with the same input, as their names say; each call checks that it is the same."""
+    found = lora_sites(program.model)
+    near: dict[tuple[str, int], list[LoraSite]] = {}
+    for site in [] if isinstance(found, str) else found:
+        parent, _, name = site.path.rpartition(".")
+        group = next((i for i, names in enumerate(SHARING) if name in names), None)
+        if group is not None:
+            near.setdefault((parent, group), []).append(site)
+    alike = [[s for s in group if s.low.dtype == group[0].low.dtype] for group in near.values()]
+    return [group for group in alike if len(group) > 1]
 
 
-def _leave_out(program: Program) -> Undo:
-    others = _beside_query_value(program)
-    for layer, own in others:
-        layer.enable_adapters(False)
-        for parameter in own:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+class SharedProduct:
+    """A x of several layers as one product: [A1; A2; ...] x reads x once, forward and backward."""
 
-    def undo() -> None:
-        for layer, own in others:
-            layer.enable_adapters(True)
-            for parameter in own:
-                parameter.requires_grad_(True)
+    def __init__(self, sites: list[LoraSite]) -> None:
+        self.sites = sites
+        self._of: tuple[Any, ...] = ()  # the input, and how it was computed with
+        self._parts: dict[int, Tensor] = {}  # what is still to be fetched, by layer
 
-    return undo
+    def forward(self, at: int, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        site = self.sites[at]
+        base = F.linear(x, site.weight.to(x.dtype), site.bias)
+        added = F.linear(self._low(at, x), site.high)
+        return (base + site.scaling * added).to(base.dtype)
+
+    def _low(self, at: int, x: Tensor) -> Tensor:
+        now = (x, x._version, torch.is_grad_enabled(), compute_dtype(x))
+        same = len(self._of) == len(now) and self._of[0] is x and self._of[1:] == now[1:]
+        if not same or at not in self._parts:
+            stacked = torch.cat([site.low for site in self.sites])
+            products = F.linear(x.to(stacked.dtype), stacked)
+            parts = torch.split(products, [len(site.low) for site in self.sites], dim=-1)
+            self._of, self._parts = now, dict(enumerate(parts))
+        out = self._parts.pop(at)
+        if not self._parts:
+            self._of = ()
+        return out
 
 
-QUERY_VALUE_ONLY = LiveRemedy(
-    name="lora-qv",
-    kind="other_training",
-    text='LoraConfig(target_modules=["q_proj", "v_proj"]); check the quality afterwards',
-    fits=lambda p: None if _beside_query_value(p) else "PEFT adapts no layer beside query and value here",
-    apply=_leave_out,
-    findings=("L6",),
+def _share(program: Program) -> Undo:
+    shared = [SharedProduct(sites) for sites in _groups(program)]
+    return all_of([
+        swap(site.module, "forward", partial(one.forward, at)) for one in shared for at, site in enumerate(one.sites)
+    ])  # fmt: skip
+
+
+SHARED = LiveRemedy(
+    name="shared-a",
+    kind="same_training",
+    text="one product for the A of layers that read the same input: torch.cat((A_q, A_k, A_v)) @ x, then split",
+    fits=lambda p: _no_fusing(p) or (None if _groups(p) else "no two adapted layers read the same input"),
+    apply=_share,
+    findings=("L5",),
 )

@@ -3,7 +3,7 @@
 from typing import Final
 
 from loraprof.errors import UsageError
-from loraprof.remedies import adapter, data, loss, model, optimizer
+from loraprof.remedies import adapter, bucketing, data, loss, model, optimizer, packing, training
 from loraprof.remedies.remedy import LiveRemedy
 from loraprof.store.specs import did_you_mean
 
@@ -11,8 +11,10 @@ REMEDIES: Final[dict[str, LiveRemedy]] = {
     remedy.name: remedy
     for remedy in (
         adapter.FUSED,
+        adapter.SHARED,
         adapter.HALF,
         model.COMPILE,
+        model.GRAPHS,
         optimizer.FUSED,
         optimizer.FOREACH,
         optimizer.SET_TO_NONE,
@@ -22,12 +24,18 @@ REMEDIES: Final[dict[str, LiveRemedy]] = {
         model.NO_CHECKPOINTING,
         model.NON_REENTRANT,
         data.PAD_TO_LONGEST,
+        packing.PACKED,
+        bucketing.BUCKETS,
         data.CACHED,
         data.LOADER_WORKERS,
         model.AUTOCAST,
         optimizer.TF32,
-        adapter.NO_DROPOUT,
-        adapter.QUERY_VALUE_ONLY,
+        training.NO_DROPOUT,
+        training.QUERY_VALUE_ONLY,
+        training.UPPER_LAYERS,
+        training.UPPER_WHOLE,
+        training.PACA,
+        training.FULL,
     )
 }
 

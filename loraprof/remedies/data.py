@@ -7,26 +7,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from loraprof.capture.modules.facts import columns_used
 from loraprof.remedies.program import Call, Program
 from loraprof.remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
 from loraprof.remedies.watch import rows
 
-IGNORED: Final = -100  # transformers' label of a position without a loss
 ALONG_TOKENS: Final = ("input_ids", "attention_mask", "labels", "position_ids", "token_type_ids")
 LEAST_PADDING: Final = 0.02
 WORKERS: Final = 2
 
 
 def longest(kwargs: dict[str, Any]) -> int | None:
-    """Columns of a right-padded batch up to the last that any row uses; None where that is not known.
-
-    Used is what the attention mask lets through or what has a label.
-    """
+    """Columns of a right-padded batch up to the last that any row uses; None where that is not known."""
     mask, labels = kwargs.get("attention_mask"), kwargs.get("labels")
     if not isinstance(mask, Tensor) or not isinstance(labels, Tensor) or mask.dim() != 2 or mask.shape != labels.shape:
         return None
-    used = ((mask != 0) | (labels != IGNORED)).any(dim=0).nonzero()
-    return int(used[-1]) + 1 if len(used) else None
+    return columns_used(mask, labels) or None
 
 
 def _padding(program: Program) -> str | None:

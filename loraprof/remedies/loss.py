@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from loraprof.capture.modules.facts import IGNORED
 from loraprof.remedies.program import Program
 from loraprof.remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
 
-IGNORED: Final = -100
 CHUNK_BYTES: Final = 64 << 20  # of logits in fp32
 SCALED: Final = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
 
@@ -63,7 +63,7 @@ def _chunked(weight: Tensor, hidden: Tensor, labels: Tensor, shift_labels: Tenso
     return total / (len(there) if items is None else items)
 
 
-def _causal(model: nn.Module) -> Any:
+def causal_model(model: nn.Module) -> Any:
     """The module whose own ``lm_head`` makes logits for transformers' causal loss; None where there is none."""
     for module in model.modules():
         loss: Any = getattr(module, "loss_function", None) if "lm_head" in module._modules else None
@@ -73,7 +73,7 @@ def _causal(model: nn.Module) -> Any:
 
 
 def _unfit(program: Program) -> str | None:
-    causal = _causal(program.model)
+    causal = causal_model(program.model)
     if causal is None:
         return "no causal language model of transformers computes its own loss here"
     plain = type(causal.lm_head) is nn.Linear and causal.lm_head.bias is None
@@ -86,7 +86,7 @@ def _unfit(program: Program) -> str | None:
 
 
 def _chunk(program: Program) -> Undo:
-    causal = _causal(program.model)
+    causal = causal_model(program.model)
     if causal is None:
         return nothing
     head, plain = causal.lm_head, causal.loss_function

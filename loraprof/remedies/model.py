@@ -44,11 +44,11 @@ def _no_compiling(program: Program) -> str | None:
     return None
 
 
-def _compile(program: Program) -> Undo:
+def _compile(program: Program, **options: Any) -> Undo:
     blocks = blocks_of(program.model)
     undos = [swap(block, "_compiled_call_impl", None) for block in blocks]
     for block in blocks:
-        block.compile()
+        block.compile(**options)
     return all_of(undos)
 
 
@@ -58,6 +58,25 @@ COMPILE = LiveRemedy(
     text="compile the repeated blocks, so that one compilation serves all: for block in model.layers: block.compile()",
     fits=_no_compiling,
     apply=_compile,
+    findings=("H1",),
+)
+
+
+def _no_graphs(program: Program) -> str | None:
+    if program.device.type != "cuda":
+        return f"CUDA graphs replay launches on an NVIDIA GPU; this step runs on {program.device.type}"
+    shapes = {tuple(t.shape) for c in program.calls_of(program.model) for t in c.tensors() if t.dim() > 1}
+    if len({shape[0] for shape in shapes}) > 1:
+        return "the shapes of its inputs change from call to call"
+    return _no_compiling(program)
+
+
+GRAPHS = LiveRemedy(
+    name="cuda-graphs",
+    kind="same_training",
+    text='compile the repeated blocks with CUDA graphs: block.compile(mode="reduce-overhead") for each of them',
+    fits=_no_graphs,
+    apply=partial(_compile, mode="reduce-overhead"),
     findings=("H1",),
 )
 

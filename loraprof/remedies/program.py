@@ -19,6 +19,9 @@ class Call:
     grad: bool
     autocast: torch.dtype | None
 
+    def tensors(self) -> list[Tensor]:
+        return [value for value in [*self.args, *self.kwargs.values()] if isinstance(value, Tensor)]
+
     def tensor(self, name: str) -> Tensor | None:
         """A keyword argument that is a tensor."""
         value = self.kwargs.get(name)
@@ -27,10 +30,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """How a DataLoader was built."""
+    """How a DataLoader was built. ``shuffled``: it draws at random from a dataset that can be indexed."""
 
     workers: int
     map_style: bool
+    dataset: Any = None
+    batch: int = 1
+    shuffled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

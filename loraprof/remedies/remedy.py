@@ -16,8 +16,9 @@ class LiveRemedy:
 
     ``apply`` changes the program between two of its steps and returns what takes the change back. ``text`` is what to
     write in the program where no finding has words for its stack. ``findings`` are the causes it answers.
-    ``early`` takes effect before the program starts and returns its undo; then ``apply`` does nothing.
-    ``lasting``: two steps are too few to tell whether it fits; it harms nothing where it does not.
+    ``early`` takes effect before the program starts and returns its undo. ``reorders``: its steps see other samples
+    than the unchanged program's. ``lasting``: two steps are too few to tell whether it fits; it harms nothing where it
+    does not.
     """
 
     name: str
@@ -28,6 +29,7 @@ class LiveRemedy:
     findings: tuple[str, ...] = ()
     early: Callable[[], Undo] | None = None
     lasting: bool = False
+    reorders: bool = False
 
 
 def nothing() -> None:

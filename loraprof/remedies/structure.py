@@ -29,24 +29,26 @@ class Modules:
 
 
 def candidates(named: Mapping[str, nn.Module]) -> list[Found]:
-    """Adapted layers among modules by path, in their order; a module belongs to one site only."""
+    """Adapted layers among modules by path, in their order; a module belongs to one site only, to PEFT's first."""
     below: dict[str, dict[str, nn.Module]] = {path: {} for path in named}
     for path, module in named.items():
         if path:
             below.setdefault(path.rpartition(".")[0], {})[path] = module
+    said: dict[str, Found] = {}
     taken: set[nn.Module] = set()
+    for path, module in named.items():
+        if module not in taken and (layer := peft_layer(path, module)):
+            said[path] = layer
+            taken |= layer.parts.keys()
     out: list[Found] = []
     for path, module in named.items():
-        found = None
-        if module not in taken:
-            found = peft_layer(path, module) or handwritten(path, module, Modules(named, below))
-        if found is None:
+        if path in said:
+            out.append(said[path])
             continue
-        parts = {m: part for m, part in found.parts.items() if m not in taken}
-        if parts.keys() != found.parts.keys() and found.site.kind == "handwritten":
-            continue  # a part of a layer that is adapted already, seen from another side
-        taken |= parts.keys()
-        out.append(Found(found.site, parts, found.weights))
+        found = None if module in taken else handwritten(path, module, Modules(named, below))
+        if found is not None and taken.isdisjoint(found.parts):  # else a layer that is adapted already, seen otherwise
+            taken |= found.parts.keys()
+            out.append(found)
     return out
 
 

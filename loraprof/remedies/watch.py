@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from loraprof.remedies.program import Call, Loader, Program
 
@@ -37,7 +37,9 @@ class Watch:
 
         def init(loader: Any, *args: Any, **kwargs: Any) -> None:
             plain(loader, *args, **kwargs)
-            loaders.append(Loader(loader.num_workers, not isinstance(loader.dataset, IterableDataset)))
+            indexed = not isinstance(loader.dataset, IterableDataset)
+            drawn = indexed and type(loader.sampler) is RandomSampler
+            loaders.append(Loader(loader.num_workers, indexed, loader.dataset, loader.batch_size or 1, drawn))
 
         DataLoader.__init__ = init  # type: ignore[method-assign, assignment]
 

@@ -75,7 +75,7 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
     for remedy in finding.remedies[:3]:
         gain = remedy.gain
         known = (
-            f" | {units.ratio_interval(gain.speedup, gain.low, gain.high, most=2)} {gain.basis}"
+            f" | {units.gain_interval(gain.speedup, gain.low, gain.high, most=2)} {gain.basis}"
             if gain
             else " | gain not known"
         )

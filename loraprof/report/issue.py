@@ -53,7 +53,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield "|---|---|---|"
     for finding in report.findings[:SHOWN]:
         gain = finding.gain
-        cell = units.ratio_interval(gain.speedup, gain.low, gain.high, most=2) if gain else "not known"
+        cell = units.gain_interval(gain.speedup, gain.low, gain.high, most=2) if gain else "not known"
         yield f"| {finding.id}: {escape(finding.title)} | {cell} | {gain.basis if gain else ''} |"
     yield ""
     yield "Reproduce: `loraprof profile YOUR_SCRIPT.py`, then `loraprof report RECORDING.loraprof --format issue`"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from loraprof.errors import InputError
-from loraprof.store.layout import CLAIM, NVML, RECORDING, rank_of_own, rank_of_trace
+from loraprof.store.layout import CLAIM, FIX, NVML, RECORDING, rank_of_own, rank_of_trace
 from loraprof.store.places import Place, entries
 
 SHOWN: Final = 3
@@ -60,7 +60,7 @@ def directory_of(place: Place) -> Directory:
     traces = [(rank, e) for e in listed if (rank := rank_of_trace(e.name)) is not None]
     own = {rank: place / e.name for e in listed if (rank := rank_of_own(e.name)) is not None}
     found = [RankFile(rank, place / e.name, e.size_bytes, own.get(rank), recording) for rank, e in traces]
-    used = {RECORDING, NVML, *(e.name for _, e in traces), *(path.name for path in own.values())}
+    used = {RECORDING, NVML, FIX, *(e.name for _, e in traces), *(path.name for path in own.values())}
     if recording is None and not found:
         foreign = [e for e in listed if _FOREIGN.search(e.name)]
         numbers = Counter(_number(e.name) for e in foreign)  # node0_rank0 and node1_rank0: the traces know better

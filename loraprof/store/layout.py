@@ -1,11 +1,12 @@
-"""How are the files of a recording called? ``recording.json``, ``nvml.json``, and per rank a trace and, of several
-ranks, a recording of its own."""
+"""How are the files of a recording called? ``recording.json``, ``nvml.json``, ``fix.json``, and per rank a trace and,
+of several ranks, a recording of its own."""
 
 import re
 from typing import Final
 
 RECORDING: Final = "recording.json"
 NVML: Final = "nvml.json"
+FIX: Final = "fix.json"  # what ``loraprof fix`` measured of the program that was recorded
 CLAIM: Final = ".claim"  # ends the name of a file that says which process writes a rank's part
 _TRACE = re.compile(r"^rank(\d+)\.trace\.json(?:\.gz)?$")
 _OWN = re.compile(r"^rank(\d+)\.json$")

@@ -4,6 +4,7 @@ A recording is written beside its target under a temporary name and renamed when
 recording, whatever interrupts.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,11 +17,12 @@ import msgspec
 
 from loraprof import units
 from loraprof.errors import InputError
+from loraprof.model.fix import Fix
 from loraprof.model.recording import SCHEMA, Nvml, Recording
 from loraprof.store.brackets import TooDeep, check_depth
 from loraprof.store.checks import check_nvml, check_recording
 from loraprof.store.directories import Directory, RankFile, directory_of
-from loraprof.store.layout import NVML, RECORDING, own_name, trace_name
+from loraprof.store.layout import FIX, NVML, RECORDING, own_name, trace_name
 from loraprof.store.places import Place, RemotePath, place_of
 from loraprof.store.writing import check_target, disk, not_written, temporary
 
@@ -65,6 +67,20 @@ def load_source(path: str | os.PathLike[str] | RemotePath) -> Source:
     kind: Literal["recording", "trace"] = "trace" if found.foreign else "recording"
     traces = tuple(file.trace for file in found.ranks)
     return Source(place, kind, recording, traces, sampled, found.ranks, tuple(_notes(found, recording)))
+
+
+def fix_of(source: Source) -> Fix | None:
+    """What ``loraprof fix`` measured of the recorded program; None where it did not. Raises InputError."""
+    place = source.path / FIX
+    if source.kind != "recording" or not place.exists():
+        return None
+    return _decode(read(place), Fix, _ratios, place)
+
+
+def _ratios(found: Fix) -> str | None:
+    measured = [*(t.measured for t in found.remedies), found.together.measured if found.together else None]
+    sound = all(0 < m.low <= m.ratio <= m.high < math.inf for m in measured if m)
+    return None if sound else "a measured ratio lies outside its interval, or is not above 0"
 
 
 def _described(found: Directory) -> Recording | None:

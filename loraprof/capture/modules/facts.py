@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from loraprof.capture.device.protocol import Allocator
 from loraprof.capture.modules.markers import Markers
 from loraprof.capture.modules.shards import first_byte, is_sharded, local
 from loraprof.model.recording import AdapterOps, AdapterSite, Memory, ModuleInfo, ParameterInfo
+
+IGNORED: Final = -100  # the label of a position without a loss
 
 
 class Tables(NamedTuple):
@@ -110,10 +112,10 @@ def tokens_of(markers: Markers) -> int | None:
 
 
 class Padding:
-    """Counts real and padded tokens by the ``attention_mask`` that root modules are given while it is installed."""
+    """Counts the tokens that root modules are given while it is installed: by ``attention_mask`` and ``labels``."""
 
     def __init__(self, roots: list[nn.Module]) -> None:
-        self.real, self.all = 0, 0
+        self._counts: Counter[str] = Counter()
         self._roots = roots
         self._handles: list[RemovableHandle] = []
         never_compiled(Padding._see)
@@ -126,10 +128,15 @@ class Padding:
 
     def _see(self, module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
         """Without ``kwargs``: an earlier hook of this call took it off, as one does that notices a step's end."""
-        mask = kwargs.get("attention_mask") if kwargs else None
-        if isinstance(mask, torch.Tensor) and mask.dim() == 2 and torch._C._current_graph_task_id() < 0:
-            self.real += int((mask != 0).sum())
-            self.all += mask.numel()
+        if kwargs is None or torch._C._current_graph_task_id() >= 0:
+            return
+        mask, labels = _per_token(kwargs.get("attention_mask")), _per_token(kwargs.get("labels"))
+        if mask is not None:
+            self._counts.update(masked=mask.numel(), real=int((mask != 0).sum()))
+            if labels is not None and labels.shape == mask.shape:
+                self._counts.update(both=mask.numel(), longest=len(mask) * columns_used(mask, labels))
+        if labels is not None:
+            self._counts.update(labels=labels.numel(), labelled=int((labels != IGNORED).sum()))
 
     def pause(self) -> None:
         for handle in self._handles:
@@ -140,9 +147,21 @@ class Padding:
         self.pause()
         self._roots = []
 
-    def share(self) -> float | None:
-        """Real tokens of all; None where no mask was passed."""
-        return self.real / self.all if self.all else None
+    def shares(self) -> dict[str, float]:
+        """Of all tokens: ``real`` ones, those up to the ``longest`` row's last, ``labelled`` ones. What was not passed
+        is missing."""
+        pairs = (("real", "masked"), ("longest", "both"), ("labelled", "labels"))
+        return {part: self._counts[part] / self._counts[whole] for part, whole in pairs if self._counts[whole]}
+
+
+def _per_token(value: object) -> torch.Tensor | None:
+    return value if isinstance(value, torch.Tensor) and value.dim() == 2 and not value.is_floating_point() else None
+
+
+def columns_used(mask: torch.Tensor, labels: torch.Tensor) -> int:
+    """Columns up to the last that any row uses: that its mask lets through, or that has a label."""
+    used = ((mask != 0) | (labels != IGNORED)).any(dim=0).nonzero()
+    return int(used[-1]) + 1 if len(used) else 0
 
 
 def tables_of(markers: Markers) -> Tables:

@@ -53,7 +53,7 @@ class Recorded:
 
     profiler: Any
     first_step: int  # steps that passed before the first profiled one
-    real_share: float | None  # real tokens of all
+    token_shares: dict[str, float]  # of all tokens: the real, up to the longest, the labelled
     whole_steps: int = 0
     complete: bool = False
     tables: Tables | None = None
@@ -286,8 +286,7 @@ class Profile(Phase):
     def enter(self, on: "Session") -> None:
         on.profiler.start_trace()
         on.recording = True
-        share = on.padding.share() if on.padding is not None else None
-        self._recorded = Recorded(on.profiler, on.steps, share)
+        self._recorded = Recorded(on.profiler, on.steps, on.padding.shares() if on.padding is not None else {})
         self._open(on)
 
     def step(self, on: "Session") -> bool:

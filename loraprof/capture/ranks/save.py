@@ -71,8 +71,8 @@ def recording_of(session: Session, workload: Workload, calibrate: bool = True) -
         **_compile_facts(compilation),
     }
     tokens = workload.tokens_per_step or session.tokens
-    if recorded.real_share is not None and tokens:
-        seen["real_tokens_per_step"] = round(recorded.real_share * tokens)
+    if tokens:
+        seen |= {f"{part}_tokens_per_step": round(share * tokens) for part, share in recorded.token_shares.items()}
     facts = {k: v for k, v in seen.items() if getattr(workload, k) in (None, [])}
     recording = Recording(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -26,6 +26,7 @@ from loraprof.diagnosis.select import (
     worth,
 )
 from loraprof.diagnosis.worth import Worth
+from loraprof.model.report import Kernel
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE
 
 ELEMENTWISE_SHARE = 0.30  # L1: of the adapter's busy time
@@ -47,7 +48,7 @@ def elementwise(case: Case) -> Seen | None:
     rows = [k for k in case.kernels if k.role == "adapter.elementwise" and k.min_bytes]
     moved, time = sum(k.min_bytes or 0 for k in rows), sum(k.total_ns for k in rows)
     ceiling = case.rates.stream_bytes_per_s
-    if not time or not ceiling or moved / time * 1e9 < STREAMING * ceiling:
+    if not time or not ceiling or _typical_rate(rows) < STREAMING * ceiling:
         return None
     fused, pointwise = _fusable(case, moved)
     return Seen(
@@ -60,6 +61,14 @@ def elementwise(case: Case) -> Seen | None:
         saved=fused,
         values={"pointwise": pointwise},
     )
+
+
+def _typical_rate(rows: list[Kernel]) -> float:
+    """Bytes per second at which half of the bytes move at least: a kernel that was interrupted does not count for
+    more."""
+    rates = sorted(((k.min_bytes or 0) / max(k.total_ns, 1) * 1e9, k.min_bytes or 0) for k in rows)
+    reached = np.cumsum([moved for _, moved in rates])
+    return rates[int(np.searchsorted(reached, reached[-1] / 2))][0]
 
 
 def _fusable(case: Case, moved: int) -> tuple[Worth | None, Worth | None]:
@@ -219,8 +228,9 @@ def bandwidth_bound(case: Case) -> Seen | None:
             ),
         ],
         saved=saved.between(forward, saved) if saved and forward else None,
-        remedies=(remedies.SHARED_INPUT if groups else remedies.KEEP_RANK,),
+        remedies=(remedies.SHARED_A, remedies.SHARED_INPUT) if groups else (remedies.KEEP_RANK,),
         values={
+            "shared": saved.at_most if saved else None,
             "groups": " and ".join("+".join(g) for g in groups),
             "free": f"; r up to {RANK} costs almost no time" if free else "",
         },
@@ -313,7 +323,7 @@ COSTS = (
         id="L5",
         family=ADAPTER,
         test=bandwidth_bound,
-        remedies=(remedies.SHARED_INPUT, remedies.KEEP_RANK),
+        remedies=(remedies.SHARED_A, remedies.SHARED_INPUT, remedies.KEEP_RANK),
         thresholds={"share": GEMM_SHARE, "streaming": STREAMING, "ridge": RIDGE_SHARE},
         probe="rank",
     ),

@@ -23,6 +23,7 @@ NEEDLESS = 0.70  # B2: peak memory over the device's
 OTHER_SHARE = 0.30  # B3: of busy time
 DEQUANT_SHARE = 0.10  # B4: of busy time
 HEAD_SHARE = 0.10  # B6: of busy time
+LABELLED = 0.95  # B6: from which on it does not matter that the others are skipped
 TRAINED_SHARE = 0.02  # B7: of all parameters
 EXPERTS = 4  # B9: expert modules under one parent
 EXPERT_SHARE = 0.30  # B9: of the forward products
@@ -148,7 +149,8 @@ def head_and_loss(case: Case) -> Seen | None:
     spent = case.step.ns(kind="busy", role="head") + case.step.ns(kind="busy", role="loss")
     if not case.busy_ns or spent < HEAD_SHARE * case.busy_ns or not case.sites:
         return None
-    vocabulary = _vocabulary(case)
+    vocabulary, labelled = _vocabulary(case), _labelled(case)
+    skipped, fused = labelled < LABELLED, _fused_loss(case, vocabulary)
     wide = [
         r
         for r in case.records
@@ -162,9 +164,28 @@ def head_and_loss(case: Case) -> Seen | None:
             evidence("of busy time", spent / case.busy_ns, "share"),
             evidence("vocabulary", vocabulary, "tokens"),
             evidence("float32 ops on logits", len(wide) if vocabulary else None, "ops"),
+            *[evidence("tokens with a label, of all", labelled, "share")] * skipped,
         ],
-        saved=_fused_loss(case, vocabulary),
+        saved=_labelled_only(case, labelled, fused) if skipped else fused,
+        values={"skipped": skipped},
     )
+
+
+def _labelled(case: Case) -> float:
+    """Share of the tokens that have a part in the loss; 1 where that is not known."""
+    w = case.workload
+    if w is None or not w.tokens_per_step or w.labelled_tokens_per_step is None:
+        return 1.0
+    return w.labelled_tokens_per_step / w.tokens_per_step
+
+
+def _labelled_only(case: Case, labelled: float, fused: Worth | None) -> Worth | None:
+    """Head and loss of the tokens without a label, and what a fused loss saves of the others."""
+    spent = worth(case, roles("head", "loss"), waiting=False)
+    if spent is None:
+        return None
+    skipped = spent.times(1 - labelled)
+    return skipped.plus(fused.times(labelled)) if fused else skipped
 
 
 def _fused_loss(case: Case, vocabulary: int | None) -> Worth | None:
@@ -364,7 +385,13 @@ BASE_RULES = (
         probe="batch",
     ),
     Rule(id="B5", family=BASE, test=promoted_parts, remedies=(remedies.HALF_PARTS,)),
-    Rule(id="B6", family=BASE, test=head_and_loss, remedies=(remedies.FUSED_LOSS,), thresholds={"share": HEAD_SHARE}),
+    Rule(
+        id="B6",
+        family=BASE,
+        test=head_and_loss,
+        remedies=(remedies.FUSED_LOSS, remedies.LABELLED_ONLY),
+        thresholds={"share": HEAD_SHARE},
+    ),
     Rule(
         id="B7",
         family=BASE,

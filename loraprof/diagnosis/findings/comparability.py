@@ -4,13 +4,15 @@ import numpy as np
 
 from loraprof import units
 from loraprof.analysis.attribution.roles import HEAD
+from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.busy import mixed_ns
 from loraprof.diagnosis.case import LONG_NS, Case
 from loraprof.diagnosis.remedies import comparability as remedies
 from loraprof.diagnosis.remedy import target
 from loraprof.diagnosis.rule import ADAPTER, COMPARABILITY, Rule, Seen, evidence
-from loraprof.diagnosis.select import idle, total_ns, worth
+from loraprof.diagnosis.select import both, idle, roles, total_ns, worth
 from loraprof.diagnosis.worth import Worth
+from loraprof.model.trace import Bool
 from loraprof.model.vocabulary import PHASE
 
 PASSES = [PHASE["forward"], PHASE["backward"], PHASE["recompute"]]
@@ -19,6 +21,8 @@ COLD = 1.5  # G3: first step over the median
 LOADING = 0.05  # G3: loading code, of the step
 NOISE = 0.50  # G3: interval of the median over the median
 PADDING = 0.80  # G4: real tokens of all tokens
+ISSUING_NS = (15_000, 40_000)  # G4: of an eager op on a CPU, likely and at most: Python, dispatch, autograd's node
+SLOWER = (1.1, 1.5)  # G4: what is left, over its share of the tokens, likely and at most
 FREE_BACKWARD = 0.5  # G5: backward over forward
 OPTIMIZER_SHARE = 0.25  # G2: of the full step
 BOUND = 0.90  # G6: speed-up over the ideal one
@@ -113,27 +117,46 @@ def padding(case: Case) -> Seen | None:
     share = w.real_tokens_per_step / w.tokens_per_step
     if share >= PADDING:
         return None
+    longest = w.longest_tokens_per_step
+    packed, known = _padded(case, share), longest is not None
+    trimmed = _padded(case, longest / w.tokens_per_step) if longest is not None else None
     return Seen(
         evidence=[
             evidence("tokens per step", w.tokens_per_step, "tokens"),
             evidence("of them real", w.real_tokens_per_step, "tokens"),
             evidence("real tokens, of all", share, "share"),
+            *[evidence("where each batch has the length of its longest row", longest, "tokens")] * known,
         ],
-        saved=_padded(case, 1 - share),
+        saved=packed,
+        values={"longest": trimmed if known or packed is None else packed.at_most},
     )
 
 
-def _padded(case: Case, share: float) -> Worth | None:
-    """That share of all work that grows with the tokens: of the passes, less what issuing their ops costs on a CPU; of
-    all but the optimizer at most, since attention grows faster."""
-    passes = worth(case, lambda ledger: ledger.busy & np.isin(ledger.phase, PASSES), waiting=False)
-    most = worth(case, lambda ledger: np.isin(ledger.phase, PASSES))
-    if passes is None or most is None:
+def _padded(case: Case, kept: float) -> Worth | None:
+    """What goes where only ``kept`` of the tokens are computed: of the passes' work all that grows with the tokens.
+
+    (1 - kept) of the work, (1 - kept^2) of attention's, less what stays: on a CPU, issuing each op. Its time is not in
+    the trace, so that the least gain has the largest such cost, and shorter products at a lower rate.
+    """
+    passes, attention = (worth(case, both(_passes, select), waiting=False) for select in (_busy, roles("attention")))
+    unprofiled = case.timing.unprofiled
+    if passes is None or attention is None or unprofiled is None:
         return None
-    op_ns = case.recording.calibration.op_ns if case.recording and case.recording.calibration else None
-    issued = sum(1 for w in case.busy.work if w and w.min_bytes) * (op_ns or 0) if not case.analysis.on_gpu else 0
-    fixed = min(1.0, issued / passes.ns) if passes.ns else 0.0
-    return passes.times(share * (1 - fixed)).between(passes.times(share * (1 - fixed)), most.times(share))
+    goes = passes.times(1 - kept).plus(attention.times(kept * (1 - kept)))
+    issued = 0 if case.analysis.on_gpu else (1 - kept) * sum(1 for w in case.busy.work if w and w.min_bytes)
+    step = unprofiled.median_ns
+    left = ((step - goes.ns + issued * ns) * slower for ns, slower in zip(ISSUING_NS, SLOWER, strict=True))
+    likely, low = (max(step - ns, 0.0) for ns in left)
+    most = (1 - kept) * step + kept * (1 - kept) * attention.ns
+    return Worth(likely, low, max(likely, min(goes.high, most)), bounded=True)
+
+
+def _busy(ledger: Ledger) -> Bool:
+    return ledger.busy
+
+
+def _passes(ledger: Ledger) -> Bool:
+    return np.isin(ledger.phase, PASSES)
 
 
 def not_training(case: Case) -> Seen | None:
@@ -217,7 +240,13 @@ COMPARABILITY_RULES = (
         remedies=(remedies.WARM_UP, remedies.LATER, remedies.QUIET, remedies.LOADED),
         thresholds={"cold": COLD, "loading": LOADING, "long": LONG_NS, "noise": NOISE},
     ),
-    Rule(id="G4", family=COMPARABILITY, test=padding, remedies=(remedies.PACKING,), thresholds={"real": PADDING}),
+    Rule(
+        id="G4",
+        family=COMPARABILITY,
+        test=padding,
+        remedies=(remedies.PACKING, remedies.TO_LONGEST),
+        thresholds={"real": PADDING},
+    ),
     Rule(
         id="G5",
         family=COMPARABILITY,

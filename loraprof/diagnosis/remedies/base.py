@@ -124,10 +124,18 @@ HALF_PARTS = Remedy(
 
 FUSED_LOSS = Remedy(
     kind="same_training",
+    arm="chunked-loss",
     text={
-        "transformers": "TrainingArguments(use_liger_kernel=True), or compute logits of the trained positions only",
-        "plain": "a fused or chunked cross-entropy (Liger-Kernel), or compute logits of the trained positions only",
+        "transformers": "TrainingArguments(use_liger_kernel=True), or head and loss in chunks of tokens",
+        "plain": "a fused cross-entropy (Liger-Kernel), or head and loss in chunks of tokens",
     },
+    fits=lambda case, values: not values["skipped"],
+)
+LABELLED_ONLY = Remedy(
+    kind="same_training",
+    arm="chunked-loss",
+    text={"plain": "compute logits of the labelled positions only, and their loss in chunks of tokens"},
+    fits=lambda case, values: bool(values["skipped"]),
 )
 
 NEW_TOKENS = Remedy(

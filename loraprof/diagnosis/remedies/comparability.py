@@ -30,20 +30,30 @@ LOADED = Remedy(
 
 PACKING = Remedy(
     kind="data",
-    arm="pad-to-longest",
+    arm="packing",
     text={
         "axolotl": "sample_packing: true",
         "llamafactory": "packing: true",
         "swift": "--packing true",
         "trl": "SFTConfig(packing=True)",
         "torchtune": "dataset.packed: True",
-        "transformers": 'TrainingArguments(train_sampling_strategy="group_by_length") with a collator that pads to the '
-        'longest: DataCollatorWithPadding(tokenizer, padding="longest")',
-        "transformers-model": 'pad each batch to its longest sequence: tokenizer(..., padding="longest"); batches of '
-        "like length, or sequences packed into one row, leave still less",
-        "plain": "pad each batch to its longest sequence, not to a fixed length; batches of like length leave still "
-        "less",
+        "transformers": "sequences packed into one row: DataCollatorWithFlattening(); or batches of like length: "
+        'TrainingArguments(train_sampling_strategy="group_by_length") with a collator that pads to the longest: '
+        'DataCollatorWithPadding(tokenizer, padding="longest")',
+        "transformers-model": 'batches of like length, each padded to its longest: tokenizer(..., padding="longest"), '
+        "or sequences packed into one row",
+        "plain": "batches of like length, each padded to its longest, or sequences packed into one row",
     },
+)
+TO_LONGEST = Remedy(
+    kind="data",
+    arm="pad-to-longest",
+    text={
+        "transformers": 'a collator that pads to the longest: DataCollatorWithPadding(tokenizer, padding="longest")',
+        "transformers-model": 'pad each batch to its longest sequence: tokenizer(..., padding="longest")',
+        "plain": "pad each batch to its longest sequence, not to a fixed length",
+    },
+    saved=lambda case, values: values["longest"],
 )
 
 INPUT_GRADIENTS = Remedy(

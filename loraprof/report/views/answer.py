@@ -62,6 +62,15 @@ def sure(report: Report) -> str:
     return ", ".join(words)
 
 
+def measured(report: Report) -> str:
+    """What ``loraprof fix`` found on this recording's program; empty where it was not asked."""
+    best = report.verdict.proven
+    if best is None:
+        return ""
+    speed = units.ratio_interval(best.speedup, best.low, best.high, most=2)
+    return f"{speed} the speed with {' and '.join(best.arms)}, by loraprof fix"
+
+
 def _caveat(report: Report) -> str:
     """What a reader must know before any share."""
     t = report.timing

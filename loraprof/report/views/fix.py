@@ -55,7 +55,7 @@ def _speed(found: Measured) -> str:
 
 
 def _gain(gain: Gain | None) -> str:
-    return units.ratio_interval(gain.speedup, gain.low, gain.high, most=2) if gain else units.NA
+    return units.gain_interval(gain.speedup, gain.low, gain.high, most=2) if gain else units.NA
 
 
 def _sections(found: Fix) -> list[Section]:
@@ -64,6 +64,8 @@ def _sections(found: Fix) -> list[Section]:
     both = [t.covered for t in tried if t.covered is not None]
     aside = f"{sum(both)} of {len(both)} predicted intervals hold what was measured" if both else ""
     sections = [Section("remedies", "Speed-up of each remedy", (_table(tried, found),), aside)] if tried else []
+    if found.goal and found.base.reached:
+        sections.append(Section("goal", "Other training, " + found.goal, (_goal(found),), "one run each"))
     words = [(t.arm, t.text) for t in tried if t.status == "kept"]
     if words:
         sections.append(Section("write", "What to write", (Facts(tuple(words)),)))
@@ -93,6 +95,29 @@ def _table(tried: list[Tried], found: Fix) -> Table:
         loss = t.loss.verdict if t.loss else units.NA
         cells = ("+".join(t.arms), "", _speed(t.measured), "", loss, units.nbytes(t.peak_bytes), "together")
         rows.append(tuple(map(Cell, cells)))
+    return Table(columns, tuple(rows))
+
+
+def _goal(found: Fix) -> Table:
+    columns = (
+        Column("training"),
+        Column("steps", number=True),
+        Column("time", number=True),
+        Column("loss", number=True),
+        Column("", drop=2),
+    )
+    runs = [("unchanged", found.base.reached), *((t.arm, t.reached) for t in found.remedies)]
+    rows = [
+        (
+            Cell(name),
+            Cell(units.count(run.steps), run.steps),
+            Cell(units.ns(run.ns), run.ns),
+            Cell(units.NA if run.loss is None else f"{run.loss:.4g}", run.loss),
+            Cell(run.reason or ""),
+        )
+        for name, run in runs
+        if run
+    ]
     return Table(columns, tuple(rows))
 
 

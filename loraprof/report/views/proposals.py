@@ -40,11 +40,12 @@ def _proposal(number: int, finding: Finding, remedy: RemedyReport, now: int | No
     left = None
     gain = remedy.gain
     if gain is not None and now is not None:
-        scale = units.ns_scale([now], 3)
-        step = f"{scale(now)} → {scale(max(now - gain.ns, 0))} {scale.unit}"
-        speedup = units.ratio_interval(gain.speedup, gain.low, gain.high, most=2)
+        if units.is_known(gain.low, gain.high):
+            scale = units.ns_scale([now], 3)
+            step = f"{scale(now)} → {scale(max(now - gain.ns, 0))} {scale.unit}"
+            left = max(now - gain.ns, 0) / now if now else None
+        speedup = units.gain_interval(gain.speedup, gain.low, gain.high, most=2)
         basis = str(gain.basis)
-        left = max(now - gain.ns, 0) / now if now else None
     text = first_clause(remedy.text) + CHECK.get(remedy.kind, "")
     return Proposal(number, finding.title, finding.id, step, speedup, basis, text, left)
 

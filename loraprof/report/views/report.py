@@ -92,12 +92,12 @@ def _sections(report: Report, shown: Report) -> list[Section]:
 
 def _sure(report: Report) -> tuple[Block, ...]:
     source, ids = report.source, [f.id for f in report.findings[:1]]
-    tried = any(remedy.arm for f in report.findings for remedy in f.remedies)
-    fix = f"loraprof fix {source.target}" if FIX and source.target and tried else ""
+    ranks = f"--nproc-per-node {source.ranks} " if source.ranks > 1 else ""
+    fix = f"loraprof fix {ranks}{source.target}" if FIX and source.target else ""
     more = " · ".join(
         [f"loraprof report {quote(source.path)} --full", "--section NAME", *(f"explain {i}" for i in ids)]
     )
-    facts = (("sure?", answer.sure(report)), ("prove it", fix), ("more", more))
+    facts = (("sure?", answer.sure(report)), ("measured", answer.measured(report)), ("prove it", fix), ("more", more))
     return (Facts(tuple((label, text) for label, text in facts if text)),)
 
 
@@ -178,7 +178,7 @@ def remark(finding: Finding) -> Remark:
     gain = ""
     if finding.gain:
         g = finding.gain
-        gain = f"{units.ns(g.ns)} per step, {units.ratio_interval(g.speedup, g.low, g.high)} ({g.basis})"
+        gain = f"{units.ns(g.ns)} per step, {units.gain_interval(g.speedup, g.low, g.high)} ({g.basis})"
     evidence = tuple(f"{e.what}: {units.quantity(e.value, e.unit)}" for e in finding.evidence)
     return Remark(finding.id, finding.severity, finding.title, evidence, finding.remedy, gain, tuple(finding.see))
 

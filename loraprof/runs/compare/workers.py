@@ -31,9 +31,11 @@ def run_job(job: Job) -> Outcome:
     return Outcome(status="refused", reason=f"its process ended with code {ended.code}: {ended.said}", exit_code=4)
 
 
-def profile_pass(words: list[str], place: Path) -> str | None:
+def profile_pass(words: list[str], place: Path, ranks: int = 1) -> str | None:
     """Records one arm through the command line; ``words`` are the options and the target. Returns what went wrong."""
-    front = [sys.executable, "-m", "loraprof", "profile", "--record", str(place), "--quiet", "--format", "json"]
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    front = [sys.executable, *several, "-m", "loraprof", "profile", "--record", str(place)]
+    front += ["--quiet", "--format", "json"]
     with scratch() as folder:
         back = ["-o", str(folder / "report.json"), *words]
         line = bound([*front, *back])

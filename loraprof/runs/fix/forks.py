@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from loraprof.errors import MeasurementError
 from loraprof.lifeline import bound
-from loraprof.runs.fix.job import Command, Found, Trial
-from loraprof.runs.fix.server import Ended, Order
+from loraprof.runs.fix.job import Command, Found, Order, Trial
+from loraprof.runs.fix.server import Ended
 from loraprof.store.leftovers import scratch
 
 TAIL: Final = 2000  # characters of a run's output

@@ -4,27 +4,33 @@ from typing import Literal
 
 import msgspec
 
+from loraprof.model.fix import Reached
 from loraprof.model.workload import WorkloadSpec
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """The program: a built-in workload, or a script (``module``: as for ``python -m``) with its arguments."""
+    """The program: a built-in workload, or a script (``module``: as for ``python -m``) with its arguments, on
+    ``ranks`` processes of this machine."""
 
     spec: WorkloadSpec | None = None
     target: list[str] = []
     module: bool = False
+    ranks: int = 1
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """Steps 1 and 2 show the program, then ``remedies`` are applied, ``warmup`` steps pass, ``steps`` are timed.
 
-    ``survey``: nothing is applied; every remedy of the catalogue is asked whether it fits.
+    ``survey``: nothing is applied; every remedy of the catalogue is asked whether it fits. ``seconds`` of training or
+    ``until_loss``: as many steps as that takes instead.
     """
 
     remedies: list[str] = []
     warmup: int
     steps: int
     survey: bool = False
+    seconds: float | None = None
+    until_loss: float | None = None
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,3 +54,14 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int = 0
     unfit: dict[str, str] = {}
     period: int | None = None
+    reached: Reached | None = None
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """``answer`` is the file for what was found, ``log`` takes the program's output."""
+
+    command: Command
+    trial: Trial
+    answer: str
+    log: str
+    limit_s: float

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Final
 
 from loraprof.analysis.statistics import floor_of, three_way
@@ -29,16 +29,26 @@ Rounds = Sequence[Mapping[str, Found]]
 
 
 def measured(name: str, rounds: Rounds, to: str = BASE) -> Measured | None:
-    """Against ``to``, over the rounds that hold both; None where there is none."""
+    """Against ``to``, over the rounds that hold both; None where there is none. Against the unchanged program: against
+    the middle of its two runs in each round."""
     both = [r for r in rounds if {name, to, TWIN} <= r.keys()]
     if not both:
         return None
-    own, base, twin = (Series(tuple(tuple(r[key].times_ns) for r in both)) for key in (name, to, TWIN))
-    floor = floor_of(estimate(twin, Series(tuple(tuple(r[BASE].times_ns) for r in both))))
-    found = estimate(own, base)
+    own, base, twin, plain = (Series(tuple(tuple(r[key].times_ns) for r in both)) for key in (name, to, TWIN, BASE))
+    floor = floor_of(estimate(twin, plain))
+    found = estimate(own, _between(plain, twin) if to == BASE else base)
+    if len(both) == 1:  # its steps are of one moment: they differ by less than two runs do
+        low, high = math.exp(found.low - floor), math.exp(found.high + floor)
+        return Measured(ratio=found.ratio, low=low, high=high, verdict="undecided")
     return Measured(
         ratio=found.ratio, low=found.ratio_low, high=found.ratio_high, verdict=three_way(found, floor, minimum=8)
     )
+
+
+def _between(first: Series, last: Series) -> Series:
+    """The unchanged program in the midst of each round, which began and ended with it: a drift of the machine goes."""
+    blocks = (zip(a, b, strict=False) for a, b in zip(first.blocks, last.blocks, strict=True))
+    return Series(tuple(tuple(round(math.sqrt(a * b)) for a, b in block) for block in blocks))
 
 
 def noise(rounds: Rounds) -> float | None:
@@ -75,11 +85,16 @@ def repeats(rounds: Rounds) -> Repeats:
     )
 
 
-def loss_change(name: str, rounds: Rounds, known: Repeats) -> tuple[LossChange | None, str | None]:
-    """And the reason where it differs."""
+def loss_change(
+    name: str, rounds: Rounds, known: Repeats, reordered: bool = False
+) -> tuple[LossChange | None, str | None]:
+    """And the reason where it differs. ``reordered``: the steps saw other samples."""
     both = [(r[name], r[BASE]) for r in rounds if {name, BASE} <= r.keys()]
     if not both:
         return None, None
+    if reordered:
+        own, base = ([loss for pair in both for loss in pair[side].losses] for side in (0, 1))
+        return _drawn_apart(own, base), None
     lost = max(_distance(own.gradients, base.gradients) for own, base in both)
     if known.repeatable:
         apart = [d for own, base in both if (d := _apart(own.losses, base.losses)) is not None]
@@ -95,6 +110,17 @@ def loss_change(name: str, rounds: Rounds, known: Repeats) -> tuple[LossChange |
         return None, None
     verdict: LossVerdict = "same" if largest <= same else "close" if largest <= close else "differs"
     return LossChange(largest_relative_difference=largest, verdict=verdict), None
+
+
+def _drawn_apart(own: Sequence[float], base: Sequence[float]) -> LossChange | None:
+    """Losses of steps on other samples: "same" where the means lie within twice what such samples spread by."""
+    if len(own) < 2 or len(base) < 2:
+        return None
+    largest = abs(fmean(own) - fmean(base)) / max(abs(fmean(base)), TINY)
+    error = math.sqrt(stdev(own) ** 2 / len(own) + stdev(base) ** 2 / len(base)) / max(abs(fmean(base)), TINY)
+    same = 2 * error
+    verdict: LossVerdict = "same" if largest <= same else "close" if largest <= max(CLOSE, 2 * same) else "differs"
+    return LossChange(largest_relative_difference=largest, verdict=verdict)
 
 
 def _apart(own: Sequence[float], base: Sequence[float]) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from loraprof import units
 from loraprof.analysis.statistics import median_interval
 from loraprof.model.fix import Measured, Status, Tried, Unchanged
 from loraprof.model.report import Finding, Gain, Report
@@ -22,7 +23,7 @@ def promise(remedy: LiveRemedy, report: Report | None) -> float:
 def row(remedy: LiveRemedy, bench: Bench, known: Repeats, report: Report | None) -> Tried:
     finding, gain = _predicted(remedy, report)
     found = measured(remedy.name, bench.rounds)
-    change, differs = loss_change(remedy.name, bench.rounds, known)
+    change, differs = loss_change(remedy.name, bench.rounds, known, remedy.reorders)
     ended = bench.ended.get(remedy.name)
     status: Status
     reason: str | None
@@ -67,14 +68,13 @@ def refused(remedy: LiveRemedy, reason: str, report: Report | None) -> Tried:
 
 
 def _predicted(remedy: LiveRemedy, report: Report | None) -> tuple[Finding | None, Gain | None]:
-    """The finding that the remedy answers, and what it gains there: the remedy's own where the finding names it."""
-    for finding in report.findings if report else ():
-        own = next((r for r in finding.remedies if r.arm == remedy.name), None)
-        if own is not None:
-            return finding, own.gain or finding.gain
-    named = (f for key in remedy.findings for f in (report.findings if report else ()) if f.id == key)
-    answered = next(named, None)
-    return answered, answered.gain if answered else None
+    """The finding that the remedy answers, and what this very change gains: of several the most, None where no rule
+    says."""
+    found = report.findings if report else []
+    own = [(f, r.gain) for f in found for r in f.remedies if r.arm == remedy.name]
+    if own:
+        return max(own, key=lambda pair: pair[1].ns if pair[1] else 0)
+    return next((f for key in remedy.findings for f in found if f.id == key), None), None
 
 
 def _text(remedy: LiveRemedy, finding: Finding | None) -> str:
@@ -82,8 +82,9 @@ def _text(remedy: LiveRemedy, finding: Finding | None) -> str:
 
 
 def _covered(gain: Gain | None, found: Measured | None) -> bool | None:
-    """None also where the two intervals overlap and what was measured lies outside: it is too uncertain to tell."""
-    if gain is None or found is None:
+    """None also where the prediction says nothing, and where the two intervals overlap and what was measured lies
+    outside: it is too uncertain to tell."""
+    if gain is None or found is None or not units.is_known(gain.low, gain.high):
         return None
     if gain.low <= 1 / found.ratio <= gain.high:
         return True

@@ -6,7 +6,7 @@ for the remedies together. Remedies are tried in the order of what they promise.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,14 +21,17 @@ from loraprof.model.report import Report
 from loraprof.remedies.catalogue import REMEDIES, remedy_named
 from loraprof.remedies.remedy import LiveRemedy
 from loraprof.runs.compare.workers import profile_pass, settings
+from loraprof.runs.fix.equal import Goal, reach
 from loraprof.runs.fix.forks import Forks, forks
-from loraprof.runs.fix.job import Command, Trial
+from loraprof.runs.fix.job import Command, Found
 from loraprof.runs.fix.judge import Repeats, loss_change, measured, noise, repeats
 from loraprof.runs.fix.rows import order, peak, promise, refused, row, unchanged
 from loraprof.runs.fix.schedule import BASE, SETUP_S, WARM_UP, Bench, Entry, name_of, steps_within
+from loraprof.store.layout import FIX
 from loraprof.store.leftovers import scratch
 from loraprof.store.writing import write
 
+PROFILE: Final = "profile.loraprof"
 ROUNDS: Final = 10  # at most
 LEAST: Final = 2
 SURE: Final = 3  # rounds, from which on what is settled needs no more, and time is kept for what follows
@@ -36,7 +39,8 @@ NARROW: Final = 0.02  # half an interval: more rounds would not change what is s
 TOGETHER_ROUNDS: Final = 3
 RESERVE: Final = 3  # a third of the time left is kept for the remedies together
 COMPILED_RESERVE: Final = 2  # and half of it where a remedy compiles
-COMPILING: Final = ("compile-blocks",)
+COMPILING: Final = ("compile-blocks", "cuda-graphs")
+COMPILE_NS: Final = 60_000_000_000  # that compiling takes at first, on a slow machine
 PACKAGES: Final = ("transformers", "peft")  # of a built-in workload
 
 
@@ -51,6 +55,7 @@ class Asked:
     only: Sequence[str] = ()
     skip: Sequence[str] = ()
     other_training: bool = False
+    goal: Goal | None = None
     recording: Path | None = None
     out: Path | None = None
     say: Callable[[str], None] = field(default=lambda text: None)
@@ -65,7 +70,10 @@ def fix(asked: Asked) -> Fix:
             _open(folder, asked)
         report, notes = _report(asked, folder)
         with forks(PACKAGES if asked.command.spec else _packages(asked)) as server:
-            return _tried(asked, server, deadline_ns, wanted, report, notes, folder if asked.out else None)
+            found = _tried(asked, server, deadline_ns, wanted, report, notes, folder if asked.out else None)
+        if report is not None:
+            _beside(asked.recording or folder / PROFILE, found)
+        return found
 
 
 def _wanted(asked: Asked) -> list[LiveRemedy]:
@@ -97,10 +105,10 @@ def _open(folder: Path, asked: Asked) -> None:
 
 def _report(asked: Asked, folder: Path) -> tuple[Report | None, list[str]]:
     """What the recording says; without one, nothing is predicted."""
-    place = asked.recording or folder / "profile.loraprof"
+    place = asked.recording or folder / PROFILE
     if not place.exists():
         asked.say(f"profiling {asked.name}: what each remedy promises")
-        problem = profile_pass(_words(asked), place)
+        problem = profile_pass(_words(asked), place, asked.command.ranks)
         if problem is not None:
             return None, [f"nothing is predicted, the profile failed: {problem.removeprefix('loraprof: ')}"]
     try:
@@ -109,6 +117,13 @@ def _report(asked: Asked, folder: Path) -> tuple[Report | None, list[str]]:
         if asked.recording:
             raise
         return None, [f"nothing is predicted: {error.message}"]
+
+
+def _beside(recording: Path, found: Fix) -> None:
+    """Into the recording that the promises are of, so that its report says what was measured; not where that cannot be
+    written to."""
+    with suppress(OSError, MeasurementError):
+        write(recording / FIX, msgspec.json.encode(found))
 
 
 def _packages(asked: Asked) -> Sequence[str]:
@@ -130,19 +145,16 @@ def _tried(
     folder: Path | None,
 ) -> Fix:
     asked.say(f"asking {asked.name} which of {len(wanted)} remedies fit")
-    left_s = (deadline_ns - time.perf_counter_ns()) / 1e9
-    survey = server.run(asked.command, Trial(warmup=2, steps=0, survey=True), max(60.0, left_s))
+    bench = Bench(server, asked.command, deadline_ns, folder, asked.say)
+    survey = bench.survey()
     if survey.status != "ok":
         raise MeasurementError(f"{asked.name} cannot be measured: {survey.reason}", None)
     fitting = [r for r in wanted if r.name not in survey.unfit]
     fitting.sort(key=lambda r: -promise(r, report))
-    bench = Bench(server, asked.command, deadline_ns, folder, asked.say, warmup=max(WARM_UP, survey.period or 0))
+    bench.warmup = max(WARM_UP, survey.period or 0)
     bench.steps = steps_within(bench.left_ns() // RESERVE, len(fitting) + 2, survey, bench.warmup)
     first = bench.first()
-    asked.say(
-        f"{len(fitting)} remedies fit; a run takes {units.ns(first.wall_ns)} for {bench.steps} timed steps, a round "
-        f"about {units.ns(first.wall_ns * (len(fitting) + 2))}; {LEAST} to {ROUNDS} rounds, then what helps together"
-    )
+    asked.say(_plan(first, bench, fitting))
     quick, costly = ([r for r in fitting if (r.name in COMPILING) is compiling] for compiling in (False, True))
     _repeat(bench, quick, bench.left_ns() // (COMPILED_RESERVE if costly else RESERVE))
     known = repeats(bench.rounds)
@@ -152,6 +164,8 @@ def _tried(
     _repeat(bench, costly, 0)
     alone += [row(r, bench, known, report) for r in costly]
     together = _together(bench, alone, known, together, 0) if costly else together
+    reached = reach(bench, fitting, asked.goal) if asked.goal else {}
+    alone = [msgspec.structs.replace(t, reached=reached.get(t.arm)) for t in alone]
     if folder is not None:
         notes = [*notes, *_recorded(asked, folder, alone, together)]
     unfit = [refused(r, survey.unfit[r.name], report) for r in wanted if r.name in survey.unfit]
@@ -162,12 +176,26 @@ def _tried(
     return Fix(
         target=" ".join(asked.command.target) or asked.name,
         device_name=first.device_name,
-        base=unchanged(bench.rounds, first),
+        base=msgspec.structs.replace(unchanged(bench.rounds, first), reached=reached.get(BASE)),
         noise_floor=noise([r for r in bench.rounds if any(one.name in r for one in quick)] or bench.rounds),
         remedies=[*sorted(alone, key=order), *unfit],
         together=together,
+        goal=asked.goal.words if asked.goal and reached else None,
         rounds=len([r for r in bench.rounds if BASE in r]),
         notes=notes,
+    )
+
+
+def _plan(first: Found, bench: Bench, fitting: Sequence[LiveRemedy]) -> str:
+    """What it will take: at least two rounds of each, at most ten, and in all the budget."""
+    run_ns, left_ns, costly = first.wall_ns, bench.left_ns(), [r for r in fitting if r.name in COMPILING]
+    quick = len(fitting) - len(costly)
+    compiled = (COMPILE_NS + 3 * run_ns * LEAST) * bool(costly)
+    least, most = (run_ns * rounds * (quick + 2) + compiled for rounds in (SURE, ROUNDS))
+    low, high = (min(left_ns, ns) for ns in (least, most + 4 * TOGETHER_ROUNDS * run_ns * bool(quick)))
+    return (
+        f"{len(fitting)} remedies fit; a run takes {units.ns(run_ns)} for {bench.steps} timed steps, a round "
+        f"{units.ns(run_ns * (quick + 2))}; {units.ns(low)} to {units.ns(high)} in all"
     )
 
 
@@ -178,8 +206,8 @@ def _recorded(asked: Asked, folder: Path, alone: Sequence[Tried], together: Toge
     if not arms or place.exists():
         return []
     asked.say(f"recording {asked.name} with {' and '.join(arms)}")
-    problem = profile_pass(["--arm", "+".join(arms), *_words(asked)], place)
-    said = f"loraprof compare {folder / 'profile.loraprof'} {place} shows where the time went"
+    problem = profile_pass(["--arm", "+".join(arms), *_words(asked)], place, asked.command.ranks)
+    said = f"loraprof compare {folder / PROFILE} {place} shows where the time went"
     return [said if problem is None else f"the best was not recorded: {problem.removeprefix('loraprof: ')}"]
 
 
@@ -194,15 +222,16 @@ def _repeat(bench: Bench, remedies: Sequence[LiveRemedy], kept_ns: int) -> None:
     live: list[Entry] = [(remedy.name,) for remedy in remedies]
     for number in range(ROUNDS if live else 0):
         if bench.left_ns() < (len(live) + 2) * bench.base_s * 1e9:
-            return
+            live = live[: max(0, int(bench.left_ns() / 1e9 / bench.base_s) - 2)] if not number else []
+            if not live:
+                return
         if number >= SURE and bench.round_ns(live) + kept_ns > bench.left_ns():
             return
         if number and bench.round_ns(live) > bench.left_ns():
             return
-        if number >= SURE and all(_settled(entry, bench) for entry in live):
-            return
         bench.round(live, "alone" if live[0][0] not in COMPILING else "compiled", number)
         live = [e for e in live if name_of(e) not in bench.ended and not bench.slower(e)]
+        live = [e for e in live if number + 1 < SURE or not _settled(e, bench)]
         if not live:
             return
 
@@ -217,7 +246,7 @@ def _together(
 ) -> Together | None:
     """Greedy: what ``start`` holds or the best alone, then each further one while the step gets faster and the loss
     stays, until as much time is left as is kept."""
-    kept = {t.arm: t.measured.ratio for t in alone if t.status == "kept" and t.measured}
+    kept = {t.arm: t.measured.ratio for t in alone if t.status == "kept" and t.measured and t.kind != "other_training"}
     helped = sorted(kept, key=lambda arm: kept[arm])
     arms, best = list(start.arms) if start else helped[:1], start
     for candidate in (arm for arm in helped if arm not in arms and (not start or arm in COMPILING)):
@@ -230,7 +259,7 @@ def _together(
                 bench.round([tuple(arms), trial], f"together with {candidate}", number)
         rounds, name = bench.rounds[before:], name_of(trial)
         against, found = measured(name, rounds, name_of(tuple(arms))), measured(name, rounds)
-        change, _ = loss_change(name, rounds, known)
+        change, _ = loss_change(name, rounds, known, any(REMEDIES[arm].reorders for arm in trial if arm in REMEDIES))
         if against is None or found is None or against.ratio >= 1 or (change and change.verdict == "differs"):
             continue
         arms.append(candidate)

@@ -1,6 +1,6 @@
 """In which order is the program run, with and without each remedy? Rounds A B C A' | A' C B A | …, as in ``compare``.
 
-A run that failed or was refused is not tried again; one that is clearly slower after its first round neither. Finished
+A run that failed or was refused is not tried again; one that is clearly slower neither. Finished
 runs are kept in a folder, so that an interrupted ``fix`` goes on where it was.
 """
 
@@ -24,7 +24,8 @@ WARM_UP: Final = 3
 STEPS: Final = 10
 LEAST_STEPS: Final = 4
 WANTED: Final = 4  # rounds that the steps of a run leave time for
-SLOWER: Final = 1.15  # than the unchanged program in its first round: not tried again
+SLOWER: Final = 1.15  # than the unchanged program in two rounds: not tried again
+FAR_SLOWER: Final = 2.0  # the same in one
 HUNG: Final = 5  # times the unchanged step
 SETUP_S: Final = 60.0  # that a remedy may take before its first step
 BASE, TWIN = "unchanged", "unchanged again"
@@ -86,29 +87,43 @@ class Bench:
                 raise MeasurementError(f"the unchanged program failed in round {number + 1}: {one.reason}", None)
         self.rounds.append(found)
 
+    def train(self, name: str, seconds: float | None, until_loss: float | None, limit_s: float) -> Found:
+        """One run of a remedy, or of the unchanged program, until a goal."""
+        entry = () if name == BASE else (name,)
+        trial = Trial(remedies=list(entry), warmup=0, steps=0, seconds=seconds, until_loss=until_loss)
+        return self._kept(f"until-{seconds}-{until_loss}-{name}", trial, limit_s)
+
     def round_ns(self, entries: Sequence[Entry]) -> int:
         """What a further round of these will take, as their last runs did."""
         return sum(self.took_ns.get(name_of(entry), 0) for entry in [*entries, (), ()])
 
     def slower(self, entry: Entry) -> bool:
-        """In every round so far, by much."""
-        return bool(found := self._ratios(entry)) and min(found) > SLOWER
-
-    def _ratios(self, entry: Entry) -> list[float]:
+        """In every round so far, by much, than both unchanged runs: in a single one by very much."""
         name = name_of(entry)
-        return [median(r[name].times_ns) / median(r[BASE].times_ns) for r in self.rounds if name in r]
+        both = [r for r in self.rounds if {name, BASE, TWIN} <= r.keys()]
+        found = [median(r[name].times_ns) / max(median(r[key].times_ns) for key in (BASE, TWIN)) for r in both]
+        return bool(found) and min(found) > (SLOWER if len(found) > 1 else FAR_SLOWER)
 
     def _run(self, key: str, entry: Entry) -> Found:
+        began_ns = time.perf_counter_ns()
+        trial = Trial(remedies=list(entry), warmup=self.warmup, steps=self.steps)
+        found = self._kept(key, trial, self._limit_s())
+        self.took_ns[name_of(entry)] = max(time.perf_counter_ns() - began_ns, found.wall_ns)
+        return found
+
+    def _kept(self, key: str, trial: Trial, limit_s: float) -> Found:
+        """What an interrupted ``fix`` has found already, or a run."""
         kept = self.folder / f"{key}.json" if self.folder else None
         if kept is not None and kept.exists():
             return msgspec.json.decode(kept.read_bytes(), type=Found)
-        trial = Trial(remedies=list(entry), warmup=self.warmup, steps=self.steps)
-        began_ns = time.perf_counter_ns()
-        found = self.forks.run(self.command, trial, self._limit_s())
-        self.took_ns[name_of(entry)] = time.perf_counter_ns() - began_ns
+        found = self.forks.run(self.command, trial, limit_s)
         if kept is not None:
             write(kept, msgspec.json.encode(found))
         return found
+
+    def survey(self) -> Found:
+        """Which remedies fit?"""
+        return self._kept("survey", Trial(warmup=2, steps=0, survey=True), max(60.0, self.left_ns() / 1e9))
 
     def _limit_s(self) -> float:
         """A start as long as the unchanged one's, and steps five times as long, within the time that is left."""

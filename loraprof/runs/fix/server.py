@@ -17,18 +17,9 @@ from pathlib import Path
 import msgspec
 
 from loraprof.lifeline import end_with
-from loraprof.runs.fix.job import Command, Found, Trial
+from loraprof.runs.fix.job import Order
+from loraprof.runs.fix.ranks import in_ranks, told_and_gone
 from loraprof.store.writing import write
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """``answer`` is the file for what was found, ``log`` takes the program's output."""
-
-    command: Command
-    trial: Trial
-    answer: str
-    log: str
-    limit_s: float
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,15 +72,11 @@ def _child(order: Order, parent: int) -> None:
             os.dup2(log.fileno(), 2)
         from loraprof.runs.fix.trial import try_out
 
-        found: Found = try_out(order.command, order.trial)
+        found = in_ranks(order) if order.command.ranks > 1 else try_out(order.command, order.trial)
         write(Path(order.answer), msgspec.json.encode(found))
         sys.stdout.flush()
     except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
+        told_and_gone()
     os._exit(0)
 
 

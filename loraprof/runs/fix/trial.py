@@ -6,24 +6,28 @@ Hooks are torch's global ones on optimizers; losses are the scalars that a backw
 import time
 import traceback
 from collections.abc import Callable
+from statistics import fmean
 from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from loraprof.capture.device.kinds import measured
 from loraprof.capture.device.protocol import Device
 from loraprof.capture.passes.boundary import StepBoundary
 from loraprof.errors import LoraprofError
+from loraprof.model.fix import Reached
 from loraprof.remedies.catalogue import REMEDIES
+from loraprof.remedies.program import Program
+from loraprof.remedies.remedy import LiveRemedy
 from loraprof.remedies.watch import Watch
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.profile.remedy_arm import WATCHED, RemedyArm
 from loraprof.runs.profile.run_script import run_script, stop_script
 from loraprof.workloads.build import build
 
+LAST: Final = 5  # steps whose mean loss is a training's
 LEAST_SURVEYED: Final = 8  # timed steps of a survey
 MOST_SURVEYED: Final = 64  # steps, in search of inputs that come again
 SURVEY_NS: Final = 20_000_000_000
@@ -54,6 +58,11 @@ class Losses:
         self._all.append(self._step)
         self._step = []
 
+    def recent(self, steps: int) -> float | None:
+        """Mean of the last steps that had a loss; waits for the device."""
+        last = [sum(map(float, step)) for step in self._all[-steps:] if step]
+        return fmean(last) if last else None
+
     def values(self) -> list[float]:
         """Empty where a step had none."""
         return [sum(map(float, step)) for step in self._all] if all(self._all) else []
@@ -72,17 +81,14 @@ class Run:
         self._marks: list[Any] = []
         self._last_warm = WATCHED + trial.warmup
         self._boundary = StepBoundary(self._after)
-        self._reader: Any = None
 
     def __enter__(self) -> Self:
         self.losses.install()
         self._boundary.install()
-        self._reader = register_optimizer_step_pre_hook(self._before)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._boundary.remove()
-        self._reader.remove()
         self.losses.remove()
 
     @property
@@ -101,21 +107,49 @@ class Run:
     def enough(self, optimizer: Optimizer) -> bool:
         return self.timed >= self.trial.steps and bool(self._marks)
 
-    def _before(self, optimizer: Optimizer, *_: Any) -> None:
-        if self.seen == self._last_warm - 1 and optimizer is self.optimizer:
-            self.gradients = _norms(optimizer)
-
     def _after(self, optimizer: Optimizer) -> None:
         if self.done:
             return
         self.optimizer = optimizer
         self.seen += 1
         self.losses.on_step()
+        if self.seen == self._last_warm:
+            self.gradients = _norms(optimizer)
         if self.seen >= self._last_warm:
             self._marks.append(self.device.mark())
         self.done = self.enough(optimizer)
         if self.done:
             stop_script()
+
+
+class Training(Run):
+    """Steps until the time is over or the loss is low enough."""
+
+    def __init__(self, trial: Trial) -> None:
+        super().__init__(trial)
+        self._began_ns = 0
+        self._ended_ns = 0
+
+    def enough(self, optimizer: Optimizer) -> bool:
+        if self.seen < WATCHED:
+            return False
+        if self.seen == WATCHED:
+            self.device.synchronise()
+            self._began_ns = time.perf_counter_ns()
+            return False
+        loss = self.losses.recent(LAST) if self.trial.until_loss is not None else None
+        self._ended_ns = time.perf_counter_ns()
+        if self.trial.seconds is not None and self._ended_ns - self._began_ns >= self.trial.seconds * 1e9:
+            return True
+        return loss is not None and self.trial.until_loss is not None and loss <= self.trial.until_loss
+
+    def reached(self) -> Reached:
+        steps = max(0, self.seen - WATCHED)
+        self.device.synchronise()
+        ended = None if self.done else f"the program ended after {steps} steps"
+        return Reached(
+            steps=steps, ns=max(0, self._ended_ns - self._began_ns), loss=self.losses.recent(LAST), reason=ended
+        )
 
 
 class Survey(Run):
@@ -145,8 +179,16 @@ class Survey(Run):
         program = self.watch.program(self.optimizer) if self.optimizer else None
         if program is None:
             return dict.fromkeys(REMEDIES, "no module ran in its steps")
-        found = {name: remedy.fits(program) for name, remedy in REMEDIES.items()}
+        found = {name: _unfit(remedy, program) for name, remedy in REMEDIES.items()}
         return {name: reason for name, reason in found.items() if reason}
+
+
+def _unfit(remedy: LiveRemedy, program: Program) -> str | None:
+    """A model may be anything: one that a remedy cannot even be asked about does without it."""
+    try:
+        return remedy.fits(program)
+    except Exception as error:
+        return f"whether it fits cannot be told: {type(error).__name__}: {error}".splitlines()[0]
 
 
 def _norms(optimizer: Optimizer) -> list[float]:
@@ -158,7 +200,8 @@ def _norms(optimizer: Optimizer) -> list[float]:
 def try_out(command: Command, trial: Trial) -> Found:
     """Runs the program once. What goes wrong in it is told in the answer; a bug of the tool's own is raised."""
     began_ns = time.perf_counter_ns()
-    run = Survey(trial) if trial.survey else Run(trial)
+    goal = trial.seconds is not None or trial.until_loss is not None
+    run = Survey(trial) if trial.survey else Training(trial) if goal else Run(trial)
     arm = RemedyArm(trial.remedies)
     code, reason, status = 0, None, "ok"
     with arm, run:
@@ -174,6 +217,7 @@ def try_out(command: Command, trial: Trial) -> Found:
             status, reason = "failed", f"{type(error).__name__}: {said[0] if said else ''}"
         unfit = run.unfit() if isinstance(run, Survey) else {}
         period = run.watch.repeats.period if isinstance(run, Survey) else None
+        reached = run.reached() if isinstance(run, Training) and status == "ok" else None
     if status == "ok" and code:
         status, reason = "failed", f"the program exited with code {code}"
     elif status == "ok" and not run.done and not (trial.survey and run.seen > WATCHED):
@@ -192,13 +236,14 @@ def try_out(command: Command, trial: Trial) -> Found:
         exit_code=code,
         unfit=unfit,
         period=period,
+        reached=reached,
     )
 
 
 def _program(command: Command, run: Run) -> int:
     """Its exit code. A built-in workload steps until the run stops it."""
     if command.spec is None:
-        return run_script(command.target, command.module)
+        return run_script(command.target, command.module, keep=command.ranks > 1)
     step: Callable[[], Tensor] = build(command.spec, "lora").step
     while not run.done:
         step()
