@@ -9,6 +9,8 @@ seconds do not. Missed is missed: the exit code is 0 either way.
 
 import argparse
 import gzip
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ from benchmarks.traces import write  # noqa: E402
 LORAPROF = [sys.executable, "-m", "loraprof"]
 NUMPY = [sys.executable, "-c", "import numpy"]
 GPU = ROOT / "profiles" / "recordings" / "h100-sxm" / "llama-3.2-1b.loraprof"
+JUDGED = re.compile(r"\b(?:met|missed)\b", re.IGNORECASE)
 QUICK_EVENTS, EVENTS = 216_000, 1_300_000
 
 
@@ -42,7 +45,7 @@ class Limit(NamedTuple):
 
     def row(self) -> str:
         met = "met" if self.value <= self.at_most else "MISSED"
-        return f"| {self.what} | {self.value:.2f}{self.unit} | {self.at_most:g}{self.unit} | {met} | {self.note} |"
+        return f"| {self.what} | {self.value:.2f}{self.unit} | {self.at_most:.3g}{self.unit} | {met} | {self.note} |"
 
 
 def cpu_s(command: Sequence[str], cache: str = "") -> float:
@@ -110,11 +113,7 @@ def said_by(program: str, *words: str) -> Iterator[str]:
     """The lines of another benchmark that judge themselves."""
     command = [sys.executable, str(ROOT / "benchmarks" / program), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
-    lines = [
-        line.strip()
-        for line in done.stdout.splitlines()
-        if "met" in line.split() or "MISSED" in line or "missed" in line
-    ]
+    lines = [line for line in done.stdout.splitlines() if JUDGED.search(line)]
     yield from (f"* {program}: {line.strip('| ')}" for line in lines or [f"failed, {done.stderr[-200:].strip()}"])
 
 
@@ -123,6 +122,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="what takes minutes")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    print(f"{os.cpu_count()} cores, of which {os.getloadavg()[0]:.1f} are in use before the first run\n")
     print("| limit | measured | at most | | |\n|---|---:|---:|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
