@@ -199,7 +199,7 @@ class Imports:
 
 def record(place: Path) -> None:
     """Runs the tests once, each line's tests noted."""
-    line = [sys.executable, "-m", "pytest", "-n0", "-m", MARKS, "--cov-context=test", "--cov-report="]
+    line = [sys.executable, "-m", "pytest", "-n0", "--dist=no", "-m", MARKS, "--cov-context=test", "--cov-report="]
     line += [f"--cov={package.replace('/', '.')}" for package in PACKAGES]
     line += [str(path) for path in sorted((ROOT / "tests").glob("test_*.py")) if _concerned(path)]
     subprocess.run(line, cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(place)}, check=False)
@@ -272,9 +272,8 @@ def main() -> int:
         elif chosen and not survives(mutant, chosen):
             killed += 1
         else:
-            print(
-                f"{mutant.file}:{mutant.lines.start} survived {' '.join(chosen[:4])} …\n{mutant.change}\n", flush=True
-            )
+            where = f"{mutant.file}:{mutant.lines.start}"
+            print(f"{where} survived {len(chosen)} tests\n{mutant.change}\n", flush=True)
     print(f"{done} of {len(every):,} mutants: {killed} killed, {done - killed - same} survived, {same} equivalent")
     return 0 if killed >= 0.9 * (done - same) else 1
 

@@ -113,9 +113,8 @@ class Range:
     def start(self) -> warm.Started:
         return warm.started(self.logs, "-m", *self.target.words, cwd=self.work, **self._env)
 
-    def kill(self, dice: random.Random) -> None:
+    def kill(self, how: signal.Signals, dice: random.Random) -> None:
         """One run, ended by one signal."""
-        how = dice.choice(SIGNALS)
         run = self.start()
         self._wait(run.pid, dice)
         everyone = how is signal.SIGINT or (how is signal.SIGKILL and self.name == "torchrun")
@@ -218,7 +217,7 @@ def kill_often(folder: Path, name: str, times: int, seed: int) -> Tally:
     """Ends ``times`` runs of one target, then lets the next one clear up."""
     tally, dice = Tally(), random.Random(f"{name} {seed}")
     field = Range(folder, name, tally)
-    for _ in range(times):
-        field.kill(dice)
+    for number in range(times):
+        field.kill(SIGNALS[number % len(SIGNALS)], dice)
     field.next_run()
     return tally

@@ -52,6 +52,13 @@ RECORDINGS: dict[str, tuple[Change, str]] = {
     "modules out of order": (put("modules", 1, "id", value=5), "$.modules[1].id"),
     "a module before the first": (put("parameters", 0, "module", value=-1), "$.parameters[0].module"),
     "an op of no module": (put("counted", 0, "module", value=10**6), "$.counted[0].module"),
+    "an adapter's op of no module": (
+        put("adapter_ops", value=[[10**6, "x", [[0, "adapter.up"]]]]),
+        "$.adapter_ops[0].mod",
+    ),
+    "an adapter's op of no site": (put("adapter_ops", value=[[0, "x", [None, [10**6, "adapter.up"]]]]), "[0].labels"),
+    "a dense op of no site": (put("dense_ops", value=[[0, "x", [[10**6, "adapter.up"]]]]), "$.dense_ops[0].labels"),
+    "a layer of no width": (put("sites", 0, "in_features", value=0), "$.sites[0].in_features"),
     "yesterday": (put("created", value="yesterday"), "$.created"),
     "a day that no calendar has": (put("created", value="2026-02-31T00:00:00Z"), "$.created"),
     "a negative size": (put("parameters", 0, "shape", value=[-1, 8]), "$.parameters[0].shape"),

@@ -74,8 +74,8 @@ class AdapterSite(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     kind: str
     rank: PositiveSize | None
-    in_features: Size
-    out_features: Size
+    in_features: PositiveSize
+    out_features: PositiveSize
     dtype: str  # of A and B
     base_dtype: str
     scaling: Factor | None = None

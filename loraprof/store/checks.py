@@ -49,6 +49,10 @@ def _recording(recording: Recording) -> Iterator[str]:
     yield from _within("attention[{}].module", (c.module for c in recording.attention), modules, "module")
     yield from _within("repeated[{}].module", (op.module for op in recording.repeated), modules, "module")
     yield from _within("counted[{}].module", (op.module for op in recording.counted), modules, "module")
+    for table, ops in (("adapter_ops", recording.adapter_ops), ("dense_ops", recording.dense_ops or [])):
+        yield from _within(f"{table}[{{}}].module", (op.module for op in ops), modules, "module")
+        labelled = (max((label[0] for label in op.labels if label), default=-1) for op in ops)
+        yield from _within(f"{table}[{{}}].labels", labelled, sites, "site")
     if recording.training_cost is not None:
         gradients = (g.module for g in recording.training_cost.gradients)
         yield from _within("training_cost.gradients[{}].module", gradients, modules, "module")

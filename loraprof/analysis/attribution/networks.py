@@ -35,7 +35,7 @@ def networks_of(recording: Recording | None) -> tuple[Network, ...]:
     trained = {modules[p.module].root for p in recording.parameters if p.trainable}
     sites: dict[int, int] = {m.site: m.root for m in reversed(modules) if m.site is not None}
     sites |= {one[0]: modules[o.module].root for o in recording.adapter_ops for one in o.labels if one is not None}
-    active = [root for i, root in sites.items() if i < len(recording.sites) and recording.sites[i].active]
+    active = [root for i, root in sites.items() if recording.sites[i].active]
     first = {m.root: m for m in reversed(modules)}
     names: dict[int, str] = {}
     for root in sorted(holding):
