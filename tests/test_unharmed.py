@@ -42,6 +42,7 @@ def test_the_losses_are_the_same_and_there_is_a_recording(training: Any, tmp_pat
     assert watched == alone
     assert len(set(alone)) > trainings.STEPS // 2
     assert p.recording.notes == ["NVML: the step runs on the CPU"]
+    assert p.recording.workload.missing_gradients == []
     assert p.recording.timing is not None
     assert len(p.recording.timing.samples_ns) == 10
     report = p.report

@@ -72,12 +72,13 @@ def _tensors(held: Iterable[Any]) -> Iterator[torch.Tensor]:
 
 
 def missing_gradients(markers: Markers) -> list[str]:
-    """Names of trainable parameters that got no gradient in this step. FSDP's first version leaves empty ones."""
+    """Names of trainable parameters that got no gradient in this step. FSDP's first version leaves empty ones; an
+    optimizer that steps inside the backward pass has let go of them by its end."""
     paths = {module: path for path, module in markers.paths().items()}
     return [
         f"{paths.get(module, '')}.{name}".strip(".")
-        for module, name, p in markers.parameters
-        if p.requires_grad and p.grad is None and p.numel()
+        for number, (module, name, p) in enumerate(markers.parameters)
+        if p.requires_grad and p.grad is None and p.numel() and number not in markers.arrived
     ]
 
 

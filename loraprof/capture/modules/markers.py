@@ -67,6 +67,7 @@ class Markers:
         self.called: dict[nn.Module, Called] = {}  # filled while ``step`` is COUNTED
         self.embedded: Counter[Lookup] = Counter()  # elements looked up in forward calls
         self.flow: Flow | None = None  # of the counted step
+        self.arrived: set[int] = set()  # parameters whose gradient was accumulated, once it is watched
         self._passing: dict[tuple[nn.Module | None, type], int] = {}
         self._local = threading.local()
         self._hooks: list[RemovableHandle] = []
@@ -117,7 +118,7 @@ class Markers:
         for number, (_, _, parameter) in enumerate(self.parameters):
             if parameter.requires_grad and parameter.is_leaf:
                 hook: Any = parameter.register_post_accumulate_grad_hook
-                self._handles.append(hook(_gradient_marker(number)))
+                self._handles.append(hook(_gradient_marker(number, self.arrived)))
 
     def adopt(self, roots: Iterable[nn.Module]) -> None:
         """Numbers the modules and parameters of root modules, in order of definition."""
@@ -273,11 +274,11 @@ class Markers:
                 return
 
 
-def _gradient_marker(number: int) -> Any:
+def _gradient_marker(number: int, arrived: set[int]) -> Any:
     name = f"{GRADIENT_MARKER}{number}"
 
     def hook(_: torch.Tensor) -> None:
         with _Range(name):
-            pass
+            arrived.add(number)
 
     return hook

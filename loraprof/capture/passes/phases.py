@@ -215,7 +215,6 @@ class Count(Phase):
         optimizer = on.optimizer
         assert optimizer is not None
         on.memory = memory_of(on.markers, optimizer, on.device.allocator(), self._saved.nbytes)
-        on.missing = missing_gradients(on.markers)
         on.optimizer_name = optimizer_name(optimizer)
         return super().step(on)
 
@@ -297,6 +296,7 @@ class Profile(Phase):
         recorded.whole_steps += 1
         on.recorded = recorded
         if super().step(on):
+            on.missing = missing_gradients(on.markers)
             return True
         self._open(on)
         return False
