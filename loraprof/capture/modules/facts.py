@@ -111,10 +111,11 @@ def tokens_of(markers: Markers) -> int | None:
 
 
 class Padding:
-    """Counts real and padded tokens by the ``attention_mask`` that root modules are given while it is installed."""
+    """Real and padded tokens by the ``attention_mask`` that root modules are given while it is installed. Looks at
+    masks only when it is asked: a profiled step shall not count them."""
 
     def __init__(self, roots: list[nn.Module]) -> None:
-        self.real, self.all = 0, 0
+        self._masks: list[torch.Tensor] = []
         self._roots = roots
         self._handles: list[RemovableHandle] = []
         never_compiled(Padding._see)
@@ -129,8 +130,7 @@ class Padding:
         """Without ``kwargs``: an earlier hook of this call took it off, as one does that notices a step's end."""
         mask = kwargs.get("attention_mask") if kwargs else None
         if isinstance(mask, torch.Tensor) and mask.dim() == 2 and torch._C._current_graph_task_id() < 0:
-            self.real += int((mask != 0).sum())
-            self.all += mask.numel()
+            self._masks.append(mask)
 
     def pause(self) -> None:
         for handle in self._handles:
@@ -141,9 +141,14 @@ class Padding:
         self.pause()
         self._roots = []
 
+    @property
+    def seen(self) -> bool:
+        return bool(self._masks)
+
     def share(self) -> float | None:
         """Real tokens of all; None where no mask was passed."""
-        return self.real / self.all if self.all else None
+        every = sum(mask.numel() for mask in self._masks)
+        return sum(int((mask != 0).sum()) for mask in self._masks) / every if every else None
 
 
 def tables_of(markers: Markers) -> Tables:

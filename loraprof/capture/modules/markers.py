@@ -181,7 +181,7 @@ class Markers:
 
     def frame(self) -> _Open | None:
         """The innermost module call."""
-        stack = self._stack()
+        stack = getattr(self._local, "stack", None)
         return stack[-1] if stack else None
 
     def where(self) -> tuple[int, str, int]:
@@ -194,10 +194,13 @@ class Markers:
         node: Any = torch._C._current_autograd_node()
         return -1, "backward", node._sequence_nr() if node is not None else -1
 
-    def owner(self, number: int) -> int:
-        """Rule (b): the innermost recorded call whose interval holds an autograd number, -1 none."""
-        holding = [c for c in self.calls if c.before <= number < c.after]
-        return min(holding, key=lambda c: c.after - c.before).module if holding else -1
+    def owners(self) -> dict[int, int]:
+        """Rule (b): the module of the innermost recorded call whose interval holds an autograd number."""
+        found: dict[int, int] = {}
+        for c in sorted(self.calls, key=lambda c: c.after - c.before):
+            for number in range(c.before, c.after):
+                found.setdefault(number, c.module)
+        return found
 
     def _stack(self) -> list[_Open]:
         stack: list[_Open] | None = getattr(self._local, "stack", None)
