@@ -119,12 +119,8 @@ class Flow:
         value = self._values.get(storage._cdata)
         if value is None or (type(t) is nn.Parameter and type(value) is Activation):  # a model made within the step
             whole = t._base if t._is_view() and t._base is not None else t
-            if (
-                weight
-                or type(whole) is nn.Parameter
-                or storage._cdata in self._buffers
-                or isinstance(whole, nn.Parameter)
-            ):
+            held = type(whole) is nn.Parameter or storage._cdata in self._buffers
+            if weight or held or isinstance(whole, nn.Parameter):
                 value = self._leaf(whole)
             else:
                 value = Activation(self._number(), constant=t.numel() == 1 or not t.is_floating_point())
