@@ -116,7 +116,7 @@ class Padding:
 
     def __init__(self, roots: list[nn.Module]) -> None:
         self._masks: list[torch.Tensor] = []
-        self._roots = roots
+        self._roots = [r for r in roots if not isinstance(r, torch.jit.ScriptModule)]  # they take no hooks
         self._handles: list[RemovableHandle] = []
         never_compiled(Padding._see)
         self.resume()

@@ -167,6 +167,10 @@ class Markers:
         if self.flow is None:
             return
         self.flow.clear()
+        self.parameters = [  # a functional call had put other tensors in their place
+            (m, name, p if p.is_leaf or (held := m._parameters.get(name)) is None else held)
+            for m, name, p in self.parameters
+        ]
         known = {id(p) for _, _, p in self.parameters} | {(m, name) for m, name, _ in self.parameters}
         for i, (tensor, module, name) in enumerate(self.flow.leaves):
             if isinstance(tensor, nn.Parameter) and module in self.ids and not {id(tensor), (module, name)} & known:
