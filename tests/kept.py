@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("loraprof/**/*.py", "profiles/[gw]*/*.toml", "tests/scripts/*.py", "tests/record.py", "tests/warm.py")
+SOURCES = ("loraprof/**/*.py", "profiles/[gw]*/*.toml", "tests/scripts/**/*.py", "tests/record.py", "tests/warm.py")
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 FOLDERS = 5  # folders that stay: of compiled kernels, and of as many states of the sources
 used: set[Path] = set()  # by the running test

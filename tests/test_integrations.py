@@ -72,6 +72,7 @@ def test_a_training_that_is_too_short_warns(tmp_path: Path) -> None:
     assert p.path is None
 
 
+@pytest.mark.stacks
 @pytest.mark.parametrize("finish", [False, True])
 def test_a_lightning_trainer(tmp_path: Path, finish: bool) -> None:
     lightning = pytest.importorskip("lightning.pytorch", reason="pip install 'loraprof[lightning]'")
@@ -98,6 +99,7 @@ def test_a_lightning_trainer(tmp_path: Path, finish: bool) -> None:
     assert p.recording.workload.missing_gradients == []
 
 
+@pytest.mark.stacks
 def test_a_lightning_trainer_that_fails_is_left(tmp_path: Path) -> None:
     pytest.importorskip("lightning.pytorch", reason="pip install 'loraprof[lightning]'")
     from loraprof.integrations.lightning import ProfileCallback as Callback

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import layouts
 import pytest
 import torch
-from attached import FEW, attached_to_nothing
+from attached import FEW, NEEDED, attached_to_nothing
 from layouts import D, R, stack
 from torch import nn
 
@@ -95,6 +96,30 @@ def test_sampling_is_a_phase(tmp_path: Path) -> None:
     assert products(report)["adapter.down"] == 2
     assert products(report, "generate")["adapter.down"] == 2 * (SAMPLED + 2)
     assert "B12" in {f.id for f in report.findings}
+
+
+@pytest.mark.parametrize("quiet", [torch.no_grad, torch.inference_mode])
+def test_sampling_in_a_script_that_goes_on(tmp_path: Path, quiet: Callable[[], Any]) -> None:
+    """The profiler stops in the step after the last one."""
+    model, rewards = stack(layouts.Wrapper), layouts.frozen(D, D)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    with loraprof.profile(tmp_path / "x.loraprof", **FEW) as p:
+        for _ in range(NEEDED + 2):
+            with quiet():
+                x = torch.randn(6, D)
+                for _ in range(SAMPLED + 2):
+                    x = model(x)
+                reward = rewards(x)
+            (model(x.clone()) * reward.clone()).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    rows = [(n.name, n.trained, n.phase, n.calls) for n in p.report.networks]
+    assert rows == [
+        ("Sequential", True, "forward", 1),
+        ("Sequential", True, "generate", SAMPLED + 2),
+        ("Linear", False, "forward", 1),
+    ]
+    assert p.recording.notes == ["NVML: the step runs on the CPU"]
 
 
 @pytest.mark.parametrize("rows", [6, D])

@@ -12,6 +12,7 @@ import pytest
 import torch
 import trainings
 from attached import attached_to_nothing
+from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
 import loraprof
@@ -42,6 +43,7 @@ def test_the_losses_are_the_same_and_there_is_a_recording(training: Any, tmp_pat
     assert watched == alone
     assert len(set(alone)) > trainings.STEPS // 2
     assert p.recording.notes == ["NVML: the step runs on the CPU"]
+    assert p.recording.workload.missing_gradients == []
     assert p.recording.timing is not None
     assert len(p.recording.timing.samples_ns) == 10
     report = p.report
@@ -114,6 +116,27 @@ def test_what_there_is_when_it_ends_early(
     )
     assert any(text.startswith("a first recording after 6 steps") for text in said)
     assert p.report.adapter is not None
+
+
+def test_padding_is_seen_however_early_it_ends(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.body = nn.Embedding(8, 16).requires_grad_(False), trainings.LoRA()
+
+        def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.body(self.table(ids)) * attention_mask[..., None]
+            return out
+
+    model = Masked()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    with loraprof.profile(tmp_path / "x.loraprof") as p:
+        for _ in range(6):
+            model(torch.zeros(2, 8, dtype=torch.long), attention_mask=torch.arange(8).expand(2, 8) < 2).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert (p.recording.workload.tokens_per_step, p.recording.workload.real_tokens_per_step) == (16, 4)
+    assert "G4" in {f.id for f in p.report.findings}
 
 
 def test_below_the_least_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

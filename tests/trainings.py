@@ -207,7 +207,30 @@ def without_torch_optim(tell: Tell) -> None:
     task.loop(Descent(task.trained), tell)
 
 
+def scripted(tell: Tell) -> None:
+    """Modules of TorchScript take no hooks of their own."""
+    task = Task()
+    script: Any = torch.jit.script
+    task.model = script(task.model)
+    task.loop(torch.optim.AdamW(task.trained), tell)
+
+
+def functional(tell: Tell) -> None:
+    """A and B belong to no module; merged weights take the place of the model's for one call."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16)).requires_grad_(False)
+    pairs = {f"{i}.weight": [torch.randn(s, requires_grad=True) for s in ((16, 4), (4, 16))] for i in (0, 2)}
+    optimizer = torch.optim.AdamW([p for pair in pairs.values() for p in pair])
+    for _ in range(STEPS):
+        merged = {name: model.get_parameter(name) + b @ a for name, (b, a) in pairs.items()}
+        loss = torch.func.functional_call(model, merged, (torch.randn(8, 16),)).square().mean()
+        loss.backward()
+        tell(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 RECORDED = (
     plain, lbfgs, sharpness_aware, schedule_free, two_optimizers, in_a_thread, scaled, inside_backward,
-    on_another_default_device, in_double_precision,
+    on_another_default_device, in_double_precision, scripted, functional,
 )  # fmt: skip

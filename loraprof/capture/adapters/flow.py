@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
-from loraprof.capture.adapters.ops import Kind, is_convolution, kind_of
+from loraprof.capture.adapters.ops import Kind, Op, is_convolution
 from loraprof.capture.adapters.values import LIMIT, Activation, Merge, Product, Sum, Weight
 
+_weak: Any = StorageWeakRef
 RANDOM = frozenset(("bernoulli_", "normal_", "uniform_", "random_", "exponential_"))
 Value = Weight | Activation
 Frame = Any  # of ``Markers``: (range, module id, autograd number, module)
@@ -34,8 +36,8 @@ class Flow:
         self.merged: list[tuple[Merge, Product]] = []
         self.failed: str | None = None
         self._frame = frame
-        self._ops: dict[Any, tuple[Kind, str, bool]] = {}
         self._values: dict[int, Value] = {}  # by storage
+        self._held: list[Any] = []  # a storage's address is no other's as long as it is referred to
         self._fresh = 0
         self._buffers: set[int] = set()
 
@@ -48,22 +50,21 @@ class Flow:
 
     def clear(self) -> None:
         """Forgets the tensors; what was found stays."""
-        self._values, self._buffers, self._ops = {}, set(), {}
+        self._values, self._held, self._buffers = {}, [], set()
 
-    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], out: Any) -> None:
+    def see(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], out: Any) -> None:
         """One op of the forward pass; ``tensors`` are those of ``args``.
 
         Never raises: what could not be followed ends the search, said in ``failed``.
         """
-        op = self._ops.get(func)
-        if op is None:
-            op = self._ops[func] = (kind_of(func), func.overloadpacket.__name__, func.namespace != "aten")
-        kind = op[0]
+        kind = op.kind
         if self.failed is not None or (kind is Kind.VIEW and type(args[0]) is Tensor is type(out)):
             return
         try:
             if kind is Kind.VIEW:
                 value = self._value(tensors[0]) if tensors else None
+                if type(args[0]) is nn.Parameter and type(out) is Tensor:
+                    return  # shares its storage
             else:
                 value = self._result(op, args, kwargs, tensors)
                 if type(value) is Weight:
@@ -72,27 +73,27 @@ class Flow:
             if value is not None:
                 self._keep(value, out)
         except Exception as error:  # a tensor without storage, an op of another library: the training goes on
-            self.failed = f"{func}: {error}"
+            self.failed = f"{op.name}: {error}"
 
     def _keep(self, value: Value, out: Any) -> None:
         if type(value) is Weight and value.leaf:  # a view with a storage of its own, which is freed with it
             value = replace(value, leaf=False)
         for t in (out,) if isinstance(out, Tensor) else out if isinstance(out, tuple | list) else ():
             if isinstance(t, Tensor):
-                key = t.untyped_storage()._cdata
-                known = self._values.get(key)
+                storage = t.untyped_storage()
+                known = self._values.get(storage._cdata)
                 if not (type(known) is Weight and known.leaf):  # a parameter stays one, whatever is written to it
-                    self._values[key] = value
+                    self._put(storage, value)
 
-    def _result(
-        self, op: tuple[Kind, str, bool], args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
-    ) -> Value | None:
-        frame = self._frame()
-        if frame is None and not torch.is_grad_enabled():
-            return None  # an optimizer's step
+    def _put(self, storage: Any, value: Value) -> None:
+        if storage._cdata not in self._values:
+            self._held.append(_weak(storage))
+        self._values[storage._cdata] = value
+
+    def _result(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> Value:
         kind, name, foreign = op
         event = len(self.log)
-        self.log.append((frame, name))
+        self.log.append((self._frame(), name))
         if kind is Kind.MADE:
             return Activation(self._number(), events=(event,), constant=not name.startswith(("rand", "new_rand")))
         if kind is Kind.PRODUCT and len(tensors) > 1:
@@ -114,15 +115,16 @@ class Flow:
 
     def _value(self, t: Tensor, weight: bool = False) -> Value:
         """``weight``: it is one whoever holds it."""
-        key = t.untyped_storage()._cdata
-        value = self._values.get(key)
+        storage = t.untyped_storage()
+        value = self._values.get(storage._cdata)
         if value is None or (type(t) is nn.Parameter and type(value) is Activation):  # a model made within the step
             whole = t._base if t._is_view() and t._base is not None else t
-            if weight or isinstance(whole, nn.Parameter) or key in self._buffers:
+            held = type(whole) is nn.Parameter or storage._cdata in self._buffers
+            if weight or held or isinstance(whole, nn.Parameter):
                 value = self._leaf(whole)
             else:
                 value = Activation(self._number(), constant=t.numel() == 1 or not t.is_floating_point())
-            self._values[key] = value
+            self._put(storage, value)
         return value
 
     def _leaf(self, t: Tensor) -> Weight:
@@ -170,8 +172,9 @@ class Flow:
     def _product(self, event: int, name: str, kwargs: dict[str, Any], tensors: list[Tensor]) -> Value:
         first = 1 if name.startswith(("addm", "baddb")) else 0
         left, right = tensors[first], tensors[first + 1]
-        for t in (right, left) if _bare(left) and _bare(right) else (right,):  # weights that no module holds
-            if t.dim() > 1 and t.is_floating_point() and t.untyped_storage()._cdata not in self._values:
+        for t in (right, left):  # weights that no module holds
+            known = t.untyped_storage()._cdata in self._values or t.dim() < 2 or not t.is_floating_point()
+            if not known and (t is right or (_bare(left) and _bare(right))):
                 self._value(t, weight="embedding" not in name)
         a = self._value(left)
         b = self._value(right)
@@ -233,7 +236,7 @@ class Flow:
                 fits = [(p, path) for p in x.products if p is not q for path in [_chain(p, q)] if path]
                 frozen = [(p, path) for p, path in fits if not p.weight.trains]
                 for base, path in (frozen or fits)[-1:]:
-                    end = replace(y, scale=_times(y.scale, times))
+                    end = y if times == 1 else replace(y, scale=_times(y.scale, times))
                     one = Sum(event, base, path, end, tuple(p for p, _ in frozen[:-1]))
                     (found if frozen else self.unfrozen).append(one)
         self.sums += found

@@ -2,7 +2,8 @@
 
 import re
 from enum import IntEnum
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 
 class Kind(IntEnum):
@@ -28,10 +29,20 @@ _MOVED: Final = re.compile(
 _CONVOLUTION: Final = re.compile("conv")
 
 
-def kind_of(func: Any) -> Kind:
-    """Of an ``OpOverload``; products of other libraries are told by their name."""
-    name = func.overloadpacket.__name__
-    if func.is_view or name in ("detach", "lift_fresh", "alias"):
+class Op(NamedTuple):
+    kind: Kind
+    name: str
+    foreign: bool  # of another library
+
+    @classmethod
+    def of(cls, func: Any) -> "Op":
+        """Of an ``OpOverload``; products of other libraries are told by their name."""
+        name = func.overloadpacket.__name__
+        return cls(_kind(name, func.is_view), name, func.namespace != "aten")
+
+
+def _kind(name: str, is_view: bool) -> Kind:
+    if is_view or name in ("detach", "lift_fresh", "alias"):
         return Kind.VIEW
     for kind, pattern in ((Kind.MADE, _MADE), (Kind.MOVED, _MOVED), (Kind.SUM, _SUM), (Kind.PRODUCT, _PRODUCT)):
         if pattern.search(name):
@@ -39,5 +50,6 @@ def kind_of(func: Any) -> Kind:
     return Kind.OTHER
 
 
+@cache
 def is_convolution(name: str) -> bool:
     return bool(_CONVOLUTION.search(name))

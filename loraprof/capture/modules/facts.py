@@ -74,12 +74,13 @@ def _tensors(held: Iterable[Any]) -> Iterator[torch.Tensor]:
 
 
 def missing_gradients(markers: Markers) -> list[str]:
-    """Names of trainable parameters that got no gradient in this step. FSDP's first version leaves empty ones."""
+    """Names of trainable parameters that got no gradient in this step. FSDP's first version leaves empty ones; an
+    optimizer that steps inside the backward pass has let go of them by its end."""
     paths = {module: path for path, module in markers.paths().items()}
     return [
         f"{paths.get(module, '')}.{name}".strip(".")
-        for module, name, p in markers.parameters
-        if p.requires_grad and p.grad is None and p.numel()
+        for number, (module, name, p) in enumerate(markers.parameters)
+        if p.requires_grad and p.grad is None and p.numel() and number not in markers.arrived
     ]
 
 
@@ -112,11 +113,12 @@ def tokens_of(markers: Markers) -> int | None:
 
 
 class Padding:
-    """Counts the tokens that root modules are given while it is installed: by ``attention_mask`` and ``labels``."""
+    """The ``attention_mask`` and ``labels`` that root modules are given while it is installed. They are counted only
+    when it is asked: a profiled step shall not count them."""
 
     def __init__(self, roots: list[nn.Module]) -> None:
-        self._counts: Counter[str] = Counter()
-        self._roots = roots
+        self._given: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []  # mask, labels
+        self._roots = [r for r in roots if not isinstance(r, torch.jit.ScriptModule)]  # they take no hooks
         self._handles: list[RemovableHandle] = []
         never_compiled(Padding._see)
         self.resume()
@@ -131,12 +133,8 @@ class Padding:
         if kwargs is None or torch._C._current_graph_task_id() >= 0:
             return
         mask, labels = _per_token(kwargs.get("attention_mask")), _per_token(kwargs.get("labels"))
-        if mask is not None:
-            self._counts.update(masked=mask.numel(), real=int((mask != 0).sum()))
-            if labels is not None and labels.shape == mask.shape:
-                self._counts.update(both=mask.numel(), longest=len(mask) * columns_used(mask, labels))
-        if labels is not None:
-            self._counts.update(labels=labels.numel(), labelled=int((labels != IGNORED).sum()))
+        if mask is not None or labels is not None:
+            self._given.append((mask, labels))
 
     def pause(self) -> None:
         for handle in self._handles:
@@ -147,11 +145,23 @@ class Padding:
         self.pause()
         self._roots = []
 
+    @property
+    def seen(self) -> bool:
+        return bool(self._given)
+
     def shares(self) -> dict[str, float]:
         """Of all tokens: ``real`` ones, those up to the ``longest`` row's last, ``labelled`` ones. What was not passed
         is missing."""
+        counts: Counter[str] = Counter()
+        for mask, labels in self._given:
+            if mask is not None:
+                counts.update(masked=mask.numel(), real=int((mask != 0).sum()))
+                if labels is not None and labels.shape == mask.shape:
+                    counts.update(both=mask.numel(), longest=len(mask) * columns_used(mask, labels))
+            if labels is not None:
+                counts.update(labels=labels.numel(), labelled=int((labels != IGNORED).sum()))
         pairs = (("real", "masked"), ("longest", "both"), ("labelled", "labels"))
-        return {part: self._counts[part] / self._counts[whole] for part, whole in pairs if self._counts[whole]}
+        return {part: counts[part] / counts[whole] for part, whole in pairs if counts[whole]}
 
 
 def _per_token(value: object) -> torch.Tensor | None:

@@ -67,6 +67,7 @@ class Markers:
         self.called: dict[nn.Module, Called] = {}  # filled while ``step`` is COUNTED
         self.embedded: Counter[Lookup] = Counter()  # elements looked up in forward calls
         self.flow: Flow | None = None  # of the counted step
+        self.arrived: set[int] = set()  # parameters whose gradient was accumulated, once it is watched
         self._passing: dict[tuple[nn.Module | None, type], int] = {}
         self._local = threading.local()
         self._hooks: list[RemovableHandle] = []
@@ -117,7 +118,7 @@ class Markers:
         for number, (_, _, parameter) in enumerate(self.parameters):
             if parameter.requires_grad and parameter.is_leaf:
                 hook: Any = parameter.register_post_accumulate_grad_hook
-                self._handles.append(hook(_gradient_marker(number)))
+                self._handles.append(hook(_gradient_marker(number, self.arrived)))
 
     def adopt(self, roots: Iterable[nn.Module]) -> None:
         """Numbers the modules and parameters of root modules, in order of definition."""
@@ -166,6 +167,10 @@ class Markers:
         if self.flow is None:
             return
         self.flow.clear()
+        self.parameters = [  # a functional call had put other tensors in their place
+            (m, name, p if p.is_leaf or (held := m._parameters.get(name)) is None else held)
+            for m, name, p in self.parameters
+        ]
         known = {id(p) for _, _, p in self.parameters} | {(m, name) for m, name, _ in self.parameters}
         for i, (tensor, module, name) in enumerate(self.flow.leaves):
             if isinstance(tensor, nn.Parameter) and module in self.ids and not {id(tensor), (module, name)} & known:
@@ -180,7 +185,7 @@ class Markers:
 
     def frame(self) -> _Open | None:
         """The innermost module call."""
-        stack = self._stack()
+        stack = getattr(self._local, "stack", None)
         return stack[-1] if stack else None
 
     def where(self) -> tuple[int, str, int]:
@@ -193,10 +198,13 @@ class Markers:
         node: Any = torch._C._current_autograd_node()
         return -1, "backward", node._sequence_nr() if node is not None else -1
 
-    def owner(self, number: int) -> int:
-        """Rule (b): the innermost recorded call whose interval holds an autograd number, -1 none."""
-        holding = [c for c in self.calls if c.before <= number < c.after]
-        return min(holding, key=lambda c: c.after - c.before).module if holding else -1
+    def owners(self) -> dict[int, int]:
+        """Rule (b): the module of the innermost recorded call whose interval holds an autograd number."""
+        found: dict[int, int] = {}
+        for c in sorted(self.calls, key=lambda c: c.after - c.before):
+            for number in range(c.before, c.after):
+                found.setdefault(number, c.module)
+        return found
 
     def _stack(self) -> list[_Open]:
         stack: list[_Open] | None = getattr(self._local, "stack", None)
@@ -273,11 +281,11 @@ class Markers:
                 return
 
 
-def _gradient_marker(number: int) -> Any:
+def _gradient_marker(number: int, arrived: set[int]) -> Any:
     name = f"{GRADIENT_MARKER}{number}"
 
     def hook(_: torch.Tensor) -> None:
         with _Range(name):
-            pass
+            arrived.add(number)
 
     return hook

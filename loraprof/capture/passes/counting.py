@@ -6,7 +6,7 @@ mode, so op lists differ slightly from the profiled step; peak memory is never t
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from loraprof.capture.adapters.flow import Flow
+from loraprof.capture.adapters.ops import Op
 from loraprof.capture.modules.shards import first_byte
 from loraprof.capture.passes.repeats import Repeats
 from loraprof.model.recording import CountedOp
@@ -78,8 +79,10 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = _tensors(args)
         moved = 0 if facts.free else _moved(facts, tensors, args, given, out)
         where = self._where()
-        if self._flow is not None and (where[1] == "forward" or where[1] == "other"):
-            self._flow.see(func, args, given, tensors, out)
+        if self._flow is not None and (
+            where[1] == "forward" or (where[1] == "other" and torch.is_grad_enabled())  # not an optimizer's step
+        ):
+            self._flow.see(facts.flow, args, given, tensors, out)
         if self._repeats is not None:
             self._repeats.see(func, args, given, out, where)
         self._counts[(*where, facts.op, tuple([t.shape for t in tensors[:4]]), flops, moved)] += 1
@@ -94,15 +97,15 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         leave: Any = self.__exit__
         leave(None, None, None)
 
-    def counted(self, owner: Callable[[int], int]) -> list[CountedOp]:
-        """Everything seen, sorted; ``owner`` maps an autograd number to a module id (-1 none).
+    def counted(self, owners: Mapping[int, int]) -> list[CountedOp]:
+        """Everything seen, sorted; ``owners``: module ids by autograd number.
 
         ``flops`` and ``min_bytes`` are totals over ``count``.
         """
         merged: Counter[tuple[int, str, str, str, int, int]] = Counter()
         for (module, phase, number, op, shapes, flops, moved), n in self._counts.items():
             text = " ".join("x".join(map(str, shape)) for shape in shapes)
-            merged[(owner(number) if number >= 0 else module, phase, op, text, flops, moved)] += n
+            merged[(owners.get(number, -1) if number >= 0 else module, phase, op, text, flops, moved)] += n
         return [
             CountedOp(module=m, phase=p, op=op, shapes=s, count=n, flops=f * n, min_bytes=b * n)
             for (m, p, op, s, f, b), n in sorted(merged.items())
@@ -136,6 +139,7 @@ class _Facts:
     overwrites: bool
     written: tuple[tuple[int, str], ...]  # arguments
     table: int | None  # position of what a gather reads from
+    flow: Op
 
     @classmethod
     def of(cls, func: Any) -> "_Facts":
@@ -153,6 +157,7 @@ class _Facts:
             name in OVERWRITING,
             tuple(written),
             GATHERS.get(name),
+            Op.of(func),
         )
 
 

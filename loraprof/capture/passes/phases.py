@@ -215,7 +215,6 @@ class Count(Phase):
         optimizer = on.optimizer
         assert optimizer is not None
         on.memory = memory_of(on.markers, optimizer, on.device.allocator(), self._saved.nbytes)
-        on.missing = missing_gradients(on.markers)
         on.optimizer_name = optimizer_name(optimizer)
         return super().step(on)
 
@@ -223,7 +222,7 @@ class Count(Phase):
         counting, attention = self._counting, self._attention
         self.close()
         if counting is not None and attention is not None:
-            on.counted = counting.counted(on.markers.owner)
+            on.counted = counting.counted(on.markers.owners())
             on.markers.followed()
             on.attention = attention.calls()
             on.repeated = self._repeats.repeated()
@@ -250,28 +249,21 @@ class WarmUp(Phase):
 
     name = "warmup"
 
-    def __init__(self, steps: int) -> None:
-        super().__init__(steps)
-        self._padding: Padding | None = None
-
     def enter(self, on: "Session") -> None:
         on.markers.install()
         on.markers.calls = []
         moved = sum(op.min_bytes for op in on.counted)
         on.around.enter_context(on.device.steady_memory((on.plan.steps + 1) * moved // HEAP_SHARE))
         on.markers.watch_gradients()
-        self._padding = on.padding = Padding(on.markers.trained()[:1])
+        on.padding = Padding(on.markers.trained()[:1])
         refuse_other_profiler(thorough=True)
         on.profiler = session(on.device)
         prepare(on.profiler)
 
     def leave(self, on: "Session") -> None:
-        self.close()
+        if on.padding is not None and on.padding.seen:
+            on.padding.remove()
         on.device.synchronise()
-
-    def close(self, lost: bool = False) -> None:
-        if self._padding is not None:
-            self._padding.remove()
 
 
 class Profile(Phase):
@@ -295,7 +287,10 @@ class Profile(Phase):
         self.close()
         recorded.whole_steps += 1
         on.recorded = recorded
+        if not recorded.token_shares and on.padding is not None:  # there was no step to warm up
+            recorded.token_shares = on.padding.shares()
         if super().step(on):
+            on.missing = missing_gradients(on.markers)
             return True
         self._open(on)
         return False

@@ -91,7 +91,8 @@ class Repeats:
             facts = self._facts[func] = _Facts.of(func)
         if facts.random or _trains(args):
             return
-        made = [t for t in (out if isinstance(out, tuple | list) else (out,)) if isinstance(t, Tensor)]
+        outputs = out if isinstance(out, tuple | list) else (out,)
+        made = [t for t in outputs if isinstance(t, Tensor) and not t.is_inference()]
         if facts.name == "lift_fresh" and made:
             self._values[self._key(made[0])] = self._value(args[0])
             return
@@ -112,6 +113,8 @@ class Repeats:
         return self._numbers.setdefault(key, len(self._numbers))
 
     def _value(self, t: Tensor) -> int:
+        if t.is_inference():  # it counts no versions
+            return self._number((object(),))
         key = self._key(t)
         known = self._values.get(key)
         if known is None:
