@@ -116,8 +116,8 @@ def _host(x: int, h: int, thread: int, host: list[tuple[int, int, int, str]], ma
     cuts = sorted({x, h, *(c for _, s, t, _ in near for c in (s, t) if x < c < h)})
     out: Counter[str] = Counter()
     for a, b in pairwise(cuts):
-        for who in (thread, main):
-            covering = {state for t, s, e, state in near if t == who and s <= a and e >= b}
+        for attribution in (thread, main):
+            covering = {state for t, s, e, state in near if t == attribution and s <= a and e >= b}
             if covering:
                 break
         out[min(covering, key=STATES.index) if covering else "python"] += b - a

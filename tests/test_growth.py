@@ -37,9 +37,9 @@ def test_parents_are_the_same_by_level_and_by_row(seed: int, monkeypatch: pytest
 def test_the_innermost_of_crossing_intervals_started_last(seed: int) -> None:
     start, end = some_intervals(random.Random(seed))
     begin, stop, owner = innermost(start, end)
-    for low, high, who in zip(begin.tolist(), stop.tolist(), owner.tolist(), strict=True):
+    for low, high, attribution in zip(begin.tolist(), stop.tolist(), owner.tolist(), strict=True):
         covering = [i for i in range(len(start)) if start[i] <= low and high <= end[i]]
-        assert who == covering[-1]
+        assert attribution == covering[-1]
     assert int((stop - begin).sum()) == len({t for s, e in zip(start, end, strict=True) for t in range(s, e)})
 
 

@@ -32,8 +32,8 @@ def test_worked_example() -> None:
             kernel(21000, 22000, launch=(10300, 10800)),
         ],
     )
-    links, who = link(trace), attribute(trace)
-    work = device_work(trace, links, who, trace.device.device == 0)
+    links, attribution = link(trace), attribute(trace)
+    work = device_work(trace, links, attribution, trace.device.device == 0)
     window = Window("w", 1000, 22000, 1000, 22000, 0)
     ledger = split(trace, work, window, states_of(trace, links, 0), 600)
     got: Counter[str] = Counter()

@@ -40,7 +40,7 @@ def test_a_trace_alone_has_its_recordings_adapters_and_roles(name: str) -> None:
     trace = read_trace(source.traces[0])
     bare, known = analyse(trace), analyse(trace, source.recording)
     assert known.reported is not None
-    assert [site.rank for site in bare.who.sites] == [site.rank for site in known.who.sites]
+    assert [site.rank for site in bare.attribution.sites] == [site.rank for site in known.attribution.sites]
     step, own = bare.steps[known.reported], known.steps[known.reported]
     for role in ROLES:
         ns = own.ns(kind="busy", role=role)

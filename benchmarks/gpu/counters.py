@@ -111,7 +111,7 @@ def matched(place: Path, launched: list[Launched]) -> Counters:
     assert analysis.reported is not None
     ledger = analysis.ledgers[analysis.reported]
     busy, device = busy_of(analysis, ledger), trace.device
-    work = device_work(trace, analysis.links, analysis.who, np.ones(len(device), dtype=np.bool_))
+    work = device_work(trace, analysis.links, analysis.attribution, np.ones(len(device), dtype=np.bool_))
     near = work.rows[work.overlapping(ledger.window)]
     kernels = [(i, row) for i, row in enumerate(near.tolist()) if device.kind[row] == DeviceKind.KERNEL]
     kernels.sort(key=lambda pair: (int(device.correlation[pair[1]]), int(device.start[pair[1]])))
@@ -123,7 +123,7 @@ def matched(place: Path, launched: list[Launched]) -> Counters:
         if (int(device.blocks[row]), int(device.threads[row])) == (one.blocks, one.threads)
     ]
     largest = sorted(agreed, key=lambda found: -int(busy.ns[found[0]]))[:LARGEST]
-    paths = analysis.who.paths
+    paths = analysis.attribution.paths
     return Counters(
         kernels=[
             Counted(

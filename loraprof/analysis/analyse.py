@@ -25,7 +25,7 @@ class Analysis:
     trace: Trace
     recording: Recording | None
     links: Links
-    who: Attribution
+    attribution: Attribution
     marks: Marks
     ledgers: tuple[Ledger, ...]
     steps: tuple[Step, ...]
@@ -50,41 +50,45 @@ class Analysis:
 
 def analyse(trace: Trace, recording: Recording | None = None, step: str | None = None) -> Analysis:
     """Never raises on a valid Trace; what is unknown is in ``closure.notes``. ``step`` names the one to report."""
-    links, who = link(trace), attribute(trace, recording)
+    links, attribution = link(trace), attribute(trace, recording)
     marks = finished(marks_of(trace), recording.whole_steps if recording else None)
     tau, floor = turnaround_floor(trace, links), launch_floor(trace, links)
-    graphs = graph_work(trace, links, who, marks, recording)
-    notes = [*trace.notes, *who.notes, *([marks.note] if marks.note else []), *(graphs.notes if graphs else ())]
+    graphs = graph_work(trace, links, attribution, marks, recording)
+    notes = [*trace.notes, *attribution.notes, *([marks.note] if marks.note else []), *(graphs.notes if graphs else ())]
     if not len(trace.device):
         split_host = split_unread if trace.unread else split_cpu
-        ledgers = tuple(split_host(trace, who, w) for w in cpu_windows(marks))
-        steps = tuple(_step(ledger, who, None) for ledger in ledgers)
+        ledgers = tuple(split_host(trace, attribution, w) for w in cpu_windows(marks))
+        steps = tuple(_step(ledger, attribution, None) for ledger in ledgers)
         reported = reported_step(steps, step)
-        closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
-        return Analysis(trace, recording, links, who, marks, ledgers, steps, {}, reported, None, tau, None, closure)
+        closure = closure_of(
+            trace, recording, links, attribution, None if reported is None else ledgers[reported], notes
+        )
+        return Analysis(
+            trace, recording, links, attribution, marks, ledgers, steps, {}, reported, None, tau, None, closure
+        )
     shown = timelines(trace, links, marks.thread)
     states = stood_in(shown, marks.thread)
     busiest, per_device = None, {}
     for index in distinct(trace.device.device).tolist():
         on_device = trace.device.device == index
-        work = device_work(trace, links, who, on_device, graphs)
+        work = device_work(trace, links, attribution, on_device, graphs)
         made = tuple(split(trace, work, w, states, tau) for w in windows(marks, trace, links, on_device))
         per_device[index] = (made, work)
         if busiest is None or _busy(made) > _busy(per_device[busiest][0]):
             busiest = index
     assert busiest is not None
     ledgers, work = per_device[busiest]
-    steps = tuple(_step(ledger, who, _launches(trace, links, work, ledger, tau, floor)) for ledger in ledgers)
+    steps = tuple(_step(ledger, attribution, _launches(trace, links, work, ledger, tau, floor)) for ledger in ledgers)
     others = {
-        index: tuple(_step(ledger, who, _launches(trace, links, w, ledger, tau, floor)) for ledger in made)
+        index: tuple(_step(ledger, attribution, _launches(trace, links, w, ledger, tau, floor)) for ledger in made)
         for index, (made, w) in per_device.items()
         if index != busiest
     }
     reported = reported_step(steps, step)
-    closure = closure_of(trace, recording, links, who, None if reported is None else ledgers[reported], notes)
+    closure = closure_of(trace, recording, links, attribution, None if reported is None else ledgers[reported], notes)
     return Analysis(
-        trace, recording, links, who, marks, ledgers, steps, others, reported, work, tau, floor, closure, graphs,
-        shown,
+        trace, recording, links, attribution, marks, ledgers, steps, others, reported, work, tau, floor, closure,
+        graphs, shown,
     )  # fmt: skip
 
 
@@ -124,12 +128,12 @@ def _busy(ledgers: tuple[Ledger, ...]) -> int:
     return sum(int(ledger.ns[ledger.busy].sum()) for ledger in ledgers)
 
 
-def _step(ledger: Ledger, who: Attribution, launches: Launches | None) -> Step:
+def _step(ledger: Ledger, attribution: Attribution, launches: Launches | None) -> Step:
     window = ledger.window
     return Step(
         name=window.name,
         wall_ns=window.end - window.start,
-        partition=ledger.parts(who.network, tuple(n.name for n in who.networks)),
+        partition=ledger.parts(attribution.network, tuple(n.name for n in attribution.networks)),
         overlap=list(ledger.overlap),
         launches=launches,
     )

@@ -56,7 +56,7 @@ def way(
     return waterfall(Side(before, steps[0], means[0], own[0]), Side(after, steps[1], means[1], own[1]))
 
 
-def pair_findings(profiled: Mapping[str, Profiled], apart: Sequence[Finding]) -> list[Finding]:
+def pair_findings(profiled: Mapping[str, Profiled], differing: Sequence[Finding]) -> list[Finding]:
     """``apart``: how the arms differ. With the G findings of their own reports, and what only both together show.
 
     Those that forbid the comparison come first; one that several arms share is shown once, at its gravest.
@@ -74,7 +74,7 @@ def pair_findings(profiled: Mapping[str, Profiled], apart: Sequence[Finding]) ->
             seen = Evidence(what="optimizer share of the full step", value=round(share, 3), unit="share")
             others = [f for f in shared if rule_of(f) is not OPTIMIZER_DECIDES]
             shared = [OPTIMIZER_DECIDES.stated("minor", [seen]), *others]
-    return sorted([*apart, *shared], key=lambda f: (f.severity != "blocker", f.id))
+    return sorted([*differing, *shared], key=lambda f: (f.severity != "blocker", f.id))
 
 
 def _shared(same: Sequence[tuple[str, Finding]]) -> Finding:
@@ -131,7 +131,7 @@ def measured(
     ratios, floor = ratios_of(timed)
     pair = pair_of([name for name in facts if name in timed.series])
     both = [(name, profiled[name]) for name in pair or () if name in profiled]
-    apart = different(*both[0], *both[1]) if len(both) == 2 else None
+    differing = different(*both[0], *both[1]) if len(both) == 2 else None
     times = {name: series.samples() for name, series in timed.series.items()}
     said = [f"stopped because {timed.stopped}", *_warm_up(timed), *timed.notes, *_diverged(arms)]
     paid = compiling.measured(timed, arms)
@@ -145,7 +145,7 @@ def measured(
         ratios=ratios,
         noise_floor=floor,
         waterfall=way(*pair, times, profiled, paired=True) if pair else None,
-        findings=pair_findings(profiled, [apart] if apart else []),
+        findings=pair_findings(profiled, [differing] if differing else []),
         predicted=predicted(profiled, arms, timed),
         ideal=ideal(timed),
         recommendation=recommend(ratios, timed.reference, arms),

@@ -34,8 +34,8 @@ def compare(*recordings: str | PathLike[str], allow_different: bool = False) -> 
     profiled = {name: load_recorded(path) for path, name in zip(paths, _names(paths), strict=True)}
     base, *others = profiled
     start = profiled[base].recording
-    apart = [f for name in others if (f := different(base, profiled[base], name, profiled[name])) is not None]
-    if not allow_different and (forbidden := [f for f in apart if f.severity == "blocker"]):
+    differing = [f for name in others if (f := different(base, profiled[base], name, profiled[name])) is not None]
+    if not allow_different and (forbidden := [f for f in differing if f.severity == "blocker"]):
         seen = forbidden[0].evidence[0]
         hint = "--allow-different compares them all the same"
         raise UsageError(f"the recordings differ in {seen.what}: {seen.value}", hint)
@@ -49,7 +49,7 @@ def compare(*recordings: str | PathLike[str], allow_different: bool = False) -> 
         ratios=[recorded_ratio(name, base, times[name], steps) for name in others],
         noise_floor=NoiseFloor(ratio=1.0, low=exp(-floor), high=exp(floor)) if isfinite(floor) else None,
         waterfall=way(base, others[-1], times, profiled, paired=False),
-        findings=pair_findings(profiled, apart),
+        findings=pair_findings(profiled, differing),
         predicted=None,
         interleaved=False,
         notes=[

@@ -130,14 +130,14 @@ def _explained(
     table = tables.kernels(analysis, ledger, busy, limits)
     moved = traffic(ledger, busy, limits)
     calls = collectives_of(analysis, ledger)
-    sent = communication(calls, among.transfer_ns, recording, exposed_ns(step, analysis.on_gpu))
+    exchanged = communication(calls, among.transfer_ns, recording, exposed_ns(step, analysis.on_gpu))
     scale = timing.unprofiled.median_ns / step.wall_ns if timing.unprofiled and step.wall_ns else 1.0
-    extra, unpriced = more_communication(sent, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
+    extra, unpriced = more_communication(exchanged, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
     replayed = step_replay(analysis, ledger, timing.unprofiled)
     plain = _unprofiled_ledger(analysis, ledger, recording, timing.unprofiled, replayed)
     predicted = counterfactual(analysis, ledger, recording, timing.unprofiled, replayed, plain, extra)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), predicted)
-    seen = _unprofiled_step(plain, replayed, analysis.who)
+    seen = _unprofiled_step(plain, replayed, analysis.attribution)
     case = Case(
         analysis=analysis,
         ledger=ledger,
@@ -151,7 +151,7 @@ def _explained(
         counterfactual=predicted,
         replay=replayed,
         collectives=calls,
-        communication=sent,
+        communication=exchanged,
         ceiling=limits.ceiling,
         unprofiled=plain,
     )
@@ -161,7 +161,7 @@ def _explained(
     full = replace(
         report,
         ceilings=ceilings(analysis, recording, limits.ceiling, busy.work),
-        verdict=_judged(case, found, seen, sent.saved_bytes if sent and extra is None else None),
+        verdict=_judged(case, found, seen, exchanged.saved_bytes if exchanged and extra is None else None),
         kernels=table,
         modules=tables.modules(analysis, ledger, busy),
         adapter=adapter,
@@ -170,7 +170,7 @@ def _explained(
         closure=replace(report.closure, notes=[*report.closure.notes, *notes]),
         traffic=moved,
         compiled=generated,
-        communication=sent,
+        communication=exchanged,
         unprofiled=seen,
         networks=networks(analysis, ledger, plain),
     )
@@ -211,12 +211,14 @@ def _unprofiled_ledger(
     return moved_ledger(analysis, ledger, replay, unprofiled.median_ns) if replay else None
 
 
-def _unprofiled_step(ledger: Ledger | None, replay: StepReplay | None, who: Attribution) -> UnprofiledStep | None:
+def _unprofiled_step(
+    ledger: Ledger | None, replay: StepReplay | None, attribution: Attribution
+) -> UnprofiledStep | None:
     if ledger is None:
         return None
     return UnprofiledStep(
         wall_ns=int(ledger.ns.sum()),
-        partition=ledger.parts(who.network, tuple(n.name for n in who.networks)),
+        partition=ledger.parts(attribution.network, tuple(n.name for n in attribution.networks)),
         basis="replayed" if replay else "scaled",
         gate_error=replay.gate_error if replay else None,
     )

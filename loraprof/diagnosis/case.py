@@ -74,7 +74,9 @@ class Case:
     @property
     def compiled(self) -> bool:
         """Whether ``torch.compile`` is at work already."""
-        return self.analysis.who.compiled is not None or (self.workload is not None and bool(self.workload.compiled))
+        return self.analysis.attribution.compiled is not None or (
+            self.workload is not None and bool(self.workload.compiled)
+        )
 
     @property
     def sites(self) -> list[AdapterSite]:

@@ -11,9 +11,11 @@ from loraprof.model.trace import Bool, distinct
 
 def like(case: Case, rows: list[Record]) -> Bool:
     """Host rows, of every step, with the op, the inputs and the module of one of these."""
-    host, who = case.analysis.trace.host, case.analysis.who
-    key = (host.name.astype(np.int64) * (len(case.analysis.trace.shapes) + 1) + host.shapes) * (len(who.paths) + 1)
-    key += who.module
+    host, attribution = case.analysis.trace.host, case.analysis.attribution
+    key = (host.name.astype(np.int64) * (len(case.analysis.trace.shapes) + 1) + host.shapes) * (
+        len(attribution.paths) + 1
+    )
+    key += attribution.module
     found: Bool = np.isin(key, key[[r.row for r in rows]])
     return found
 
@@ -51,7 +53,7 @@ def conversions(case: Case, weights: bool = True) -> Bool:
         launching = launching[launching >= 0]
         flag[launching[converts[host.name[launching]]]] = True
     wraps = np.array([n.endswith(("aten::to", "aten::_to_copy", "ToCopyBackward0")) for n in trace.names] or [False])
-    parent = case.analysis.who.tree.parent
+    parent = case.analysis.attribution.tree.parent
     rows = parent[np.flatnonzero(flag)]
     while len(rows):
         rows = distinct(rows[(rows >= 0) & wraps[host.name[np.maximum(rows, 0)]]])

@@ -59,7 +59,7 @@ def within(case: Case, pattern: str) -> Select:
 
 def of_rows(case: Case, flag: Bool) -> Select:
     """Busy entries whose op is, or was called by, a flagged host row."""
-    above = case.analysis.who.tree.nearest(flag)
+    above = case.analysis.attribution.tree.nearest(flag)
 
     def select(ledger: Ledger) -> Bool:
         found: Bool = ledger.busy & (ledger.op >= 0)

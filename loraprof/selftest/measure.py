@@ -126,10 +126,10 @@ def step_alone(trace: Trace, name: str) -> Trace:
     """The trace as if only the step's own records were there. Raises MeasurementError where it has no such step."""
     host, device = trace.host, trace.device
     number = trace.names.index(name) if name in trace.names else -1
-    mine = (host.name == number) & (host.kind == HostKind.ANNOTATION)
-    if mine.sum() != 1:
+    annotated = (host.name == number) & (host.kind == HostKind.ANNOTATION)
+    if annotated.sum() != 1:
         raise MeasurementError(f"{name} is not in the trace", CUPTI_HINT)
-    start, end = int(host.start[mine][0]), int(host.end[mine][0])
+    start, end = int(host.start[annotated][0]), int(host.end[annotated][0])
     return dataclasses.replace(
         trace,
         host=_rows(host, (host.start >= start) & (host.end <= end)),

@@ -77,10 +77,10 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     table, opens = modules_of(trace, recording)
     around = _around(trace, tree, names, opens)
     alone = recording is None and not around.marked.any()
-    again = around.backward & alone
-    again &= _recorded_again(trace, tree, names, around.evaluate) if alone else False
+    recomputed = around.backward & alone
+    recomputed &= _recorded_again(trace, tree, names, around.evaluate) if alone else False
     table, sites, found = (
-        _by_shapes(trace, tree, (table, opens), around, again) if recording is None else (table, (), None)
+        _by_shapes(trace, tree, (table, opens), around, recomputed) if recording is None else (table, (), None)
     )
 
     module = np.full(len(host), -1, dtype=np.int32)
@@ -94,8 +94,8 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     claimed, in_backward = around.marked, around.backward
     if found is not None and alone:
         claimed = _claim(found, ~(code.inside | around.update), module, phase, role)
-        phase[again & claimed] = PHASE["recompute"]
-        in_backward = in_backward & ~(again & claimed)
+        phase[recomputed & claimed] = PHASE["recompute"]
+        in_backward = in_backward & ~(recomputed & claimed)
     elif found is not None:
         _mend(found, role)
     state = Backward(trace, recording, roles, names, tree, around.evaluate, in_backward, alone)
@@ -148,10 +148,10 @@ def _around(trace: Trace, tree: Tree, names: Names, opens: Int64) -> _Around:
 
 
 def _by_shapes(
-    trace: Trace, tree: Tree, modules: tuple[list[ModuleInfo], Int64], around: _Around, again: Bool
+    trace: Trace, tree: Tree, modules: tuple[list[ModuleInfo], Int64], around: _Around, recomputed: Bool
 ) -> tuple[list[ModuleInfo], tuple[AdapterSite, ...], Unmarked]:
     """Modules, adapted layers and forward work of a trace that no recording describes."""
-    found = unmarked(trace, tree, (around.evaluate, around.optimizer), again)
+    found = unmarked(trace, tree, (around.evaluate, around.optimizer), recomputed)
     if around.marked.any():
         return framed(trace, tree, found, *modules, around.marker)
     return found.table, found.sites, found
@@ -220,8 +220,8 @@ def _recorded_again(trace: Trace, tree: Tree, names: Names, evaluate: Int32) -> 
     ahead = (host.kind == HostKind.OP) & (host.sequence >= 0) & (host.fwd_thread == 0)
     ahead &= ~(names.backward | names.evaluate)[host.name]
     depth = np.append(tree.depth, -1)
-    again: Bool = depth[tree.nearest(ahead)] > depth[evaluate]
-    return again
+    recomputed: Bool = depth[tree.nearest(ahead)] > depth[evaluate]
+    return recomputed
 
 
 def _mend(found: Unmarked, role: Int8) -> None:

@@ -126,9 +126,9 @@ class Backward:
         site = np.array([m.site if m.site in active else -1 for m in table] or [-1], dtype=np.int64)
         site = np.append(site, [-1, -1, -1])[module[sums]]
         now = role[sums]
-        mine = np.isin(now, _ADAPTER)
+        of_adapter = np.isin(now, _ADAPTER)
         dense = np.array([s.kind not in _ACTIVATION_SPACE for s in self.roles.sites] or [False])[site]
-        joins = (site >= 0) & ((mine != self._base_first(module, role)[site]) | (mine & dense))
+        joins = (site >= 0) & ((of_adapter != self._base_first(module, role)[site]) | (of_adapter & dense))
         own = np.isin(now, _PASSES_NOTHING)
         role[sums] = np.where(joins, ROLE["adapter.elementwise"], np.where(own, now, ROLE["residual"]))
 
@@ -137,9 +137,9 @@ class Backward:
         rows = np.flatnonzero((self.evaluate < 0) & (module >= 0) & (module < len(self.roles.table)))
         site = np.array([-1 if m.site is None else m.site for m in self.roles.table] or [-1], dtype=np.int64)
         rows = rows[site[module[rows]] >= 0]
-        mine = np.isin(role[rows], _ADAPTER)
+        of_adapter = np.isin(role[rows], _ADAPTER)
         first = np.full((2, max(len(self.roles.sites), 1)), np.iinfo(np.int64).max)
-        for side, chosen in enumerate((rows[~mine], rows[mine])):
+        for side, chosen in enumerate((rows[~of_adapter], rows[of_adapter])):
             np.minimum.at(first[side], site[module[chosen]], self.trace.host.start[chosen])
         before: Bool = first[0] <= first[1]
         return before

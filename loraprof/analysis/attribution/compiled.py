@@ -148,12 +148,12 @@ class Compiled:
     def _sources(self, scopes: Int64, region: Int32, backward: Int32) -> dict[int, int]:
         """Backward scopes, each with the forward row it differentiates (itself where that is not in the trace)."""
         host, depth = self.trace.host, np.append(self.tree.depth, -1)
-        mine = scopes[(backward[scopes] >= 0) & (depth[backward[scopes]] > depth[region[scopes]])]
-        nodes = self.evaluate[mine].astype(np.int64)
+        nested = scopes[(backward[scopes] >= 0) & (depth[backward[scopes]] > depth[region[scopes]])]
+        nodes = self.evaluate[nested].astype(np.int64)
         functions = np.flatnonzero(self.names.function[host.name] & (host.sequence >= 0) & (host.fwd_thread == 0))
         numbered = distinct(nodes[nodes >= 0])
         owner = dict(zip(numbered.tolist(), forward_owner(self.trace, functions, numbered).tolist(), strict=True))
-        found = ((s, owner.get(n, -1)) for s, n in zip(mine.tolist(), nodes.tolist(), strict=True))
+        found = ((s, owner.get(n, -1)) for s, n in zip(nested.tolist(), nodes.tolist(), strict=True))
         return {scope: forward if forward >= 0 else scope for scope, forward in found}
 
     def _children(self, scopes: Int64) -> dict[int, Int64]:
@@ -163,7 +163,7 @@ class Compiled:
         out: dict[int, list[int]] = defaultdict(list)
         for row, scope in zip(rows.tolist(), self.tree.parent[rows].tolist(), strict=True):
             out[scope].append(row)
-        return {scope: np.array(mine, dtype=np.int64) for scope, mine in out.items()}
+        return {scope: np.array(nested, dtype=np.int64) for scope, nested in out.items()}
 
     def _guess(self, row: int, backward: bool) -> int:
         host = self.trace.host

@@ -33,13 +33,13 @@ class GraphWork:
 
     def into(self, rows: Int64, module: Int64, phase: Int64, role: Int64) -> None:
         """Overwrites the columns of the device records ``rows`` that are known here."""
-        mine = np.flatnonzero(np.isin(rows, self.rows))
-        at = np.searchsorted(self.rows, rows[mine])
-        module[mine], phase[mine], role[mine] = self.module[at], self.phase[at], self.role[at]
+        positions = np.flatnonzero(np.isin(rows, self.rows))
+        at = np.searchsorted(self.rows, rows[positions])
+        module[positions], phase[positions], role[positions] = self.module[at], self.phase[at], self.role[at]
 
 
 def graph_work(
-    trace: Trace, links: Links, who: Attribution, marks: Marks, recording: Recording | None
+    trace: Trace, links: Links, attribution: Attribution, marks: Marks, recording: Recording | None
 ) -> GraphWork | None:
     """None without a graph launch."""
     named = np.array(["GraphLaunch" in n for n in trace.names] or [False])
@@ -52,9 +52,12 @@ def graph_work(
     found: dict[int, Found] = {}
     notes = []
     for text, pairs in (
-        ("by their graph nodes' names", _by_node(trace, links, who, recording, left)),
-        ("by the order of the compiled graph's calls, inferred", _by_calls(trace, links, who, left)),
-        ("by their order in a step without graphs, inferred", _by_order(trace, links, who, marks, of_graph, left)),
+        ("by their graph nodes' names", _by_node(trace, links, attribution, recording, left)),
+        ("by the order of the compiled graph's calls, inferred", _by_calls(trace, links, attribution, left)),
+        (
+            "by their order in a step without graphs, inferred",
+            _by_order(trace, links, attribution, marks, of_graph, left),
+        ),
     ):
         before = len(found)
         for row, owner in pairs:
@@ -74,7 +77,7 @@ def graph_work(
 
 
 def _by_node(
-    trace: Trace, links: Links, who: Attribution, recording: Recording | None, left: Bool
+    trace: Trace, links: Links, attribution: Attribution, recording: Recording | None, left: Bool
 ) -> Iterator[tuple[int, Found]]:
     if recording is None or not recording.graph_nodes:
         return
@@ -82,33 +85,33 @@ def _by_node(
     for row in np.flatnonzero(left).tolist():
         info = paths.get(recording.graph_nodes.get(int(trace.device.graph_node[row]), ""))
         if info is not None:
-            phase = int(who.phase[links.launch[row]])
+            phase = int(attribution.phase[links.launch[row]])
             yield row, (info.id, phase, ROLE[roles.of(info.id, "")])
 
 
-def _by_calls(trace: Trace, links: Links, who: Attribution, left: Bool) -> Iterator[tuple[int, Found]]:
+def _by_calls(trace: Trace, links: Links, attribution: Attribution, left: Bool) -> Iterator[tuple[int, Found]]:
     """Graphs launched from inside generated code replay that code's calls."""
-    if who.compiled is None:
+    if attribution.compiled is None:
         return
-    scopes = who.compiled.scopes
+    scopes = attribution.compiled.scopes
     inside = np.zeros(len(trace.host), dtype=np.bool_)
     inside[list(scopes)] = True
-    nearest = who.tree.nearest(inside)
+    nearest = attribution.tree.nearest(inside)
     device = trace.device
     launches = links.launch[left]
     for launch in distinct(launches[nearest[launches] >= 0]).tolist():
         rows = np.flatnonzero(left & (links.launch == launch))
         rows = rows[np.argsort(device.start[rows], kind="stable")]
         scope = scopes[int(nearest[launch])]
-        placed = who.compiled.graphs.place_kernels(scope, [trace.names[i] for i in device.name[rows]])
+        placed = attribution.compiled.graphs.place_kernels(scope, [trace.names[i] for i in device.name[rows]])
         for row, place in zip(rows.tolist(), placed, strict=True):
             if place is not None:
-                module = who.paths.index(LOSS) if isinstance(place.module, str) else place.module
-                yield row, (module, int(who.phase[launch]), place.role)
+                module = attribution.paths.index(LOSS) if isinstance(place.module, str) else place.module
+                yield row, (module, int(attribution.phase[launch]), place.role)
 
 
 def _by_order(
-    trace: Trace, links: Links, who: Attribution, marks: Marks, of_graph: Bool, left: Bool
+    trace: Trace, links: Links, attribution: Attribution, marks: Marks, of_graph: Bool, left: Bool
 ) -> Iterator[tuple[int, Found]]:
     """The n-th kernel of a name in a step is the n-th of that name in the step without graphs, where both have as
     many."""
@@ -134,11 +137,14 @@ def _by_order(
     names, first, count = np.unique(key[theirs], return_index=True, return_counts=True)
     for index in graphed.tolist():
         ours = ordered(index)
-        mine, begin, many = np.unique(key[ours], return_index=True, return_counts=True)
-        _, a, b = np.intersect1d(mine, names, return_indices=True)
+        positions, begin, many = np.unique(key[ours], return_index=True, return_counts=True)
+        _, a, b = np.intersect1d(positions, names, return_indices=True)
         for i in np.flatnonzero(many[a] == count[b]).tolist():
             rows = ours[begin[a[i]] : begin[a[i]] + many[a[i]]]
             same = theirs[first[b[i]] : first[b[i]] + count[b[i]]]
             for row, other in zip(rows.tolist(), launch[same].tolist(), strict=True):
                 if left[row]:
-                    yield row, (int(who.module[other]), int(who.phase[other]), int(who.role[other]))
+                    yield (
+                        row,
+                        (int(attribution.module[other]), int(attribution.phase[other]), int(attribution.role[other])),
+                    )

@@ -17,8 +17,8 @@ def logical_threads(trace: Trace, ops: Int64, nodes: Int64) -> dict[int, int]:
     threads = distinct(host.thread[ops])
     out: dict[int, int] = {}
     for logical in distinct(host.fwd_thread[nodes]).tolist():
-        mine = distinct(host.sequence[nodes[host.fwd_thread[nodes] == logical]])
-        shared = [int(np.isin(mine, host.sequence[ops[host.thread[ops] == t]]).sum()) for t in threads.tolist()]
+        candidates = distinct(host.sequence[nodes[host.fwd_thread[nodes] == logical]])
+        shared = [int(np.isin(candidates, host.sequence[ops[host.thread[ops] == t]]).sum()) for t in threads.tolist()]
         if any(shared):
             out[logical] = int(threads[int(np.argmax(shared))])
     return out
@@ -33,17 +33,17 @@ def forward_owner(trace: Trace, ops: Int64, nodes: Int64) -> Int64:
     out = np.full(len(nodes), -1, dtype=np.int64)
     threads = logical_threads(trace, ops, nodes)
     for logical, thread in threads.items():
-        mine = ops[host.thread[ops] == thread]
-        mine = mine[np.lexsort((-host.end[mine], host.start[mine]))]
+        candidates = ops[host.thread[ops] == thread]
+        candidates = candidates[np.lexsort((-host.end[candidates], host.start[candidates]))]
         which = np.flatnonzero(host.fwd_thread[nodes] == logical)
-        earlier = np.searchsorted(host.start[mine], host.start[nodes[which]])
-        order = np.argsort(host.sequence[mine], kind="stable")  # of one number by time
-        mine, key = mine[order], host.sequence[mine[order]] * (len(mine) + 1) + order
+        earlier = np.searchsorted(host.start[candidates], host.start[nodes[which]])
+        order = np.argsort(host.sequence[candidates], kind="stable")  # of one number by time
+        candidates, key = candidates[order], host.sequence[candidates[order]] * (len(candidates) + 1) + order
         wanted = host.sequence[nodes[which]]
-        for limit in (len(mine), earlier):
-            at = np.searchsorted(key, wanted * (len(mine) + 1) + limit) - 1
-            hit = (at >= 0) & (np.append(host.sequence[mine], -1)[at] == wanted)
-            out[which[hit]] = mine[at[hit]]
+        for limit in (len(candidates), earlier):
+            at = np.searchsorted(key, wanted * (len(candidates) + 1) + limit) - 1
+            hit = (at >= 0) & (np.append(host.sequence[candidates], -1)[at] == wanted)
+            out[which[hit]] = candidates[at[hit]]
     return out
 
 
@@ -58,11 +58,11 @@ def interval_owner(trace: Trace, calls: list[ModuleCall], nodes: Int64) -> Int64
             by_thread.setdefault(call.thread, []).append(call)
     # One forward thread is the rule; with several, a node belongs to the thread named in its own record.
     several = len(by_thread) > 1
-    for thread, mine in by_thread.items():
-        low = min(c.before for c in mine)
-        paint = np.full(max(c.after for c in mine) - low, -1, dtype=np.int64)
+    for thread, candidates in by_thread.items():
+        low = min(c.before for c in candidates)
+        paint = np.full(max(c.after for c in candidates) - low, -1, dtype=np.int64)
         # Longest first, and of equals the outer (recorded later, when it returned) first: the innermost paints over.
-        for _, c in sorted(enumerate(mine), key=lambda item: (item[1].before - item[1].after, -item[0])):
+        for _, c in sorted(enumerate(candidates), key=lambda item: (item[1].before - item[1].after, -item[0])):
             paint[c.before - low : c.after - low] = c.module
         inside = (numbers >= low) & (numbers < low + len(paint))
         if several:

@@ -44,9 +44,9 @@ class Weights:
             for above in _enclosing(table[p.module].path):
                 if above not in ids or len(p.shape) < 2:
                     continue
-                mine = below.setdefault(ids[above], {})
+                counts = below.setdefault(ids[above], {})
                 for shape in (_bare(p.shape), *([tuple(p.shape[1:])] if len(p.shape) == 3 else [])):  # or of one expert
-                    mine.setdefault(shape, p.module)
+                    counts.setdefault(shape, p.module)
         return cls(own, below)
 
     def of_site(self, info: ModuleInfo, site: AdapterSite, op: str, shapes: Shapes | None) -> Role:

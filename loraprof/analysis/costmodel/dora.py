@@ -31,17 +31,17 @@ def dora_bytes(s: DoraShape, dropout: bool = False) -> Pass:
     forward = weight_norm + 2 * tk + 26 * tn + 4 * s.k * s.r + 2 * s.n * s.r + 4 * tr + 16 * s.n
     backward = 10 * tk + 38 * tn + 4 * s.k * s.r + 4 * s.n * s.r + 8 * tr + 20 * s.n
     if dropout:
-        again = gemm_bytes(s.t, s.k, s.n)
-        forward += 5 * tk + again
-        backward += 5 * tk + again + 6 * tk - 6 * tn
+        recomputed = gemm_bytes(s.t, s.k, s.n)
+        forward += 5 * tk + recomputed
+        backward += 5 * tk + recomputed + 6 * tk - 6 * tn
     return Pass(forward, backward)
 
 
 def dora_flops(s: DoraShape, dropout: bool = False) -> Pass:
     """Extra FLOPs over the frozen layer: LoRA's, the product B A, and the second base product with dropout."""
     lora = lora_extra_flops(s.t, s.k, s.n, s.r)
-    again = 2 * s.t * s.k * s.n if dropout else 0
-    return Pass(lora.forward + 2 * s.k * s.r * (s.k + s.n) + again, lora.backward + again)
+    recomputed = 2 * s.t * s.k * s.n if dropout else 0
+    return Pass(lora.forward + 2 * s.k * s.r * (s.k + s.n) + recomputed, lora.backward + recomputed)
 
 
 def dora_launches(dropout: bool = False) -> Pass:

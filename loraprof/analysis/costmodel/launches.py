@@ -42,17 +42,17 @@ def launch_table(
         v = VARIANTS[variant]
         rows = base + _rows(v.forward(), "forward") + _rows(v.backward(input_grad), "backward")
     if checkpointing:
-        again = [Launches(r.role, "recompute", r.gemms, r.others) for r in rows if r.phase == "forward"]
-        rows = rows + again
+        recomputed = [Launches(r.role, "recompute", r.gemms, r.others) for r in rows if r.phase == "forward"]
+        rows = rows + recomputed
     return rows
 
 
 def _rows(operators: list[Operator], phase: str) -> list[Launches]:
     rows = []
     for part in Part:
-        mine = [op for op in operators if op.part is part]
-        gemms = sum(op.gemm for op in mine)
-        rows.append(Launches(part.value, phase, gemms, len(mine) - gemms))
+        of_part = [op for op in operators if op.part is part]
+        gemms = sum(op.gemm for op in of_part)
+        rows.append(Launches(part.value, phase, gemms, len(of_part) - gemms))
     return rows
 
 

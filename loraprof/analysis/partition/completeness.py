@@ -20,7 +20,12 @@ PROGRAMMATIC: Final = (9, 0)  # compute capability from which a kernel may start
 
 
 def closure_of(
-    trace: Trace, recording: Recording | None, links: Links, who: Attribution, reported: Ledger | None, notes: list[str]
+    trace: Trace,
+    recording: Recording | None,
+    links: Links,
+    attribution: Attribution,
+    reported: Ledger | None,
+    notes: list[str],
 ) -> Closure:
     """Closure of a trace; ``reported`` is the reported step's ledger, ``notes`` what is known to be odd already."""
     lost_device = recording is not None and recording.device.kind == "cuda" and not len(trace.device)
@@ -32,7 +37,7 @@ def closure_of(
         negative_latency=links.negative_latency,
         zero_timestamps=trace.faults.zero_timestamps,
         unattributed_ns=_unattributed(reported),
-        attribution_disagreements=who.disagreements,
+        attribution_disagreements=attribution.disagreements,
         notes=[*notes, *_device_notes(trace, lost_device), *_link_notes(links)],
     )
 

@@ -35,51 +35,51 @@ class Slices:
         return np.append(owner, -1)[at]
 
 
-def slices_of(trace: Trace, who: Attribution, window: Window) -> Slices:
+def slices_of(trace: Trace, attribution: Attribution, window: Window) -> Slices:
     """The window's main thread, cut by the innermost op."""
     host = trace.host
 
     def loads(rows: Int64) -> Bool:
-        flag: Bool = who.names.loader[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)
+        flag: Bool = attribution.names.loader[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)
         return flag
 
-    mine = who.tree.overlapping(host, window.thread, window.start, window.end)
-    noted = host.kind[mine] == HostKind.ANNOTATION
-    work = (host.kind[mine] == HostKind.OP) & ~_compiles(who, mine)
-    mine = mine[work | loads(mine) | (noted & _compiles(who, mine))]
-    start, end = np.maximum(host.start[mine], window.start), np.minimum(host.end[mine], window.end)
-    order = np.lexsort((mine, -end, start))
-    mine, start, end = mine[order], start[order], end[order]
+    inside = attribution.tree.overlapping(host, window.thread, window.start, window.end)
+    noted = host.kind[inside] == HostKind.ANNOTATION
+    work = (host.kind[inside] == HostKind.OP) & ~_compiles(attribution, inside)
+    inside = inside[work | loads(inside) | (noted & _compiles(attribution, inside))]
+    start, end = np.maximum(host.start[inside], window.start), np.minimum(host.end[inside], window.end)
+    order = np.lexsort((inside, -end, start))
+    inside, start, end = inside[order], start[order], end[order]
     begin, stop, at = innermost(start, end)
-    owned = ~_compiles(who, mine[at])
-    begin, stop, owner = begin[owned], stop[owned], mine[at][owned]
+    owned = ~_compiles(attribution, inside[at])
+    begin, stop, owner = begin[owned], stop[owned], inside[at][owned]
     data = np.zeros(len(owner), np.bool_)
-    if loads(mine).any():
-        for rows in who.tree.around(owner):
+    if loads(inside).any():
+        for rows in attribution.tree.around(owner):
             data |= loads(rows)
     return Slices(begin, stop, owner, data)
 
 
-def _compiles(who: Attribution, rows: Int64) -> Bool:
-    return np.zeros(len(rows), np.bool_) if who.compiling is None else who.compiling[rows]
+def _compiles(attribution: Attribution, rows: Int64) -> Bool:
+    return np.zeros(len(rows), np.bool_) if attribution.compiling is None else attribution.compiling[rows]
 
 
-def elsewhere(trace: Trace, who: Attribution, window: Window) -> Int64:
+def elsewhere(trace: Trace, attribution: Attribution, window: Window) -> Int64:
     """Rows of other threads that share time with the window."""
     threads = [t for t in range(len(trace.threads)) if t != window.thread]
-    parts = [who.tree.overlapping(trace.host, t, window.start, window.end) for t in threads]
+    parts = [attribution.tree.overlapping(trace.host, t, window.start, window.end) for t in threads]
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def split_cpu(trace: Trace, who: Attribution, window: Window) -> Ledger:
+def split_cpu(trace: Trace, attribution: Attribution, window: Window) -> Ledger:
     """One window's ledger; entries of ops carry their own time, without that of the ops they call."""
-    slices = slices_of(trace, who, window)
+    slices = slices_of(trace, attribution, window)
     begin, stop, owner, data = slices.begin, slices.stop, slices.owner, slices.data
-    busy = _busy(trace, who, window, owner[~data], (stop - begin)[~data])
-    idle = _idle(trace, who, window, slices)
+    busy = _busy(trace, attribution, window, owner[~data], (stop - begin)[~data])
+    idle = _idle(trace, attribution, window, slices)
     columns = [np.concatenate((b, i)).astype(np.int64) for b, i in zip(busy, idle, strict=True)]
     kind, phase, role, module, name, op, ns, full, events = columns
-    overlap = _overlap(trace, who, window, begin[~data], stop[~data])
+    overlap = _overlap(trace, attribution, window, begin[~data], stop[~data])
     blank = np.full(len(ns), -1, dtype=np.int64)
     return Ledger(window, kind, phase, role, module, name, op, blank, blank, ns, full, events, overlap)
 
@@ -93,7 +93,7 @@ def split_unread(_trace: Trace, _who: Attribution, window: Window) -> Ledger:
     return Ledger(window, kind, phase, role, blank, blank, blank, blank, blank, ns, ns, one, ())
 
 
-def _busy(trace: Trace, who: Attribution, window: Window, owner: Int64, length: Int64) -> tuple[Int64, ...]:
+def _busy(trace: Trace, attribution: Attribution, window: Window, owner: Int64, length: Int64) -> tuple[Int64, ...]:
     host = trace.host
     rows, inverse = np.unique(owner, return_inverse=True)
     ns = np.zeros(len(rows), dtype=np.int64)
@@ -101,16 +101,26 @@ def _busy(trace: Trace, who: Attribution, window: Window, owner: Int64, length: 
     full = np.minimum(host.end[rows], window.end) - np.maximum(host.start[rows], window.start)
     events = (host.start[rows] >= window.start).astype(np.int64)
     kind = np.full(len(rows), int(DeviceClass.COMPUTE), dtype=np.int64)
-    columns = (kind, who.phase[rows], who.role[rows], who.module[rows], host.name[rows], rows, ns, full, events)
+    columns = (
+        kind,
+        attribution.phase[rows],
+        attribution.role[rows],
+        attribution.module[rows],
+        host.name[rows],
+        rows,
+        ns,
+        full,
+        events,
+    )
     return tuple(c.astype(np.int64) for c in columns)
 
 
-def _idle(trace: Trace, who: Attribution, window: Window, slices: Slices) -> tuple[Int64, ...]:
+def _idle(trace: Trace, attribution: Attribution, window: Window, slices: Slices) -> tuple[Int64, ...]:
     """Gaps between slices, and the slices of the data loader; charged to the op that comes next."""
     begin, stop, data = slices.begin, slices.stop, slices.data
     low, high = free_of(slices, window)
     ender, loaded = slices.next_op(high), slices.next_op(begin[data])
-    waited = waits_of(trace, who, window, low, high).measure(low, high)
+    waited = waits_of(trace, attribution, window, low, high).measure(low, high)
     causes: tuple[tuple[Cause, int], ...] = (("python", len(low)), ("sync", len(low)), ("data", int(data.sum())))
     cause = np.concatenate([np.full(n, idle_kind(name)) for name, n in causes])
     ns = np.concatenate((high - low - waited, waited, (stop - begin)[data]))
@@ -119,9 +129,9 @@ def _idle(trace: Trace, who: Attribution, window: Window, slices: Slices) -> tup
     cause, ns, row = cause[some], ns[some], row[some]
     comm = cause == idle_kind("sync")
     safe = np.maximum(row, 0)
-    phase = np.where(row >= 0, who.phase[safe] if len(who.phase) else -1, OTHER_PHASE)
-    role = np.where(row >= 0, who.role[safe] if len(who.role) else -1, OTHER_ROLE)
-    module = np.where(row >= 0, who.module[safe] if len(who.module) else -1, -1)
+    phase = np.where(row >= 0, attribution.phase[safe] if len(attribution.phase) else -1, OTHER_PHASE)
+    role = np.where(row >= 0, attribution.role[safe] if len(attribution.role) else -1, OTHER_ROLE)
+    module = np.where(row >= 0, attribution.module[safe] if len(attribution.module) else -1, -1)
     blank = np.full(len(ns), -1, dtype=np.int64)
     return cause, phase, np.where(comm, ROLE["comm"], role), module, blank, blank, ns, ns, np.ones(len(ns), np.int64)
 
@@ -134,15 +144,15 @@ def free_of(slices: Slices, window: Window) -> tuple[Int64, Int64]:
     return low[keep], high[keep]
 
 
-def waits_of(trace: Trace, who: Attribution, window: Window, low: Int64, high: Int64) -> Cover:
+def waits_of(trace: Trace, attribution: Attribution, window: Window, low: Int64, high: Int64) -> Cover:
     """Time the gaps ``[low, high)`` spent waiting for collectives of other threads.
 
     A gap waits for a collective that ends inside it, or that lies in it by more than half: the thread that carries
     a collective closes its record a little after the main thread has gone on.
     """
     host = trace.host
-    rows = elsewhere(trace, who, window) if len(low) else np.zeros(0, dtype=np.int64)
-    rows = rows[who.names.collective[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)]
+    rows = elsewhere(trace, attribution, window) if len(low) else np.zeros(0, dtype=np.int64)
+    rows = rows[attribution.names.collective[host.name[rows]] & (host.kind[rows] == HostKind.ANNOTATION)]
     start, end = host.start[rows], host.end[rows]
     last = np.searchsorted(low, end, side="left") - 1
     middle = np.searchsorted(low, (start + end) // 2, side="right") - 1
@@ -157,10 +167,10 @@ def waits_of(trace: Trace, who: Attribution, window: Window, low: Int64, high: I
     return union(np.concatenate(begin), np.concatenate(stop))
 
 
-def _overlap(trace: Trace, who: Attribution, window: Window, begin: Int64, stop: Int64) -> tuple[Overlap, ...]:
+def _overlap(trace: Trace, attribution: Attribution, window: Window, begin: Int64, stop: Int64) -> tuple[Overlap, ...]:
     """Ops of other threads that ran while the main thread was busy."""
     host = trace.host
-    rows = elsewhere(trace, who, window)
+    rows = elsewhere(trace, attribution, window)
     rows = rows[host.kind[rows] == HostKind.OP]
     ns = int(union(host.start[rows], host.end[rows]).measure(begin, stop).sum())
     return (Overlap(over="compute", under="compute", ns=ns),) if ns else ()

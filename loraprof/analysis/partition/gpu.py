@@ -62,7 +62,7 @@ class DeviceWork:
 
 
 def device_work(
-    trace: Trace, links: Links, who: Attribution, on_device: Bool, graphs: GraphWork | None = None
+    trace: Trace, links: Links, attribution: Attribution, on_device: Bool, graphs: GraphWork | None = None
 ) -> DeviceWork:
     """Class, module, phase and role of every record of one device, through its launch call or its graph's order."""
     device = trace.device
@@ -84,13 +84,13 @@ def device_work(
             return np.full(len(rows), default, dtype=np.int64)
         return np.where(known, column[at].astype(np.int64), default)
 
-    module = through(who.module, -1)
-    phase, role = through(who.phase, OTHER_PHASE), through(who.role, OTHER_ROLE)
+    module = through(attribution.module, -1)
+    phase, role = through(attribution.phase, OTHER_PHASE), through(attribution.role, OTHER_ROLE)
     if graphs is not None:
         graphs.into(rows, module, phase, role)
     role = np.where(is_copy & (role == OTHER_ROLE), ROLE["copy"], role)
     role = np.where(is_comm, ROLE["comm"], np.where(dequant[device.name[rows]], ROLE["dequant"], role))
-    op = through(who.tree.nearest(trace.host.kind == HostKind.OP), -1)
+    op = through(attribution.tree.nearest(trace.host.kind == HostKind.OP), -1)
     start, end = device.start[rows], device.end[rows]
     reach = np.maximum.accumulate(end)
     call, called = _taken(trace.host.start, launch, 0), _taken(trace.host.end, launch, 0)
@@ -151,15 +151,15 @@ def _busy(start: Int64, end: Int64, kind: Int64) -> tuple[Int64, list[tuple[Cove
     above: Cover = cover_of_disjoint(none, none)
     empty, out = above, []
     for cls in range(len(CLASSES)):
-        mine = np.flatnonzero(kind == cls)
-        if not len(mine):
+        of_class = np.flatnonzero(kind == cls)
+        if not len(of_class):
             out.append((empty, none, none))
             continue
-        mine = mine[np.argsort(start[mine], kind="stable")]
-        begin, stop = owned(start[mine], end[mine])
-        ns[mine] = (stop - begin) - above.measure(begin, stop)
-        out.append((union(start[mine], end[mine]), begin, stop))
-        above = union(np.concatenate((above.start, start[mine])), np.concatenate((above.end, end[mine])))
+        of_class = of_class[np.argsort(start[of_class], kind="stable")]
+        begin, stop = owned(start[of_class], end[of_class])
+        ns[of_class] = (stop - begin) - above.measure(begin, stop)
+        out.append((union(start[of_class], end[of_class]), begin, stop))
+        above = union(np.concatenate((above.start, start[of_class])), np.concatenate((above.end, end[of_class])))
     return ns, out
 
 
@@ -248,10 +248,10 @@ def _idle(trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[
     pieces["launch_latency"] = np.where(waiting, high - gap.called, 0)
     thread = _taken(trace.host.thread, gap.launch, -1)
     for one in distinct(thread[waiting]).tolist():
-        mine = np.flatnonzero(waiting & (thread == one))
-        spent = measure(states[one], low[mine], gap.call[mine])
+        of_class = np.flatnonzero(waiting & (thread == one))
+        spent = measure(states[one], low[of_class], gap.call[of_class])
         for i, cause in enumerate(work.causes):
-            pieces.setdefault(cause, np.zeros(len(low), dtype=np.int64))[mine] += spent[i]
+            pieces.setdefault(cause, np.zeros(len(low), dtype=np.int64))[of_class] += spent[i]
     phase, role = gap.owner(work.phase, OTHER_PHASE), gap.owner(work.role, OTHER_ROLE)
     module = gap.owner(work.module, -1)
     columns: list[tuple[Int64, ...]] = []

@@ -112,8 +112,8 @@ def _changes(at: Int64, state: Int8) -> Timeline:
 def stand_in(thread: Timeline, main: Timeline) -> Timeline:
     """Where a thread shows nothing, what the step's main thread was doing (hand-over to the autograd thread)."""
     at = distinct(np.concatenate((thread.at, main.at)))
-    mine, other = _sample(thread, at), _sample(main, at)
-    return _changes(at, np.where(mine == PYTHON, other, mine).astype(np.int8))
+    worker_state, main_state = _sample(thread, at), _sample(main, at)
+    return _changes(at, np.where(worker_state == PYTHON, main_state, worker_state).astype(np.int8))
 
 
 def _sample(line: Timeline, at: Int64) -> Int8:

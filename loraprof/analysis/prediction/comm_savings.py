@@ -40,22 +40,24 @@ class MoreCommunication:
 
 
 def more_communication(
-    sent: Communication | None, wire: Wire | None, on_gpu: bool, scale: float
+    exchanged: Communication | None, wire: Wire | None, on_gpu: bool, scale: float
 ) -> tuple[MoreCommunication | None, str | None]:
     """None and a note where the step does not say how long the messages would take; no note where none are sent.
 
     ``scale``: unprofiled over profiled time of the step.
     """
-    if sent is None:
+    if exchanged is None:
         return None, None
-    if sent.strategy is None or sent.saved_bytes is None:
+    if exchanged.strategy is None or exchanged.saved_bytes is None:
         return None, "communication saved: unknown, the step does not show how its gradients are reduced"
-    if not sent.saved_bytes:
+    if not exchanged.saved_bytes:
         return MoreCommunication(0.0, 1, on_gpu), None
     if wire is None:
-        what = f"{units.nbytes(sent.saved_bytes)} of gradients per step that full fine-tuning would also reduce"
+        what = f"{units.nbytes(exchanged.saved_bytes)} of gradients per step that full fine-tuning would also reduce"
         why = f"no message of this step reaches {units.nbytes(LARGE_BYTES)}, so their rate is unknown"
         return None, f"communication saved: {what}; {why}, and predictions leave it out"
-    kind = "reduce_scatter" if sent.strategy == "sharded" else "all_reduce"
-    total_ns = sent.saved_bytes * bus_factor(kind, wire.ranks) / wire.bus_bytes_per_s * 1e9 * (1.0 if on_gpu else scale)
-    return MoreCommunication(total_ns, max(1, -(-sent.saved_bytes // BUCKET_BYTES)), on_gpu), None
+    kind = "reduce_scatter" if exchanged.strategy == "sharded" else "all_reduce"
+    total_ns = (
+        exchanged.saved_bytes * bus_factor(kind, wire.ranks) / wire.bus_bytes_per_s * 1e9 * (1.0 if on_gpu else scale)
+    )
+    return MoreCommunication(total_ns, max(1, -(-exchanged.saved_bytes // BUCKET_BYTES)), on_gpu), None

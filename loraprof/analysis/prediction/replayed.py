@@ -163,18 +163,18 @@ def step_replay(analysis: Analysis, ledger: Ledger, unprofiled: Unprofiled | Non
         if plain.sigma:
             solved = plain.sigma * host_ns(plain.calls) / host_ns(step.calls)
         step = replace(step, calls=plain.calls)
-    who = analysis.who
+    attribution = analysis.attribution
     launch = np.maximum(analysis.links.launch[step.record], 0)
-    role = who.role[step.row].astype(np.int64)
-    record_role = who.role[launch].astype(np.int64)
+    role = attribution.role[step.row].astype(np.int64)
+    record_role = attribution.role[launch].astype(np.int64)
     if analysis.graphs is not None:
         unused = np.zeros(len(record_role), dtype=np.int64)
         analysis.graphs.into(step.record, unused, unused, record_role)
     return StepReplay(
         step=step,
-        module=who.module[step.row].astype(np.int64),
+        module=attribution.module[step.row].astype(np.int64),
         role=role,
-        phase=who.phase[step.row].astype(np.int64),
+        phase=attribution.phase[step.row].astype(np.int64),
         record_role=record_role,
         latency_ns=floors[0],
         turnaround_ns=floors[1],

@@ -34,9 +34,9 @@ def arrivals(count: int, groups: Sequence[Matched], clocks: Clocks) -> Arrivals 
         came = m.start - m.waited - clocks.offset_ns[m.members][:, None]
         order = np.sort(came, axis=0)
         clear = order[-1] - order[-2] > clocks.tolerance_ns
-        who = came.argmax(axis=0)[clear]
-        np.add.at(last, m.members[who], 1)
-        np.add.at(late, m.members[who], (order[-1] - order[(len(order) - 1) // 2])[clear])
+        latest = came.argmax(axis=0)[clear]
+        np.add.at(last, m.members[latest], 1)
+        np.add.at(late, m.members[latest], (order[-1] - order[(len(order) - 1) // 2])[clear])
         of[m.members] += len(m.step)
     return Arrivals(last, of, late)
 

@@ -39,7 +39,7 @@ class Members:
     name: str
     size: int | None
     ranks: str  # digest; empty where the file does not list them
-    mine: bool  # this rank is one of them, as far as the file says
+    joined: bool  # this rank is one of them, as far as the file says
 
 
 @dataclass(frozen=True, slots=True, eq=False)

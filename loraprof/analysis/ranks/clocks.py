@@ -57,11 +57,11 @@ def align(machines: Sequence[str | None], groups: Sequence[Matched]) -> Clocks:
 
 def _contradicted(clocks: Clocks, groups: Sequence[Matched]) -> bool:
     """Whether most collectives have ended on one rank before another rank came to them."""
-    apart = []
+    disagrees = []
     for m in groups:
         offset = clocks.offset_ns[m.members][:, None]
-        apart.append((m.start - offset).max(axis=0) > (m.end - offset).min(axis=0) + LEAST_NS)
-    return bool(np.concatenate(apart).mean() > 0.5) if apart else False
+        disagrees.append((m.start - offset).max(axis=0) > (m.end - offset).min(axis=0) + LEAST_NS)
+    return bool(np.concatenate(disagrees).mean() > 0.5) if disagrees else False
 
 
 def _aligned(machines: Sequence[str | None], groups: Sequence[Matched]) -> Clocks:
@@ -76,9 +76,9 @@ def _aligned(machines: Sequence[str | None], groups: Sequence[Matched]) -> Clock
     for m in shared:
         offset[m.members] += _middle(_deviation(m, offset))
     for machine in {*machines} - {None}:
-        mine = np.array([one == machine for one in machines]) & aligned
-        if mine.any():
-            offset[mine] = _middle(offset[mine][None, :])[0]
+        on_machine = np.array([one == machine for one in machines]) & aligned
+        if on_machine.any():
+            offset[on_machine] = _middle(offset[on_machine][None, :])[0]
     offset -= offset[np.argmax(aligned)]
     residual = max((int(_spread(_deviation(m, offset)).max()) for m in shared), default=None)
     one = len({*machines}) == 1 and machines[0] is not None

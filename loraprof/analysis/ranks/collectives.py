@@ -86,8 +86,8 @@ def _on_cpu(analysis: Analysis, ledger: Ledger) -> Collectives:
     found = [one for one in ran(trace, groups.all[only] if only >= 0 else None) if _inside(trace, one.row, ledger)]
     rows = np.array([one.row for one in found], np.int64)
     start, end = trace.host.start[rows], trace.host.end[rows]
-    low, high = free_of(slices_of(trace, analysis.who, window), window)
-    waits = waits_of(trace, analysis.who, window, low, high)
+    low, high = free_of(slices_of(trace, analysis.attribution, window), window)
+    waits = waits_of(trace, analysis.attribution, window, low, high)
     begin, stop = owned(np.maximum(start, window.start), np.minimum(end, window.end))
     exposed = waits.measure(begin, stop)
     kind, nbytes, group, sequence = _columns([(one.kind, _known(one.nbytes), only, UNKNOWN) for one in found])

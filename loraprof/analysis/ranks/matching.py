@@ -40,7 +40,7 @@ def matched(ranks: Sequence[RankBreakdown], steps: Sequence[str]) -> list[Matche
     groups: dict[Members, list[tuple[int, int]]] = {}
     for i, rank in enumerate(ranks):
         for g, group in enumerate(rank.groups):
-            if group.mine:
+            if group.joined:
                 groups.setdefault(group, []).append((i, g))
     out = [_group(group, places, ranks, steps) for group, places in groups.items() if len(places) > 1]
     return sorted((m for m in out if m is not None), key=lambda m: (-len(m.members), m.group.name))
@@ -91,10 +91,10 @@ def _group(
 def _own(calls: list[Calls], group: int) -> _Own:
     parts, elsewhere = [], 0
     for step, one in enumerate(calls):
-        mine = (one.group == group) & np.isin(one.kind, TOGETHER)
-        rows = np.flatnonzero(mine)
+        joined = (one.group == group) & np.isin(one.kind, TOGETHER)
+        rows = np.flatnonzero(joined)
         at = np.full(len(rows), step, np.int64)
-        others = elsewhere + np.cumsum(np.where(mine, 0, one.exposed))
+        others = elsewhere + np.cumsum(np.where(joined, 0, one.exposed))
         elsewhere = int(others[-1]) if len(others) else elsewhere
         parts.append((at, rows, one.kind[rows], one.sequence[rows], one.start[rows], one.end[rows], others[rows]))
     own = _Own(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -130,8 +130,8 @@ def _differences(view: View, slowest: int) -> list[Difference]:
     keys = distinct(np.concatenate([one.cell[~one.exposed] for one in view.at]))
     table = np.zeros((len(view.at), len(keys)), np.int64)
     for row, one in zip(table, view.at, strict=True):
-        mine = ~one.exposed
-        row[np.searchsorted(keys, one.cell[mine])] = one.ns[mine]
+        working = ~one.exposed
+        row[np.searchsorted(keys, one.cell[working])] = one.ns[working]
     median = np.sort(table, axis=0)[(len(table) - 1) // 2]
     more = table[slowest] - median
     order = sorted(np.flatnonzero(more > 0).tolist(), key=lambda i: (-int(more[i]), i))

@@ -106,9 +106,9 @@ def _left_out(left: list[LeftOut]) -> list[str]:
     for why, group in alike.items():
         nameless = [one.name for one in group if one.rank is None]
         numbers = [one.rank for one in group if one.rank is not None]
-        who = [units.named("rank", numbers)] if numbers else []
-        who += nameless[:SHOWN] + ([f"{len(nameless) - SHOWN} more files"] if len(nameless) > SHOWN else [])
+        missing_names = [units.named("rank", numbers)] if numbers else []
+        missing_names += nameless[:SHOWN] + ([f"{len(nameless) - SHOWN} more files"] if len(nameless) > SHOWN else [])
         first = group[0]
         said = why if len(group) > 1 else f"{first.name}: {first.why}" if first.name and numbers else first.why
-        lines.append(f"{', '.join(who)} left out: {said}")
+        lines.append(f"{', '.join(missing_names)} left out: {said}")
     return lines[:SHOWN] + ([f"ranks left out for {len(lines) - SHOWN} further reasons"] if len(lines) > SHOWN else [])

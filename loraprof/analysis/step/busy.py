@@ -42,7 +42,7 @@ class Busy:
 
 
 def busy_of(analysis: Analysis, ledger: Ledger) -> Busy:
-    worker = workers(analysis.trace, analysis.who.tree)
+    worker = workers(analysis.trace, analysis.attribution.tree)
     rows = np.flatnonzero(ledger.busy)
     if analysis.on_gpu:
         ns, exclusive = ledger.full_ns[rows], ledger.ns[rows]
@@ -97,7 +97,7 @@ def _folded(analysis: Analysis, ledger: Ledger, rows: Int64, worker: Int64) -> t
     owner = np.where(worker[op] >= 0, worker[op], op)
     spent = np.zeros(len(worker), dtype=np.int64)
     np.add.at(spent, owner, ledger.ns[rows])
-    leaf = _leaves(analysis.trace, analysis.who.tree)
+    leaf = _leaves(analysis.trace, analysis.attribution.tree)
     kept = (owner == op) & ((worker[op] >= 0) | leaf[op])
     return rows[kept], spent[op[kept]]
 
@@ -138,7 +138,7 @@ def _work(
 
 def _less_fills(analysis: Analysis, op: Int64, work: list[Work | None]) -> list[Work | None]:
     """``work`` of ops without the bytes that a fill below them wrote."""
-    trace, tree = analysis.trace, analysis.who.tree
+    trace, tree = analysis.trace, analysis.attribution.tree
     fills = _named(trace, _FILLS)
     launching = np.zeros(len(fills), dtype=np.bool_)
     launching[op[op >= 0]] = True

@@ -11,7 +11,7 @@ from loraprof.model.vocabulary import PHASE, Phase
 
 def rows_of(analysis: Analysis, ledger: Ledger, number: int) -> Bool:
     """The entries of a network, forward and backward, idle ones included."""
-    network = analysis.who.network
+    network = analysis.attribution.network
     if network is None:
         return np.zeros(len(ledger.ns), dtype=np.bool_)
     own: Bool = (ledger.module >= 0) & (network[np.maximum(ledger.module, 0)] == number)
@@ -23,7 +23,7 @@ def networks(analysis: Analysis, ledger: Ledger, plain: Ledger | None) -> list[N
     shares count where it is known."""
     out = []
     shown = ledger if plain is None else plain
-    for i in range(len(analysis.who.networks)):
+    for i in range(len(analysis.attribution.networks)):
         for phase in ("forward", "generate"):
             row = _row(analysis, ledger, shown, i, phase)
             if row is not None:
@@ -36,7 +36,7 @@ def _row(analysis: Analysis, ledger: Ledger, shown: Ledger, number: int, phase: 
         rows: Bool = rows_of(analysis, of, number) & ((of.phase == PHASE["generate"]) == (phase == "generate"))
         return rows
 
-    rows, one = own(ledger), analysis.who.networks[number]
+    rows, one = own(ledger), analysis.attribution.networks[number]
     if not rows.any():
         return None
     return NetworkRow(
@@ -62,5 +62,5 @@ def _calls(analysis: Analysis, ledger: Ledger, root: int, phase: Phase) -> int |
         return None
     rows = np.flatnonzero(host.name == analysis.trace.names.index(name))
     rows = rows[(host.start[rows] >= ledger.window.noted_start) & (host.start[rows] < ledger.window.end)]
-    sampled = analysis.who.phase[rows] == PHASE["generate"]
+    sampled = analysis.attribution.phase[rows] == PHASE["generate"]
     return int((sampled == (phase == "generate")).sum())

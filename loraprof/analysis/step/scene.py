@@ -160,7 +160,7 @@ def cells(analysis: Analysis, ledger: Ledger) -> Iterator[PartitionCell]:
             busy=busy,
             phase=PHASES[phase],
             role=ROLES[role],
-            module=analysis.who.paths[module] if module >= 0 else "",
+            module=analysis.attribution.paths[module] if module >= 0 else "",
             name=analysis.trace.names[name] if busy and name >= 0 else CAUSES[kind - len(CLASSES)] if not busy else "?",
             ns=time,
             events=events[kind, phase, role, module, name],

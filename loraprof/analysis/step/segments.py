@@ -60,13 +60,13 @@ def segments(analysis: Analysis) -> Iterator[Segments]:
     trace = analysis.trace
     if analysis.work is None:
         for ledger in analysis.ledgers:
-            pieces = _unread(ledger) if analysis.unread else _cpu(trace, analysis.who, ledger.window)
+            pieces = _unread(ledger) if analysis.unread else _cpu(trace, analysis.attribution, ledger.window)
             yield _segments(ledger.window, -1, pieces)
         return
     states = states_of(trace, analysis.links, analysis.marks.thread)
     device = trace.device.device
     for index in (int(device[analysis.work.rows[0]]), *analysis.others):
-        work = device_work(trace, analysis.links, analysis.who, device == index, analysis.graphs)
+        work = device_work(trace, analysis.links, analysis.attribution, device == index, analysis.graphs)
         for window in windows(analysis.marks, trace, analysis.links, device == index):
             yield _segments(window, index, _device(trace, work, window, states, analysis.tau_ns))
 
@@ -92,12 +92,12 @@ def _device(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Ti
     start, end = np.maximum(work.start[near], window.start), np.minimum(work.end[near], window.end)
     out, above = [], cover_of_disjoint(np.zeros(0, np.int64), np.zeros(0, np.int64))
     for cls in range(len(CLASSES)):
-        mine = np.flatnonzero(work.kind[near] == cls)
-        mine = mine[np.argsort(start[mine], kind="stable")]
-        s, e, row, _ = meet(*owned(start[mine], end[mine]), *gaps(above, window.start, window.end))
-        at = near[mine[row]]
+        of_class = np.flatnonzero(work.kind[near] == cls)
+        of_class = of_class[np.argsort(start[of_class], kind="stable")]
+        s, e, row, _ = meet(*owned(start[of_class], end[of_class]), *gaps(above, window.start, window.end))
+        at = near[of_class[row]]
         out.append((s, e, work.kind[at], work.phase[at], work.role[at]))
-        above = union(np.concatenate((above.start, start[mine])), np.concatenate((above.end, end[mine])))
+        above = union(np.concatenate((above.start, start[of_class])), np.concatenate((above.end, end[of_class])))
     return _joined([*out, *_idle(trace, work, *gaps(above, window.start, window.end), states, tau)])
 
 
@@ -124,19 +124,22 @@ def _idle(
     kinds = np.array([idle_kind(cause) for cause in idle_causes(trace)], np.int64)
     thread = trace.host.thread[gap.launch[rows]]
     for one in distinct(thread).tolist():
-        mine = rows[thread == one]
+        of_class = rows[thread == one]
         edges = np.concatenate(([-FAR], states[one].at, [FAR]))
         state = np.concatenate(([PYTHON], states[one].state))
-        start, end, at, during = meet(low[mine], gap.call[mine], edges[:-1], edges[1:])
-        yield start, end, kinds[state[during]], phase[mine[at]], role[mine[at]]
+        start, end, at, during = meet(low[of_class], gap.call[of_class], edges[:-1], edges[1:])
+        yield start, end, kinds[state[during]], phase[of_class[at]], role[of_class[at]]
 
 
-def _cpu(trace: Trace, who: Attribution, window: Window) -> Pieces:
-    slices = slices_of(trace, who, window)
+def _cpu(trace: Trace, attribution: Attribution, window: Window) -> Pieces:
+    slices = slices_of(trace, attribution, window)
     low, high = free_of(slices, window)
-    waits = waits_of(trace, who, window, low, high)
+    waits = waits_of(trace, attribution, window, low, high)
     work, data = ~slices.data, slices.data
-    phases, roles = np.append(who.phase, OTHER_PHASE).astype(np.int64), np.append(who.role, OTHER_ROLE).astype(np.int64)
+    phases, roles = (
+        np.append(attribution.phase, OTHER_PHASE).astype(np.int64),
+        np.append(attribution.role, OTHER_ROLE).astype(np.int64),
+    )
     busy = slices.owner[work]
     kind = np.full(len(busy), int(DeviceClass.COMPUTE), np.int64)
     out: list[Pieces] = [(slices.begin[work], slices.stop[work], kind, phases[busy], roles[busy])]

@@ -30,7 +30,7 @@ def kernels(analysis: Analysis, ledger: Ledger, busy: Busy, limits: Limits) -> l
                 name=analysis.trace.names[name],
                 role=ROLES[role],
                 phase=PHASES[phase],
-                module=analysis.who.paths[module] if module >= 0 else None,
+                module=analysis.attribution.paths[module] if module >= 0 else None,
                 count=len(members),
                 total_ns=total_ns,
                 flops=sum(w.flops for w in known) if known else None,
@@ -57,7 +57,7 @@ def modules(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[ModuleRow]:
         launches[int(ledger.module[i]), int(ledger.role[i])] += 1
     rows = [
         ModuleRow(
-            path=analysis.who.paths[m],
+            path=analysis.attribution.paths[m],
             role=ROLES[r],
             busy_ns=busy_ns[m, r],
             idle_ns=idle_ns[m, r],
@@ -72,10 +72,10 @@ def modules(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[ModuleRow]:
 def adapter(analysis: Analysis, ledger: Ledger, table: list[Kernel], busy: Busy) -> Adapter | None:
     """The adapter path of the reported step. None: no adapted layer is known, or not what it ran."""
     recording = analysis.recording
-    sites = [s for s in analysis.who.sites if s.active]
+    sites = [s for s in analysis.attribution.sites if s.active]
     roles = [ROLES.index(r) for r in ADAPTER_ROLES]
-    mine = np.isin(ledger.role, roles)
-    if not analysis.who.marked or (not sites and not mine.any()):
+    of_adapter = np.isin(ledger.role, roles)
+    if not analysis.attribution.marked or (not sites and not of_adapter.any()):
         return None
     ranks = {s.rank for s in sites}
     dtypes, base_dtypes = {s.dtype for s in sites}, {s.base_dtype for s in sites}
@@ -91,8 +91,8 @@ def adapter(analysis: Analysis, ledger: Ledger, table: list[Kernel], busy: Busy)
         ranks=dict(counts) if len(ranks) > 1 else None,
         dtype=next(iter(dtypes)) if len(dtypes) == 1 else None,
         base_dtype=next(iter(base_dtypes)) if len(base_dtypes) == 1 else None,
-        busy_ns=int(ledger.ns[mine & ledger.busy].sum()),
-        idle_ns=int(ledger.ns[mine & ~ledger.busy].sum()),
+        busy_ns=int(ledger.ns[of_adapter & ledger.busy].sum()),
+        idle_ns=int(ledger.ns[of_adapter & ~ledger.busy].sum()),
         launches=int(np.isin(ledger.role[busy.rows], roles).sum()),
         min_bytes=sum(moved) if moved else None,
         flops=sum(flops) if flops else None,

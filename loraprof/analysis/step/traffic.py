@@ -19,19 +19,19 @@ def traffic(ledger: Ledger, busy: Busy, limits: Limits) -> list[Traffic] | None:
     members: dict[int, list[int]] = defaultdict(list)
     for i in np.flatnonzero(_known(ledger, busy)).tolist():
         members[role[i]].append(i)
-    moved = {r: sum(w.min_bytes for i in mine if (w := busy.work[i])) for r, mine in members.items()}
+    moved = {r: sum(w.min_bytes for i in kernels if (w := busy.work[i])) for r, kernels in members.items()}
     total = sum(moved.values())
     rows = []
-    for r, mine in members.items():
-        reused = [limits.reused[i] for i in mine if busy.work[i] is not None]
-        took_ns = int(busy.ns[mine].sum())
+    for r, kernels in members.items():
+        reused = [limits.reused[i] for i in kernels if busy.work[i] is not None]
+        took_ns = int(busy.ns[kernels].sum())
         rows.append(
             Traffic(
                 role=ROLES[r],
                 min_bytes=moved[r],
                 l2_bytes=None if None in reused else sum(b for b in reused if b is not None),
                 busy_ns=int(ledger.ns[ledger.busy & (ledger.role == r)].sum()),
-                covered_ns=int(busy.exclusive_ns[mine].sum()),
+                covered_ns=int(busy.exclusive_ns[kernels].sum()),
                 bytes_per_s=moved[r] / took_ns * 1e9 if took_ns else None,
                 share=moved[r] / total if total else None,
             )

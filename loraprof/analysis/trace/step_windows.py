@@ -111,8 +111,8 @@ def windows(marks: Marks, trace: Trace, links: Links, on_device: Bool) -> list[W
     out: list[Window] = []
     at = marks.start[0] if marks.names else 0
     for name, s, e in zip(marks.names, marks.start, marks.end, strict=True):
-        mine = ends[slice(*np.searchsorted(launched, (s, e)))]
-        end = e if whole or not len(mine) else int(mine.max())
+        ends_inside = ends[slice(*np.searchsorted(launched, (s, e)))]
+        end = e if whole or not len(ends_inside) else int(ends_inside.max())
         end = max(end, at)
         out.append(Window(name, s, e, at, end, marks.thread, first=not out))
         at = end

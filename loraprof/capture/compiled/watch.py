@@ -125,12 +125,17 @@ class CompileWatch:
         if self._now is None:
             return
         name, steps, before = self._now
-        made, again, breaks, ns = (b - a for a, b in zip(before, self._counts(), strict=True))
+        made, recompiled, breaks, ns = (b - a for a, b in zip(before, self._counts(), strict=True))
         self._now = None
         if steps:
             self._passes.append(
                 CompilePass(
-                    name=name, steps=steps, compilations=made, recompilations=again, graph_breaks=breaks, compile_ns=ns
+                    name=name,
+                    steps=steps,
+                    compilations=made,
+                    recompilations=recompiled,
+                    graph_breaks=breaks,
+                    compile_ns=ns,
                 )
             )
 

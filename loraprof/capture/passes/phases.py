@@ -86,9 +86,9 @@ class Phase:
         """Takes away what it had attached, at any moment, more than once. ``lost``: its thread has ended."""
 
 
-def phases(plan: Plan, device: Device, again: bool) -> Iterator[Phase]:
+def phases(plan: Plan, device: Device, repeatable: bool) -> Iterator[Phase]:
     """In the order in which they run on ``device``; ``again``: the profiler may run twice."""
-    first = plan.early if again else None
+    first = plan.early if repeatable else None
     if first is not None:
         yield from (Skip(first.skip), Timed(first.timed), Count(first.count), WarmUp(first.warmup))
         yield Profile(first.steps, last=False)

@@ -34,9 +34,9 @@ class Plan:
         first = replace(self, skip=1, timed=3, count=1, warmup=0, steps=1)
         return first if self.steps and self.skip and self.timed >= first.timed and self.count else None
 
-    def least(self, again: bool) -> int:
+    def least(self, repeatable: bool) -> int:
         """Optimizer steps below which there is no recording; ``again``: the profiler may run twice."""
-        return self.early.total(False) if again and self.early else self.total(not again)
+        return self.early.total(False) if repeatable and self.early else self.total(not repeatable)
 
     def total(self, sampled: bool) -> int:
         """Steps needed when the NVML loop takes one step or none."""

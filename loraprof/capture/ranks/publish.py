@@ -129,5 +129,5 @@ class RankWriter:
         unknown = f"died, or slower than {self._patience.seconds:.0f} s"
         reasons = {rank: said.get(rank, unknown) or "it could not write" for rank in ranks}
         for reason in dict.fromkeys(reasons.values()):
-            who = units.named("rank", [rank for rank in ranks if reasons[rank] == reason])
-            yield f"{who} left no recording: {reason}"
+            ranks_named = units.named("rank", [rank for rank in ranks if reasons[rank] == reason])
+            yield f"{ranks_named} left no recording: {reason}"

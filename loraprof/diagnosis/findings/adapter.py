@@ -184,7 +184,7 @@ def dropout(case: Case) -> Seen | None:
     own = modules(case, lambda m: m.site is not None and "Dropout" in m.cls)
     called = within(case, rf"^aten::(native_|alpha_|feature_)?dropout|DropoutBackward|{FUSED_DROPOUT}")
     select = both(either(own, called), roles(*ADAPTER_ROLES))
-    spent, compiled = busy_ns(case, select), case.analysis.who.compiled
+    spent, compiled = busy_ns(case, select), case.analysis.attribution.compiled
     fused = both(within(case, FUSED_DROPOUT), of_rows(case, compiled.mixed)) if compiled else None
     fused_ns = busy_ns(case, fused) if fused else 0
     if probability <= 0 or not (spent or fused_ns):
@@ -214,9 +214,9 @@ def bandwidth_bound(case: Case) -> Seen | None:
     if products.nbytes / products.ns * 1e9 < STREAMING * stream:  # too small for the memory system: launches decide
         return None
     spare, groups = _sharable(case)
-    again = modules(case, lambda m: m.site in spare)
-    saved = worth(case, both(again, roles("adapter.down")))
-    forward = worth(case, both(again, roles("adapter.down", phase="forward")))
+    repeated = modules(case, lambda m: m.site in spare)
+    saved = worth(case, both(repeated, roles("adapter.down")))
+    forward = worth(case, both(repeated, roles("adapter.down", phase="forward")))
     free = intensity * RANK < ridge * max((s.rank or 0 for s in case.sites), default=0)  # intensity grows with r
     return Seen(
         evidence=[
@@ -252,8 +252,8 @@ def _products(case: Case) -> _Products | None:
     flops = nbytes = spent_ns = 0
     compute_s = 0.0
     names, busy = case.analysis.trace.names, case.busy
-    mine = np.isin(case.ledger.role[busy.rows], [ROLE["adapter.down"], ROLE["adapter.up"]])
-    for i in np.flatnonzero(mine).tolist():
+    of_adapters = np.isin(case.ledger.role[busy.rows], [ROLE["adapter.down"], ROLE["adapter.up"]])
+    for i in np.flatnonzero(of_adapters).tolist():
         work = busy.work[i]
         if work is None or not work.flops or not work.min_bytes or case.ceiling is None:
             continue

@@ -60,7 +60,7 @@ def _dense_rows(case: Case) -> list[Record]:
     """
     shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in case.numbered_sites}
     base = [r for r in case.records if r.role == "base.linear" and r.phase == "forward"]
-    tokens, known = {_tokens(case), *map(_rows_of_input, base)}, case.analysis.who.dense
+    tokens, known = {_tokens(case), *map(_rows_of_input, base)}, case.analysis.attribution.dense
 
     def dense(r: Record) -> bool:
         if known is not None and r.phase == "forward":
@@ -83,8 +83,8 @@ def _dense_rows(case: Case) -> list[Record]:
 
 def host_sync(case: Case) -> Seen | None:
     """L8: the adapter reads a value back, so the host waits for the device at every call."""
-    who, host, window = case.analysis.who, case.analysis.trace.host, case.ledger.window
-    inside = np.array([r in ADAPTER_ROLES for r in ROLES])[who.role] & (who.module >= 0)
+    attribution, host, window = case.analysis.attribution, case.analysis.trace.host, case.ledger.window
+    inside = np.array([r in ADAPTER_ROLES for r in ROLES])[attribution.role] & (attribution.module >= 0)
     inside &= (host.start >= window.noted_start) & (host.start < window.end)
     names = case.analysis.trace.names
     reads = np.array([n in ("aten::item", "aten::nonzero") for n in names] or [False])[host.name]
@@ -95,7 +95,7 @@ def host_sync(case: Case) -> Seen | None:
     count = int(reading.sum()) or int(waiting.sum())
     if not count or (case.analysis.on_gpu and waited < SYNC_SHARE * case.wall_ns):
         return None
-    where = sorted({who.paths[m] for m in who.module[reading | waiting].tolist()})
+    where = sorted({attribution.paths[m] for m in attribution.module[reading | waiting].tolist()})
     select = both(of_rows(case, reading), roles(*ADAPTER_ROLES))
     saved = Worth(waited, 0.0, waited) if waited and case.timing.unprofiled else worth(case, select)
     spent = waited or busy_ns(case, select)

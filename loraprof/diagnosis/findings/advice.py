@@ -14,8 +14,10 @@ def wrong_lever(case: Case) -> Seen | None:
     Not where a part of full fine-tuning is left out of the prediction: the time of gradients that only it reduces.
     """
     other, now = case.counterfactual, case.timing.unprofiled
-    sent = case.communication
-    uncounted = sent is not None and sent.saved_bytes != 0 and other is not None and other.savings.comm_ns is None
+    exchanged = case.communication
+    uncounted = (
+        exchanged is not None and exchanged.saved_bytes != 0 and other is not None and other.savings.comm_ns is None
+    )
     if other is None or now is None or other.full.high >= now.median_ns or uncounted:
         return None
     saved = Worth(now.median_ns - other.full_ns, now.median_ns - other.full.high, now.median_ns - other.full.low)

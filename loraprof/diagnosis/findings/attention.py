@@ -148,14 +148,14 @@ def _fixes(call: AttentionCall) -> list[str]:
 
 def _traced(case: Case) -> Lost | None:
     """From the names and arguments of the ops: which kernel each call of forward led to."""
-    trace, host, who = case.analysis.trace, case.analysis.trace.host, case.analysis.who
+    trace, host, attribution = case.analysis.trace, case.analysis.trace.host, case.analysis.attribution
     window = case.ledger.window
     inside = (host.kind == HostKind.OP) & (host.start >= window.noted_start) & (host.start < window.end)
-    inside &= who.phase != PHASE["recompute"]
+    inside &= attribution.phase != PHASE["recompute"]
     names = trace.names
     top = np.array([n == TOP for n in names] or [False])[host.name] & inside
     ran = np.array([n in KERNELS for n in names] or [False])[host.name] & inside
-    above = who.tree.nearest(top)
+    above = attribution.tree.nearest(top)
     calls: dict[int, Backend] = {int(above[row]): KERNELS[names[host.name[row]]] for row in np.flatnonzero(ran)}
     calls.pop(-1, None)
     found: Counter[tuple[Backend, tuple[str, ...]]] = Counter()

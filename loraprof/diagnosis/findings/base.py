@@ -274,20 +274,20 @@ def expert_loop(case: Case) -> Seen | None:
     """B9: a Python loop launches every expert on its own."""
     rows = [r for r in case.records if r.phase == "forward"]
     products = [r for r in rows if r.op in GEMMS]
-    mine = [r for r in products if r.module and _expert(r.module.path)]
-    experts = {_expert(r.module.path) for r in mine if r.module}
+    of_experts = [r for r in products if r.module and _expert(r.module.path)]
+    experts = {_expert(r.module.path) for r in of_experts if r.module}
     parents = {e.rpartition(".")[0] for e in experts if e}
     picks = [r for r in rows if re.search(r"nonzero|index|where|masked_select", r.op)]
     if not parents or len(experts) < EXPERTS * len(parents) or len(picks) < len(parents):
         return None
-    if len(mine) < EXPERT_SHARE * len(products):
+    if len(of_experts) < EXPERT_SHARE * len(products):
         return None
-    sizes = sorted(rows_of(r) for r in mine)
+    sizes = sorted(rows_of(r) for r in of_experts)
     return Seen(
         evidence=[
             evidence("experts that ran one by one", len(experts), "modules"),
-            evidence("their products in forward", len(mine), "ops"),
-            evidence("of all products in forward", len(mine) / len(products), "share"),
+            evidence("their products in forward", len(of_experts), "ops"),
+            evidence("of all products in forward", len(of_experts) / len(products), "share"),
             evidence("median rows per product", sizes[(len(sizes) - 1) // 2], "tokens"),
         ],
         saved=worth(case, modules(case, lambda m: bool(_expert(m.path)))),

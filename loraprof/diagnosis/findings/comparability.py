@@ -203,7 +203,7 @@ def not_training(case: Case) -> Seen | None:
 def at_the_bound(case: Case) -> Seen | None:
     """G6: removing the adapters altogether would gain less than a tenth, whatever of fused kernels is theirs."""
     other, now = case.counterfactual, case.timing.unprofiled
-    mixed = mixed_ns(case.analysis.who.compiled, case.ledger) * case.scale
+    mixed = mixed_ns(case.analysis.attribution.compiled, case.ledger) * case.scale
     if other is None or now is None or other.frozen_ns - mixed < BOUND * now.median_ns:
         return None
     return Seen(

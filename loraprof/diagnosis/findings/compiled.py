@@ -19,7 +19,7 @@ from loraprof.model.vocabulary import ROLE
 
 def compiled(analysis: Analysis, ledger: Ledger, busy: Busy) -> CompiledReport | None:
     """The reported step's compiled part."""
-    rows, recording = analysis.who.compiled, analysis.recording
+    rows, recording = analysis.attribution.compiled, analysis.recording
     if rows is None:
         return None
     entries = np.flatnonzero(ledger.busy & (ledger.op >= 0))
@@ -97,7 +97,7 @@ def _told(case: Case, found: Compilation | None, timed: float) -> list[Evidence]
     rows = [evidence("compiling in all", sum(p.compile_ns for p in found.passes), "ns")]
     if timed:
         rows.insert(0, evidence("compiling, of the timed steps", timed, "share"))
-    if case.analysis.who.compiled is not None:
+    if case.analysis.attribution.compiled is not None:
         rows.append(evidence("compiled regions in the step", _regions(case.analysis, case.ledger), "regions"))
     if case.workload and case.workload.recompiles:
         rows += [evidence("compiled again because", reason) for reason in found.recompile_reasons[:2]]
@@ -111,7 +111,7 @@ def _cut(reason: str) -> str:
 
 def _regions(analysis: Analysis, ledger: Ledger) -> int:
     """Runs of generated code in the forward pass of a step."""
-    rows, host, window = analysis.who.compiled, analysis.trace.host, ledger.window
+    rows, host, window = analysis.attribution.compiled, analysis.trace.host, ledger.window
     scopes = [row for row, scope in rows.scopes.items() if not scope.backward] if rows else []
     starts = host.start[np.array(scopes, dtype=np.int64)]
     return int(((starts >= window.noted_start) & (starts < window.noted_end)).sum())
@@ -121,14 +121,14 @@ def _inside(case: Case) -> tuple[int, int, int]:
     """Compilations that began inside annotated steps, their time there, and the time of all steps."""
     analysis = case.analysis
     host = analysis.trace.host
-    rows = compilations(analysis.trace, analysis.who.tree, analysis.who.compiling)
+    rows = compilations(analysis.trace, analysis.attribution.tree, analysis.attribution.compiling)
     if analysis.marks.names == ("trace",):  # the first compilation is in any trace that begins early enough
         return 0, 0, 0
     count = ns = 0
     for start, end in zip(analysis.marks.start, analysis.marks.end, strict=True):
-        mine = rows[(host.start[rows] >= start) & (host.start[rows] < end)]
-        count += len(mine)
-        ns += int((np.minimum(host.end[mine], end) - host.start[mine]).sum())
+        in_step = rows[(host.start[rows] >= start) & (host.start[rows] < end)]
+        count += len(in_step)
+        ns += int((np.minimum(host.end[in_step], end) - host.start[in_step]).sum())
     return count, ns, sum(b - a for a, b in zip(analysis.marks.start, analysis.marks.end, strict=True))
 
 

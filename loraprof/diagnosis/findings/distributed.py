@@ -33,8 +33,8 @@ NEEDLESS = 10  # D4: reduced bytes over the adapters'
 
 def gathers(case: Case) -> Seen | None:
     """D1: the frozen weights travel in every step."""
-    mine = _messages(case, "all_gather")
-    moved, exposed = mine.bytes, mine.exposed_ns
+    of_kind = _messages(case, "all_gather")
+    moved, exposed = of_kind.bytes, of_kind.exposed_ns
     weights = _frozen_bytes(case)  # 0 too where no recording says what is frozen: then nothing is claimed
     if not weights or moved < GATHERED * weights or exposed < EXPOSED_SHARE * case.wall_ns:
         return None
@@ -42,7 +42,7 @@ def gathers(case: Case) -> Seen | None:
         evidence=[
             evidence("bytes gathered per step", moved, "B"),
             evidence("bytes of the frozen weights", weights, "B"),
-            evidence("time of the gathers", mine.ns, "ns"),
+            evidence("time of the gathers", of_kind.ns, "ns"),
             evidence("of it nothing hides", exposed, "ns"),
             evidence("of the step", exposed / case.wall_ns, "share"),
             *_saved(case),
@@ -54,21 +54,21 @@ def gathers(case: Case) -> Seen | None:
 
 def small_messages(case: Case) -> Seen | None:
     """D2: every adapter tensor is a message of its own."""
-    sent = _messages(case)
-    count = len(sent.sizes)
-    median = int(np.sort(sent.sizes)[(count - 1) // 2]) if count else 0
+    exchanged = _messages(case)
+    count = len(exchanged.sizes)
+    median = int(np.sort(exchanged.sizes)[(count - 1) // 2]) if count else 0
     if not case.sites or not count or median >= SMALL_BYTES or count <= PER_LAYER * len(case.sites):
         return None
-    small = sent.sizes < SMALL_BYTES
+    small = exchanged.sizes < SMALL_BYTES
     return Seen(
         evidence=[
             evidence("messages per step", count, "messages"),
             evidence("adapted layers", len(case.sites), "layers"),
             evidence("median message", median, "B"),
-            evidence("time of the small ones", int(sent.times[small].sum()), "ns"),
-            evidence("bytes sent in all", sent.bytes, "B"),
+            evidence("time of the small ones", int(exchanged.times[small].sum()), "ns"),
+            evidence("bytes sent in all", exchanged.bytes, "B"),
         ],
-        saved=_unprofiled(case, int(sent.exposed[small].sum())),
+        saved=_unprofiled(case, int(exchanged.exposed[small].sum())),
     )
 
 
@@ -98,28 +98,28 @@ def mixed_units(case: Case) -> Seen | None:
 
 def needless_reduction(case: Case) -> Seen | None:
     """D4: gradients are reduced that the adapters do not have."""
-    mine = _messages(case, "all_reduce")
-    moved, own = mine.bytes, 4 * _adapter_elements(case) * _micro_batches(case)
+    of_kind = _messages(case, "all_reduce")
+    moved, own = of_kind.bytes, 4 * _adapter_elements(case) * _micro_batches(case)
     if not own or moved <= NEEDLESS * own:
         return None
     return Seen(
         evidence=[
             evidence("bytes reduced per step", moved, "B"),
             evidence("bytes of the adapters' gradients, at most", own, "B"),
-            evidence("time of the reductions", mine.ns, "ns"),
-            evidence("of it nothing hides", mine.exposed_ns, "ns"),
+            evidence("time of the reductions", of_kind.ns, "ns"),
+            evidence("of it nothing hides", of_kind.exposed_ns, "ns"),
             *_saved(case),
         ],
-        saved=_unprofiled(case, mine.exposed_ns * (1 - own / moved)),
+        saved=_unprofiled(case, of_kind.exposed_ns * (1 - own / moved)),
         severity="major",
     )
 
 
 def pipeline_bubble(case: Case) -> Seen | None:
     """D5: stages of a pipeline wait for each other."""
-    mine = _messages(case, "send_recv")
+    of_kind = _messages(case, "send_recv")
     micro = case.workload.micro_batches if case.workload else None
-    stages = mine.ranks
+    stages = of_kind.ranks
     if not micro or stages < 2:
         return None
     bubble = (stages - 1) / (stages - 1 + micro)
@@ -143,10 +143,10 @@ def pipeline_bubble(case: Case) -> Seen | None:
 
 def exposed_communication(case: Case) -> Seen | None:
     """D6: time goes to communication alone. Where D1, D2, D4 or D5 says why, this goes (``findings``)."""
-    exposed, sent = _exposed(case), case.communication
-    if sent is None or exposed < EXPOSED_SHARE * case.wall_ns:
+    exposed, exchanged = _exposed(case), case.communication
+    if exchanged is None or exposed < EXPOSED_SHARE * case.wall_ns:
         return None
-    rows = [row for row in sent.collectives if row.exposed_ns]
+    rows = [row for row in exchanged.collectives if row.exposed_ns]
     apart = all(row.basis == "fastest rank" for row in rows)
     gradients = bool(rows) and rows[0].name in ("all_reduce", "reduce_scatter")
     return Seen(
@@ -154,7 +154,7 @@ def exposed_communication(case: Case) -> Seen | None:
             evidence("communication that nothing hides", exposed, "ns"),
             evidence("of the step", exposed / case.wall_ns, "share"),
             evidence("most of it in", f"{rows[0].name}, {units.count(rows[0].count)} per step" if rows else None),
-            evidence("communication that computation hides", sent.overlapped_ns, "ns"),
+            evidence("communication that computation hides", exchanged.overlapped_ns, "ns"),
         ],
         saved=_unprofiled(case, exposed / TWICE),
         spent_ns=exposed,
@@ -203,12 +203,12 @@ def _exposed(case: Case) -> int:
 
 def _saved(case: Case) -> list[Evidence]:
     """What of the traffic LoRA saves, where the recording says what full fine-tuning would reduce."""
-    sent = case.communication
-    if sent is None or sent.saved_bytes is None:
+    exchanged = case.communication
+    if exchanged is None or exchanged.saved_bytes is None:
         return []
     return [
-        evidence("gradient bytes that full fine-tuning would reduce", sent.full_reduced_bytes, "B"),
-        evidence("of these LoRA saves", sent.saved_bytes, "B"),
+        evidence("gradient bytes that full fine-tuning would reduce", exchanged.full_reduced_bytes, "B"),
+        evidence("of these LoRA saves", exchanged.saved_bytes, "B"),
     ]
 
 

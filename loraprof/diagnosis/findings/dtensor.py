@@ -22,14 +22,14 @@ MOVES: Final = re.compile(r"^(Nested)?Redistribute$|^_c10d_functional::(all_|red
 
 def dispatch(case: Case) -> Seen | None:
     """D7: the host's time goes into DTensor's dispatch, of the adapters' small ops above all."""
-    trace, host, who = case.analysis.trace, case.analysis.trace.host, case.analysis.who
+    trace, host, attribution = case.analysis.trace, case.analysis.trace.host, case.analysis.attribution
     if not any(OWN.search(name) for name in trace.names):
         return None
     window = case.ledger.window
     inside = (host.kind == HostKind.OP) & (host.start >= window.noted_start) & (host.start < window.end)
     calls = inside & _named(case, re.compile(f"^{DISPATCH}$"))
     own_ns = _own_ns(case, calls) * case.scale
-    adapters = np.isin(who.role, [ROLE[role] for role in ADAPTER_ROLES])
+    adapters = np.isin(attribution.role, [ROLE[role] for role in ADAPTER_ROLES])
     spent = round(own_ns.sum())
     if spent < SHARE * case.wall_ns:
         return None
@@ -61,7 +61,7 @@ def _named(case: Case, pattern: re.Pattern[str]) -> Bool:
 
 def _own_ns(case: Case, calls: Bool) -> Int64:
     """Per host row: the time of a dispatch without that of the ops and calls inside it."""
-    host, parent = case.analysis.trace.host, case.analysis.who.tree.parent
+    host, parent = case.analysis.trace.host, case.analysis.attribution.tree.parent
     took = host.end - host.start
     own = np.where(calls, took, 0)
     children = np.flatnonzero((parent >= 0) & np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME)))

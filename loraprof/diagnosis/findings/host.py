@@ -160,7 +160,7 @@ def python_overhead(case: Case) -> Seen | None:
 
 def _places(case: Case, module: Int64, ns: Int64) -> str:
     """Path of the module before which most of the time was spent."""
-    paths = case.analysis.who.paths
+    paths = case.analysis.attribution.paths
     totals = np.bincount(np.where(module >= 0, module, len(paths)), ns, minlength=len(paths) + 1)
     best = int(totals.argmax())
     return paths[best] if best < len(paths) else "work outside every module"
@@ -189,7 +189,7 @@ def naive_pipeline(case: Case) -> Seen | None:
     window = case.ledger.window
     inside = (device.start >= window.start) & (device.start < window.end)
     each = (inside & (device.device == index) for index in distinct(device.device).tolist())
-    busy = [union(device.start[mine], device.end[mine]) for mine in each]
+    busy = [union(device.start[device_rows], device.end[device_rows]) for device_rows in each]
     active = [one for one in busy if one.length > ACTIVE * case.wall_ns]
     if len(active) < 2:
         return None

@@ -182,12 +182,12 @@ def _sources(case: Case, known: Regression | None) -> Iterator[Evidence]:
 
 def _module(case: Case, flag: Bool) -> str:
     """Path of the module with most of these rows' time."""
-    who, host = case.analysis.who, case.analysis.trace.host
-    rows = np.flatnonzero(flag & (who.module >= 0))
+    attribution, host = case.analysis.attribution, case.analysis.trace.host
+    rows = np.flatnonzero(flag & (attribution.module >= 0))
     if not len(rows):
         return "the model"
-    totals = np.bincount(who.module[rows], (host.end - host.start)[rows])
-    return who.paths[int(totals.argmax())]
+    totals = np.bincount(attribution.module[rows], (host.end - host.start)[rows])
+    return attribution.paths[int(totals.argmax())]
 
 
 SLOW_OP = Rule(

@@ -89,12 +89,12 @@ def _built(case: Case) -> Again | None:
         if op.phase == "forward":
             counted[op.module, op.op] += op.count
     shares = {(r.module, r.op): min(r.count / max(counted[r.module, r.op], r.count), 1.0) for r in outside}
-    who, host, names = case.analysis.who, case.analysis.trace.host, case.analysis.trace.names
+    attribution, host, names = case.analysis.attribution, case.analysis.trace.host, case.analysis.trace.names
     ids = {name: i for i, name in enumerate(names)}
     wanted = {(module, ids[op]): share for (module, op), share in shares.items() if op in ids}
     flag = np.zeros(len(host), dtype=np.bool_)
     for module, name in wanted:
-        flag |= (who.module == module) & (host.name == name) & (who.phase == PHASE["forward"])
+        flag |= (attribution.module == module) & (host.name == name) & (attribution.phase == PHASE["forward"])
     flag &= host.kind == HostKind.OP
     select = of_rows(case, flag)
     whole = total_ns(case, select)
@@ -118,36 +118,36 @@ def _built(case: Case) -> Again | None:
 
 def _factor(case: Case, flag: Bool, wanted: dict[tuple[int, int], float]) -> float:
     """Share of the flagged rows' host time that repeats: an op may also do other work in the same module."""
-    host, who = case.analysis.trace.host, case.analysis.who
+    host, attribution = case.analysis.trace.host, case.analysis.attribution
     rows = np.flatnonzero(flag)
     ns = (host.end - host.start)[rows].astype(np.float64)
-    shares = [wanted[int(who.module[row]), int(host.name[row])] for row in rows]
+    shares = [wanted[int(attribution.module[row]), int(host.name[row])] for row in rows]
     return float(np.average(shares, weights=ns)) if ns.sum() else 1.0
 
 
 def _read(case: Case) -> Again | None:
-    who, host, window = case.analysis.who, case.analysis.trace.host, case.ledger.window
+    attribution, host, window = case.analysis.attribution, case.analysis.trace.host, case.ledger.window
     names = case.analysis.trace.names
-    inside = ~np.array([r in ADAPTER_ROLES for r in ROLES])[who.role] & (who.module >= 0)
-    inside &= np.isin(who.phase, (PHASE["forward"], PHASE["backward"], PHASE["recompute"]))
+    inside = ~np.array([r in ADAPTER_ROLES for r in ROLES])[attribution.role] & (attribution.module >= 0)
+    inside &= np.isin(attribution.phase, (PHASE["forward"], PHASE["backward"], PHASE["recompute"]))
     inside &= (host.start >= window.noted_start) & (host.start < window.end)
     reads = np.array([n in READS for n in names] or [False])[host.name] & (host.kind == HostKind.OP)
     reads &= inside
-    outer = who.tree.nearest(reads)
-    parent = who.tree.parent
+    outer = attribution.tree.nearest(reads)
+    parent = attribution.tree.parent
     nested = np.zeros(len(host), dtype=np.bool_)  # nonzero inside is_nonzero, item inside it
     nested[reads] = outer[np.maximum(parent[reads], 0)] >= 0
     nested[reads & (parent < 0)] = False
     reading = reads & ~nested
     rows = np.flatnonzero(reading)
-    modules = sorted(set(who.module[rows].tolist()))
+    modules = sorted(set(attribution.module[rows].tolist()))
     if len(modules) < MODULES:
         return None
     spent, saved = _waited(case, reading, inside)
     return Again(
         count=len(rows),
         modules=len(modules),
-        place=who.paths[modules[0]],
+        place=attribution.paths[modules[0]],
         what="",
         saved=saved,
         spent_ns=spent,
@@ -164,7 +164,7 @@ def _waited(case: Case, reading: Bool, inside: Bool) -> tuple[int, Worth | None]
         value = worth(case, select)
         return round(left * total_ns(case, select)), value.times(left) if value else None
     waits = np.array([bool(WAITS.search(n)) for n in names] or [False])[host.name] & (host.kind == HostKind.RUNTIME)
-    under = case.analysis.who.tree.nearest(reading) >= 0
+    under = case.analysis.attribution.tree.nearest(reading) >= 0
     waited = int((host.end - host.start)[waits & inside & under].sum()) * case.scale
     spent = round(left * min(waited, case.step.ns(cause="sync")))
     return spent, Worth(spent, 0.0, spent) if spent and case.timing.unprofiled else None

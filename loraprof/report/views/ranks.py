@@ -153,14 +153,14 @@ def _stragglers(stragglers: Sequence[Straggler]) -> str:
     )
 
 
-def communication_section(sent: Communication, adapted: bool) -> Section:
+def communication_section(communication: Communication, adapted: bool) -> Section:
     """Every kind of collective with its size, what of it is exposed, and its bandwidth; then what LoRA saves."""
-    blocks: list[Block] = [collective_table(sent.collectives)]
-    gradients = ("LoRA", _saved(sent)) if adapted else ("gradients", _reduced(sent))
-    lines = [(label, words) for label, words in (gradients, ("bandwidth", _basis(sent))) if words]
+    blocks: list[Block] = [collective_table(communication.collectives)]
+    gradients = ("LoRA", _saved(communication)) if adapted else ("gradients", _reduced(communication))
+    lines = [(label, words) for label, words in (gradients, ("bandwidth", _basis(communication))) if words]
     if lines:
         blocks.append(Facts(tuple(lines)))
-    aside = f"{units.ns(sent.exposed_ns)} exposed, {units.ns(sent.overlapped_ns)} hidden"
+    aside = f"{units.ns(communication.exposed_ns)} exposed, {units.ns(communication.overlapped_ns)} hidden"
     return Section("communication", "Communication", tuple(blocks), aside)
 
 
@@ -194,29 +194,33 @@ def _collective_row(r: CollectiveRow, scale: units.Scale) -> Row:
     )
 
 
-def _saved(sent: Communication) -> str:
+def _saved(communication: Communication) -> str:
     """What of the traffic is the gradients', and what is not."""
-    if sent.strategy is None or sent.saved_bytes is None:
+    if communication.strategy is None or communication.saved_bytes is None:
         return ""
-    saved = units.nbytes(sent.saved_bytes) if sent.saved_bytes else "none"
-    words = f"saves {saved} of the {units.nbytes(sent.full_reduced_bytes)} of gradients that "
-    words += f"full fine-tuning reduces per step, and reduces {units.nbytes(sent.reduced_bytes)}"
-    if sent.strategy == "sharded":
-        words += f"; the {units.nbytes(sent.gathered_bytes)} of gathered weights it does not save"
+    saved = units.nbytes(communication.saved_bytes) if communication.saved_bytes else "none"
+    words = f"saves {saved} of the {units.nbytes(communication.full_reduced_bytes)} of gradients that "
+    words += f"full fine-tuning reduces per step, and reduces {units.nbytes(communication.reduced_bytes)}"
+    if communication.strategy == "sharded":
+        words += f"; the {units.nbytes(communication.gathered_bytes)} of gathered weights it does not save"
     return words
 
 
-def _reduced(sent: Communication) -> str:
+def _reduced(communication: Communication) -> str:
     """The same of a step without adapters."""
-    if sent.strategy is None:
+    if communication.strategy is None:
         return ""
-    words = f"{units.nbytes(sent.reduced_bytes)} reduced per step"
-    return f"{words}, {units.nbytes(sent.gathered_bytes)} of weights gathered" if sent.strategy == "sharded" else words
+    words = f"{units.nbytes(communication.reduced_bytes)} reduced per step"
+    return (
+        f"{words}, {units.nbytes(communication.gathered_bytes)} of weights gathered"
+        if communication.strategy == "sharded"
+        else words
+    )
 
 
-def _basis(sent: Communication) -> str:
+def _basis(communication: Communication) -> str:
     """What the times behind the bandwidths are."""
-    known = [row for row in sent.collectives if row.algorithm_bytes_per_s is not None]
+    known = [row for row in communication.collectives if row.algorithm_bytes_per_s is not None]
     here = [row.name for row in known if row.basis == "this rank"]
     if not here:
         return "bytes over the time on the rank that came last to each, which did not wait" if known else ""

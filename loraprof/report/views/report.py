@@ -161,8 +161,8 @@ def _compiled(c: CompiledReport) -> Facts:
     if c.mixed_ns:
         lines.append(("adapter ops among others", f"in kernels that take {units.ns(c.mixed_ns)}"))
     if c.compile_ns is not None:
-        again = f"recompilations since the warm-up: {units.count(c.recompilations)}"
-        lines.append(("compiling", f"{units.ns(c.compile_ns)}; {again}; graph breaks: {units.count(c.graph_breaks)}"))
+        after = f"recompilations since the warm-up: {units.count(c.recompilations)}"
+        lines.append(("compiling", f"{units.ns(c.compile_ns)}; {after}; graph breaks: {units.count(c.graph_breaks)}"))
     return Facts(tuple(lines))
 
 

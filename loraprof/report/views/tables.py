@@ -43,14 +43,14 @@ def phase_roles(step: Step) -> Table:
     busy = [p for p in step.partition if p.kind == "busy"]
 
     def row(head: Cell, chosen: Sequence[str]) -> Row:
-        mine = [p for p in busy if p.role in chosen]
+        selected = [p for p in busy if p.role in chosen]
         idle_ns = _sum(p for p in step.partition if p.kind == "idle" and p.role in chosen)
         return (
             head,
-            *(time_cell(scale, _sum(p for p in mine if p.phase == phase)) for phase in phases),
+            *(time_cell(scale, _sum(p for p in selected if p.phase == phase)) for phase in phases),
             time_cell(scale, idle_ns),
-            time_cell(scale, _sum(mine) + idle_ns),
-            share_cell(_sum(mine) + idle_ns, step.wall_ns),
+            time_cell(scale, _sum(selected) + idle_ns),
+            share_cell(_sum(selected) + idle_ns, step.wall_ns),
         )
 
     columns = (
@@ -74,15 +74,15 @@ def idle_causes(step: Step, *, cpu: bool) -> Table:
     causes = sorted({p.cause or "unknown" for p in idle}, key=lambda c: (-step.ns(kind="idle", cause=c), c))
     rows = []
     for cause in causes:
-        mine = [p for p in idle if p.cause == cause]
-        most = max(mine, key=lambda p: p.ns)
+        selected = [p for p in idle if p.cause == cause]
+        most = max(selected, key=lambda p: p.ns)
         rows.append(
             (
                 cell(cause, tone=CAUSE_TONES[cause]),
                 cell(words[cause]),
-                time_cell(scale, _sum(mine)),
-                share_cell(_sum(mine), step.wall_ns),
-                Cell(units.count(sum(p.events for p in mine)), sum(p.events for p in mine)),
+                time_cell(scale, _sum(selected)),
+                share_cell(_sum(selected), step.wall_ns),
+                Cell(units.count(sum(p.events for p in selected)), sum(p.events for p in selected)),
                 cell(f"{most.role}, {most.phase}"),
             )
         )
@@ -205,12 +205,12 @@ def traffic_sentence(traffic: Sequence[Traffic], step: Step) -> str | None:
         return None
     moved = {role: rows[role].min_bytes if role in rows else 0 for role in known_ns}
     base = moved.pop("base.linear")
-    mine = sum(moved.values())
-    if not base or not mine:
+    selected = sum(moved.values())
+    if not base or not selected:
         return None
-    share = units.percent(moved.get("adapter.elementwise", 0) / mine, 0)
+    share = units.percent(moved.get("adapter.elementwise", 0) / selected, 0)
     return (
-        f"The adapter moves {units.ratio(mine / base, 1)} the bytes of the frozen linear layers, {share} of it in "
+        f"The adapter moves {units.ratio(selected / base, 1)} the bytes of the frozen linear layers, {share} of it in "
         "scale, add, dropout and casts."
     )
 

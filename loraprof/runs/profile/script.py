@@ -93,9 +93,9 @@ def _torn_down(order: Order) -> Iterator[None]:
 def _incomplete(session: Session, code: int, order: Order, writer: Writer) -> NoReturn:
     """Too few steps: leaves with the script's own code where it failed, else raises the reason."""
     own, missing = launch(), explain_missing(session.steps, session.needed)
-    who = f"rank {own.rank}: " if own.world > 1 else ""
+    prefix = f"rank {own.rank}: " if own.world > 1 else ""
     writer.absent(f"its script exited with code {code}" if code else missing.message)
     if not code:
-        raise MeasurementError(f"{who}{missing.message}", missing.hint)
-    order.say(f"{who}the script exited with code {code} before the recording was complete; nothing was written")
+        raise MeasurementError(f"{prefix}{missing.message}", missing.hint)
+    order.say(f"{prefix}the script exited with code {code} before the recording was complete; nothing was written")
     raise typer.Exit(code)

@@ -39,11 +39,11 @@ class Unmarked:
         return [ModuleInfo(id=i, path=site.path, cls="", site=i) for i, site in enumerate(self.sites)]
 
 
-def unmarked(trace: Trace, tree: Tree, around: tuple[Int32, Int32], again: Bool) -> Unmarked:
+def unmarked(trace: Trace, tree: Tree, around: tuple[Int32, Int32], recomputed: Bool) -> Unmarked:
     """``around``: per host row the backward node and the optimizer range around it, -1 none. ``again``: rows inside
     nodes that a checkpoint runs again."""
     evaluate, optimizer = around
-    outside = ((evaluate < 0) | again) & (optimizer < 0)
+    outside = ((evaluate < 0) | recomputed) & (optimizer < 0)
     call, rows = _calls(trace, tree, outside)
     calls = calls_of(trace, rows, _runs(trace, rows, evaluate, optimizer))
     norms = norms_of(calls)

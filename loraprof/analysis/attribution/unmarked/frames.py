@@ -58,9 +58,9 @@ def framed(
     parts: dict[int, tuple[int, str]] = {}
     sites: list[AdapterSite] = []
     for row in starts.tolist():
-        mine, cls = inside.get(row, []), table[int(module[row])].cls
-        wraps = bool(_WRAPPER.search(cls)) and row not in {int(frame[p]) for p in mine}
-        held = _layer(calls, mine, wraps) if len(mine) <= MOST else None
+        calls_inside, cls = inside.get(row, []), table[int(module[row])].cls
+        wraps = bool(_WRAPPER.search(cls)) and row not in {int(frame[p]) for p in calls_inside}
+        held = _layer(calls, calls_inside, wraps) if len(calls_inside) <= MOST else None
         if held is None or not _summed(calls, held, added.get(row, set())):
             continue
         number = len(sites)

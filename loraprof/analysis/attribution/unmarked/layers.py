@@ -40,14 +40,14 @@ def _first(run: Int64) -> Int64:
 
 def site_of(trace: Trace, calls: Calls, pairs: Pairs, base: int, path: str) -> AdapterSite:
     """The layer of one base; ranks of several pairs add up. Widths are 0 where shapes were not recorded."""
-    mine = np.flatnonzero(pairs.base == base)
+    of_base = np.flatnonzero(pairs.base == base)
     return AdapterSite(
         path=path,
         kind="lora",
-        rank=int(calls.outer[pairs.down[mine]].sum()) or None,
+        rank=int(calls.outer[pairs.down[of_base]].sum()) or None,
         in_features=int(calls.inner[base]),
         out_features=int(calls.outer[base]),
-        dtype=_dtype(trace, int(calls.row[pairs.down[mine[0]]])),
+        dtype=_dtype(trace, int(calls.row[pairs.down[of_base[0]]])),
         base_dtype=_dtype(trace, int(calls.row[base])),
         how="shapes",
     )
