@@ -2,6 +2,7 @@
 
     python benchmarks/predictions.py            # all configurations, one process each, prints a table
     python benchmarks/predictions.py --only 3   # one of them
+    python benchmarks/predictions.py --save     # and keeps what is counted in differences.json, for coverage.py
 
 The three arms are built in one process and timed in turn, there and back, without a profiler; then the LoRA arm alone
 is recorded as ``loraprof profile`` would, and diagnosed. A prediction hits within 20 % of the measured difference or
@@ -57,6 +58,8 @@ CONFIGURATIONS = (
 )  # fmt: skip
 ARMS = ("full", "lora", "frozen")
 COUNTED = (0.75, 2.2)
+FULL, FROZEN = "full - lora, ms", "lora - frozen, ms"
+KEPT = Path(__file__).with_name("differences.json")
 
 
 def measure(one: Configuration, rounds: int) -> dict[str, Any]:
@@ -126,6 +129,11 @@ class Difference:
     def covered(self) -> bool:
         return self.low <= self.measured <= self.high
 
+    def row(self, case: str, what: str) -> dict[str, Any]:
+        """As ``coverage.py`` reads it, ms."""
+        measured, *predicted = (round(ns / 1e6, 2) for ns in (self.measured, self.predicted, self.low, self.high))
+        return {"case": case, "what": what, "measured": measured, "predicted": predicted}
+
     def __str__(self) -> str:
         ms = [f"{x / 1e6:7.1f}" for x in (self.measured, self.predicted, self.low, self.high)]
         return f"{ms[0]} {ms[1]} [{ms[2]},{ms[3]}] {'ok  ' if self.hit else 'MISS'} {'in ' if self.covered else 'out'}"
@@ -148,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=int)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--save", action="store_true")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
@@ -158,6 +167,7 @@ def main() -> None:
     print(f"{'configuration':60} {'ms':>6} {'lora':>5} | {head:49} | {head}")
     chosen = [options.only] if options.only is not None else range(len(CONFIGURATIONS))
     counted: list[Difference] = []
+    rows: list[dict[str, Any]] = []
     failed = 0
     for i in chosen:
         command = [sys.executable, __file__, "--one", str(i), "--rounds", str(options.rounds)]
@@ -171,8 +181,11 @@ def main() -> None:
         inside = COUNTED[0] <= ratio <= COUNTED[1]
         label = CONFIGURATIONS[i].label if inside else f"[{CONFIGURATIONS[i].label[1:]}]"
         counted += [full, frozen] if inside else []
+        rows += [one.row(label.strip(), what) for one, what in ((full, FULL), (frozen, FROZEN)) if inside]
         lora = result["measured"]["lora"] / 1e6
         print(f"{label[:60]:60} {lora:6.1f} {ratio:5.2f} | {full} | {frozen}", flush=True)
+    if options.save:
+        KEPT.write_text("[\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
     hits, covered = sum(d.hit for d in counted), sum(d.covered for d in counted)
     print(f"{hits} of {len(counted)} differences hit, {covered} lie in their interval; {failed} configurations failed")
 
