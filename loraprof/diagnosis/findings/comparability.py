@@ -148,7 +148,8 @@ def _padded(case: Case, kept: float) -> Worth | None:
     left = ((step - goes.ns + issued * ns) * slower for ns, slower in zip(ISSUING_NS, SLOWER, strict=True))
     likely, low = (max(step - ns, 0.0) for ns in left)
     most = (1 - kept) * step + kept * (1 - kept) * attention.ns
-    return Worth(likely, low, max(likely, min(goes.high, most)), bounded=True)
+    edit = goes.times(likely / goes.ns).edit if goes.ns else None
+    return Worth(likely, low, max(likely, min(goes.high, most)), bounded=True, edit=edit)
 
 
 def _busy(ledger: Ledger) -> Bool:
