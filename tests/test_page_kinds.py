@@ -151,6 +151,16 @@ def test_a_sweeps_dots_are_its_cells(browser: Any, tmp_path: Path) -> None:
     made.context.close()
 
 
+def test_a_fixs_dots_are_what_was_measured(browser: Any, tmp_path: Path) -> None:
+    place = tmp_path / "page.html"
+    place.write_bytes(to_html(sample()))
+    made = Opened(browser, place)
+    shown = made.ask("[...document.querySelectorAll('.tried [data-v]')].map(d => +d.dataset.v)")
+    assert shown == [1 / t.measured.ratio for t in sample().remedies if t.measured]
+    assert made.shown(".tried rect") == sum(t.predicted is not None for t in sample().remedies if t.measured)
+    made.context.close()
+
+
 def test_ranks_tell_their_own_numbers_and_keys_go_from_one_to_the_next(browser: Any, tmp_path: Path) -> None:
     place = tmp_path / "page.html"
     place.write_bytes(page_of(many_ranks()))

@@ -131,7 +131,13 @@ class _Edited:
             return saved_ns(self.timed, less)
         flags = [e.merged for e in host if e.merged is not None]
         merged = reduce(np.logical_or, flags) if flags else None
-        return float(self.replay.saved_ns(*self._records(less), merged, min(e.share for e in host)))
+        return float(self._now_ns - self.replay.edited_ns(*self._records(less), merged, min(e.share for e in host)))
+
+    @cached_property
+    def _now_ns(self) -> int:
+        assert self.replay is not None
+        whole = np.ones(len(self._entry))
+        return self.replay.edited_ns(whole, whole, None, 1.0)
 
     def _records(self, less: Taken) -> tuple[Floats, Floats]:
         """Per replayed record, what is left of its time and of its launch."""

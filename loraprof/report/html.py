@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from loraprof.model.compare import Comparison
 from loraprof.model.compare import Waterfall as Waterfalls
+from loraprof.model.fix import Fix
 from loraprof.model.report import Report
 from loraprof.model.scene import Drawn
 from loraprof.model.sweep import Sweep
@@ -32,6 +33,7 @@ from loraprof.report.page.curve import curves
 from loraprof.report.page.difference import difference
 from loraprof.report.page.payload import packed
 from loraprof.report.page.svg import escape, rect
+from loraprof.report.page.tried import tried
 from loraprof.report.palette import SEVERITY_TONES
 from loraprof.report.shown import Shown, document_of
 
@@ -68,6 +70,8 @@ def _figures(shown: Shown) -> dict[str, str]:
             return {"waterfall": difference(found)}
         case Sweep():
             return {"map": curves(shown)}
+        case Fix():
+            return {"remedies": tried(shown)}
         case _:
             return {}
 

@@ -107,15 +107,14 @@ class StepReplay:
         """What the step would save where flagged records that follow each other are launched as one, ns."""
         return self._window(self.step.calls) - self._window(merged(self.step.calls, record))
 
-    def saved_ns(self, left: Floats, launched: Floats, joined: Bool | None, share: float) -> int:
-        """What the step would save, ns, where each record takes the part ``left`` of its time and its launch the part
+    def edited_ns(self, left: Floats, launched: Floats, joined: Bool | None, share: float) -> int:
+        """The window, ns, in which each record takes the part ``left`` of its time and its launch the part
         ``launched`` of the host's, records ``joined`` that follow each other are one launch, and the host takes
         ``share`` of its time."""
         calls = eased(stretched(self.step.calls, left), launched)
         gone = launched <= 0
         calls = without(calls, np.zeros(len(self.role), dtype=np.bool_), gone)
-        calls = calls if joined is None else merged(calls, joined[~gone])
-        return self._window(self.step.calls) - self._window(calls, share)
+        return self._window(calls if joined is None else merged(calls, joined[~gone]), share)
 
     def _window(self, calls: Calls, share: float = 1.0) -> int:
         sigma = 1.0 if self.sigma is None else self.sigma
