@@ -23,11 +23,12 @@ def bound(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
-def end_with(parent: int, how: int = signal.SIGKILL) -> None:
-    """Ties this process to its parent, process ``parent``; ends it where that is gone already."""
+def end_with(parent: int, how: int | None = None) -> None:
+    """Ties this process to its parent, process ``parent``; ends it where that is gone already. ``how``: the signal,
+    SIGKILL unless given."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # a C library without the call
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, how)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL if how is None else how)
     if os.getppid() != parent:
         os._exit(1)
 

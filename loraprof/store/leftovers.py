@@ -63,6 +63,8 @@ def _entries(folder: Path) -> list["os.DirEntry[str]"]:
     """This user's temporary files and folders; none where they cannot be listed."""
     with suppress(OSError), os.scandir(folder) as found:
         names = [e for e in found if e.name.startswith((".", "loraprof-"))]
+        if not hasattr(os, "getuid"):  # a temporary folder per user
+            return names
         return [e for e in names if e.stat(follow_symlinks=False).st_uid == os.getuid()]
     return []
 

@@ -58,6 +58,6 @@ def _machine() -> str:
 def _stat(pid: int) -> list[str]:
     """The fields of ``/proc/PID/stat`` from the state on, which is the third; a state that is no letter for none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return ["-"]
