@@ -122,7 +122,7 @@ class Flow:
         storage = t.untyped_storage()
         value = self._values.get(storage._cdata)
         if (value is None or value.leaf) and t._is_view() and hasattr(t._base, "_is_flat_param"):
-            return self._piece(piece_at(t._base, t.storage_offset()))
+            return self._piece(piece_at(t._base, int(t.storage_offset())))
         if value is None or (type(t) is nn.Parameter and type(value) is Activation):  # a model made within the step
             whole = t._base if t._is_view() and t._base is not None else t
             held = type(whole) is nn.Parameter or storage._cdata in self._buffers
