@@ -15,6 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,15 +33,17 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from benchmarks.overhead_step import build, timed_ns  # noqa: E402
 from benchmarks.processes import environment  # noqa: E402
 from loraprof.analysis.statistics import Estimate, median_interval, paired_log_ratio  # noqa: E402
-from loraprof.capture.modules.markers import Markers  # noqa: E402
+from loraprof.capture.modules.markers import COUNTED, Markers  # noqa: E402
 from loraprof.capture.nvml.client import NvmlSampler  # noqa: E402
+from loraprof.capture.passes.counting import Counting  # noqa: E402
 from loraprof.capture.passes.plan import Plan  # noqa: E402
+from loraprof.capture.passes.repeats import Repeats  # noqa: E402
 from loraprof.capture.passes.session import Session  # noqa: E402
 
 FOR_EVER = 1 << 60
 EMPTY_STEPS = 500
 REFERENCE_NS = 10_000_000  # the step that the hooks' limit refers to
-HOOKS_LIMIT, MEMORY_LIMIT_MB = 0.005, 60
+HOOKS_LIMIT, MEMORY_LIMIT_MB, DETECTION_LIMIT = 0.005, 60, 1.05
 VARIANTS = ("control", "session", "plain", "shapes")
 Arm = Callable[[], AbstractContextManager[object]]
 
@@ -178,6 +181,37 @@ def in_process(device: torch.device, rounds: int, steps: int) -> list[Row]:
     return rows if beside is not None else [*rows, Row("NVML sampler beside the loop", reason)]
 
 
+def detection(device: torch.device, blocks: int, width: int, rounds: int) -> Row:
+    """The counted step with its adapters followed, against the same without: the thread's own time."""
+    step = build(device, blocks, width)
+    step()
+
+    def block() -> int:
+        begin = time.thread_time_ns()
+        step()
+        return time.thread_time_ns() - begin
+
+    @contextmanager
+    def counted(follow: bool) -> Iterator[None]:
+        markers = Markers()
+        markers.install()
+        markers.step = COUNTED
+        counting = Counting(markers.where, markers.follow() if follow else None, Repeats())
+        counting.open()
+        try:
+            yield
+        finally:
+            counting.close()
+            markers.followed()
+            markers.remove()
+
+    arms: dict[str, Arm] = {"bare": lambda: counted(False), "followed": lambda: counted(True)}
+    pair = _pair(interleave(arms, block, rounds), "followed")
+    ratio = paired_log_ratio(pair["of"], pair["to"])
+    limit = f"at most {DETECTION_LIMIT:.2f}x: {'met' if ratio.ratio <= DETECTION_LIMIT else 'missed'}"
+    return Row(f"adapters followed in the counted step, {10 * blocks + 1:,} modules", added(**pair), ratio, limit)
+
+
 def in_processes(device: str, count: int, steps: int) -> dict[str, list[dict[str, float]]]:
     """What each variant's processes say; one of each per round."""
     found: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
@@ -218,6 +252,7 @@ def main() -> None:
     torch.set_num_threads(1)  # a pool that waits for a core would be all the noise there is
     print("| what | added per step, or size | with / without [95 %] | limit |\n|---|---|---|---|")
     rows = [hooks_alone(options.rounds), *in_process(torch.device(options.device), options.rounds, options.steps)]
+    rows += [detection(torch.device(options.device), *size, options.rounds) for size in ((6, 192), (300, 64))]
     print(*rows, sep="\n", flush=True)
     print(*process_rows(in_processes(options.device, options.processes, 3 * options.steps)), sep="\n")
 

@@ -21,13 +21,13 @@ class LoRA(nn.Module):
         return y
 
 
-def build(device: torch.device) -> Callable[[], None]:
+def build(device: torch.device, blocks: int = BLOCKS, width: int = WIDTH) -> Callable[[], None]:
     """A training loop's body over an MLP with adapters: 43 module calls, a few milliseconds on a CPU."""
     torch.manual_seed(0)
-    layers = [(nn.LayerNorm(WIDTH), LoRA(WIDTH, 4 * WIDTH), nn.GELU(), LoRA(4 * WIDTH, WIDTH)) for _ in range(BLOCKS)]
+    layers = [(nn.LayerNorm(width), LoRA(width, 4 * width), nn.GELU(), LoRA(4 * width, width)) for _ in range(blocks)]
     model = nn.Sequential(*(module for block in layers for module in block)).to(device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    x = torch.randn(TOKENS, WIDTH, device=device)
+    x = torch.randn(TOKENS, width, device=device)
 
     def step() -> None:
         (model(x) - x).square().mean().backward()

@@ -5,8 +5,10 @@ from collections.abc import Callable
 import layouts
 import pytest
 import torch
+import torch.distributed as dist
 from layouts import LAYERS, NONE, D, N, R, hooked, stack, trained
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
 from loraprof.capture.modules.facts import Tables
 from loraprof.capture.modules.markers import Markers
@@ -160,3 +162,16 @@ def test_an_op_that_cannot_be_followed_ends_the_search_and_nothing_else(monkeypa
     with pytest.raises(AssertionError, match="no storage"):  # the helper's own; the model ran
         trained(model)
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching")
+def test_parts_of_a_flat_parameter() -> None:
+    """FSDP's first version keeps frozen and trained weights in one tensor."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = FSDP(stack(layouts.OwnWeight), use_orig_params=True, device_id=torch.device("cpu"))
+        found = trained(model)
+    finally:
+        dist.destroy_process_group()
+    assert [(s.rank, s.in_features, s.out_features) for s in found.sites] == [(R, D, N), (R, N, D)]
+    assert [p.part for p in found.parameters if p.trainable] == ["down", "up"] * 2

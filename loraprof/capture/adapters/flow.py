@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from loraprof.capture.adapters.ops import Kind, Op, is_convolution
 from loraprof.capture.adapters.values import LIMIT, Activation, Merge, Product, Sum, Weight
+from loraprof.capture.modules.shards import piece_at
 
 _weak: Any = StorageWeakRef
 RANDOM = frozenset(("bernoulli_", "normal_", "uniform_", "random_", "exponential_"))
@@ -37,6 +38,7 @@ class Flow:
         self.failed: str | None = None
         self._frame = frame
         self._values: dict[int, Value] = {}  # by storage
+        self._pieces: dict[int, Weight] = {}
         self._held: list[Any] = []  # a storage's address is no other's as long as it is referred to
         self._fresh = 0
         self._buffers: set[int] = set()
@@ -62,9 +64,11 @@ class Flow:
             return
         try:
             if kind is Kind.VIEW:
+                if type(args[0]) is nn.Parameter:  # shares its storage
+                    if not hasattr(args[0], "_is_flat_param"):
+                        self._value(args[0])
+                    return
                 value = self._value(tensors[0]) if tensors else None
-                if type(args[0]) is nn.Parameter and type(out) is Tensor:
-                    return  # shares its storage
             else:
                 value = self._result(op, args, kwargs, tensors)
                 if type(value) is Weight:
@@ -117,6 +121,8 @@ class Flow:
         """``weight``: it is one whoever holds it."""
         storage = t.untyped_storage()
         value = self._values.get(storage._cdata)
+        if (value is None or value.leaf) and t._is_view() and hasattr(t._base, "_is_flat_param"):
+            return self._piece(piece_at(t._base, int(t.storage_offset())))
         if value is None or (type(t) is nn.Parameter and type(value) is Activation):  # a model made within the step
             whole = t._base if t._is_view() and t._base is not None else t
             held = type(whole) is nn.Parameter or storage._cdata in self._buffers
@@ -126,6 +132,14 @@ class Flow:
                 value = Activation(self._number(), constant=t.numel() == 1 or not t.is_floating_point())
             self._put(storage, value)
         return value
+
+    def _piece(self, p: nn.Parameter | None) -> Value:
+        """Of a flat parameter, whose parts share one storage."""
+        if p is None:
+            return self._activation()
+        if id(p) not in self._pieces:
+            self._pieces[id(p)] = self._leaf(p)
+        return self._pieces[id(p)]
 
     def _leaf(self, t: Tensor) -> Weight:
         frame = self._frame()

@@ -1,6 +1,7 @@
 """What a tensor of the counted step is made of: weights alone, or activations and the products they went through."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 LIMIT = 8  # products, origins and sums that a value remembers: of a residual stream, the latest
 
@@ -77,4 +78,5 @@ class Activation:
     events: tuple[int, ...] = ()
     scale: float | None = 1.0
     sums: tuple[Sum, ...] = ()
+    leaf: ClassVar = False
     constant: bool = False  # zeros, positions: joined with weights it is one

@@ -43,3 +43,14 @@ def held_bytes(tensor: torch.Tensor) -> int:
 def is_sharded(tensor: torch.Tensor) -> bool:
     """Whether this rank holds a part of the tensor only, or a DTensor's copy of it."""
     return local(tensor) is not tensor
+
+
+def piece_at(flat: Any, offset: int) -> torch.nn.Parameter | None:
+    """The parameter whose elements begin there in a flat one of FSDP's first version; None where none does."""
+    begin, parts = 0, iter(flat._params or ())
+    for numel, padding in zip(flat._numels_with_padding, flat._is_padding_mask, strict=True):
+        part: torch.nn.Parameter | None = None if padding else next(parts, None)
+        if begin == offset:
+            return part
+        begin += numel
+    return None
