@@ -136,7 +136,7 @@ def test_recompilation_within_the_run() -> None:
 def test_a_loader_and_a_pause() -> None:
     """On a real step: the input pipeline is H4, a pause in a module is H2."""
     late = found(toy("slow-data"))
-    assert facts(late["H4"])["of the step"] > 0.3  # the pipeline sleeps for four fifths of it, on a machine that is idle
+    assert facts(late["H4"])["of the step"] > 0.3  # four fifths where nothing else runs
     assert "H2" not in late
     slept = found(toy("pause"))
     assert facts(slept["H2"])["host ranges above 200 µs without a launch"] >= 2
