@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from loraprof.remedies.program import Program
-from loraprof.remedies.watch import Watch
+from loraprof.live_remedies.program import Program
+from loraprof.live_remedies.watch import Watch
 
 
 class Handwritten(nn.Module):

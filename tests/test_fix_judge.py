@@ -11,9 +11,9 @@ from provoke import made, synthetic
 
 import loraprof
 from loraprof.errors import InputError
+from loraprof.live_remedies.catalogue import REMEDIES
 from loraprof.model.fix import Measured
 from loraprof.model.report import Finding, Gain, Proven, RemedyReport, Report
-from loraprof.remedies.catalogue import REMEDIES
 from loraprof.report.registry import render
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
 from loraprof.runs.fix.rows import _covered, promise, refused

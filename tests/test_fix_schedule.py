@@ -8,8 +8,8 @@ import pytest
 from fixing import FakeForks, bench, seen
 
 from loraprof.errors import MeasurementError
+from loraprof.live_remedies.catalogue import REMEDIES
 from loraprof.model.fix import Reached, Tried
-from loraprof.remedies.catalogue import REMEDIES
 from loraprof.runs.fix.equal import Goal, reach
 from loraprof.runs.fix.job import Found
 from loraprof.runs.fix.judge import measured, repeats

@@ -11,8 +11,8 @@ from fixing import gone, script
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from loraprof.errors import UsageError
-from loraprof.remedies.catalogue import REMEDIES
-from loraprof.remedies.program import Program
+from loraprof.live_remedies.catalogue import REMEDIES
+from loraprof.live_remedies.program import Program
 from loraprof.runs.compare.arms import arm_names
 from loraprof.runs.fix.forks import forks
 from loraprof.runs.fix.job import Command, Trial

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from live import Handwritten, causal, gradients, llama, observed, same, tokens, trained
 from torch import Tensor, nn
 
-from loraprof.remedies.catalogue import REMEDIES
-from loraprof.remedies.lora_sites import lora_sites
-from loraprof.remedies.program import Program
+from loraprof.live_remedies.catalogue import REMEDIES
+from loraprof.live_remedies.lora_sites import lora_sites
+from loraprof.live_remedies.program import Program
 from loraprof.workloads.arms.lowrank import LowRankLinear
 
 pytestmark = pytest.mark.usefixtures("seeded")

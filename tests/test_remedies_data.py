@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from loraprof.capture.modules.facts import Padding
-from loraprof.remedies.bucketing import length_of
-from loraprof.remedies.catalogue import REMEDIES
-from loraprof.remedies.program import Loader, Program
-from loraprof.remedies.watch import Repeats, Watch
+from loraprof.live_remedies.bucketing import length_of
+from loraprof.live_remedies.catalogue import REMEDIES
+from loraprof.live_remedies.program import Loader, Program
+from loraprof.live_remedies.watch import Repeats, Watch
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -9,8 +9,8 @@ from live import base_of, causal, gradients, llama, observed, same, tokens, trai
 
 from loraprof.diagnosis.catalogue import texts
 from loraprof.diagnosis.judge import RULES
-from loraprof.remedies.catalogue import REMEDIES
-from loraprof.remedies.loss import ChunkedCrossEntropy
+from loraprof.live_remedies.catalogue import REMEDIES
+from loraprof.live_remedies.loss import ChunkedCrossEntropy
 from loraprof.workloads.arms import ARMS
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -103,7 +103,7 @@ def test_compiled_blocks() -> None:
 
 @pytest.mark.parametrize("chunk", [1 << 26, 1024])
 def test_the_chunked_loss_in_float64(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loraprof.remedies.loss.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("loraprof.live_remedies.loss.CHUNK_BYTES", chunk)
     hidden, weight = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((7, 5), (64, 5)))
     labels = torch.randint(64, (7,))
     assert torch.autograd.gradcheck(lambda h, w: ChunkedCrossEntropy.apply(h, w, labels), (hidden, weight))

@@ -8,8 +8,8 @@ import torch
 from live import causal, llama, tokens, trained
 from torch import nn
 
-from loraprof.remedies.catalogue import REMEDIES
-from loraprof.remedies.program import Program
+from loraprof.live_remedies.catalogue import REMEDIES
+from loraprof.live_remedies.program import Program
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -18,7 +18,7 @@ from loraprof.diagnosis.judge import RULES
 from loraprof.diagnosis.remedy import COMPARED, ORDER, Remedy
 from loraprof.diagnosis.rule import Family, Rule, Seen, evidence
 from loraprof.diagnosis.worth import Worth
-from loraprof.remedies.catalogue import REMEDIES
+from loraprof.live_remedies.catalogue import REMEDIES
 from loraprof.workloads.arms import ARMS
 
 TEXT = Entry(

@@ -12,9 +12,9 @@ from loraprof.comparison.arms import measured, pair_of
 from loraprof.comparison.differences import Profiled
 from loraprof.comparison.recordings import load_recorded
 from loraprof.errors import LoraprofError, UsageError
+from loraprof.live_remedies.catalogue import REMEDIES, is_remedy
 from loraprof.model.compare import Comparison
 from loraprof.model.workload import WorkloadSpec
-from loraprof.remedies.catalogue import REMEDIES, is_remedy
 from loraprof.runs.compare.alternate import STEPS, WARM_UP, alternate
 from loraprof.runs.compare.extras import Extras, with_iso_memory, with_quality
 from loraprof.runs.compare.job import Job, Outcome

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from loraprof.live_remedies.remedy import LiveRemedy
 from loraprof.model.fix import Reached
-from loraprof.remedies.remedy import LiveRemedy
 from loraprof.runs.fix.schedule import BASE, Bench
 
 GRACE: Final = 3.0  # times the seconds asked for that a run may take, its start aside

@@ -5,9 +5,9 @@ from typing import Final
 
 from loraprof import units
 from loraprof.analysis.statistics import median_interval
+from loraprof.live_remedies.remedy import LiveRemedy
 from loraprof.model.fix import Measured, Status, Tried, Unchanged
 from loraprof.model.report import Finding, Gain, Report
-from loraprof.remedies.remedy import LiveRemedy
 from loraprof.runs.fix.job import Found
 from loraprof.runs.fix.judge import Repeats, loss_change, measured
 from loraprof.runs.fix.schedule import BASE, TWIN, Bench

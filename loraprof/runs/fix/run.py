@@ -16,10 +16,10 @@ import msgspec
 from loraprof import units
 from loraprof.diagnosis.load import diagnose
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
+from loraprof.live_remedies.catalogue import REMEDIES, remedy_named
+from loraprof.live_remedies.remedy import LiveRemedy
 from loraprof.model.fix import Fix, Together, Tried
 from loraprof.model.report import Report
-from loraprof.remedies.catalogue import REMEDIES, remedy_named
-from loraprof.remedies.remedy import LiveRemedy
 from loraprof.runs.compare.workers import profile_pass, settings
 from loraprof.runs.fix.equal import Goal, reach
 from loraprof.runs.fix.forks import Forks, forks

@@ -17,11 +17,11 @@ from loraprof.capture.device.kinds import measured
 from loraprof.capture.device.protocol import Device
 from loraprof.capture.passes.boundary import StepBoundary
 from loraprof.errors import LoraprofError
+from loraprof.live_remedies.catalogue import REMEDIES
+from loraprof.live_remedies.program import Program
+from loraprof.live_remedies.remedy import LiveRemedy
+from loraprof.live_remedies.watch import Watch
 from loraprof.model.fix import Reached
-from loraprof.remedies.catalogue import REMEDIES
-from loraprof.remedies.program import Program
-from loraprof.remedies.remedy import LiveRemedy
-from loraprof.remedies.watch import Watch
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.profile.remedy_arm import WATCHED, RemedyArm
 from loraprof.runs.profile.run_script import run_script, stop_script

@@ -7,9 +7,9 @@ from torch.optim import Optimizer
 
 from loraprof.capture.passes.boundary import StepBoundary
 from loraprof.errors import MeasurementError, UsageError
-from loraprof.remedies.catalogue import is_remedy, remedy_named
-from loraprof.remedies.remedy import Undo
-from loraprof.remedies.watch import Watch
+from loraprof.live_remedies.catalogue import is_remedy, remedy_named
+from loraprof.live_remedies.remedy import Undo
+from loraprof.live_remedies.watch import Watch
 from loraprof.runs.profile.script_arm import ScriptArm
 from loraprof.workloads.apply import SCRIPT_ARMS
 

@@ -8,9 +8,9 @@ from loraprof.capture.device.kinds import default_device, measured
 from loraprof.capture.device.memory import enough_memory, memory_plan, require_room
 from loraprof.capture.passes.progress import Progress
 from loraprof.capture.passes.session import Session
+from loraprof.live_remedies.catalogue import is_remedy
 from loraprof.model.recording import Workload
 from loraprof.model.workload import WorkloadSpec
-from loraprof.remedies.catalogue import is_remedy
 from loraprof.runs.profile.order import Ended, Order
 from loraprof.runs.profile.remedy_arm import RemedyArm
 from loraprof.store.specs import default_workload, load_workload

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from loraprof.capture.modules.facts import columns_used
-from loraprof.remedies.program import Call, Program
-from loraprof.remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
-from loraprof.remedies.watch import rows
+from loraprof.live_remedies.program import Call, Program
+from loraprof.live_remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
+from loraprof.live_remedies.watch import rows
 
 ALONG_TOKENS: Final = ("input_ids", "attention_mask", "labels", "position_ids", "token_type_ids")
 LEAST_PADDING: Final = 0.02

@@ -3,8 +3,8 @@
 from typing import Final
 
 from loraprof.errors import UsageError
-from loraprof.remedies import adapter, bucketing, data, loss, model, optimizer, packing, training
-from loraprof.remedies.remedy import LiveRemedy
+from loraprof.live_remedies import adapter, bucketing, data, loss, model, optimizer, packing, training
+from loraprof.live_remedies.remedy import LiveRemedy
 from loraprof.store.specs import did_you_mean
 
 REMEDIES: Final[dict[str, LiveRemedy]] = {

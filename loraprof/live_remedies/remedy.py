@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from loraprof.live_remedies.program import Program
 from loraprof.model.report import RemedyKind
-from loraprof.remedies.program import Program
 
 Undo = Callable[[], None]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from loraprof.capture.modules.facts import IGNORED
-from loraprof.remedies.loss import causal_model
-from loraprof.remedies.program import Program
-from loraprof.remedies.remedy import LiveRemedy, Undo
+from loraprof.live_remedies.loss import causal_model
+from loraprof.live_remedies.program import Program
+from loraprof.live_remedies.remedy import LiveRemedy, Undo
 
 LEAST_PADDING: Final = 0.02
 GIVEN: Final = ("input_ids", "attention_mask", "labels")

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loraprof.remedies.lora_sites import LoraSite, adapted, lora_sites
-from loraprof.remedies.program import Program
-from loraprof.remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
+from loraprof.live_remedies.lora_sites import LoraSite, adapted, lora_sites
+from loraprof.live_remedies.program import Program
+from loraprof.live_remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
 from loraprof.workloads.adapters import compute_dtype
 from loraprof.workloads.arms.lowrank import LowRankLinear
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from loraprof.capture.modules.facts import IGNORED
-from loraprof.remedies.program import Program
-from loraprof.remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
+from loraprof.live_remedies.program import Program
+from loraprof.live_remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
 
 CHUNK_BYTES: Final = 64 << 20  # of logits in fp32
 SCALED: Final = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
-from loraprof.remedies.program import Program
-from loraprof.remedies.remedy import LiveRemedy, Undo, all_of, swap
+from loraprof.live_remedies.program import Program
+from loraprof.live_remedies.remedy import LiveRemedy, Undo, all_of, swap
 
 FUSED_KINDS: Final = (Adam, AdamW, SGD, Adagrad)
 FUSED_DEVICES: Final = ("cpu", "cuda")

@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
-from loraprof.remedies.program import Call, Loader, Program
+from loraprof.live_remedies.program import Call, Loader, Program
 
 
 class Watch:

@@ -8,8 +8,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from loraprof.remedies.program import Program
-from loraprof.remedies.remedy import LiveRemedy, Undo, all_of, swap
+from loraprof.live_remedies.program import Program
+from loraprof.live_remedies.remedy import LiveRemedy, Undo, all_of, swap
 
 LEAST_BLOCKS: Final = 2
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from loraprof.remedies.lora_sites import LoraSite, adapted, lora_sites
-from loraprof.remedies.model import blocks_of
-from loraprof.remedies.program import Program
-from loraprof.remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
+from loraprof.live_remedies.lora_sites import LoraSite, adapted, lora_sites
+from loraprof.live_remedies.model import blocks_of
+from loraprof.live_remedies.program import Program
+from loraprof.live_remedies.remedy import LiveRemedy, Undo, all_of, nothing, swap
 from loraprof.workloads.adapters import compute_dtype
 from loraprof.workloads.arms.paca import PartialLinear
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
 
-from loraprof.remedies.data import PAD_TO_LONGEST, swap_class
-from loraprof.remedies.program import Program
-from loraprof.remedies.remedy import LiveRemedy, Undo, nothing
+from loraprof.live_remedies.data import PAD_TO_LONGEST, swap_class
+from loraprof.live_remedies.program import Program
+from loraprof.live_remedies.remedy import LiveRemedy, Undo, nothing
 
 BATCHES: Final = 50  # that are sorted together: the order stays random beyond them
 MOST: Final = 50_000  # samples whose lengths are read

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loraprof.capture.adapters.sites import Found, features
-from loraprof.remedies.structure import candidates
+from loraprof.live_remedies.structure import candidates
 from loraprof.workloads.adapters import is_conv1d
 
 ROWS: Final = 8
