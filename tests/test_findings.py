@@ -14,7 +14,7 @@ from loraprof import units
 from loraprof.diagnosis.judge import RULES
 
 PACKAGE = Path(loraprof.__file__).parent / "diagnosis"
-ELSEWHERE = ("estimate", "remedies")  # which causes an estimate can tell, which a change of a program answers
+ELSEWHERE = ("estimate", "live_remedies")  # which causes an estimate can tell, which a change of a program answers
 CACHES = {"best_times.py", "roofline.py"}  # one is called L2
 
 
