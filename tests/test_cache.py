@@ -12,8 +12,6 @@ from msgspec.structs import replace
 from recordings import trace_bytes, write_recording
 
 from loraprof.cli.app import run
-from loraprof.diagnosis.causes import GATES
-from loraprof.diagnosis.judge import RULES
 from loraprof.model.report import Report
 from loraprof.report.export.job import Job
 from loraprof.store import cache as module
@@ -234,7 +232,3 @@ def test_a_number_of_another_kind_comes_back_as_it_was(tmp_path: Path) -> None:
     cache.get("report", Report, lambda: made)
     found = cache.get("report", Report, sample)
     assert msgspec.json.encode(found) == msgspec.json.encode(made)
-
-
-def test_the_ids_of_gates_begin_with_their_letter() -> None:
-    assert all(rule.id.startswith(GATES) == rule.family.gate for rule in RULES.values())

@@ -88,7 +88,7 @@ def test_a_prediction_wider_than_two_and_a_half_times_says_nothing(low: int, hig
 
 def test_causes_of_unknown_gain_are_in_no_order() -> None:
     def cause(id: str, gain: Gain | None = None) -> Finding:
-        return Finding(id=id, severity="major", title=id, evidence=[], remedy="", gain=gain)
+        return Finding(id=id, severity="major", title=id, evidence=[], remedy="", gain=gain, gate=id.startswith("G"))
 
     assert limiting([cause("D6"), cause("H1")]) is None
     assert limiting([cause("H1")]) == "H1"

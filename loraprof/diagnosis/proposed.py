@@ -3,7 +3,6 @@
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from loraprof.diagnosis.causes import is_cause
 from loraprof.model.report import Finding, RemedyKind, RemedyReport
 
 SAME: Final[tuple[RemedyKind, ...]] = ("same_training", "numerics", "data")
@@ -16,7 +15,7 @@ Proposed = tuple[Finding, RemedyReport]
 def best(findings: Sequence[Finding], kinds: Collection[RemedyKind]) -> list[Proposed]:
     """Of these kinds, per cause; by gain, unknown ones last."""
     found = []
-    for finding in (f for f in findings if is_cause(f)):
+    for finding in (f for f in findings if f.is_cause):
         remedies = [r for r in finding.remedies if r.kind in kinds]
         if remedies:
             found.append((finding, max(remedies, key=_gain_ns)))

@@ -85,6 +85,7 @@ class Rule:
             gain=gain,
             see=list(known.sources),
             remedies=remedies,
+            gate=self.family.gate,
         )
 
     def stated(self, severity: Severity, seen: list[Evidence]) -> Finding:
@@ -97,6 +98,7 @@ class Rule:
             evidence=seen,
             remedy=known.remedy,
             remedies=[self._in_words()],
+            gate=self.family.gate,
         )
 
     def _in_words(self) -> RemedyReport:

@@ -9,7 +9,6 @@ an arm leaves out is measured by running that arm.
 from collections.abc import Sequence
 
 from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.causes import is_cause
 from loraprof.diagnosis.judge import rule_of
 from loraprof.diagnosis.remedy import COMPARED, compare_command, target
 from loraprof.model.report import Finding
@@ -17,7 +16,7 @@ from loraprof.model.report import Finding
 
 def unclear(case: Case, found: Sequence[Finding]) -> str | None:
     """None where the leading cause is clear, or there are not two with a known gain."""
-    causes = [f for f in found if f.gain is not None and is_cause(f)]
+    causes = [f for f in found if f.gain is not None and f.is_cause]
     if len(causes) < 2:
         return _unknown(case, found)
     first, second = causes[:2]
@@ -32,7 +31,7 @@ def unclear(case: Case, found: Sequence[Finding]) -> str | None:
 
 def _unknown(case: Case, found: Sequence[Finding]) -> str | None:
     """Several causes of which no gain is known cannot be ranked."""
-    causes = [f.id for f in found if is_cause(f)]
+    causes = [f.id for f in found if f.is_cause]
     if len(causes) < 2 or case.timing.unprofiled is not None:
         return None
     return f"{', '.join(causes)} cannot be ranked without an unprofiled time; loraprof profile SCRIPT measures it"

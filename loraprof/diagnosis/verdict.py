@@ -4,7 +4,6 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.prediction.counterfactual import Counterfactual
-from loraprof.diagnosis.causes import is_cause
 from loraprof.model.fix import Fix
 from loraprof.model.report import Adapter, Finding, Proven, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES, Role
@@ -75,7 +74,7 @@ def limiting(found: list[Finding]) -> str | None:
 
     None where there are several and no gain is known: they stand in no order then.
     """
-    causes = [f for f in found if is_cause(f)]
+    causes = [f for f in found if f.is_cause]
     if len(causes) > 1 and all(f.gain is None for f in causes):
         return None
     sure = (f.id for f in causes if f.gain is not None and f.gain.low > SURE)
@@ -89,7 +88,7 @@ def advice(found: list[Finding]) -> str | None:
     if cause is None:
         return None
     text = f"Limited by: {next(f.title for f in found if f.id == cause)} ({cause})."
-    sure = [(f.id, r, r.gain) for f in found if is_cause(f) for r in f.remedies if r.gain and r.gain.low > SURE]
+    sure = [(f.id, r, r.gain) for f in found if f.is_cause for r in f.remedies if r.gain and r.gain.low > SURE]
     keeping = [one for one in sure if one[1].kind != "other_training"]
     best = max(keeping or sure, key=lambda one: one[2].low, default=None)
     if best is None:

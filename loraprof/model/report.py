@@ -325,6 +325,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     gain: Gain | None = None
     see: list[str] = []
     remedies: list[RemedyReport] = []
+    gate: bool = False  # about whether the numbers mean what they seem to mean
+
+    @property
+    def is_cause(self) -> bool:
+        """Whether it says where time goes, and more than for information: of the gates, what gains."""
+        return self.severity != "info" and (self.gain is not None or not self.gate)
 
 
 class Closure(msgspec.Struct, frozen=True, kw_only=True):

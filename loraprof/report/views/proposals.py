@@ -3,7 +3,6 @@
 from typing import Final
 
 from loraprof import units
-from loraprof.diagnosis.causes import is_cause
 from loraprof.diagnosis.proposed import OTHERWISE, SAME, best, gains
 from loraprof.model.report import Finding, RemedyReport, Report
 from loraprof.report.document import Block, Paragraph, Proposal, Proposals, Section
@@ -18,7 +17,7 @@ def proposals_section(report: Report) -> Section:
     """At most four changes, of which three may keep the training as it is; the rest is among the findings."""
     now = report.timing.unprofiled
     number, groups = 0, []
-    known = any(gains(r) for f in report.findings if is_cause(f) for r in f.remedies)
+    known = any(gains(r) for f in report.findings if f.is_cause for r in f.remedies)
     for title, kinds in GROUPS:
         made, found = [], best(report.findings, kinds)
         worth = [(f, r) for f, r in found if gains(r)]
