@@ -1,5 +1,6 @@
 """A training under loraprof computes what it computes without, bit for bit, however it is written."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def test_warnings_that_loraprof_causes_are_no_errors(tmp_path: Path, monkeypatch
             with pytest.raises(UserWarning, match="the training's own"):
                 warnings.warn("the training's own", stacklevel=1)
         assert list(warnings.filters) == before
+    assert gc.isenabled()
     assert len(p.report.steps) == 3
 
 

@@ -5,6 +5,7 @@ storage range once and each output once, views nothing. In-place accumulation be
 mode, so op lists differ slightly from the profiled step; peak memory is never taken from here.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._where, self._flow, self._repeats = where, flow, repeats
         self.uncounted = 0
+        self._collects = False
         self._facts: dict[Any, _Facts] = {}
         self._counts: Counter[tuple[int, str, int, str, tuple[torch.Size, ...], int, int]] = Counter()
 
@@ -88,14 +90,20 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._counts[(*where, facts.op, tuple([t.shape for t in tensors[:4]]), flops, moved)] += 1
 
     def open(self) -> None:
-        """Starts counting."""
+        """Starts counting. The many small objects that are kept would make the collector of garbage run again and
+        again, in vain."""
+        self._collects = gc.isenabled()
+        gc.disable()
         enter: Any = self.__enter__
         enter()
 
-    def close(self) -> None:
-        """Stops counting."""
-        leave: Any = self.__exit__
-        leave(None, None, None)
+    def close(self, lost: bool = False) -> None:
+        """Stops counting. ``lost``: the thread that counted has ended."""
+        if not lost:
+            leave: Any = self.__exit__
+            leave(None, None, None)
+        if self._collects:
+            gc.enable()
 
     def counted(self, owners: Mapping[int, int]) -> list[CountedOp]:
         """Everything seen, sorted; ``owners``: module ids by autograd number.

@@ -236,8 +236,8 @@ class Count(Phase):
         self._saved.close()
         if self._attention is not None:
             self._attention.close()
-        if self._counting is not None and not lost:
-            self._counting.close()
+        if self._counting is not None:
+            self._counting.close(lost)
         self._counting = None
         if self._eager is not None:
             self._eager.__exit__(None, None, None)
