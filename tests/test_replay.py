@@ -4,11 +4,21 @@ from dataclasses import replace as changed
 
 import numpy as np
 import pytest
-from builders import call, copy, kernel, trace_of
+from builders import call, copy, kernel, step, trace_of
 from hypothesis import given
 from hypothesis import strategies as some
 
-from loraprof.analysis.prediction.replay import Call, Calls, accepted, calls_of, gate_error, host_ns, replay, replayed
+from loraprof.analysis.prediction.replay import (
+    Call,
+    Calls,
+    accepted,
+    calls_of,
+    gate_error,
+    host_ns,
+    replay,
+    replayed,
+    step_calls,
+)
 from loraprof.analysis.trace.launch_links import link
 
 US = 1000
@@ -92,6 +102,13 @@ def test_r6_queue_limit() -> None:
                                                                (0, US, Call.LAUNCH, [(US, 7)])])  # fmt: skip
     assert replay(tail, 1.0, 5 * US, US, queue=100) == 907 * US
     assert replay(tail, 1.0, 5 * US, US, queue=2) > 1200 * US
+
+
+def test_the_host_s_time_between_two_steps_is_what_its_annotation_has_before_and_behind_the_calls() -> None:
+    trace = trace_of([step(0, 0, 1000)], [kernel(200, 300, (100, 110)), kernel(800, 900, (700, 710))])
+    assert step_calls(trace, link(trace), (0, 1000), (0, 1000)).calls.lead_ns == 100 + 290
+    assert step_calls(trace, link(trace), (0, 1000), (150, 650)).calls.lead_ns == 0  # it is shorter than they are
+    assert step_calls(trace, link(trace), (0, 1000)).calls.lead_ns == 0
 
 
 def test_steps_that_follow_one_another_overlap() -> None:
