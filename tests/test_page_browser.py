@@ -12,8 +12,10 @@ from pages import Opened, payload
 from sample_comparison import comparison
 from sample_report import bare_report, empty_report, report
 
+import loraprof
 from loraprof.cli.app import run
 from loraprof.report.html import to_html
+from loraprof.report.json import to_json
 from loraprof.store.profiles import profiles_dir
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -71,6 +73,25 @@ def test_zoom_pan_and_keys_redraw_the_timeline(opened: Opened) -> None:
     opened.page.keyboard.press("0")
     opened.page.wait_for_timeout(200)
     assert canvas.screenshot() == picture
+
+
+def test_perfetto_is_handed_the_rows_that_are_drawn(opened: Opened) -> None:
+    """By a stand-in for its window: the network is off."""
+    opened.ask("""() => {
+      const source = document.body.appendChild(document.createElement('iframe')).contentWindow;
+      source.postMessage = (sent, to) => {
+        window.handed = [sent, to];
+        if (sent === 'PING') dispatchEvent(new MessageEvent('message', { data: 'PONG', source }));
+      };
+      window.open = address => { window.asked = address; return source; };
+    }""")
+    opened.page.click("text=open in Perfetto")
+    opened.page.wait_for_timeout(500)
+    assert opened.ask("[window.asked, window.handed[1]]") == ["https://ui.perfetto.dev"] * 2
+    events = json.loads(opened.ask("new TextDecoder().decode(window.handed[0].perfetto.buffer)"))["traceEvents"]
+    slices = [event for event in events if event["ph"] == "X" and event["tid"] == 0]
+    step = msgspec.json.decode(to_json(loraprof.diagnose(GPU)))["unprofiled"]["wall_ns"]
+    assert round(sum(event["dur"] for event in slices) * 1000) == step  # the partition's row
 
 
 def test_the_longest_gap_names_who_is_to_blame(opened: Opened) -> None:

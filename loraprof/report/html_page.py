@@ -11,7 +11,7 @@ from typing import Final
 
 from loraprof.report.palette import TONES
 
-PARTS: Final = ("core", "timeline", "icicle", "roofline", "tables", "what_if", "ranks", "main")
+PARTS: Final = ("core", "timeline", "perfetto", "icicle", "roofline", "tables", "what_if", "ranks", "main")
 
 
 def _variables(dark: bool) -> str:

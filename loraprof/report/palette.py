@@ -36,6 +36,7 @@ TONES: Final[dict[str, Tone]] = {
     "unknown": Tone("idle: profiler or unknown", "#c3c7cf", "#4d5563", "", "░"),
     "good": Tone("faster", "#1a7f4b", "#4cc38a", "green", "█"),
     "bad": Tone("slower", "#b3261e", "#e5675e", "red", "█"),
+    "unsure": Tone("undecided", "#6b7280", "#9aa3b2", "", "▒"),
 }
 
 # Without a device nothing is launched: there idle means outside every op.

@@ -162,6 +162,7 @@ function timeline(data) {
   host.append(
     el("p", { class: "tools" },
       el("button", { onclick: () => zoom(1e9, 0) }, "whole step"), el("button", { onclick: longestGap }, "longest idle gap"),
+      el("button", { onclick: () => openInPerfetto(scene), title: "sends the rows below, names included, to ui.perfetto.dev" }, "open in Perfetto (leaves this machine)"),
       el("span", { class: "dim" }, "wheel or W S: zoom · drag or A D: pan · shift-drag: measure · click: what is it, and whose fault")),
     el("div", { class: "scroll tall" }, canvas), said);
   if (scene.left_out) host.append(el("p", { class: "dim" }, `${scene.left_out.toLocaleString("en")} of the deepest host records are not drawn`));

@@ -12,7 +12,7 @@ from loraprof.model.sweep import Crossover, Sweep, SweepCell
 from loraprof.report.document import Block, Cell, Column, Document, Facts, Paragraph, Row, Section, Table
 
 _LEGEND = "The line between gain and loss runs along the left edge of a cell with ┃, the upper edge of one with ▔."
-TONES = {"faster": "good", "slower": "bad"}
+TONES = {"faster": "good", "slower": "bad", "undecided": "unsure"}
 
 
 def view_sweep(sweep: Sweep) -> Document:
