@@ -10,9 +10,10 @@ from sample_report import report
 
 from loraprof.cli.app import run
 from loraprof.cli.schema import OUTPUTS
-from loraprof.diagnosis.glossary import terms
+from loraprof.diagnosis.glossary import term, terms
 from loraprof.model.report import Bound, GainBasis
 from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLES
+from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, TONES
 
 OWN_WORDS = {*CAUSES, *CLASSES, *PHASES, *ROLES, "closure", "replay", "turnaround", "role", "roof", "A/A"}
 SAMPLES = {"report": report(), "compare": comparison()}
@@ -57,3 +58,11 @@ def test_every_output_has_a_schema(output: str, capsys: pytest.CaptureFixture[st
 def test_an_unknown_output_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["schema", "reports"]) == 2
     assert "choose one of report" in capsys.readouterr().err
+
+
+LABELS = {*(TONES[tone].label for tone in CAUSE_TONES.values()), *CPU_LABELS.values()}
+
+
+@pytest.mark.parametrize("label", sorted(label for label in LABELS if label.startswith("idle: ")))
+def test_every_label_of_idle_time_is_explained(label: str) -> None:
+    assert term(label)

@@ -167,7 +167,7 @@ def test_changes_that_keep_the_training_come_first_and_numbers_run_on() -> None:
     items = [item for _, items in block.groups for item in items]
     assert [item.number for item in items] == list(range(1, len(items) + 1))
     assert len(items) <= 4
-    assert block.groups[0][0] == "Do this, same training"
+    assert block.groups[0][0] == "Do this, same training; gains overlap and do not add up"
 
 
 def test_the_waterfall_adds_up_when_small_bars_are_summed() -> None:

@@ -7,6 +7,7 @@ ends in blanks. In a pipe, a file and with ``full`` nothing is cut.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 
 from rich.console import Console
 from rich.text import Text
@@ -78,13 +79,20 @@ def chosen(document: Document, full: bool, section: str | None, width: int) -> D
 
 
 def _one_less(section: Section) -> Section:
-    """Without the last change that is proposed, where several are."""
+    """Without the last change of the longest group that is proposed, where several are."""
     for i, block in enumerate(section.blocks):
         if isinstance(block, Proposals) and sum(len(items) for _, items in block.groups) > 1:
-            title, items = block.groups[-1]
-            groups = (*block.groups[:-1], (title, items[:-1])) if len(items) > 1 else block.groups[:-1]
-            return replace(section, blocks=(*section.blocks[:i], Proposals(groups), *section.blocks[i + 1 :]))
+            longest = max(range(len(block.groups)), key=lambda k: (len(block.groups[k][1]), k))
+            cut = [(title, items[:-1] if k == longest else items) for k, (title, items) in enumerate(block.groups)]
+            fewer = Proposals(_numbered([(title, items) for title, items in cut if items]))
+            return replace(section, blocks=(*section.blocks[:i], fewer, *section.blocks[i + 1 :]))
     return section
+
+
+def _numbered(groups: Sequence[tuple[str, tuple[Proposal, ...]]]) -> tuple[tuple[str, tuple[Proposal, ...]], ...]:
+    """Numbered through, from 1."""
+    number = count(1)
+    return tuple((title, tuple(replace(item, number=next(number)) for item in items)) for title, items in groups)
 
 
 def page_width(console: Console) -> int:

@@ -8,6 +8,7 @@ from loraprof.model.report import Finding, RemedyReport, Report
 from loraprof.report.document import Block, Paragraph, Proposal, Proposals, Section
 
 GROUPS: Final = (("Do this, same training", SAME), ("Or change what is trained, or on what", OTHERWISE))
+OVERLAP: Final = "; gains overlap and do not add up"
 MOST: Final = 4  # of which SAME come first
 MOST_SAME: Final = 3
 CHECK: Final = {"other_training": "; check the quality", "numerics": "; check the loss"}
@@ -30,7 +31,8 @@ def proposals_section(report: Report) -> Section:
     if not groups:
         block: Block = Paragraph("None of the known causes shows, or this input does not allow to tell.")
     else:
-        block = Proposals(tuple(groups))
+        overlap = OVERLAP if number > 1 and known else ""
+        block = Proposals(((groups[0][0] + overlap, groups[0][1]), *groups[1:]))
     return Section("do", "What to do", (block,), brief=True)
 
 

@@ -102,14 +102,15 @@ def _sure(report: Report) -> tuple[Block, ...]:
 
 
 def _rows(segments: tuple[Segment, ...], step: Step) -> tuple[Segment, ...]:
-    """Busy parts by their time, then idle ones; the adapters say what they mostly are."""
-
+    """Busy parts by their time, then idle ones; the adapters say what they mostly are. What reads 0 is left out."""
+    scale = units.ns_scale([step.wall_ns])
     small = [s for s in segments if s.ns < SMALL * step.wall_ns]
     if len(small) > 1:
-        scale, ns = units.ns_scale([step.wall_ns]), sum(s.ns for s in small)
+        ns = sum(s.ns for s in small)
         share = units.percent(ns / step.wall_ns if step.wall_ns else 0.0)
         rest = Segment(f"{len(small)} smaller parts", ns, f"{scale(ns)} {scale.unit}", share, "rest")
         segments = (*(s for s in segments if s not in small), rest)
+    segments = tuple(s for s in segments if s.ns >= step.wall_ns or any(digit in "123456789" for digit in scale(s.ns)))
     ordered = sorted(segments, key=lambda s: (s.label.startswith("idle"), -s.ns))
     return tuple(replace(s, note=answer.adapter_note(step)) if s.tone == "adapter" else s for s in ordered)
 
