@@ -27,9 +27,9 @@ def test_every_word_of_the_vocabulary_is_explained(word: str, capsys: pytest.Cap
 
 def test_no_word_has_two_explanations() -> None:
     seen: dict[str, str] = {}
-    for term in set(terms().values()):
-        for word in term.words:
-            assert seen.setdefault(word.lower(), term.text) == term.text
+    for one in set(terms().values()):
+        for word in one.words:
+            assert seen.setdefault(word.lower(), one.text) == one.text
 
 
 def test_the_bases_of_a_gain_and_the_bounds_of_a_kernel_are_words() -> None:
