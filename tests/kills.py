@@ -6,6 +6,7 @@ that the short windows in which something is being written are met as well.
 
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from loraprof.diagnosis.load import diagnose
 from loraprof.errors import LoraprofError
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+ELSEWHOSE: Final = re.compile(r"torchelastic_.*|[a-z0-9_]{8}")
 PATIENCE_S: Final = 150.0  # within which what was told to end does
 MARK: Final = "LORAPROF_TEST_KILL"
 SCRIPT: Final = """
@@ -187,8 +189,9 @@ class Range:
         return [path for folder in (self.work, self.scratch) for path in folder.rglob("*")]
 
     def _leftovers(self) -> set[Path]:
-        """Whatever lies in the temporary folder but torchrun's own, and halves of files and recordings."""
-        scratch = (path for path in self.scratch.iterdir() if not path.name.startswith("torchelastic_"))
+        """Whatever lies in the temporary folder but torchrun's own and the file by which Python tries whether it can
+        write there (``tempfile._get_default_tempdir``), and halves of files and recordings."""
+        scratch = (path for path in self.scratch.iterdir() if not ELSEWHOSE.fullmatch(path.name))
         return {*scratch, *self.work.rglob(".*.tmp-*")}
 
     def _read(self) -> None:

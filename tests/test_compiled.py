@@ -140,7 +140,8 @@ def test_dropout_in_kernels_of_other_roles_is_seen() -> None:
     assert "G6" not in seen
     report = loraprof.diagnose(recorded("whole-dropout"))
     assert report.compiled is not None
-    assert facts(seen["L4"])["kernels of other roles that draw masks too"] <= report.compiled.mixed_ns
+    profiled = report.timing.inflation or 1.0  # the finding's time is without the profiler
+    assert facts(seen["L4"])["kernels of other roles that draw masks too"] <= 2 * report.compiled.mixed_ns / profiled
     assert "L4" not in found(recorded("whole"))
 
 

@@ -244,7 +244,7 @@ def parent(then: str, fork: bool = False) -> tuple[subprocess.Popen[str], int]:
     return process, int(process.stdout.readline())
 
 
-def ended(pid: int, within_s: float = 5.0) -> bool:
+def ended(pid: int, within_s: float = 60.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:

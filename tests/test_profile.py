@@ -110,19 +110,19 @@ def test_nothing_is_overwritten_and_options_have_owners(tmp_path: Path) -> None:
 
 
 def test_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    folder, said = tmp_path / "here", tmp_path / "said.txt"
+    folder.mkdir()
     command = [sys.executable, "-m", "loraprof", "profile", "--timed", "100000", str(SCRIPTS / "bare.py"), "--lr", "1"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, "STEPS": "10000000"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stderr.readline()
-    time.sleep(4)
+    with said.open("wb") as err:
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, "STEPS": "10000000"}, stdout=subprocess.DEVNULL, stderr=err
+        )
+    while b"a step takes" not in said.read_bytes():  # it trains
+        assert process.poll() is None
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    process.stdout.close()
-    process.stderr.close()
-    assert files(tmp_path) == []
+    assert process.wait(120) == 130
+    assert files(folder) == []
 
 
 def test_report_and_help_never_import_torch(tmp_path: Path) -> None:

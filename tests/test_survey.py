@@ -251,4 +251,4 @@ def test_a_thousand_ranks_are_one_page() -> None:
     assert many.summary.slowest == 700
     for form in ("terminal", "markdown"):
         assert render(large, form).count(b"\n") <= render(report, form).count(b"\n") + 2  # "1,024" may wrap a line
-    assert len(render(large, "html")) < 1.05 * len(render(report, "html"))
+    assert len(render(large, "html")) < 1.2 * len(render(report, "html"))  # every rank has its cell in the heat map

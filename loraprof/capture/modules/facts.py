@@ -120,7 +120,7 @@ class Padding:
         self._given: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []  # mask, labels
         self._roots = [r for r in roots if not isinstance(r, torch.jit.ScriptModule)]  # they take no hooks
         self._handles: list[RemovableHandle] = []
-        never_compiled(Padding._see)
+        never_compiled(Padding._see, _per_token)
         self.resume()
 
     def resume(self) -> None:
