@@ -184,9 +184,10 @@ class Range:
                     found[pid] = (folder / "cmdline").read_text().replace("\0", " ")[:200]
         return found
 
-    def _files(self) -> list[Path]:
-        """All in the two folders."""
-        return [path for folder in (self.work, self.scratch) for path in folder.rglob("*")]
+    def _files(self) -> list[str]:
+        """All in the two folders; what goes while one looks is passed over."""
+        walked = (walk for folder in (self.work, self.scratch) for walk in os.walk(folder))
+        return [os.path.join(at, name) for at, folders, files in walked for name in (*folders, *files)]
 
     def _leftovers(self) -> set[Path]:
         """Whatever lies in the temporary folder but torchrun's own and the file by which Python tries whether it can
