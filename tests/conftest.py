@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
@@ -18,6 +19,9 @@ import kept
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """A shell starts what runs in its background deaf to SIGINT, and so would be every process that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # once, before the workers start
         kept.tidy()
 
