@@ -14,7 +14,8 @@ The interval has parts that vary by themselves and add in squares: the unprofile
 adapter path over the recorded steps, ADAPTER of that path for the frozen step, and MODEL of the weight gradients and
 of the optimizer, clipping and accumulation:
 what benchmarks/predictions.py finds between work measured alone and the same work within a step; where gradients are
-reduced over ranks, the bounds of what more communication adds (comm_savings).
+reduced over ranks, the bounds of what more communication adds (comm_savings). On a CPU, RUNS of the step for the full
+one: a machine that is slower for one run than for the next is slower for the step, not for what was measured alone.
 """
 
 import math
@@ -36,6 +37,9 @@ from loraprof.model.report import Interval, Savings, Unprofiled
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE, DeviceClass, Role
 
 MODEL = 0.15
+RUNS = (
+    0.13  # of a CPU's step: the same command ten times, on two quiet shared cores, was off its own median by up to 11 %
+)
 ADAPTER = 0.3  # of the adapter path: of three on a GPU one was 26 % longer than predicted (benchmarks/coverage.py)
 WAIT_SHARE = 0.05  # of a GPU step, for the host or for other ranks: below it, order hardly matters
 
@@ -100,7 +104,7 @@ def counterfactual(
     frozen, full = times[0], times[1] + comm
     spread = _half([p.adapter for p in each])
     timing = (unprofiled.high_ns - unprofiled.low_ns) / 2
-    halves = (timing, spread, MODEL * wgrad, MODEL * end)
+    halves = (timing, spread, MODEL * wgrad, MODEL * end, 0.0 if analysis.on_gpu else RUNS * now)
     return Counterfactual(
         full_ns=round(full),
         full=Interval(
