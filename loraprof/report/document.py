@@ -112,6 +112,12 @@ class Proposal:
     basis: str
     text: str
     left: float | None = None  # of the step, afterwards
+    check: str = ""  # what the change may harm
+
+    @property
+    def advice(self) -> str:
+        """What to type, and what to look at then."""
+        return "; ".join(filter(None, (self.text, self.check)))
 
 
 @dataclass(frozen=True, slots=True)

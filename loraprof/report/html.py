@@ -252,9 +252,10 @@ def _proposal(p: Proposal) -> str:
         for share, tone in ((1.0, "rest"), (p.left, "good"))
     )  # fmt: skip
     facts = " · ".join(escape(text) for text in (p.step, p.speedup, p.basis) if text)
+    check = f' <span class="dim">{escape(p.check)}</span>' if p.check else ""
     return (
         f'<article class="card"><h4>{p.number} {escape(p.title)} <small>{escape(p.id)}</small></h4>\n{bars}'
-        f'<p><b>{facts}</b></p>\n<pre>{escape(p.text)}</pre><button class="copy">copy</button></article>'
+        f'<p><b>{facts}</b></p>\n<pre>{escape(p.text)}</pre><button class="copy">copy</button>{check}</article>'
     )
 
 

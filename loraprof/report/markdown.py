@@ -125,7 +125,7 @@ def _proposals(block: Proposals) -> Iterator[str]:
         yield f"**{escape(group)}**"
         yield ""
         heads = ["", "change", "step", "speed-up", "how known", "do"]
-        rows = [[str(p.number), f"{p.title} ({p.id})", p.step, p.speedup, p.basis, p.text] for p in items]
+        rows = [[str(p.number), f"{p.title} ({p.id})", p.step, p.speedup, p.basis, p.advice] for p in items]
         yield from _table(heads, [True, False, False, False, False, False], rows)
         yield ""
 

@@ -198,7 +198,7 @@ def proposal_lines(block: Proposals, width: int) -> Iterator[Text]:
                 yield from wrapped(head, width)
                 told = "  ".join(filter(None, _figures(item)))
                 yield from (Text("  ").append_text(line) for line in wrapped(told, width - 2))
-            yield from (Text("  ").append_text(line) for line in wrapped(item.text, width - 2, DIM))
+            yield from (Text("  ").append_text(line) for line in wrapped(item.advice, width - 2, DIM))
 
 
 def _figures(item: Proposal) -> tuple[str, str, str]:

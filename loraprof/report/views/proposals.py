@@ -11,7 +11,7 @@ GROUPS: Final = (("Do this, same training", SAME), ("Or change what is trained, 
 OVERLAP: Final = "; gains overlap and do not add up"
 MOST: Final = 4  # of which SAME come first
 MOST_SAME: Final = 3
-CHECK: Final = {"other_training": "; check the quality", "numerics": "; check the loss"}
+CHECK: Final = {"other_training": "check the quality", "numerics": "check the loss"}
 
 
 def proposals_section(report: Report) -> Section:
@@ -47,8 +47,8 @@ def _proposal(number: int, finding: Finding, remedy: RemedyReport, now: int | No
             left = max(now - gain.ns, 0) / now if now else None
         speedup = units.gain_interval(gain.speedup, gain.low, gain.high, most=2)
         basis = str(gain.basis)
-    text = first_clause(remedy.text) + CHECK.get(remedy.kind, "")
-    return Proposal(number, finding.title, finding.id, step, speedup, basis, text, left)
+    text, check = first_clause(remedy.text), CHECK.get(remedy.kind, "")
+    return Proposal(number, finding.title, finding.id, step, speedup, basis, text, left, check)
 
 
 def first_clause(text: str) -> str:
