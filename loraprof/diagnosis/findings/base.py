@@ -1,7 +1,6 @@
 """B findings: what the frozen model, its formats and its head cost, and what LoRA cannot change about it."""
 
 import re
-from math import prod
 
 import numpy as np
 
@@ -10,20 +9,18 @@ from loraprof.analysis.attribution.roles import HEAD
 from loraprof.analysis.step.records import GEMMS, Record
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.attention import LOST_ATTENTION
+from loraprof.diagnosis.findings.head import HEAD_AND_LOSS, vocabulary_of
 from loraprof.diagnosis.findings.networks import NETWORKS
 from loraprof.diagnosis.findings.regressed import SLOW_OP
 from loraprof.diagnosis.remedies import base as remedies
-from loraprof.diagnosis.rows import element_bytes, kineto_bytes, like, rows_of
+from loraprof.diagnosis.rows import element_bytes, like, rows_of
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
 from loraprof.diagnosis.select import both, modules, of_rows, phase, roles, total_ns, within, without, worth
-from loraprof.diagnosis.worth import Worth
 from loraprof.model.recording import ParameterInfo
 
 NEEDLESS = 0.70  # B2: peak memory over the device's
 OTHER_SHARE = 0.30  # B3: of busy time
 DEQUANT_SHARE = 0.10  # B4: of busy time
-HEAD_SHARE = 0.10  # B6: of busy time
-LABELLED = 0.95  # B6: from which on it does not matter that the others are skipped
 TRAINED_SHARE = 0.02  # B7: of all parameters
 EXPERTS = 4  # B9: expert modules under one parent
 EXPERT_SHARE = 0.30  # B9: of the forward products
@@ -144,72 +141,6 @@ def promoted_parts(case: Case) -> Seen | None:
     )
 
 
-def head_and_loss(case: Case) -> Seen | None:
-    """B6: logits of tokens times vocabulary."""
-    spent = case.step.ns(kind="busy", role="head") + case.step.ns(kind="busy", role="loss")
-    if not case.busy_ns or spent < HEAD_SHARE * case.busy_ns or not case.sites:
-        return None
-    vocabulary, labelled = _vocabulary(case), _labelled(case)
-    skipped, fused = labelled < LABELLED, _fused_loss(case, vocabulary)
-    wide = [
-        r
-        for r in case.records
-        if r.role in ("head", "loss")
-        and "float" in r.types
-        and any(isinstance(d, tuple) and vocabulary in d for d in r.dims)
-    ]
-    return Seen(
-        evidence=[
-            evidence("time of head and loss", spent, "ns"),
-            evidence("of busy time", spent / case.busy_ns, "share"),
-            evidence("vocabulary", vocabulary, "tokens"),
-            evidence("float32 ops on logits", len(wide) if vocabulary else None, "ops"),
-            *[evidence("tokens with a label, of all", labelled, "share")] * skipped,
-        ],
-        saved=_labelled_only(case, labelled, fused) if skipped else fused,
-        values={"skipped": skipped},
-    )
-
-
-def _labelled(case: Case) -> float:
-    """Share of the tokens that have a part in the loss; 1 where that is not known."""
-    w = case.workload
-    if w is None or not w.tokens_per_step or w.labelled_tokens_per_step is None:
-        return 1.0
-    return w.labelled_tokens_per_step / w.tokens_per_step
-
-
-def _labelled_only(case: Case, labelled: float, fused: Worth | None) -> Worth | None:
-    """Head and loss of the tokens without a label, and what a fused loss saves of the others."""
-    spent = worth(case, roles("head", "loss"), waiting=False)
-    if spent is None:
-        return None
-    skipped = spent.times(1 - labelled)
-    return skipped.plus(fused.times(labelled)) if fused else skipped
-
-
-def _fused_loss(case: Case, vocabulary: int | None) -> Worth | None:
-    """What of the loss's bytes goes where it reads the logits once and writes their gradient once."""
-    logits = [
-        (prod(d), element)
-        for r in case.records
-        if r.role == "loss"
-        for d, element in zip(r.dims, map(kineto_bytes, r.types), strict=False)
-        if isinstance(d, tuple) and vocabulary in d and element
-    ]
-    moved = sum(k.min_bytes or 0 for k in case.kernels if k.role == "loss")
-    spent = worth(case, roles("loss"), waiting=False)
-    if not logits or not moved or spent is None:
-        return None
-    elements = max(count for count, _ in logits)
-    once = elements * min(element for count, element in logits if count == elements)
-    return spent.times(max(1 - 2 * once * _passes(case) / moved, 0.0)).at_most  # read, and written as the gradient
-
-
-def _passes(case: Case) -> int:
-    return (case.workload.micro_batches if case.workload else None) or 1
-
-
 def trained_in_full(case: Case) -> Seen | None:
     """B7: embedding, head or other full-size weights train beside the adapters."""
     if case.recording is None or not case.sites:
@@ -219,7 +150,7 @@ def trained_in_full(case: Case) -> Seen | None:
     full = [p for p in parameters if p.trainable and len(p.shape) == 2 and _outside(case, p)]
     full = [p for p in full if table[p.module].cls == "Embedding" or HEAD.search(table[p.module].path)]
     numel = sum(int(np.prod(p.shape)) for p in full)
-    whole = _vocabulary(case) in {p.shape[0] for p in full}
+    whole = vocabulary_of(case) in {p.shape[0] for p in full}
     if not full or not (whole or numel >= TRAINED_SHARE * total):
         return None
     trained = sum(int(np.prod(p.shape)) for p in parameters if p.trainable)
@@ -343,16 +274,6 @@ def _quantised(case: Case) -> bool:
     return bool(case.step.ns(role="dequant")) or any(QUANTISED.search(m.cls) for m in table if m.part == "base")
 
 
-def _vocabulary(case: Case) -> int | None:
-    """Rows of the largest embedding or language-model head."""
-    if case.recording is None:
-        return None
-    table = case.recording.modules
-    owners = {m.id for m in table if m.cls == "Embedding" or re.search(r"(^|\.)(lm_head|embed_out)(\.|$)", m.path)}
-    rows = [p.shape[0] for p in case.recording.parameters if len(p.shape) == 2 and p.module in owners]
-    return max(rows, default=None)
-
-
 BASE_RULES = (
     Rule(
         id="B1",
@@ -385,13 +306,7 @@ BASE_RULES = (
         probe="batch",
     ),
     Rule(id="B5", family=BASE, test=promoted_parts, remedies=(remedies.HALF_PARTS,)),
-    Rule(
-        id="B6",
-        family=BASE,
-        test=head_and_loss,
-        remedies=(remedies.FUSED_LOSS, remedies.LABELLED_ONLY),
-        thresholds={"share": HEAD_SHARE},
-    ),
+    HEAD_AND_LOSS,
     Rule(
         id="B7",
         family=BASE,
