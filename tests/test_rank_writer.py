@@ -3,7 +3,9 @@
 Each rank is a thread with a Launch of its own; the folder is what they share. Behind a URL the same rules hold.
 """
 
+import dataclasses
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -153,6 +155,26 @@ def test_a_leader_that_waits_hears_that_the_job_is_torn_down(target: Path, monke
     found = load_source(target).recording
     assert found is not None
     assert found.notes == ["rank 1 left no recording: died, or slower than 0 s"]
+
+
+def test_a_rank_is_waited_for_as_long_as_its_process_lives(target: Place) -> None:
+    """This process stands for the launcher: beside the leader it has one process that never hands in a part."""
+    alive = subprocess.Popen(["sleep", "60"])
+    one = dataclasses.replace(launch(0, 2), launcher=os.getpid())
+    found = joined(target, one, False)
+    assert found is not None
+    writer = RankWriter(found, one, Patience(60.0))
+    writer.trace().write_bytes(trace_bytes())
+    writer.hand_in(recording(), None)
+    with ThreadPoolExecutor(1) as pool:
+        published = pool.submit(writer.publish)
+        time.sleep(0.1)
+        assert not published.done()
+        alive.kill()
+        alive.wait()
+        assert published.result(30)
+    assert writer.whole is not None
+    assert writer.whole.notes == ["rank 1 left no recording: died"]
 
 
 def test_two_processes_with_one_rank(target: Place) -> None:

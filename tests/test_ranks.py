@@ -153,7 +153,7 @@ def test_a_killed_rank_is_named_and_the_others_are_whole(tmp_path: Path) -> None
     )
     report = loraprof.diagnose(tmp_path / "x.loraprof")
     assert report.source.ranks == 2
-    assert "rank 0 left no recording: died, or slower than 10 s" in report.closure.notes
+    assert "rank 0 left no recording: died" in report.closure.notes
     assert report.closure.ok
     assert [step.name for step in report.steps] == ["ProfilerStep#0", "ProfilerStep#1"]  # it died within the third
     assert [row.rank for row in report.ranks or []] == [1, 2]
@@ -169,7 +169,7 @@ def test_a_rank_that_dies_when_all_is_recorded_takes_nothing_with_it(tmp_path: P
     assert [p.name for p in tmp_path.iterdir()] == ["x.loraprof"]
     report = loraprof.diagnose(tmp_path / "x.loraprof")
     assert len(report.steps) == 3
-    assert "rank 1 left no recording: died, or slower than 10 s" in report.closure.notes
+    assert "rank 1 left no recording: died" in report.closure.notes
 
 
 def test_a_cut_rank_is_left_out_by_name(tmp_path: Path) -> None:

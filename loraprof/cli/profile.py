@@ -67,7 +67,9 @@ def profile(
 
         whole, page = (path.absolute() if isinstance(path, Path) else path for path in (place, output))
         to = str(page) if page else None
-        become(LastWords(str(whole), ended.leaves, force, ended.code, format.value, to, quiet, redact))
+        order.patience.shorten()
+        until = order.patience.until
+        become(LastWords(str(whole), ended.leaves, force, ended.code, format.value, to, quiet, redact, until))
     if ended.saved:
         try:
             show_recording(place, format, output, force, quiet, redact)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 PATTERN: Final = r"[0-9a-f]{8}-\d{1,10}-\d{1,20}"
+_PROCESSES: Final = Path("/proc")
 _ENDED: Final = ("Z", "X")  # states of a process that has ended and was not waited for
 
 
@@ -36,6 +37,15 @@ def start_ticks(pid: int) -> int | None:
     """When a process began, in clock ticks after boot. None where there is no such, or no way to tell."""
     fields = _stat(pid)
     return int(fields[19]) if len(fields) > 19 else None
+
+
+def children(pid: int) -> set[int] | None:
+    """The processes that ``pid`` started and that have not ended. None where there is no way to tell."""
+    folders = [folder for folder in _PROCESSES.glob("[0-9]*") if folder.name.isdecimal()]
+    if not folders:
+        return None
+    states = {int(folder.name): _stat(int(folder.name)) for folder in folders}
+    return {number for number, fields in states.items() if fields[1:2] == [str(pid)] and fields[0] not in _ENDED}
 
 
 def machine_key() -> str:

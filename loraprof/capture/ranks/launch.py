@@ -20,13 +20,17 @@ RESTARTS: Final = "TORCHELASTIC_RESTART_COUNT"
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """``key`` is the same on every rank and differs between launches; ``began_s`` is this machine's clock, epoch."""
+    """``key`` is the same on every rank and differs between launches; ``began_s`` is this machine's clock, epoch.
+
+    ``launcher`` is the process that started the ranks of this machine; 0 where that is not known.
+    """
 
     rank: int
     world: int
     key: str
     began_s: float
     one_machine: bool
+    launcher: int = 0
 
 
 def launch() -> Launch:
@@ -39,7 +43,7 @@ def launch() -> Launch:
     same = [launcher, ticks, os.environ.get(RESTARTS, "")] if one_machine else told
     key = hashlib.sha256(repr((same, world)).encode()).hexdigest()[:12]
     began_s = time.time() if ticks is None else _boot_s() + ticks / os.sysconf("SC_CLK_TCK")
-    return Launch(_number("RANK", 0), world, key, began_s, one_machine)
+    return Launch(_number("RANK", 0), world, key, began_s, one_machine, launcher if world > 1 else 0)
 
 
 def _number(variable: str, default: int) -> int:

@@ -1,16 +1,17 @@
 """One recording from many ranks: every rank writes its own files, one of them gives the recording its name.
 
-The leader is rank 0, or the lowest rank that is done when rank 0 is not. It waits until every rank is done or said
-that it will not be, at most ``PATIENCE_S``, then publishes with a note for every rank that is missing. Should it die
+The leader is rank 0, or the lowest rank that is done when rank 0 is not. It waits until every rank is done, said that
+it will not be or (on one machine) has ended, at most ``PATIENCE_S``, then publishes with a note for every missing rank. Should it die
 meanwhile, the next one takes over after ``GRACE_S``. Nothing is sent between the ranks: a rank that dies cannot hold
 the others up. What takes longer (the calibration) is added when the recording is already whole.
 
 In a job that falls apart a rank may wait in a collective for ranks that gave up, and hears of it only when their
 processes end. There all leave as soon as their part is written; the lowest that is done leaves a process behind that
-publishes (``runs/profile/last_words.py``). One that was already waiting to publish waits ``LAST_WORDS_S`` more at most.
+publishes (``runs/profile/last_words.py``). Whoever waits then does so for ``LAST_WORDS_S`` more at most.
 """
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +26,12 @@ from loraprof.capture.ranks.stage_remote import RemoteStage, launch_of
 from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording
 from loraprof.store.layout import NVML, RECORDING
-from loraprof.store.owners import machine_key
+from loraprof.store.owners import children, machine_key
 from loraprof.store.places import Place, RemotePath
 from loraprof.store.writing import check_target
 
 PATIENCE_S: Final = 60.0  # how long the leader waits for ranks that are slower to write
-LAST_WORDS_S: Final = 10.0  # the same when the job is being torn down: torchrun kills after 30 s
+LAST_WORDS_S: Final = 20.0  # the same when the job is being torn down: torchrun kills after 30 s
 GRACE_S: Final = 5.0  # between the turns of those who would lead
 POLL_S: Final = (0.05, 0.25)  # rank 0, the others
 
@@ -65,17 +66,18 @@ def exists(target: Place) -> bool:
 class Patience:
     """How long the leader waits for the others."""
 
-    def __init__(self, seconds: float = PATIENCE_S) -> None:
-        self.seconds, self._until = seconds, math.inf
+    def __init__(self, seconds: float = PATIENCE_S, until: float = math.inf) -> None:
+        """``until`` by ``time.monotonic``, which all processes of a machine share."""
+        self.seconds, self.until = seconds, until
 
     def shorten(self, *_: object) -> None:
         """The job is being torn down; may be called by a signal."""
-        if self._until == math.inf:
-            self.seconds, self._until = min(self.seconds, LAST_WORDS_S), time.monotonic() + LAST_WORDS_S
+        if self.until == math.inf:
+            self.seconds, self.until = min(self.seconds, LAST_WORDS_S), time.monotonic() + LAST_WORDS_S
 
     def is_over(self, begun: float) -> bool:
         """``begun``: when the waiting began, by ``time.monotonic``."""
-        return time.monotonic() > min(begun + self.seconds, self._until)
+        return time.monotonic() > min(begun + self.seconds, self.until)
 
 
 class RankWriter:
@@ -84,6 +86,7 @@ class RankWriter:
     def __init__(self, stage: Stage, launch: Launch, patience: Patience | None = None) -> None:
         self.stage, self._launch, self._patience = stage, launch, patience or Patience()
         self._own: Recording | None = None
+        self._nobody_else = False
         self.whole: Recording | None = None
 
     def trace(self) -> Path:
@@ -116,17 +119,25 @@ class RankWriter:
         begun, ready = time.monotonic(), None
         while not self.stage.published():
             done, now = self.stage.done(), time.monotonic()
-            everyone = len(done | self.stage.failed().keys()) == self._launch.world
-            if ready is None and (everyone or self._patience.is_over(begun)):
+            if ready is None and (self._is_all(done) or self._patience.is_over(begun)):
                 ready = now
             if ready is not None and rank in done and now - ready >= GRACE_S * sorted(done).index(rank):
                 return done
             time.sleep(pause)
         return None
 
+    def _is_all(self, done: set[int]) -> bool:
+        """Whether nobody is left to wait for."""
+        launch = self._launch
+        if len(done | self.stage.failed().keys()) == launch.world:
+            return True
+        alive = children(launch.launcher) if launch.one_machine and launch.launcher else None
+        self._nobody_else = alive is not None and alive <= {os.getpid()} | self.stage.processes(done)
+        return self._nobody_else
+
     def _missing(self, ranks: list[int]) -> Iterator[str]:
         said = self.stage.failed()
-        unknown = f"died, or slower than {self._patience.seconds:.0f} s"
+        unknown = "died" if self._nobody_else else f"died, or slower than {self._patience.seconds:.0f} s"
         reasons = {rank: said.get(rank, unknown) or "it could not write" for rank in ranks}
         for reason in dict.fromkeys(reasons.values()):
             ranks_named = units.named("rank", [rank for rank in ranks if reasons[rank] == reason])

@@ -47,6 +47,9 @@ class Stage(Protocol):
     def failed(self) -> dict[int, str]:
         """Ranks that said that they will not finish, and why."""
 
+    def processes(self, ranks: set[int]) -> set[int]:
+        """The processes of those of ``ranks`` that can be told from here."""
+
     def published(self) -> bool:
         """Whether the recording has its name."""
 
@@ -133,6 +136,10 @@ class LocalStage:
         marks = [p for p in self._files() if p.suffix == ".failed" and self._fresh(p)]
         return {int(p.stem.removeprefix("rank")): p.read_text(errors="replace") for p in marks}
 
+    def processes(self, ranks: set[int]) -> set[int]:
+        claims = [p for p in self._files() if p.name in {claim_of(rank) for rank in ranks}]
+        return {int(number) for p in claims if (number := process_of(_text(p)))}
+
     def published(self) -> bool:
         return not self.folder.exists()
 
@@ -172,3 +179,11 @@ class LocalStage:
             return list(self.folder.iterdir())
         except FileNotFoundError:
             return []
+
+
+def _text(path: Path) -> str:
+    """Empty where the file has gone meanwhile."""
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""

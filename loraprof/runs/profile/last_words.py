@@ -34,7 +34,8 @@ class LastWords(msgspec.Struct, frozen=True):
     format: str
     output: str | None
     quiet: bool
-    redact: bool = False
+    redact: bool
+    until: float  # as Patience has it
 
 
 def become(words: LastWords) -> NoReturn:
@@ -54,7 +55,7 @@ def main(text: str) -> int:
     place, output = place_of(words.target), Path(words.output) if words.output else None
     try:
         stage = stage_of(place, words.launch, words.force, claim=False)
-        if RankWriter(stage, words.launch, Patience(LAST_WORDS_S)).publish():
+        if RankWriter(stage, words.launch, Patience(LAST_WORDS_S, words.until)).publish():
             show_recording(place, Format(words.format), output, words.force, words.quiet, words.redact)
     except LoraprofError as error:
         say(error.message)

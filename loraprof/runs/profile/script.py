@@ -78,6 +78,7 @@ def _torn_down(order: Order) -> Iterator[None]:
 
     def end(number: int, _: object) -> None:
         if os.getpid() == here:
+            order.patience.shorten()
             sys.exit(128 + number)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
