@@ -1,9 +1,9 @@
 """One recording from many ranks: every rank writes its own files, one of them gives the recording its name.
 
 The leader is rank 0, or the lowest rank that is done when rank 0 is not. It waits until every rank is done, said that
-it will not be or (on one machine) has ended, at most ``PATIENCE_S``, then publishes with a note for every missing rank. Should it die
-meanwhile, the next one takes over after ``GRACE_S``. Nothing is sent between the ranks: a rank that dies cannot hold
-the others up. What takes longer (the calibration) is added when the recording is already whole.
+it will not be or (on one machine) has ended, at most ``PATIENCE_S``, then publishes with a note for every rank that is
+missing. Should it die meanwhile, the next one takes over after ``GRACE_S``. Nothing is sent between the ranks: one that
+dies cannot hold the others up. What takes longer (the calibration) is added when the recording is already whole.
 
 In a job that falls apart a rank may wait in a collective for ranks that gave up, and hears of it only when their
 processes end. There all leave as soon as their part is written; the lowest that is done leaves a process behind that
