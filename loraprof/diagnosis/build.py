@@ -30,11 +30,11 @@ from loraprof.diagnosis.judge import findings
 from loraprof.diagnosis.remedy import typed
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
+from loraprof.model.compilation import CompiledReport
 from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import (
     NAMELESS,
     Adapter,
-    CompiledReport,
     Finding,
     Report,
     Source,

@@ -1,4 +1,5 @@
-"""What ``torch.compile`` did in the process that was profiled: when it compiled, and what its kernels are made of."""
+"""What ``torch.compile`` did in the process that was profiled: when it compiled, what its kernels are made of, and what
+of the reported step is theirs."""
 
 import msgspec
 
@@ -55,3 +56,25 @@ class Compilation(msgspec.Struct, frozen=True, kw_only=True):
     break_reasons: list[str] = []
     graphs: list[CompiledGraph] = []
     notes: list[str] = []
+
+
+class CompiledReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``torch.compile`` made of the reported step. Times are exclusive busy ns; ``share`` is ``busy_ns`` over the
+    step. ``kernels`` are calls of generated code.
+
+    ``known_ns``: kernels that the compiler named the modules of. ``host_ns``: the regions' own Python between kernels
+    (on a CPU). ``other_ns``: what no role could be given, that Python included. ``mixed_ns``: kernels of other roles
+    into which adapter ops are fused.
+    """
+
+    regions: int  # runs of generated code in the forward pass
+    busy_ns: int
+    share: float
+    kernels: int
+    known_ns: int
+    host_ns: int
+    other_ns: int
+    mixed_ns: int
+    recompilations: int | None = None  # after the warm-up steps
+    graph_breaks: int | None = None
+    compile_ns: int | None = None  # until the end of the profiled steps

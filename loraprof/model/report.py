@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from loraprof.model.compilation import CompiledReport
 from loraprof.model.ranks import Communication, RankRow, RankSummary
 from loraprof.model.recording import How
 from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
@@ -354,28 +355,6 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     covered_ns: int  # busy time whose bytes are known
     bytes_per_s: float | None
     share: float | None
-
-
-class CompiledReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``torch.compile`` made of the reported step. Times are exclusive busy ns; ``share`` is ``busy_ns`` over the
-    step. ``kernels`` are calls of generated code.
-
-    ``known_ns``: kernels that the compiler named the modules of. ``host_ns``: the regions' own Python between kernels
-    (on a CPU). ``other_ns``: what no role could be given, that Python included. ``mixed_ns``: kernels of other roles
-    into which adapter ops are fused.
-    """
-
-    regions: int  # runs of generated code in the forward pass
-    busy_ns: int
-    share: float
-    kernels: int
-    known_ns: int
-    host_ns: int
-    other_ns: int
-    mixed_ns: int
-    recompilations: int | None = None  # after the warm-up steps
-    graph_breaks: int | None = None
-    compile_ns: int | None = None  # until the end of the profiled steps
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,8 @@ from loraprof.diagnosis.remedies.adapter import NO_DROPOUT_EITHER
 from loraprof.diagnosis.remedies.host import COMPILE_ONCE
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.worth import Worth
-from loraprof.model.compilation import Compilation
-from loraprof.model.report import CompiledReport, Evidence
+from loraprof.model.compilation import Compilation, CompiledReport
+from loraprof.model.report import Evidence
 from loraprof.model.vocabulary import ROLE
 
 

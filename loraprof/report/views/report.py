@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from shlex import quote
 
 from loraprof import units
+from loraprof.model.compilation import CompiledReport
 from loraprof.model.report import (
-    CompiledReport,
     Finding,
     MemoryReport,
     NvmlReport,
