@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from functools import cache
 from hashlib import blake2b
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("loraprof/**/*.py", "profiles/[gw]*/*.toml", "tests/scripts/**/*.py", "tests/record.py", "tests/warm.py")
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 FOLDERS = 5  # folders that stay: of compiled kernels, and of as many states of the sources
+IN_USE_S = 3600.0  # what another checkout's run may still be reading stays, too
 used: set[Path] = set()  # by the running test
 allowed = True  # for the running test
 
@@ -48,6 +50,7 @@ def kept(make: Callable[[Path], None], *key: str) -> Path:
     assert allowed, "a test that records in another process is marked slow"
     place = generation() / blake2b("\0".join(key).encode(), digest_size=8).hexdigest()
     used.add(place)
+    place.parent.touch()
     if place.exists():
         return place
     with place.with_suffix(".lock").open("w") as lock:
@@ -68,11 +71,13 @@ def doubt() -> None:
 
 
 def tidy() -> None:
-    """Before a run: what is in doubt goes, and all but the last generations."""
+    """Before a run: what is in doubt goes, and all but the last generations and those that were used just now."""
     inductor().touch()
     generation().touch()
     for mark in generation().glob("*.doubt"):
         shutil.rmtree(mark.with_suffix(""), ignore_errors=True)
         mark.unlink()
-    for old in sorted(folder().iterdir(), key=lambda path: path.stat().st_mtime)[:-FOLDERS]:
-        shutil.rmtree(old, ignore_errors=True)
+    ages = sorted((time.time() - path.stat().st_mtime, path) for path in folder().iterdir())
+    for age_s, old in ages[FOLDERS:]:
+        if age_s > IN_USE_S:
+            shutil.rmtree(old, ignore_errors=True)
