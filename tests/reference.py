@@ -1,6 +1,7 @@
 """What must hold for a reference recording, whichever GPU it is from."""
 
 import gzip
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
@@ -8,8 +9,10 @@ from golden_files import assert_golden
 
 import loraprof
 from loraprof.model.report import Report
+from loraprof.report.export.job import Job
 from loraprof.report.json import to_json
 from loraprof.report.terminal.render import to_text
+from loraprof.store.profiles import profiles_dir
 from loraprof.store.recordings import load_source
 
 LARGEST_BYTES = 4_000_000
@@ -21,6 +24,17 @@ WIDTH = 120
 def found_in(folder: Path) -> list[Path]:
     """``<gpu>/<name>.loraprof`` under ``profiles/recordings``."""
     return sorted(folder.glob("*/*.loraprof"))
+
+
+@cache
+def job(place: Path) -> Job:
+    """Its diagnosis, made once for all tests of a process; nobody changes it."""
+    return Job(partial(load_source, place))
+
+
+def named(name: str) -> Job:
+    """That of one recorded on an H100."""
+    return job(profiles_dir() / "recordings" / "h100-sxm" / f"{name}.loraprof")
 
 
 def check(place: Path, readme: str) -> Report:

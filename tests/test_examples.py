@@ -73,6 +73,7 @@ def test_accumulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert f"4 micro-batches, {4 * 8 * 64} tokens per step" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_notebook(tmp_path: Path) -> None:
     cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
     assert all(cell["outputs"] == [] for cell in cells if cell["cell_type"] == "code")

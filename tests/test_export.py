@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import reference
 from builders import json_of, kernel, op, step, write
 from recorded import recorded
 from redaction import numbers
@@ -108,7 +109,7 @@ def test_perfetto_has_phases_arrows_the_queue_and_findings(tmp_path: Path) -> No
     path = profiles_dir() / "recordings" / "h100-sxm" / "llama-3.2-1b.loraprof"
     assert run(["export", str(path), "--to", "perfetto", "-o", str(tmp_path / "x.json.gz")]) == 0
     ours = [e for e in loaded(tmp_path / "x.json.gz")["traceEvents"] if e.get("cat") == "loraprof"]
-    report = loraprof.diagnose(path)
+    report = reference.job(path).report
     step = report.step()
     assert step is not None
     phases: Counter[str] = Counter()

@@ -11,6 +11,8 @@ from synthetic import faults
 
 from loraprof.model.report import Report
 
+pytestmark = pytest.mark.slow
+
 HOST_PART = ("python", "framework", "data", "sync", "allocator", "profiler")
 
 

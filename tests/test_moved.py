@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+import reference
 from provoke import CALIBRATION, made, timing
 from synthetic.ledger import StepTruth
 from synthetic.lora import Shape, program
@@ -19,7 +20,6 @@ from synthetic.simulate import simulate
 
 import loraprof
 from loraprof.model.report import Part, Report
-from loraprof.store.profiles import profiles_dir
 
 Rows = Counter[tuple[str, str, str, str]]
 ALONE = [name for name in PRESETS if name != "comm-bound"]  # streams that wait for each other are not in a trace
@@ -103,7 +103,7 @@ IDLE_MS = {"llama-3.2-1b": 7.73, "gpt2-xl-512": 47.6, "tinyllama-512": 70.9, "mi
 @pytest.mark.parametrize("name", IDLE_MS)
 def test_the_h100_recordings_idle_time_has_causes(name: str) -> None:
     """Kernels keep their durations, so idle time is what they leave of the unprofiled median: nearly all explained."""
-    report = loraprof.diagnose(profiles_dir() / "recordings" / "h100-sxm" / f"{name}.loraprof")
+    report = reference.named(name).report
     step, plain = report.step(), report.unprofiled
     assert step is not None
     assert plain is not None

@@ -13,11 +13,11 @@ def run_all(first: int, count: int) -> Tally:
     return tally
 
 
-def test_300_inputs() -> None:
-    tally = run_all(0, 300)
+def test_100_inputs() -> None:
+    tally = run_all(0, 100)
     assert not tally.wrong, tally.seeds
-    assert tally.read > 50
-    assert tally.refused > 50
+    assert tally.read > 15
+    assert tally.refused > 15
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ SKILL = Path(loraprof.__file__).parent / ".agents" / "skills" / "loraprof" / "SK
 
 @pytest.mark.parametrize("path", GPU, ids=lambda p: p.stem)
 def test_an_agent_gets_the_answer_the_changes_and_the_proof(path: Path) -> None:
-    made = loraprof.diagnose(path)
+    made = reference.job(path).report
     text = to_agent(made).decode()
     assert text.startswith("ANSWER ")
     assert len(text) <= MOST + 1

@@ -61,6 +61,7 @@ def test_pieces_end_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, si
     assert cats == ["runtime", "cpu_op", "cpu_op", "runtime", "runtime", None] * 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(REAL.glob("*.json.gz")), ids=lambda p: p.name.split(".")[0])
 def test_real_traces_keep_every_event(path: Path) -> None:
     expected = events_of(path)

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
+import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-import loraprof
 from loraprof.analysis.limits.roofline import (
     MOST_LIFT,
     Ceiling,
@@ -24,7 +24,6 @@ from loraprof.analysis.work.rule import Work
 from loraprof.model.recording import Calibration, CopyRate, GemmRate
 from loraprof.model.trace import Shapes
 from loraprof.store.gpus import load_gpus
-from loraprof.store.profiles import profiles_dir
 
 GPUS = {g.name: g for g in load_gpus()}
 H100 = GPUS["H100 SXM"]
@@ -240,7 +239,7 @@ def test_what_no_device_can_reach_is_no_roof() -> None:
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "gpt2-xl-512", "tinyllama-512", "minimind-26m"])
 def test_no_kernel_of_a_recording_is_above_its_roof(name: str) -> None:
-    report = loraprof.diagnose(profiles_dir() / "recordings" / "h100-sxm" / f"{name}.loraprof")
+    report = reference.named(name).report
     above = [k for k in report.kernels if k.roof_ns and k.roof_ns > 1.02 * k.total_ns and k.note != "L2-assisted"]
     assert not above
     assert not any(k.note == "impossible" for k in report.kernels)

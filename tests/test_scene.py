@@ -1,6 +1,5 @@
 """What the page draws: every nanosecond of the step is in one slice of its partition and in one cell."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,8 @@ from loraprof.model.scene import Scene
 from loraprof.report.export.job import Job
 from loraprof.report.page.payload import dots, packed
 from loraprof.store.profiles import profiles_dir
-from loraprof.store.recordings import load_source
 
 GPU = reference.found_in(profiles_dir() / "recordings")
-
-
-def job_of(path: Path) -> Job:
-    return Job(partial(load_source, path))
 
 
 def profiled(job: Job) -> Scene:
@@ -27,12 +21,12 @@ def profiled(job: Job) -> Scene:
 
 
 def scenes() -> list[tuple[Job, Scene]]:
-    return [(job, profiled(job)) for job in map(job_of, GPU[:2])]
+    return [(job, profiled(job)) for job in map(reference.job, GPU[:2])]
 
 
 @pytest.mark.parametrize("path", GPU, ids=lambda p: p.stem)
 def test_slices_and_cells_are_exactly_the_step(path: Path) -> None:
-    job = job_of(path)
+    job = reference.job(path)
     scene, step = profiled(job), job.report.step()
     assert step is not None
     assert scene.wall_ns == step.wall_ns == sum(scene.rows[0].ns) == sum(cell.ns for cell in scene.cells)
@@ -67,7 +61,7 @@ def test_an_idle_slice_blames_the_call_that_launched_what_ended_it() -> None:
 
 @pytest.mark.slow
 def test_a_cpu_step_has_no_streams_and_tiles_too() -> None:
-    plain, scene = job_of(recorded("tiny-llama-cpu")).drawn().scenes
+    plain, scene = reference.job(recorded("tiny-llama-cpu")).drawn().scenes
     assert plain.rows == []
     assert sum(cell.ns for cell in plain.cells) == plain.wall_ns
     assert {row.group for row in scene.rows} == {"partition", "host"}
@@ -84,7 +78,7 @@ def test_too_many_slices_leave_out_the_deepest(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_roofs_dots_are_sums_of_kernels_and_the_payload_is_small() -> None:
-    job = job_of(next(path for path in GPU if path.stem == "llama-3.2-1b"))
+    job = reference.named("llama-3.2-1b")
     known = [k for k in job.report.kernels if k.flops and k.min_bytes and k.total_ns]
     assert sum(dot["ns"] for dot in dots(job.report.kernels)) == sum(k.total_ns for k in known)
     text = packed(job.report, job.drawn())
@@ -94,7 +88,7 @@ def test_the_roofs_dots_are_sums_of_kernels_and_the_payload_is_small() -> None:
 
 @pytest.mark.parametrize("path", GPU, ids=lambda p: p.stem)
 def test_the_step_without_the_profiler_is_the_reports(path: Path) -> None:
-    job = job_of(path)
+    job = reference.job(path)
     plain, _ = job.drawn().scenes
     told = job.report.unprofiled
     assert told is not None

@@ -148,6 +148,7 @@ WRONG: dict[str, tuple[Callable[[Document], Document], list[tuple[str, str]]]] =
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_trace_is_off(ran: Ran, name: str) -> None:
     change, wrong = WRONG[name]
@@ -166,6 +167,7 @@ def test_launch_bound_and_a_full_queue_are_told_apart(ran: Ran) -> None:
         assert not found["launches"].ok
 
 
+@pytest.mark.slow
 def test_a_roof_below_what_was_reached_is_off(ran: Ran) -> None:
     """The calibration says less than the plants did: 5 % are allowed."""
     calibration = msgspec.structs.replace(

@@ -35,6 +35,7 @@ def sequential(rng: np.random.Generator, effect: float, drift: float, n: int = 3
     return times[:n], times[n:] * (1 + effect)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", [0.0, 0.02])
 @pytest.mark.parametrize("drift", [-0.05, 0.0, 0.05])
 def test_s1_coverage_and_s3_recovery(effect: float, drift: float) -> None:
@@ -75,6 +76,7 @@ def test_the_stretch_uses_students_t() -> None:
     assert st._stretch(2000) == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drift", [-0.05, 0.0, 0.05])
 def test_s2_same_arm_twice_is_undecided(drift: float) -> None:
     rng = np.random.default_rng(2)

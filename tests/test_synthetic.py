@@ -61,6 +61,7 @@ def runs() -> list[Synthetic]:
     return named + [simulate(*random_run(seed)) for seed in range(30)]
 
 
+@pytest.mark.slow
 def test_truth_equals_the_second_opinion() -> None:
     seen: Counter[object] = Counter()
     for run in runs():

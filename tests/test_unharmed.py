@@ -21,6 +21,8 @@ from loraprof.capture.passes import phases
 from loraprof.capture.passes.session import Session
 from loraprof.errors import MeasurementError
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).parent / "scripts"
 
 

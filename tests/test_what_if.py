@@ -12,14 +12,12 @@ from loraprof.analysis.prediction.replay import replayed
 from loraprof.diagnosis import what_if as module
 from loraprof.diagnosis.build import Diagnosis
 from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.load import diagnosis_of
 from loraprof.diagnosis.select import reported, roles, saved_ns, worth
 from loraprof.diagnosis.what_if import what_if
 from loraprof.diagnosis.worth import HostEdit, Taken, Worth
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE
 from loraprof.model.what_if import WhatIf
 from loraprof.store.profiles import profiles_dir
-from loraprof.store.recordings import load_source
 
 GPU = {path.stem: path for path in reference.found_in(profiles_dir() / "recordings")}
 NAMES = ("gpt2-xl-512", "llama-3.2-1b", "minimind-26m", "tinyllama-512")
@@ -27,7 +25,7 @@ NAMES = ("gpt2-xl-512", "llama-3.2-1b", "minimind-26m", "tinyllama-512")
 
 @cache
 def diagnosis(name: str) -> Diagnosis:
-    return diagnosis_of(load_source(GPU[name]))
+    return reference.job(GPU[name]).diagnosis
 
 
 def case_of(name: str) -> Case:
