@@ -4,6 +4,7 @@ The processes below it find in their environment what is to be done; each attach
 """
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ def profile_command(words: list[str], order: Order) -> tuple[int, list[Place]]:
     A command that never trains is told in one line. Raises UsageError for one that cannot be started, MeasurementError
     where it ended well but trained too little.
     """
+    if shutil.which(words[0]) is None:
+        raise UsageError(f"{words[0]}: cannot be started, there is no such command", None)
     order.say(order.plan.sentence(False))
     place = order.place.absolute() if isinstance(order.place, Path) else order.place
     with scratch() as state:
