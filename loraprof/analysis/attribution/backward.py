@@ -1,16 +1,20 @@
 """Module and role of work inside backward nodes: rule (a), rule (b), gradient markers, and sums of gradients."""
 
+import re
+
 import numpy as np
 
 from loraprof.analysis.attribution.names import Names
 from loraprof.analysis.attribution.roles import Roles
 from loraprof.analysis.attribution.sequence import forward_owner, interval_owner
 from loraprof.analysis.attribution.unmarked.nodes import role_of_node
+from loraprof.analysis.attribution.weights import ADAPTER_PARTS, PRODUCT
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import Recording
 from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE, HostKind
 
+FUNCTION = re.compile(r"Backward$")  # of a class in Python; nodes of torch's own ops end in a number
 _ADAPTER = [ROLE[r] for r in ADAPTER_ROLES]
 _ACTIVATION_SPACE = ("lora", "conv-lora", "embedding-lora", "handwritten")  # others add up matrices inside, too
 _PASSES_NOTHING = [ROLE[r] for r in ("activation", "position", "pooling", "dropout", "loss", "head")]
@@ -59,6 +63,7 @@ class Backward:
         rows = np.flatnonzero(self.flag)
         module[rows] = node_module[self.evaluate[rows]]
         role[rows] = node_role[self.evaluate[rows]]
+        self._functions(rows, module, role)
         self._sums(rows, module, role)
         if (
             not self.unmarked and (module[ops] >= 0).any()
@@ -110,6 +115,17 @@ class Backward:
         known = (before >= 0) & (np.append(thread[made], -1)[before] == thread[summing])
         node_module[summing[known]] = node_module[made[before[known]]]
         node_role[summing[known]] = node_role[made[before[known]]]
+
+    def _functions(self, rows: Int64, module: Int32, role: Int8) -> None:
+        """A script's own autograd function multiplies with several weights in one node: each product by its shapes."""
+        trace, table = self.trace, self.roles.table
+        mixed = [m.site is not None and m.part not in (*ADAPTER_PARTS, "base") for m in table]
+        own = np.array([bool(FUNCTION.search(n)) for n in trace.names] or [False])[trace.host.name[self.evaluate[rows]]]
+        product = np.array([bool(PRODUCT.search(n)) for n in trace.names] or [False])[trace.host.name[rows]]
+        for row in rows[own & product & np.array([*mixed, False])[module[rows]]].tolist():
+            shape = int(trace.host.shapes[row])
+            given = trace.shapes[shape] if shape >= 0 else None
+            role[row] = ROLE[self.roles.of_gradient(int(module[row]), trace.names[trace.host.name[row]], given)]
 
     def _sums(self, rows: Int64, module: Int32, role: Int8) -> None:
         """Sums of gradients run inside a node but outside its own function.

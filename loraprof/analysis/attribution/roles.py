@@ -89,6 +89,12 @@ class Roles:
             return "embedding"
         return own_role(named, behaviour)
 
+    def of_gradient(self, module: int, op: str, shapes: Shapes | None) -> Role:
+        """Role of a product in a backward node of a module that holds base and adapter."""
+        info = self.table[module]
+        assert info.site is not None
+        return self.weights.of_site(info, self.sites[info.site], op, shapes, backward=True)
+
     def of_parameter(self, parameter: ParameterInfo) -> Role:
         """Role of summing up a parameter's gradient."""
         if parameter.part in ADAPTER_PARTS:
@@ -117,10 +123,11 @@ class Roles:
             return ADAPTER_PARTS[info.part]
         assert info.site is not None
         site = self.sites[info.site]
-        if info.part == "fused" or site.kind == "handwritten":
+        multiplied = bool(PRODUCT.search(op))
+        replaced = multiplied and site.kind in ("lora", "conv-lora")  # its layers would issue it: one function does
+        if info.part == "fused" or site.kind == "handwritten" or replaced:
             return self.weights.of_site(info, site, op, shapes)
-        plain = site.kind in ("lora", "dora", "conv-lora")
-        return "adapter.down" if not plain and PRODUCT.search(op) else "adapter.elementwise"
+        return "adapter.down" if multiplied and site.kind != "dora" else "adapter.elementwise"
 
 
 def roles_of(table: list[ModuleInfo], recording: Recording | None, sites: Sequence[AdapterSite] = ()) -> Roles:

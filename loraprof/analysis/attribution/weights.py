@@ -49,28 +49,35 @@ class Weights:
                     counts.setdefault(shape, p.module)
         return cls(own, below)
 
-    def of_site(self, info: ModuleInfo, site: AdapterSite, op: str, shapes: Shapes | None) -> Role:
+    def of_site(
+        self, info: ModuleInfo, site: AdapterSite, op: str, shapes: Shapes | None, backward: bool = False
+    ) -> Role:
         """Base or adapter, where one module issues both: A contracts ``in_features`` into r, B contracts r."""
         operands = tensors_of(shapes)
         known = {shape: part for shape, part in self.own.get(info.id, []) if part in _PARTS and len(shape) > 1}
         if PRODUCT.search(op):
             bare = {_bare(s): part for s, part in known.items()}
-            return self._contraction(operands, site, bare) if len(operands) >= 2 else "other"
+            return self._contraction(operands, site, bare, backward) if len(operands) >= 2 else "other"
         for dims in operands:
             if dims in known:
                 return _PARTS[known[dims] or "base"]
         return "adapter.elementwise"
 
-    def _contraction(self, operands: list[Dims], site: AdapterSite, known: Mapping[Dims, str | None]) -> Role:
-        """By the weight among the operands, seen from either side; activations may be as large as the base's."""
+    def _contraction(
+        self, operands: list[Dims], site: AdapterSite, known: Mapping[Dims, str | None], backward: bool
+    ) -> Role:
+        """By the weight among the operands, seen from either side; activations may be as large as the base's. Backward,
+        B makes the gradient of what is r wide and its own is one of r columns, A takes that gradient."""
         bare = [_bare(d) for d in operands]
         named = {known.get(d) for d in (*bare, *(d[::-1] for d in bare if len(d) == 2))} & ADAPTER_PARTS.keys()
         if len(named) == 1:
             return ADAPTER_PARTS[named.pop() or ""]
         left, right = operands[-2], operands[-1]
         if site.rank in (left[-1], right[-2]):
-            return "adapter.up"
-        if site.rank in (right[-1], left[-2]):
+            return "adapter.down" if backward else "adapter.up"
+        if site.rank == right[-1]:
+            return "adapter.up" if backward else "adapter.down"
+        if site.rank == left[-2]:
             return "adapter.down"
         return "base.linear"
 

@@ -37,7 +37,7 @@ def gradients(recording: Recording, rates: Rates) -> list[GradientCost] | None:
     """The measured modules, and linear layers that could not be. None: a time is unknown."""
     adapted = adapted_roots(recording)
     inside = {m.id for m in recording.modules if m.root in adapted}
-    called = {c.module for c in recording.calls} if recording.compilation is None else set()  # or it hides calls
+    called = _called(recording) if recording.compilation is None else set()  # or it hides calls
     measured = [g for g in (recording.training_cost.gradients if recording.training_cost else []) if g.module in inside]
     known = {g.module for g in measured}
     micro = recording.workload.micro_batches or 1
@@ -58,6 +58,13 @@ def gradients(recording: Recording, rates: Rates) -> list[GradientCost] | None:
             GradientCost(module=x.module.id, calls=micro, weight_ns=round(weight), input_ns=round(upstream))
         )
     return measured
+
+
+def _called(recording: Recording) -> set[int]:
+    """Modules that were called, and the base of a layer that multiplies with its weight itself."""
+    called = {c.module for c in recording.calls}
+    sites = {m.site for m in recording.modules if m.id in called and m.site is not None}
+    return called | {m.id for m in recording.modules if m.site in sites and m.part == "base"} if called else called
 
 
 def _rows(recording: Recording, layer: _Linear) -> int:
