@@ -86,13 +86,17 @@ def test_each_product_has_its_role_forward_and_backward(measured: Measured) -> N
 
 
 def test_full_fine_tuning_would_need_the_gradients_of_weights_whose_modules_were_not_called(measured: Measured) -> None:
+    asked: set[tuple[int, int, int]] = set()
+
     class Rates:
-        def gemm_ns(self, *_: object) -> float:
+        def gemm_ns(self, m: int, n: int, k: int, _: str) -> float:
+            asked.add((m, n, k))
             return 1000.0
 
-    _, _, recording = measured
+    wide, _, recording = measured
     bases = {m.id for m in recording.modules if m.part == "base"}
     assert len(bases) == 2
     assert bases.isdisjoint(call.module for call in recording.calls)
     found = gradients(recording, cast(Any, Rates()))
     assert {g.module for g in found or []} == bases
+    assert asked == {(wide, K, T), (T, K, wide), (K, wide, T), (T, wide, K)}  # rows as counted

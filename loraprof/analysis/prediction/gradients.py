@@ -69,8 +69,17 @@ def _called(recording: Recording) -> set[int]:
 
 def _rows(recording: Recording, layer: _Linear) -> int:
     """Of the inputs of a layer's products in the counted step, by their FLOPs; 0 where none was counted."""
-    own = (c for c in recording.counted if c.module == layer.module.id and c.phase == "forward" and c.flops)
-    return sum(c.flops for c in own) // (2 * layer.n * layer.k)
+    flops = _flops(recording, {layer.module.id})
+    if flops or layer.module.site is None:
+        return flops // (2 * layer.n * layer.k)
+    rank, number = recording.sites[layer.module.site].rank or 0, layer.module.site
+    flops = _flops(recording, {m.id for m in recording.modules if m.site == number})  # one function has done it all
+    return flops // (2 * (layer.n * layer.k + rank * (layer.n + layer.k)))
+
+
+def _flops(recording: Recording, modules: set[int]) -> int:
+    """Counted in their forward calls."""
+    return sum(c.flops for c in recording.counted if c.module in modules and c.phase == "forward" and c.flops)
 
 
 def adapted_roots(recording: Recording) -> set[int]:
