@@ -69,17 +69,11 @@ def _called(recording: Recording) -> set[int]:
 
 def _rows(recording: Recording, layer: _Linear) -> int:
     """Of the inputs of a layer's products in the counted step, by their FLOPs; 0 where none was counted."""
-    flops = _flops(recording, {layer.module.id})
-    if flops or layer.module.site is None:
-        return flops // (2 * layer.n * layer.k)
-    rank, number = recording.sites[layer.module.site].rank or 0, layer.module.site
-    flops = _flops(recording, {m.id for m in recording.modules if m.site == number})  # one function has done it all
-    return flops // (2 * (layer.n * layer.k + rank * (layer.n + layer.k)))
-
-
-def _flops(recording: Recording, modules: set[int]) -> int:
-    """Counted in their forward calls."""
-    return sum(c.flops for c in recording.counted if c.module in modules and c.phase == "forward" and c.flops)
+    own, weight = layer.module, {f"{layer.n}x{layer.k}", f"{layer.k}x{layer.n}"}
+    around = {m.id for m in recording.modules if m.site == own.site is not None}  # one function may do it all
+    counted = [c for c in recording.counted if c.phase == "forward"]
+    flops = sum(c.flops for c in counted if c.module == own.id or (c.module in around and weight & {*c.shapes.split()}))
+    return flops // (2 * layer.n * layer.k)
 
 
 def adapted_roots(recording: Recording) -> set[int]:
