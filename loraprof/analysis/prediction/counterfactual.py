@@ -76,11 +76,12 @@ def counterfactual(
     step: StepReplay | None,
     plain: Ledger | None,
     extra: MoreCommunication | None = None,
+    untold: bool = False,
 ) -> Counterfactual | None:
     """None where an input is missing (unprofiled timing, calibration, training cost, adapters), a GPU step that
     waits for its host could not be replayed, or one that waits for other ranks does not tell what full fine-tuning
     would send. ``step`` is that of ``ledger``, None on a CPU; ``plain`` the same step's entries without the profiler,
-    where that is known."""
+    where that is known. ``untold``: the step communicates, and does not show for what."""
     if recording is None or unprofiled is None or recording.calibration is None or not recording.sites:
         return None
     cost, rates = recording.training_cost, Rates(recording.calibration)
@@ -98,7 +99,7 @@ def counterfactual(
     end = cost.optimizer_ns + clip + accumulate
     times = _times(ledger, parts, recording, known, (wgrad, end + cost.reread_ns), now, step)
     own = ledger if plain is None else plain
-    if times is None or (step is not None and extra is None and _communicates(own)):
+    if times is None or (step is not None and untold and _communicates(own)):
         return None
     time = unprofiled_ns(analysis, ledger, recording, now) if plain is None else plain.ns.astype(np.float64)
     comm, comm_low, comm_high = _communication(extra, own, time, wgrad)

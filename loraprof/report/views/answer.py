@@ -90,6 +90,9 @@ def _against_full(report: Report) -> str:
     bounds = units.ns_between(low, high, a.predicted_full_ns)
     told = f"{here} against {full} {bounds} {v.basis or 'predicted'}"
     if low <= 0 or high > FREELY * low:
+        if high < now.median_ns or low > now.median_ns:
+            word = "slower" if high < now.median_ns else "faster"
+            return f"LoRA is {word} than full fine-tuning here, by how much is not known: {told}."
         return f"Whether LoRA is faster than full fine-tuning here is not known: {told}."
     if low > now.median_ns or high < now.median_ns:
         word = "faster" if low > now.median_ns else "slower"
