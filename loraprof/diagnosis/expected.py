@@ -8,7 +8,7 @@ loss or nothing, or one line that says why the recording does not tell.
     autocast    fp32 products at the ratio of the rates that were calibrated for one shape in both dtypes, less the
                 casts of what they read: of all operands in forward, of the activations' gradients again in backward;
                 on a CPU each of them is issued
-    workers     the time in which the step waits for its batch; on a CPU workers take it from the step's own threads
+    workers     the time in which the step waits for its batch, as H4 says it
 
 An interval is never narrower than that of the timed steps.
 """
@@ -24,8 +24,9 @@ from loraprof import units
 from loraprof.analysis.step.records import Record
 from loraprof.diagnosis.case import ERROR, NOTHING, Case
 from loraprof.diagnosis.findings.comparability import ISSUING_NS
+from loraprof.diagnosis.findings.host import prepared_ahead
 from loraprof.diagnosis.rows import element_bytes, like
-from loraprof.diagnosis.select import idle, of_rows, roles, worth
+from loraprof.diagnosis.select import of_rows, roles, worth
 from loraprof.diagnosis.worth import Worth
 from loraprof.model.report import Gain
 from loraprof.model.vocabulary import ROLE
@@ -161,10 +162,8 @@ def _cast(products: list[Record]) -> list[int]:
 
 
 def _loader_workers(case: Case) -> Worth | str:
-    waits = worth(case, idle("data"))
-    if waits is None:
-        return "how long the step waits for its batch is not known"
-    return _bounded(waits.ns, 0.0 if case.analysis.on_gpu else -waits.ns, waits.high)
+    saved = prepared_ahead(case)
+    return "how long the step waits for its batch is not known" if saved is None else saved
 
 
 def _compiled_blocks(case: Case) -> str:
