@@ -134,7 +134,7 @@ def ranks(a: Adapter) -> str:
 
 
 def _why(report: Report) -> str:
-    """The leading causes by name."""
+    """The leading causes by name; where each may gain nothing, perhaps."""
     by_id = {f.id: f for f in report.findings}
     first = by_id.get(report.verdict.limiting_cause or "")
     majors = [f for f in report.findings if f.severity in ("major", "blocker") and f is not first]
@@ -142,7 +142,8 @@ def _why(report: Report) -> str:
     if not named:
         return ""
     causes = "; ".join(f"{lowered(f.title)} ({f.id})" for f in named)
-    return f"Why: {causes}."
+    sure = any(f.gain is None or f.gain.low > SURE for f in named)
+    return f"{'Why' if sure else 'Perhaps'}: {causes}."
 
 
 def _changes_training(finding: Finding) -> bool:
