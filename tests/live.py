@@ -57,12 +57,12 @@ def tokens(padded: bool = False, masked: bool = False) -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": labels, **({"attention_mask": mask} if padded or masked else {})}
 
 
-def observed(model: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], Any]) -> Program:
-    """Two steps, as ``fix`` watches them."""
+def observed(model: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], Any], steps: int = 2) -> Program:
+    """Steps as ``fix`` watches them."""
     watch = Watch()
     watch.install()
     try:
-        for _ in range(2):
+        for _ in range(steps):
             step()
             watch.on_step(optimizer)
         program = watch.program(optimizer)

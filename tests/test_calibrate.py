@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -146,7 +147,7 @@ def played(monkeypatch: pytest.MonkeyPatch, measured: Calibration) -> list[Calib
     return calls
 
 
-def first_time(directory: Path, **options: bool) -> tuple[Calibration, list[str]]:
+def first_time(directory: Path, **options: Any) -> tuple[Calibration, list[str]]:
     return cached_calibration(CPU, SKINNY, "float32", 3.0, event_cost=False, directory=directory, **options)
 
 
@@ -183,6 +184,18 @@ def test_new_shapes_are_added_to_what_is_known(tmp_path: Path) -> None:
     both, _ = cached_calibration(CPU, SKINNY, "bfloat16", 1.0, event_cost=False, directory=tmp_path)
     assert both.gemm[: len(more.gemm)] == more.gemm
     assert {one.dtype for one in both.gemm} == {"float32", "bfloat16"}
+
+
+@pytest.mark.usefixtures("played")
+def test_one_square_is_measured_in_another_dtype_beside_once(tmp_path: Path) -> None:
+    found, _ = first_time(tmp_path)
+    both, notes = first_time(tmp_path, beside="bfloat16")
+    assert notes == []
+    assert both.gemm[:-1] == found.gemm
+    half = both.gemm[-1]
+    assert half.dtype == "bfloat16"
+    assert (half.m, half.n, half.k) in {(g.m, g.n, g.k) for g in found.gemm if g.dtype == "float32"}
+    assert first_time(tmp_path, beside="bfloat16")[0] == both
 
 
 @pytest.mark.usefixtures("played")

@@ -12,6 +12,7 @@ from synthetic.program import Module, Op, Program
 from synthetic.simulate import Synthetic, simulate
 
 import loraprof
+from loraprof.analysis.prediction import replayed
 from loraprof.analysis.prediction.gradients import factor, missing_inputs
 from loraprof.model.recording import GradientCost, ModuleCall, ParameterInfo, TrainingCost
 
@@ -106,8 +107,9 @@ def test_a_small_step_is_bound_by_its_host_and_says_that_lora_is_slower() -> Non
     assert now > wall_ns(simulate(program(replace(SMALL, arm="full"))))
 
 
-def test_streams_that_wait_for_each_other_forbid_it() -> None:
-    """The all-reduces' waits are not in the trace: the gate fails, and the report says what it withholds."""
+def test_streams_that_are_not_seen_to_wait_for_each_other_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the all-reduces' waits the gate fails, and the report says what it withholds."""
+    monkeypatch.setattr(replayed, "with_waits", lambda trace, step, *floors: step)
     place, _ = recorded(replace(LARGE, comm_ns=8_000_000), PROFILED)
     report = loraprof.diagnose(place)
     assert report.replay is not None
@@ -117,6 +119,17 @@ def test_streams_that_wait_for_each_other_forbid_it() -> None:
     assert report.adapter.predicted_frozen_ns is None
     assert report.verdict.speedup_vs_full is None
     assert any("what depends on idle time is not predicted" in note for note in report.closure.notes)
+
+
+def test_a_step_that_mostly_communicates_does_not_tell_what_another_would_send() -> None:
+    place, _ = recorded(replace(LARGE, comm_ns=8_000_000), PROFILED)
+    report = loraprof.diagnose(place)
+    assert report.replay is not None
+    assert report.replay.accepted
+    assert report.unprofiled is not None
+    assert report.adapter is not None
+    assert report.adapter.predicted_full_ns is None
+    assert any("communicates in this step" in note for note in report.closure.notes)
 
 
 def test_the_step_slows_the_measurement_down_never_up() -> None:

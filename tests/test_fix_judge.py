@@ -1,6 +1,7 @@
 """What ``loraprof fix`` says of a remedy: its ratio, its loss, whether its prediction held."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,10 +14,11 @@ import loraprof
 from loraprof.errors import InputError
 from loraprof.live_remedies.catalogue import REMEDIES
 from loraprof.model.fix import Measured
-from loraprof.model.report import Finding, Gain, Proven, RemedyReport, Report
+from loraprof.model.report import Finding, Gain, Proven, RemedyReport
 from loraprof.report.registry import render
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
-from loraprof.runs.fix.rows import _covered, promise, refused
+from loraprof.runs.fix.promises import NO_RULE, NOT_TOLD, NOTHING_SEEN, Promises
+from loraprof.runs.fix.rows import _covered, refused
 from loraprof.runs.fix.schedule import BASE, TWIN
 
 
@@ -85,8 +87,11 @@ def test_whether_a_prediction_held(ratio: float, low: float, high: float, covere
     assert _covered(vague, Measured(ratio=ratio, low=low, high=high, verdict="faster")) is None
 
 
-def report_of(*findings: Finding) -> Report:
-    return msgspec.structs.replace(sample_report.report(), findings=list(findings))
+GAIN = Gain(ns=-10, speedup=0.9, low=0.8, high=1.0, basis="model")
+
+
+def report_of(*findings: Finding) -> Promises:
+    return Promises(msgspec.structs.replace(sample_report.report(), findings=list(findings)))
 
 
 def cause(key: str, arm: str | None, gain: Gain | None, whole: Gain | None = None) -> Finding:
@@ -100,12 +105,25 @@ def test_what_a_remedy_promises_is_its_own_gain() -> None:
     """Never the whole of the cause's: that another remedy may gain more says nothing of this one."""
     large, small = (Gain(ns=ns, speedup=1.3, low=1.1, high=1.4, basis="model") for ns in (20, 10))
     compiled = REMEDIES["compile-blocks"]
-    assert promise(compiled, report_of(cause("H1", "compile-blocks", None, large))) == 1.0
-    assert promise(compiled, report_of(cause("H1", None, None, large))) == 1.0
+    assert report_of(cause("H1", "compile-blocks", None, large)).speedup(compiled) == 1.0
+    assert report_of(cause("H1", None, None, large)).speedup(compiled) == 1.0
     both = report_of(cause("H1", "compile-blocks", None, large), cause("L1", "compile-blocks", small))
     assert refused(compiled, "", both).predicted == small
     assert refused(compiled, "", both).finding == "L1"
     assert refused(compiled, "", report_of(cause("H1", None, None, large))).finding == "H1"
+
+
+def test_where_nothing_is_promised_it_says_why() -> None:
+    compiled, autocast = REMEDIES["compile-blocks"], REMEDIES["autocast"]
+    none = report_of()
+    assert Promises().of(compiled) == (None, None, "there is no recording")
+    assert none.of(compiled) == (None, None, NOTHING_SEEN)
+    assert none.of(autocast) == (None, None, NO_RULE)
+    seen = report_of(cause("H1", "compile-blocks", None))
+    assert seen.of(compiled)[1:] == (None, NOT_TOLD)
+    told = replace(seen, effects={"compile-blocks": "because", "autocast": GAIN})
+    assert told.of(compiled)[1:] == (None, "because")
+    assert told.of(autocast) == (None, GAIN, None)
 
 
 def test_a_report_says_what_fix_measured(tmp_path: Path) -> None:

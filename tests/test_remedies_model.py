@@ -1,5 +1,9 @@
 """Remedies of the model and its loss: each equals the change made by hand, and is gone when it is taken back."""
 
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from loraprof.diagnosis.catalogue import texts
 from loraprof.diagnosis.judge import RULES
 from loraprof.live_remedies.catalogue import REMEDIES
 from loraprof.live_remedies.loss import ChunkedCrossEntropy
+from loraprof.live_remedies.program import Program
 from loraprof.workloads.arms import ARMS
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -140,6 +145,45 @@ def test_findings_and_arms_are_known() -> None:
     assert {key for remedy in REMEDIES.values() for key in remedy.findings} <= set(texts())
     arms = {remedy.arm for rule in RULES.values() for remedy in rule.remedies if remedy.arm}
     assert arms <= {*REMEDIES, *ARMS}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda p: p, None),
+        (lambda p: replace(p, shapes=frozenset([((2, 12),), ((2, 9),)])), "the shapes of its inputs change"),
+        (lambda p: replace(p, calls=[replace(c, grad=False) for c in p.calls]), "also runs without gradients"),
+        (lambda p: hooked(p), "hooks run inside its blocks"),
+    ],
+)
+def test_graphs_only_where_nothing_of_a_block_moves(
+    change: Callable[[Program], Program], why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it decides on a GPU; none is there to run it."""
+    monkeypatch.setattr(Program, "device", property(lambda self: torch.device("cuda")))
+    monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    program = change(causal(llama(), tokens())[0])
+    found = REMEDIES["cuda-graphs"].fits(program)
+    assert found is None if why is None else why in (found or "")
+
+
+def hooked(program: Program) -> Program:
+    next(m for m in program.model.modules() if type(m).__name__ == "LlamaMLP").register_forward_hook(lambda *_: None)
+    return program
+
+
+def test_no_graphs_of_checkpointed_blocks_or_of_lengths_that_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Program, "device", property(lambda self: torch.device("cuda")))
+    checkpointed, _ = causal(llama(checkpointing=True), tokens())
+    assert "run again in backward" in (REMEDIES["cuda-graphs"].fits(checkpointed) or "")
+    model = llama()
+    optimizer, lengths = torch.optim.SGD(trained(model), lr=0.1), iter((7, 12, 9))
+
+    def step() -> None:
+        batch = {key: value[:, : next(lengths)] for key, value in tokens().items() if key == "input_ids"}
+        model(**batch, labels=batch["input_ids"]).loss.backward()
+
+    assert "shapes of its inputs change" in (REMEDIES["cuda-graphs"].fits(observed(model, optimizer, step, 3)) or "")
 
 
 def test_no_graphs_without_a_gpu() -> None:

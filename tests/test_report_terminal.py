@@ -17,6 +17,7 @@ from loraprof.model.report import Report
 from loraprof.report.document import Bar, Cell, Column, Table
 from loraprof.report.terminal.render import render
 from loraprof.report.terminal.table import table_lines
+from loraprof.report.terminal.text import pieces
 from loraprof.report.views.report import view
 
 REPORTS: dict[str, Callable[[], Report]] = {"report": report, "bare": bare_report, "empty": empty_report}
@@ -136,6 +137,14 @@ def test_a_hostile_name_cannot_steer_the_terminal() -> None:
     text = printed(msgspec.structs.replace(report(), kernels=kernels), 120, terminal=False, full=True)
     assert "\x1b" not in text
     assert "\ufffd[2Jkernel[red]" in text
+
+
+@pytest.mark.parametrize("width", [4, 7, 20, 33])
+def test_characters_of_two_cells_are_broken_by_cells(width: int) -> None:
+    words = "名前" * 40 + " plain " + "宽" * 3 + " end"
+    lines = pieces(words, width)
+    assert max(map(cell_len, lines)) <= width
+    assert "".join(lines).replace(" ", "") == words.replace(" ", "")
 
 
 def test_an_ascii_terminal_gets_ascii() -> None:

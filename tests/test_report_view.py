@@ -141,6 +141,8 @@ def test_kernels_and_modules_are_scaled_to_the_partition_by_role() -> None:
         (824, 700, 950, "LoRA is 2.00x faster than full fine-tuning here: 412 ms against 824 ms [700, 950] predicted."),
         (412, 300, 500, "LoRA is about as fast as full fine-tuning here, neither is established: 412 ms against"),
         (412, 0, 900, "Whether LoRA is faster than full fine-tuning here is not known: 412 ms against 412 ms [0, 900]"),
+        (100, 50, 300, "LoRA is slower than full fine-tuning here, by how much is not known: 412 ms against 100 ms"),
+        (2000, 500, 4000, "LoRA is faster than full fine-tuning here, by how much is not known: 412 ms against"),
     ],
 )
 def test_the_answer_comes_first(full_ms: int, low: int, high: int, said: str) -> None:

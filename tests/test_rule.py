@@ -4,10 +4,13 @@ import ast
 import inspect
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from provoke import made, synthetic
+from provoke import made, synthetic, timing
+from synthetic.simulate import Synthetic
 from typer.testing import CliRunner
 
 import loraprof
@@ -19,6 +22,7 @@ from loraprof.diagnosis.remedy import COMPARED, ORDER, Remedy
 from loraprof.diagnosis.rule import Family, Rule, Seen, evidence
 from loraprof.diagnosis.worth import Worth
 from loraprof.live_remedies.catalogue import REMEDIES
+from loraprof.model.recording import Timing
 from loraprof.workloads.arms import ARMS
 
 TEXT = Entry(
@@ -67,6 +71,47 @@ def test_a_rule_alone_appears_in_report_page_and_explain(monkeypatch: pytest.Mon
         assert "count twice" in page.read_text()
     assert "oddities" in printed("explain")
     assert "More than 41 kernels." in " ".join(printed("explain", "x1").split())
+
+
+def _saves(share: float, **given: Any) -> Rule:
+    def test(case: Case) -> Seen:
+        assert case.timing.unprofiled is not None
+        ns = share * case.timing.unprofiled.median_ns
+        return Seen(
+            evidence=[evidence("kernels", 1, "kernels")], saved=Worth(ns, ns, ns), values={"often": "1"}, **given
+        )
+
+    return replace(ODD, test=test)
+
+
+def _spread(run: Synthetic, by: float) -> Path:
+    """Steps that differ by so much."""
+    (median, *_), clock = timing(run).samples_ns, "cuda_event"
+    samples = [round(median * (1 + by * (i % 3 - 1))) for i in range(12)]
+    return made(run, timing=Timing(samples_ns=samples, dropped=3, clock=clock))
+
+
+@pytest.mark.parametrize(("share", "spread", "said"), [
+    (0.004, 0.0, False), (0.007, 0.0, True), (0.007, 0.02, False), (0.03, 0.02, True), (0.2, 0.4, True),
+])  # fmt: skip
+def test_a_gain_that_cannot_be_told_from_nothing_is_no_claim(
+    share: float, spread: float, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _spread(synthetic("bandwidth-v1"), spread)
+    monkeypatch.setitem(RULES, "X1", _saves(share))
+    report = loraprof.diagnose(path)
+    found = next((f for f in report.findings if f.id == "X1"), None)
+    assert (found is not None) == said
+    unprofiled = report.timing.unprofiled
+    if found is not None and found.gain is not None and unprofiled is not None:
+        assert found.gain.high - found.gain.low >= 0.01 * found.gain.speedup
+        ends = (unprofiled.median_ns * (1 - 1 / x) for x in (found.gain.high, max(found.gain.low, 1.0)))
+        most, least = ends
+        spread_ns = (unprofiled.high_ns - unprofiled.low_ns) / 2
+        assert most - found.gain.ns >= 0.99 * min(spread_ns, 0.9 * unprofiled.median_ns - found.gain.ns)
+        assert least == 0 or found.gain.ns - least >= 0.99 * spread_ns
+    monkeypatch.setitem(RULES, "X1", _saves(share, severity="major"))
+    assert any(f.id == "X1" for f in loraprof.diagnose(path).findings)
 
 
 def test_the_first_remedy_is_the_one_of_the_finding_and_keeps_the_training_if_any_does() -> None:

@@ -135,7 +135,8 @@ def _explained(
     extra, unpriced = more_communication(exchanged, wire_of(calls, among.transfer_ns), analysis.on_gpu, scale)
     replayed = step_replay(analysis, ledger, timing.unprofiled)
     plain = _unprofiled_ledger(analysis, ledger, recording, timing.unprofiled, replayed)
-    predicted = counterfactual(analysis, ledger, recording, timing.unprofiled, replayed, plain, extra)
+    untold = exchanged is not None and exchanged.strategy is None
+    predicted = counterfactual(analysis, ledger, recording, timing.unprofiled, replayed, plain, extra, untold)
     adapter = _predicted(tables.adapter(analysis, ledger, table, busy), predicted)
     seen = _unprofiled_step(plain, replayed, analysis.attribution)
     case = Case(

@@ -20,10 +20,12 @@ from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
 from loraprof.diagnosis.worth import Worth
 from loraprof.model.ranks import Communication
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
-from loraprof.model.report import Adapter, Gain, Kernel, Step, TimingReport
+from loraprof.model.report import Adapter, Gain, Kernel, Step, TimingReport, Unprofiled
 from loraprof.model.trace import Int64
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES, HostKind
 
+NOTHING = 0.005  # of the step: less is no claim, whatever the steps' own spread
+MAJOR = 0.05  # share of the step from which a gain is major
 ERROR = 0.3  # of an estimated saving: what covers the remedies measured on a GPU (benchmarks/coverage.py)
 
 
@@ -167,23 +169,32 @@ class Case:
         return frozenset(self.analysis.trace.names[i] for i in set(host.name[rows].tolist()))
 
 
+def tellable_ns(unprofiled: Unprofiled) -> float:
+    """The least saving that is a claim: what is below it, and below the spread of the steps themselves, cannot be told
+    from nothing. A gain that would be major is said, with its interval, however much the steps spread."""
+    spread = (unprofiled.high_ns - unprofiled.low_ns) / 2
+    return max(NOTHING * unprofiled.median_ns, min(spread, MAJOR * unprofiled.median_ns))
+
+
 def gain(case: Case, saved: Worth, error: float = ERROR) -> Gain | None:
     """What saving ``saved`` of the step gives; the interval bounds the speed-up. ``error`` is that of an estimate that
-    was not measured, whatever its inputs' own spread.
+    was not measured, whatever its inputs' own spread; its interval is never narrower than that of the timed steps.
 
-    None without an unprofiled time or where nothing is saved.
+    None without an unprofiled time or where what is saved cannot be told from nothing.
     """
     unprofiled = case.timing.unprofiled
-    if unprofiled is None or saved.ns <= 0:
+    if unprofiled is None or saved.ns <= 0 or saved.ns < tellable_ns(unprofiled):
         return None
     step = unprofiled.median_ns
 
     def speedup(ns: float) -> float:
         return step / max(step - min(max(ns, 0.0), 0.95 * step), 1.0)
 
-    estimated = saved.basis != "measured" and not saved.bounded
-    low = min(saved.low, (1 - error) * saved.ns) if estimated else saved.low
-    high = max(saved.high, (1 + error) * saved.ns) if estimated else saved.high
+    low, high = saved.low, saved.high
+    if saved.basis != "measured":
+        spread = max(NOTHING * step, (unprofiled.high_ns - unprofiled.low_ns) / 2)
+        wide = spread if saved.bounded else max(spread, error * saved.ns)
+        low, high = min(low, saved.ns - wide), max(high, saved.ns + wide)
     return Gain(
         ns=round(saved.ns),
         speedup=speedup(saved.ns),
@@ -194,5 +205,4 @@ def gain(case: Case, saved: Worth, error: float = ERROR) -> Gain | None:
     )
 
 
-MAJOR = 0.05  # share of the step from which a gain is major
 LONG_NS = 200_000  # a host range without a launch; a launch call that takes longer on an idle device loads code

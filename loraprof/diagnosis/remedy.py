@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any, Final
 
-from loraprof.diagnosis.case import Case, gain
+from loraprof.diagnosis.case import Case, gain, tellable_ns
 from loraprof.diagnosis.stack import Stack, stacks
 from loraprof.diagnosis.worth import Assumed, Worth
 from loraprof.model.recording import Workload
@@ -35,10 +35,14 @@ class Remedy:
     saved: Saved | None = None
     assumed: Assumed | None = None
 
+    def suits(self, case: Case, values: Values) -> bool:
+        """Whether there are words for this script, and the change fits it."""
+        return self._stack(case) is not None and (self.fits is None or self.fits(case, values))
+
     def report(self, case: Case, values: Values, whole: Worth | None) -> RemedyReport | None:
         """``whole``: what the cause costs. None where the remedy does not fit."""
-        stack = next((s for s in stacks(case) if s in self.text), None)
-        if stack is None or not (self.fits is None or self.fits(case, values)):
+        stack = self._stack(case)
+        if stack is None or not self.suits(case, values):
             return None
         saved = self.worth(case, values, whole)
         return RemedyReport(
@@ -48,6 +52,14 @@ class Remedy:
             arm=self.arm,
             gain=gain(case, saved) if saved is not None else None,
         )
+
+    def pays(self, case: Case, values: Values, whole: Worth | None) -> bool:
+        """False where what it saves is known and cannot be told from nothing."""
+        saved, unprofiled = self.worth(case, values, whole), case.timing.unprofiled
+        return saved is None or unprofiled is None or saved.ns >= tellable_ns(unprofiled)
+
+    def _stack(self, case: Case) -> Stack | None:
+        return next((s for s in stacks(case) if s in self.text), None)
 
     def worth(self, case: Case, values: Values, whole: Worth | None) -> Worth | None:
         """What the change takes off the step, of a cause that costs ``whole``; None unknown."""

@@ -66,13 +66,18 @@ class Rule:
         return (self.text or texts()[self.id]).filled(self.thresholds)
 
     def find(self, case: Case) -> Finding | None:
-        """None where the step does not show the cause, or the input does not allow to tell."""
+        """None where the step does not show the cause, the input does not allow to tell, or nothing that helps against
+        it saves what could be told from nothing."""
         seen = self.test(case) if self.test else None
         if seen is None:
             return None
         known, unprofiled = self.entry, case.timing.unprofiled
-        fitting = (r.report(case, seen.values, seen.saved) for r in seen.remedies or self.remedies)
-        remedies = in_order([r for r in fitting if r]) or [self._in_words()]
+        suiting = [r for r in seen.remedies or self.remedies if r.suits(case, seen.values)]
+        paying = [r for r in suiting if seen.severity or r.pays(case, seen.values, seen.saved)]
+        if suiting and not paying:
+            return None
+        reports = (r.report(case, seen.values, seen.saved) for r in paying)
+        remedies = in_order([r for r in reports if r]) or [self._in_words()]
         gain = max((r.gain for r in remedies if r.gain), key=lambda g: g.ns, default=None)
         spent = 0.0 if unprofiled else seen.spent_ns / case.wall_ns
         share = gain.ns / unprofiled.median_ns if gain and unprofiled else spent

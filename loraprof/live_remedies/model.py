@@ -63,11 +63,23 @@ COMPILE = LiveRemedy(
 
 
 def _no_graphs(program: Program) -> str | None:
+    """A graph replays the same launches on the same memory: nothing of a block's may move, change its shape, run again
+    in backward, or be looked at from outside meanwhile. The optimizer and a gradient scaler stay outside of it."""
+    model, calls = program.model, program.calls_of(program.model)
     if program.device.type != "cuda":
         return f"CUDA graphs replay launches on an NVIDIA GPU; this step runs on {program.device.type}"
-    shapes = {tuple(t.shape) for c in program.calls_of(program.model) for t in c.tensors() if t.dim() > 1}
-    if len({shape[0] for shape in shapes}) > 1:
+    if len(program.shapes) > 1:
         return "the shapes of its inputs change from call to call"
+    if any(not call.grad for call in calls):
+        return "the model also runs without gradients, between the replays of its training"
+    if _checkpointed(program):
+        return "its blocks are checkpointed: they run again in backward"
+    if any(hasattr(p, "device_mesh") for p in model.parameters()) or hasattr(model, "unshard"):
+        return "its weights are sharded: they are elsewhere in each step"
+    if len({p.device.type for p in model.parameters()}) > 1:
+        return "some of its weights are on the host"
+    if any(m._forward_hooks or m._forward_pre_hooks for block in blocks_of(model) for m in block.modules()):
+        return "hooks run inside its blocks: a graph leaves them out, or overwrites what they keep"
     return _no_compiling(program)
 
 

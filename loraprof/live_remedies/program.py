@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+Shapes = tuple[tuple[int, ...], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -44,7 +46,8 @@ class Program:
     """``model`` is the network with most parameters; ``networks`` are the outermost modules that ran in a step.
 
     ``calls`` are those of the last step that was watched. ``grads_kept``: gradients were there, zeroed, when the step's
-    first forward began. ``period``: steps after which every input of a frozen network comes again, None unknown.
+    first forward began. ``shapes`` of its inputs, each way the model was called in any watched step. ``period``: steps
+    after which every input of a frozen network comes again, None unknown.
     """
 
     model: nn.Module
@@ -54,6 +57,7 @@ class Program:
     grads_kept: bool = False
     loaders: Sequence[Loader] = field(default_factory=tuple)
     period: int | None = None
+    shapes: frozenset[Shapes] = frozenset()
 
     @property
     def trained(self) -> list[nn.Parameter]:

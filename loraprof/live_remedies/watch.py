@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
-from loraprof.live_remedies.program import Call, Loader, Program
+from loraprof.live_remedies.program import Call, Loader, Program, Shapes
 
 
 class Watch:
@@ -26,6 +26,7 @@ class Watch:
         self._shown: list[Call] = []
         self._hooks: list[Any] = []
         self._loaders: list[Loader] = []
+        self._shapes: dict[int, set[Shapes]] = {}
         self._grads_kept = False
         self._plain_init: Callable[..., None] | None = None
         self.repeats = Repeats()
@@ -72,6 +73,7 @@ class Watch:
             grads_kept=self._grads_kept,
             loaders=tuple(self._loaders),
             period=self.repeats.period,
+            shapes=frozenset(self._shapes.get(id(model), ())),
         )
 
     def _see(self, module: nn.Module, args: Any) -> None:
@@ -92,7 +94,9 @@ class Watch:
             self._grads_kept = any(p.grad is not None for n in self._networks for p in n.parameters())
         kind = next((a.device.type for a in [*args, *kwargs.values()] if isinstance(a, Tensor)), "cpu")
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        self._calls.append(Call(network, args, dict(kwargs), torch.is_grad_enabled(), autocast))
+        call = Call(network, args, dict(kwargs), torch.is_grad_enabled(), autocast)
+        self._calls.append(call)
+        self._shapes.setdefault(id(network), set()).add(tuple(tuple(t.shape) for t in call.tensors()))
         if (not _trains(network) and not network.training) or not torch.is_grad_enabled():
             self.repeats.see([a for a in args if isinstance(a, Tensor)])
 

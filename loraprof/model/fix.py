@@ -53,7 +53,8 @@ class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
-    """One remedy. ``finding``: the cause that it answers, where the recording showed one, with what it ``predicted``.
+    """One remedy. ``finding``: the cause that it answers, where the recording showed one, with what it ``predicted``;
+    ``unpredicted``: why nothing is.
 
     ``covered``: the predicted interval of the speed-up holds what was measured; None where either is unknown,
     or where the measured interval reaches into the predicted one and its middle does not.
@@ -64,6 +65,7 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     kind: RemedyKind
     text: str
     predicted: Gain | None = None
+    unpredicted: str | None = None
     measured: Measured | None = None
     covered: bool | None = None
     peak_bytes: int | None = None

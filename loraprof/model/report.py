@@ -4,6 +4,7 @@ Times are integer ns, sizes bytes, ratios floats; ``None`` is unknown. A step wh
 its window cannot be constructed.
 """
 
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -124,9 +125,13 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         role: Role | None = None,
     ) -> int:
         """Sum of the rows that have what is named, e.g. ``step.ns(kind="busy", role="norm")``."""
-        wanted = (kind, class_, cause, phase, role)
-        asked = [(field, value) for field, value in zip(FIELDS, wanted, strict=True) if value is not None]
-        return sum(p.ns for p in self.partition if all(getattr(p, field) == value for field, value in asked))
+        wanted = zip(FIELDS, (kind, class_, cause, phase, role), strict=True)
+        asked = {field: value for field, value in wanted if value is not None}
+        if not asked:
+            return self.wall_ns
+        has, values = attrgetter(*asked), tuple(asked.values())
+        value = values if len(values) > 1 else values[0]
+        return sum(p.ns for p in self.partition if has(p) == value)
 
     @property
     def held_ns(self) -> int:

@@ -7,28 +7,33 @@ from loraprof.model.report import Report
 from loraprof.model.sweep import Sweep
 from loraprof.model.watch import Watch
 from loraprof.report.document import Document
-from loraprof.report.views.compare import view_comparison
-from loraprof.report.views.estimate import view_estimate
-from loraprof.report.views.fix import view_fix
 from loraprof.report.views.report import view
-from loraprof.report.views.sweep import view_sweep
-from loraprof.report.views.watch import view_watch
 
 Shown = Report | Comparison | Sweep | Estimate | Fix | Watch
 
 
 def document_of(shown: Shown) -> Document:
-    """The document that every renderer walks."""
+    """The document that every renderer walks. Other views than a report's are imported where there is one to show."""
     match shown:
         case Comparison():
+            from loraprof.report.views.compare import view_comparison
+
             return view_comparison(shown)
         case Sweep():
+            from loraprof.report.views.sweep import view_sweep
+
             return view_sweep(shown)
         case Estimate():
+            from loraprof.report.views.estimate import view_estimate
+
             return view_estimate(shown)
         case Fix():
+            from loraprof.report.views.fix import view_fix
+
             return view_fix(shown)
         case Watch():
+            from loraprof.report.views.watch import view_watch
+
             return view_watch(shown)
         case _:
             return view(shown)

@@ -54,7 +54,10 @@ def save(fleet: Fleet, made: Synthetic, target: Path, only: Iterable[int] | None
 def recording(fleet: Fleet, one: Recording, rank: int) -> Recording:
     where = {"rank": rank, "world_size": fleet.ranks, "launch": "abc", "machine": fleet.machines(rank)}
     environment = msgspec.structs.replace(one.environment, **where)
-    return msgspec.structs.replace(one, environment=environment, first_step=17)
+    timing, later = one.timing, fleet.slow_ns if fleet.slow is not None else 0
+    if timing is not None:
+        timing = msgspec.structs.replace(timing, samples_ns=[ns + later for ns in timing.samples_ns])
+    return msgspec.structs.replace(one, environment=environment, first_step=17, timing=timing)
 
 
 def _head(fleet: Fleet, rank: int) -> Document:

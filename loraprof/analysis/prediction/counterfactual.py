@@ -76,10 +76,12 @@ def counterfactual(
     step: StepReplay | None,
     plain: Ledger | None,
     extra: MoreCommunication | None = None,
+    untold: bool = False,
 ) -> Counterfactual | None:
-    """None where an input is missing (unprofiled timing, calibration, training cost, adapters), or a GPU step that
-    waits for its host could not be replayed. ``step`` is that of ``ledger``, None on a CPU; ``plain`` the same step's
-    entries without the profiler, where that is known."""
+    """None where an input is missing (unprofiled timing, calibration, training cost, adapters), a GPU step that
+    waits for its host could not be replayed, or one that waits for other ranks does not tell what full fine-tuning
+    would send. ``step`` is that of ``ledger``, None on a CPU; ``plain`` the same step's entries without the profiler,
+    where that is known. ``untold``: the step communicates, and does not show for what."""
     if recording is None or unprofiled is None or recording.calibration is None or not recording.sites:
         return None
     cost, rates = recording.training_cost, Rates(recording.calibration)
@@ -96,9 +98,9 @@ def counterfactual(
     clip, accumulate = float(cost.clip_ns) if parts.clip else 0.0, float(cost.accumulate_ns) * (micro - 1)
     end = cost.optimizer_ns + clip + accumulate
     times = _times(ledger, parts, recording, known, (wgrad, end + cost.reread_ns), now, step)
-    if times is None:
-        return None
     own = ledger if plain is None else plain
+    if times is None or (step is not None and untold and _communicates(own)):
+        return None
     time = unprofiled_ns(analysis, ledger, recording, now) if plain is None else plain.ns.astype(np.float64)
     comm, comm_low, comm_high = _communication(extra, own, time, wgrad)
     frozen, full = times[0], times[1] + comm
@@ -137,7 +139,7 @@ def unpredicted(recording: Recording, unprofiled: Unprofiled | None) -> str:
     elif gradients(recording, Rates(recording.calibration)) is None:
         why = "the weight gradient of a frozen layer was not measured, and no rate of this device tells it"
     else:
-        why = "the device waits in this step, and its launches could not be replayed"
+        why = "the device waits or communicates in this step, and the trace does not tell what other steps would"
     return f"full fine-tuning is not predicted: {why}"
 
 
@@ -165,6 +167,12 @@ def _times(
             return None
     frozen = now - parts.adapter - parts.optimizer - parts.clip + parts.missing
     return frozen, frozen + sum(more)
+
+
+def _communicates(ledger: Ledger) -> bool:
+    """So long that another step's communication decides what it takes."""
+    exposed = ledger.busy & (ledger.kind == DeviceClass.COMM)
+    return bool(ledger.ns[exposed].sum() > WAIT_SHARE * ledger.ns.sum())
 
 
 def _communication(

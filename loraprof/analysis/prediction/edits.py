@@ -42,6 +42,7 @@ def without(calls: Calls, call: Bool, record: Bool) -> Calls:
         record_ns=calls.record_ns[~record],
         stream=calls.stream[~record],
         own=None if calls.own is None else calls.own[keep],
+        waits=None if calls.waits is None else calls.waits[~record],
         span_ns=None,
     )
 
@@ -100,5 +101,6 @@ def with_launches(calls: Calls, launches: list[Launch]) -> Calls:
         record_ns=added(calls.record_ns, records_at, [x.record_ns for x in launches]),
         own=None if calls.own is None else np.insert(calls.own, at, np.full(len(launches), True)),
         stream=added(calls.stream, records_at, [x.stream for x in launches]),
+        waits=None if calls.waits is None else added(calls.waits, records_at, [-1] * len(launches)),
         span_ns=None,
     )

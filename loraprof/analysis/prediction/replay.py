@@ -2,7 +2,8 @@
 
     s      = t + sigma gap                            the call starts
     launch: t = s + sigma min(duration, cap), and not before the Q-th last call's first record started (a full queue
-            blocks; a graph takes one place); each record starts at max(s + lambda, end of its stream + tau)
+            blocks; a graph takes one place); each record starts at max(s + lambda, end of its stream + tau, end of
+            the stream it waits for)
     sync:   t = max(s + sigma min(duration, 2 us), last end + 2 us)
     other:  t = s + sigma duration
 
@@ -11,8 +12,8 @@ one another are the second of two passes: its window is from one last end to the
 time between the last call of a step and the first of the next. cap = 3 median launch durations where the queue may have
 been full: longer calls are back-pressure then, which Q models; elsewhere the time is the host's own. Graph launches,
 longer by nature, have a median of their own. Model only where one pass
-at sigma = 1 reproduces the profiled window within 5 %: dependencies between streams are not in a trace, and a step
-that has them must fail this gate. Related: Daydream (ATC'20).
+at sigma = 1 reproduces the profiled window within 5 %: what streams wait for is not in a trace but seen in its times,
+and a step in which it was not seen must fail this gate. Related: Daydream (ATC'20).
 """
 
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Calls:
     span_ns: int | None = None
     lead_ns: int = 0
     own: Bool | None = None  # calls whose whole duration is the host's; None: none is known to be
+    waits: Int64 | None = None  # per record the stream whose work so far it waits for, -1 none; None: none is known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,6 +121,7 @@ def replayed(
     counts, lead = np.diff(calls.first).tolist(), round(sigma * calls.lead_ns)
     waits = ((calls.kind == Call.SYNC) | (calls.kind == Call.BLOCKING)).tolist()
     lengths, streams = calls.record_ns.tolist(), calls.stream.tolist()
+    awaited = [-1] * len(streams) if calls.waits is None else calls.waits.tolist()
     long_ago = -latency_ns - turnaround_ns  # no stream is busy when the first pass begins
     free: dict[int, int] = dict.fromkeys(streams, long_ago)
     started: list[int] = []
@@ -141,6 +144,8 @@ def replayed(
                     stream = streams[record]
                     queued = free[stream] + turnaround_ns
                     begins = ready if ready > queued else queued
+                    if awaited[record] >= 0:
+                        begins = max(begins, free.get(awaited[record], begins))
                     begin.append(begins)
                     free[stream] = ended = begins + lengths[record]
                     if ended > last:

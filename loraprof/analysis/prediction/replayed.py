@@ -26,6 +26,7 @@ from loraprof.analysis.prediction.replay import (
     replayed,
     step_calls,
 )
+from loraprof.analysis.prediction.stream_waits import with_waits
 from loraprof.model.recording import Recording
 from loraprof.model.report import Replay, Unprofiled
 from loraprof.model.trace import Bool, Int64
@@ -149,6 +150,7 @@ def step_replay(analysis: Analysis, ledger: Ledger, unprofiled: Unprofiled | Non
     window, floors = ledger.window, (analysis.floor_ns, analysis.tau_ns)
     noted = (window.noted_start, window.noted_end)
     step = step_calls(analysis.trace, analysis.links, (window.start, window.end), noted)
+    step = with_waits(analysis.trace, step, *floors)
     error = gate_error(step.calls, *floors)
     if error is None:
         return None

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import torch
@@ -22,6 +23,9 @@ from loraprof.capture.nvml.client import probe
 from loraprof.errors import UsageError
 from loraprof.model.recording import Calibration, DeviceInfo
 from loraprof.store.writing import write
+
+BESIDE: Final = 2  # of the device's squares, the one that is measured in another dtype too
+BESIDE_NS: Final = 2e8
 
 
 class CalibrationKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,10 +53,12 @@ def cached_calibration(
     *,
     fresh: bool = False,
     event_cost: bool = True,
+    beside: str | None = None,
     directory: Path | None = None,
 ) -> tuple[Calibration, list[str]]:
     """The calibration of ``device`` with GEMMs of ``shapes`` in ``dtype``, and notes about what went otherwise.
 
+    ``beside``: another dtype, in which one of the squares is measured too, to tell what changing to it would give.
     ``fresh`` measures whatever the cache says. ``directory`` replaces the user's cache directory. Raises
     MeasurementError for a device that cannot be measured, UsageError for an unknown dtype.
     """
@@ -67,6 +73,12 @@ def cached_calibration(
         found = _merged(known, _missing_gemms(known, device, shapes, dtype, budget_s))
     if event_cost and found.event_ns is None:
         found = msgspec.structs.replace(found, event_ns=event_cost_ns(device))
+    if beside is not None and not any(one.dtype == beside for one in found.gemm):
+        n = measured(device).squares(budget_s)[BESIDE]
+        with measuring(device):
+            found = msgspec.structs.replace(
+                found, gemm=[*found.gemm, *gemm_rates(device, [(n, n, n)], beside, BESIDE_NS)]
+            )
     doubt = unsteady(found)
     if doubt is not None:
         notes.append(f"the calibration contradicts itself, the machine was busy: {doubt}; it is not cached")

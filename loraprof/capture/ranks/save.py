@@ -118,7 +118,8 @@ def calibrated(session: Session, recording: Recording) -> Recording:
     dtype = _matrix_dtype(recording.workload.autocast, sites)
     per = (recording.workload.tokens_per_step or 0) // (recording.workload.micro_batches or 1)
     shapes = gemm_shapes(recording.modules, sites, per) if per and sites else []
-    calibration, notes = cached_calibration(session.device.place, shapes, dtype)
+    beside = "bfloat16" if dtype == "float32" else None
+    calibration, notes = cached_calibration(session.device.place, shapes, dtype, beside=beside)
     cost = _training_cost(session) if sites else None
     attention = attention_costs(recording.attention, session.device.place)
     return msgspec.structs.replace(

@@ -128,8 +128,18 @@ def padding(case: Case) -> Seen | None:
             *[evidence("where each batch has the length of its longest row", longest, "tokens")] * known,
         ],
         saved=packed,
-        values={"longest": trimmed if known or packed is None else packed.at_most},
+        values={
+            "longest": trimmed if known or packed is None else packed.at_most,
+            "bucketed": _bucketed(packed, trimmed),
+        },
     )
+
+
+def _bucketed(packed: Worth | None, trimmed: Worth | None) -> Worth | None:
+    """Batches of like length have next to no padding: at most what packing saves, at least what shorter batches do."""
+    if packed is None:
+        return None
+    return packed.between(trimmed, packed) if trimmed is not None else packed.at_most
 
 
 def _padded(case: Case, kept: float) -> Worth | None:
@@ -245,7 +255,7 @@ COMPARABILITY_RULES = (
         id="G4",
         family=COMPARABILITY,
         test=padding,
-        remedies=(remedies.PACKING, remedies.TO_LONGEST),
+        remedies=(remedies.PACKING, remedies.TO_LONGEST, remedies.BUCKETS),
         thresholds={"real": PADDING},
     ),
     Rule(

@@ -56,6 +56,17 @@ TO_LONGEST = Remedy(
     saved=lambda case, values: values["longest"],
 )
 
+BUCKETS = Remedy(
+    kind="data",
+    arm="bucketing",
+    text={
+        "transformers": 'TrainingArguments(train_sampling_strategy="group_by_length") with a collator that pads to the '
+        "longest",
+        "plain": "a sampler that sorts by length within every few batches, and a collator that pads to the longest",
+    },
+    saved=lambda case, values: values["bucketed"],
+)
+
 INPUT_GRADIENTS = Remedy(
     kind="other_training",
     text={

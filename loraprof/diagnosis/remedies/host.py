@@ -44,6 +44,7 @@ COMPILE_ONCE = Remedy(
     },
 )
 
+LOADERS = 2  # workers that loraprof fix starts; the texts take more
 WORKERS = Remedy(
     kind="data",
     arm="loader-workers",

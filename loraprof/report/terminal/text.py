@@ -10,6 +10,7 @@ from loraprof.report.palette import TONES
 from loraprof.text import printable
 
 DIM: Final = "dim"
+HALF: Final = "\0"  # stands for a cell while lines are broken
 
 
 def text(content: str, style: str = "") -> Text:
@@ -38,4 +39,9 @@ def fitted(content: str, width: int, *, right: bool = False) -> str:
 
 def pieces(content: str, width: int) -> list[str]:
     """``content`` in lines of at most ``width`` cells, broken at spaces, and within a word that is longer."""
-    return textwrap.wrap(printable(content), max(width, 1), break_on_hyphens=False) or [""]
+    plain = printable(content)
+    if cell_len(plain) <= len(plain):
+        return textwrap.wrap(plain, max(width, 1), break_on_hyphens=False) or [""]
+    twice = "".join(HALF * (cell_len(c) - 1) + c for c in plain)  # a line may begin with the second half of a character
+    lines = textwrap.wrap(twice, max(width - 1, 2), break_on_hyphens=False)
+    return [line.replace(HALF, "") for line in lines]

@@ -90,6 +90,9 @@ def _against_full(report: Report) -> str:
     bounds = units.ns_between(low, high, a.predicted_full_ns)
     told = f"{here} against {full} {bounds} {v.basis or 'predicted'}"
     if low <= 0 or high > FREELY * low:
+        if high < now.median_ns or low > now.median_ns:
+            word = "slower" if high < now.median_ns else "faster"
+            return f"LoRA is {word} than full fine-tuning here, by how much is not known: {told}."
         return f"Whether LoRA is faster than full fine-tuning here is not known: {told}."
     if low > now.median_ns or high < now.median_ns:
         word = "faster" if low > now.median_ns else "slower"
@@ -131,7 +134,7 @@ def ranks(a: Adapter) -> str:
 
 
 def _why(report: Report) -> str:
-    """The leading causes by name."""
+    """The leading causes by name; where each may gain nothing, perhaps."""
     by_id = {f.id: f for f in report.findings}
     first = by_id.get(report.verdict.limiting_cause or "")
     majors = [f for f in report.findings if f.severity in ("major", "blocker") and f is not first]
@@ -139,7 +142,8 @@ def _why(report: Report) -> str:
     if not named:
         return ""
     causes = "; ".join(f"{lowered(f.title)} ({f.id})" for f in named)
-    return f"Why: {causes}."
+    sure = any(f.gain is None or f.gain.low > SURE for f in named)
+    return f"{'Why' if sure else 'Perhaps'}: {causes}."
 
 
 def _changes_training(finding: Finding) -> bool:

@@ -61,6 +61,7 @@ def _gain(gain: Gain | None) -> str:
 def _sections(found: Fix) -> list[Section]:
     tried = [t for t in found.remedies if t.status != "refused"]
     refused = [t for t in found.remedies if t.status == "refused"]
+    untold = [(t.arm, t.unpredicted) for t in tried if t.unpredicted]
     both = [t.covered for t in tried if t.covered is not None]
     aside = f"{sum(both)} of {len(both)} predicted intervals hold what was measured" if both else ""
     sections = [Section("remedies", "Speed-up of each remedy", (_table(tried, found),), aside)] if tried else []
@@ -72,6 +73,8 @@ def _sections(found: Fix) -> list[Section]:
     reasons = [(t.arm, t.reason or _differs(t)) for t in tried if t.reason or t.status == "loss differs"]
     if reasons:
         sections.append(Section("reasons", "Why not", (Facts(tuple(reasons)),)))
+    if untold:
+        sections.append(Section("unpredicted", "Why nothing is predicted", (Facts(tuple(untold)),)))
     if refused:
         lines: tuple[Block, ...] = (Facts(tuple((t.arm, t.reason or "") for t in refused)),)
         sections.append(Section("refused", "What does not fit here", lines))
@@ -125,7 +128,7 @@ def _row(t: Tried) -> Row:
     covered = {True: "yes", False: "missed", None: ""}[t.covered]
     return (
         Cell(f"{t.arm} ({t.finding})" if t.finding else t.arm),
-        Cell(_gain(t.predicted), t.predicted.speedup if t.predicted else None),
+        Cell("not predicted" if t.unpredicted else _gain(t.predicted), t.predicted.speedup if t.predicted else None),
         Cell(_speed(t.measured) if t.measured else units.NA, 1 / t.measured.ratio if t.measured else None),
         Cell(covered),
         Cell(t.loss.verdict if t.loss else units.NA),

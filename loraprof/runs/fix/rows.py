@@ -7,21 +7,17 @@ from loraprof import units
 from loraprof.analysis.statistics import median_interval
 from loraprof.live_remedies.remedy import LiveRemedy
 from loraprof.model.fix import Measured, Status, Tried, Unchanged
-from loraprof.model.report import Finding, Gain, Report
+from loraprof.model.report import Finding, Gain
 from loraprof.runs.fix.job import Found
 from loraprof.runs.fix.judge import Repeats, loss_change, measured
+from loraprof.runs.fix.promises import Promises
 from loraprof.runs.fix.schedule import BASE, TWIN, Bench
 
 Rounds = Sequence[Mapping[str, Found]]
 
 
-def promise(remedy: LiveRemedy, report: Report | None) -> float:
-    _, gain = _predicted(remedy, report)
-    return gain.speedup if gain else 1.0
-
-
-def row(remedy: LiveRemedy, bench: Bench, known: Repeats, report: Report | None) -> Tried:
-    finding, gain = _predicted(remedy, report)
+def row(remedy: LiveRemedy, bench: Bench, known: Repeats, promises: Promises) -> Tried:
+    finding, gain, why = promises.of(remedy)
     found = measured(remedy.name, bench.rounds)
     change, differs = loss_change(remedy.name, bench.rounds, known, remedy.reorders)
     ended = bench.ended.get(remedy.name)
@@ -41,6 +37,7 @@ def row(remedy: LiveRemedy, bench: Bench, known: Repeats, report: Report | None)
         kind=remedy.kind,
         text=_text(remedy, finding),
         predicted=gain,
+        unpredicted=why,
         measured=found,
         covered=_covered(gain, found),
         peak_bytes=peak(remedy.name, bench.rounds),
@@ -54,8 +51,8 @@ def _unsure(found: Measured) -> str | None:
     return "faster, but not surely: within the noise" if found.verdict == "undecided" and found.high < 1 else None
 
 
-def refused(remedy: LiveRemedy, reason: str, report: Report | None) -> Tried:
-    finding, gain = _predicted(remedy, report)
+def refused(remedy: LiveRemedy, reason: str, promises: Promises) -> Tried:
+    finding, gain, _ = promises.of(remedy)
     return Tried(
         finding=finding.id if finding else None,
         arm=remedy.name,
@@ -65,16 +62,6 @@ def refused(remedy: LiveRemedy, reason: str, report: Report | None) -> Tried:
         status="refused",
         reason=reason,
     )
-
-
-def _predicted(remedy: LiveRemedy, report: Report | None) -> tuple[Finding | None, Gain | None]:
-    """The finding that the remedy answers, and what this very change gains: of several the most, None where no rule
-    says."""
-    found = report.findings if report else []
-    own = [(f, r.gain) for f in found for r in f.remedies if r.arm == remedy.name]
-    if own:
-        return max(own, key=lambda pair: pair[1].ns if pair[1] else 0)
-    return next((f for key in remedy.findings for f in found if f.id == key), None), None
 
 
 def _text(remedy: LiveRemedy, finding: Finding | None) -> str:

@@ -14,21 +14,22 @@ from typing import Any, Final
 import msgspec
 
 from loraprof import units
-from loraprof.diagnosis.load import diagnose
+from loraprof.diagnosis.load import diagnosis_of
 from loraprof.errors import LoraprofError, MeasurementError, UsageError
 from loraprof.live_remedies.catalogue import REMEDIES, remedy_named
 from loraprof.live_remedies.remedy import LiveRemedy
 from loraprof.model.fix import Fix, Together, Tried
-from loraprof.model.report import Report
 from loraprof.runs.compare.workers import profile_pass, settings
 from loraprof.runs.fix.equal import Goal, reach
 from loraprof.runs.fix.forks import Forks, forks
 from loraprof.runs.fix.job import Command, Found
 from loraprof.runs.fix.judge import Repeats, loss_change, measured, noise, repeats
-from loraprof.runs.fix.rows import order, peak, promise, refused, row, unchanged
+from loraprof.runs.fix.promises import Promises, promised
+from loraprof.runs.fix.rows import order, peak, refused, row, unchanged
 from loraprof.runs.fix.schedule import BASE, SETUP_S, WARM_UP, Bench, Entry, name_of, steps_within
 from loraprof.store.layout import FIX
 from loraprof.store.leftovers import scratch
+from loraprof.store.recordings import load_source
 from loraprof.store.writing import write
 
 PROFILE: Final = "profile.loraprof"
@@ -68,10 +69,10 @@ def fix(asked: Asked) -> Fix:
     with nullcontext(asked.out) if asked.out else scratch() as folder:
         if asked.out:
             _open(folder, asked)
-        report, notes = _report(asked, folder)
+        promises, notes = _promises(asked, folder)
         with forks(PACKAGES if asked.command.spec else _packages(asked)) as server:
-            found = _tried(asked, server, deadline_ns, wanted, report, notes, folder if asked.out else None)
-        if report is not None:
+            found = _tried(asked, server, deadline_ns, wanted, promises, notes, folder if asked.out else None)
+        if promises.report is not None:
             _beside(asked.recording or folder / PROFILE, found)
         return found
 
@@ -103,20 +104,20 @@ def _open(folder: Path, asked: Asked) -> None:
     write(place, msgspec.json.encode(plan))
 
 
-def _report(asked: Asked, folder: Path) -> tuple[Report | None, list[str]]:
+def _promises(asked: Asked, folder: Path) -> tuple[Promises, list[str]]:
     """What the recording says; without one, nothing is predicted."""
     place = asked.recording or folder / PROFILE
     if not place.exists():
         asked.say(f"profiling {asked.name}: what each remedy promises")
         problem = profile_pass(_words(asked), place, asked.command.ranks)
         if problem is not None:
-            return None, [f"nothing is predicted, the profile failed: {problem.removeprefix('loraprof: ')}"]
+            return Promises(), [f"nothing is predicted, the profile failed: {problem.removeprefix('loraprof: ')}"]
     try:
-        return diagnose(place), []
+        return promised(diagnosis_of(load_source(place))), []
     except LoraprofError as error:
         if asked.recording:
             raise
-        return None, [f"nothing is predicted: {error.message}"]
+        return Promises(), [f"nothing is predicted: {error.message}"]
 
 
 def _beside(recording: Path, found: Fix) -> None:
@@ -140,7 +141,7 @@ def _tried(
     server: Forks,
     deadline_ns: int,
     wanted: Sequence[LiveRemedy],
-    report: Report | None,
+    promises: Promises,
     notes: list[str],
     folder: Path | None,
 ) -> Fix:
@@ -150,7 +151,7 @@ def _tried(
     if survey.status != "ok":
         raise MeasurementError(f"{asked.name} cannot be measured: {survey.reason}", None)
     fitting = [r for r in wanted if r.name not in survey.unfit]
-    fitting.sort(key=lambda r: -promise(r, report))
+    fitting.sort(key=lambda r: -promises.speedup(r))
     bench.warmup = max(WARM_UP, survey.period or 0)
     bench.steps = steps_within(bench.left_ns() // RESERVE, len(fitting) + 2, survey, bench.warmup)
     first = bench.first()
@@ -158,17 +159,17 @@ def _tried(
     quick, costly = ([r for r in fitting if (r.name in COMPILING) is compiling] for compiling in (False, True))
     _repeat(bench, quick, bench.left_ns() // (COMPILED_RESERVE if costly else RESERVE))
     known = repeats(bench.rounds)
-    alone = [row(r, bench, known, report) for r in quick]
+    alone = [row(r, bench, known, promises) for r in quick]
     together = _together(bench, alone, known, None, bench.left_ns() // COMPILED_RESERVE if costly else 0)
     bench.setup_s = max(SETUP_S, bench.left_ns() / 2e9)
     _repeat(bench, costly, 0)
-    alone += [row(r, bench, known, report) for r in costly]
+    alone += [row(r, bench, known, promises) for r in costly]
     together = _together(bench, alone, known, together, 0) if costly else together
     reached = reach(bench, fitting, asked.goal) if asked.goal else {}
     alone = [msgspec.structs.replace(t, reached=reached.get(t.arm)) for t in alone]
     if folder is not None:
         notes = [*notes, *_recorded(asked, folder, alone, together)]
-    unfit = [refused(r, survey.unfit[r.name], report) for r in wanted if r.name in survey.unfit]
+    unfit = [refused(r, survey.unfit[r.name], promises) for r in wanted if r.name in survey.unfit]
     if not known.repeatable:
         notes = [*notes, "two unchanged runs differ in their losses: they are compared as distributions"]
     if not first.losses:

@@ -1,0 +1,183 @@
+"""What would a change give that answers no finding? By the name ``loraprof fix`` calls it: its effect, which may be a
+loss or nothing, or one line that says why the recording does not tell.
+
+    fused       what stays of the optimizer's work are the bytes of one pass over gradients, parameters and states, at
+                the rate that the recorded ops reach (at best the calibrated one), and one launch; on a CPU also the
+                least op of C++ per tensor
+    foreach     on a CPU the same ops, called from C++ instead of Python
+    autocast    fp32 products at the ratio of the rates that were calibrated for one shape in both dtypes, less the
+                casts of what they read: of all operands in forward, of the activations' gradients again in backward;
+                on a CPU each of them is issued
+    workers     the time in which the step waits for its batch, as H4 says it
+
+An interval is never narrower than that of the timed steps.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import prod
+from typing import Final
+
+import numpy as np
+
+from loraprof import units
+from loraprof.analysis.step.records import Record
+from loraprof.diagnosis.case import ERROR, NOTHING, Case
+from loraprof.diagnosis.findings.comparability import ISSUING_NS
+from loraprof.diagnosis.findings.host import prepared_ahead
+from loraprof.diagnosis.rows import element_bytes, like
+from loraprof.diagnosis.select import of_rows, roles, worth
+from loraprof.diagnosis.worth import Worth
+from loraprof.model.report import Gain
+from loraprof.model.vocabulary import ROLE
+
+PASSES: Final[Mapping[str, int]] = {"AdamW": 7, "Adam": 7, "Adagrad": 5, "SGD": 3}  # tensors read and written
+HALF: Final = "bfloat16"
+CAST_BYTES: Final = 6  # read in fp32, written in a half
+LEFT: Final[Mapping[str, int]] = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
+
+ISSUING: Final = "what issuing an eager op costs on a CPU, 15 to 40 us, was measured elsewhere"
+
+Expected = Gain | str
+
+
+def expected(case: Case) -> dict[str, Expected]:
+    """Of each change that is known here."""
+    if case.timing.unprofiled is None or not case.timed:
+        return dict.fromkeys(_EFFECTS, "no step was timed without the profiler")
+    found = {arm: effect(case) for arm, effect in _EFFECTS.items()}
+    return {arm: one if isinstance(one, str) else _gain(case, one) for arm, one in found.items()}
+
+
+def _gain(case: Case, saved: Worth) -> Gain:
+    """Also of a loss, and of less than could be told."""
+    unprofiled = case.timing.unprofiled
+    assert unprofiled is not None
+    step = unprofiled.median_ns
+    spread = max(NOTHING * step, (unprofiled.high_ns - unprofiled.low_ns) / 2)
+
+    def speedup(ns: float) -> float:
+        return step / max(step - min(ns, 0.95 * step), 1.0)
+
+    return Gain(
+        ns=round(saved.ns),
+        speedup=speedup(saved.ns),
+        low=speedup(min(saved.low, saved.ns - spread)),
+        high=speedup(max(saved.high, saved.ns + spread)),
+        basis=saved.basis,
+        source=saved.source,
+    )
+
+
+def _bounded(ns: float, low: float, high: float) -> Worth:
+    return Worth(ns, min(ns, low), max(ns, high), bounded=True)
+
+
+def _fused_optimizer(case: Case) -> Worth | str:
+    spent, passes = worth(case, roles("optimizer")), _passes(case)
+    if spent is None or passes is None:
+        return "the recording does not say which optimizer runs"
+    trained = [p for p in case.recording.parameters if p.trainable] if case.recording else []
+    stays = passes * sum(prod(p.shape) * element_bytes(p.dtype) for p in trained)
+    rows = [k for k in case.kernels if k.role == "optimizer" and k.min_bytes]
+    moved, stream = sum(k.min_bytes or 0 for k in rows), case.rates.stream_bytes_per_s if case.rates else None
+    if case.analysis.on_gpu:
+        return _fewer_launches(case, min(stays / moved, 1.0) if moved else 1.0)
+    if not moved or not stream:
+        return "the bytes of the optimizer's ops are not known"
+    each = len(trained) * _op_ns(case)
+    least, most = (min(spent.ns, each + ns) for ns in (stays / stream * 1e9, spent.ns * min(stays / moved, 1.0)))
+    return _bounded(spent.ns - (least + most) / 2, (spent.ns - most) * (1 - ERROR), spent.high)
+
+
+def _fewer_launches(case: Case, stays: float) -> Worth | str:
+    """The optimizer's records that follow each other are one launch, and take a part of their time."""
+    step = case.replay
+    if step is None or step.sigma is None:
+        return "the launches could not be replayed"
+    own = step.record_role == ROLE["optimizer"]
+    whole = np.ones(len(own))
+    now = step.edited_ns(whole, whole, None, 1.0)
+    ns, launches = (now - step.edited_ns(np.where(own, left, 1.0), whole, own, 1.0) for left in (stays, 1.0))
+    return _bounded(ns, (1 - ERROR) * launches, (1 + ERROR) * ns)
+
+
+def _foreach_optimizer(case: Case) -> Worth | str:
+    spent, calibration = worth(case, roles("optimizer")), case.recording.calibration if case.recording else None
+    if case.analysis.on_gpu:
+        return "torch takes foreach by itself on a GPU"
+    if spent is None or calibration is None or not calibration.host_ns or not calibration.op_ns:
+        return "what calling an op from Python costs was not calibrated"
+    ops = sum(1 for r in case.records if r.role == "optimizer")
+    ns = min(ops * max(calibration.host_ns - calibration.op_ns, 0.0), spent.ns)
+    return _bounded(ns, 0.0, max((1 + ERROR) * ns, 0.0))
+
+
+def _passes(case: Case) -> int | None:
+    name = ((case.workload.optimizer if case.workload else None) or "").partition("(")[0]
+    return PASSES.get(name)
+
+
+def _op_ns(case: Case) -> int:
+    calibration = case.recording.calibration if case.recording else None
+    return (calibration.op_ns if calibration else None) or 0
+
+
+def _autocast(case: Case) -> Worth | str:
+    products = [r for r in case.records if r.gemm_type == "float"]
+    if not products:
+        return "no product of this step is known to run in fp32"
+    ratio = _half_over_single(case)
+    if ratio is None:
+        return f"no product was calibrated in {HALF}: a device may run it at a third or at many times the rate of fp32"
+    spent = worth(case, of_rows(case, like(case, products)), waiting=False)
+    if spent is None or case.rates is None:
+        return "the products' share of the step is not known"
+    casts = _cast(products)
+    moving = sum(case.rates.copy_ns(CAST_BYTES * n) or 0.0 for n in casts)
+    issued = [len(casts) * ns for ns in (ISSUING_NS if not case.analysis.on_gpu else (0, 0))]
+    ends = ((1.0, 1.0, issued[0]), (1 + ERROR, 1 + ERROR, issued[1]), (1 - ERROR, 1 - ERROR, 0))
+    likely, low, high = (spent.ns * (1 - at * ratio) - by * moving - each for at, by, each in ends)
+    return replace(_bounded(likely, low, high), basis="assumed", source=ISSUING)
+
+
+def _half_over_single(case: Case) -> float | None:
+    """Time of a product in half precision over that of the same in fp32; of several shapes the largest."""
+    known = case.recording.calibration.gemm if case.recording and case.recording.calibration else []
+    single = {(g.m, g.n, g.k): g.ns for g in known if g.dtype == "float32"}
+    both = {s: g.ns / single[s] for g in known if g.dtype == HALF and (s := (g.m, g.n, g.k)) in single}
+    return both[max(both, key=prod)] if both else None
+
+
+def _cast(products: list[Record]) -> list[int]:
+    """Elements of each cast: both operands in forward, the gradient of each left one in backward."""
+    found = []
+    for r in products:
+        at = LEFT.get(r.op)
+        operands = [d for d in r.dims[at : at + 2] if isinstance(d, tuple)] if at is not None else []
+        sizes = [prod(d) for d in operands if all(isinstance(x, int) for x in d)]
+        if r.phase == "forward":
+            found += [*sizes, *sizes[:1]]
+    return found
+
+
+def _loader_workers(case: Case) -> Worth | str:
+    saved = prepared_ahead(case)
+    return "how long the step waits for its batch is not known" if saved is None else saved
+
+
+def _compiled_blocks(case: Case) -> str:
+    if case.compiled:
+        return "the step is compiled already"
+    if case.analysis.on_gpu:
+        return f"which of {units.count(len(case.busy.rows))} kernels a compiler joins is known once it has compiled"
+    return "eager kernels are vectorised on a CPU too: 0.85x to 1.25x was measured, whatever the recording says"
+
+
+_EFFECTS: Final[Mapping[str, Callable[[Case], Worth | str]]] = {
+    "fused-optimizer": _fused_optimizer,
+    "foreach-optimizer": _foreach_optimizer,
+    "autocast": _autocast,
+    "loader-workers": _loader_workers,
+    "compile-blocks": _compiled_blocks,
+}
