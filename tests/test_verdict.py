@@ -72,7 +72,15 @@ def test_the_sentence_says_which_step_its_shares_are_of() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "told"),
-    [(80, 200, True), (80, 201, False), (1, 2, True), (0, 90, False), (20, 99, True), (101, 300, True), (39, 100, False)],
+    [
+        (80, 200, True),
+        (80, 201, False),
+        (1, 2, True),
+        (0, 90, False),
+        (20, 99, True),
+        (101, 300, True),
+        (39, 100, False),
+    ],
 )
 def test_a_wide_prediction_says_nothing_unless_it_is_all_on_one_side(low: int, high: int, told: bool) -> None:
     interval, saved = Interval(low=low, high=high), Savings(wgrad_ns=0, optimizer_ns=0, comm_ns=0)
