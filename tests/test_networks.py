@@ -1,5 +1,7 @@
 """What ran in which network: shares, tokens and predictions of the trained one, sampling as a phase of its own."""
 
+from typing import Any
+
 import pytest
 import torch
 from layouts import D, Wrapper, counted, stack
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 from loraprof.analysis.attribution.networks import SAMPLED, _runs
 from loraprof.capture.device.training_cost import frozen_parameters
-from loraprof.capture.modules.facts import tokens_of
+from loraprof.capture.modules.facts import missing_gradients, tables_of, tokens_of
 from loraprof.capture.modules.markers import COUNTED, Markers
 from loraprof.capture.passes.counting import Counting
 
@@ -55,6 +57,36 @@ def test_full_fine_tuning_trains_no_other_network_and_nothing_unused() -> None:
     own = {id(p) for name, p in model.named_parameters() if not p.requires_grad and "unused" not in name}
     assert {id(f.tensor) for f in frozen_parameters(markers)} == own
     assert markers.trained() == [model]
+
+
+class Scaled(torch.autograd.Function):
+    """Makes a node wherever it is called, as a library's fused kernels do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * 2
+
+
+class Fused(Tokens):
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = Scaled.apply(super().forward(ids))
+        return out
+
+
+@pytest.mark.parametrize("make", [Tokens, Fused])
+def test_a_teacher_that_nobody_froze_is_not_trained(make: type[Tokens]) -> None:
+    model, teacher, idle = make(), make(), make()
+    markers = seen((teacher, False), (model, True), (idle, False), (idle, True))
+    assert markers.trained() == [model, idle]
+    tables = tables_of(markers)
+    trained = {tables.modules[p.module].root for p in tables.parameters if p.trainable}
+    assert [markers.roots[i] for i in sorted(trained)] == [model, idle]
+    missing = missing_gradients(markers)  # nothing ran backward; the first root's names have no prefix
+    assert [name.startswith(make.__name__) for name in missing] == [True] * 8
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_the_answer_comes_first(full_ms: int, low: int, high: int, said: str) ->
     assert given.adapter is not None
     interval = Interval(low=low * 10**6, high=high * 10**6)
     adapter = replace(given.adapter, predicted_full_ns=full_ms * 10**6, predicted_full_interval=interval)
-    verdict = replace(given.verdict, basis="predicted")
+    verdict = replace(given.verdict, basis="predicted", speedup_vs_full=full_ms / 412 if low else None)
     now = Unprofiled(median_ns=412 * 10**6, low_ns=411 * 10**6, high_ns=413 * 10**6, steps=20)
     timing = replace(given.timing, unprofiled=now)
     assert view(replace(given, adapter=adapter, verdict=verdict, timing=timing)).headline.startswith(said)

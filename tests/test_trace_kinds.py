@@ -32,7 +32,14 @@ def said(report: Report, words: str) -> bool:
 
 @pytest.mark.parametrize(
     ("category", "args"),
-    [("mtia_ccp_events", {"correlation": 1}), ("hpu_op", {}), ("some_chip", {"device": 0, "stream": 1})],
+    [
+        ("mtia_ccp_events", {"correlation": 1}),
+        ("hpu_op", {}),
+        ("musa_op", {}),
+        ("MPS", {}),
+        ("privateuse1_driver", {}),
+        ("some_chip", {"device": 0, "stream": 1}),
+    ],
 )
 def test_a_step_on_an_unknown_accelerator_is_no_cpu_step(tmp_path: Path, category: str, args: dict[str, int]) -> None:
     document = json_of([step(0, 0, 900_000), op("aten::mm", 10, 20)])
@@ -47,9 +54,10 @@ def test_a_step_on_an_unknown_accelerator_is_no_cpu_step(tmp_path: Path, categor
     assert run(["report", "--quiet", str(tmp_path / "t.json")]) == 0
 
 
-def test_an_unknown_track_of_the_host_is_no_accelerator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("category", ["my_app", "input_wait", "output", "maps"])
+def test_an_unknown_track_of_the_host_is_no_accelerator(category: str, tmp_path: Path) -> None:
     document = json_of([step(0, 0, 900_000), op("aten::mm", 10, 20)])
-    document["traceEvents"].append(event("my_app", "request", ts=us(1000), dur=us(300_000)))
+    document["traceEvents"].append(event(category, "request", ts=us(1000), dur=us(300_000)))
     assert diagnosed(tmp_path, document).source.device == "cpu"
 
 

@@ -119,6 +119,15 @@ def test_pairs_on_one_base_are_one_layer(tmp_path: Path) -> None:
     assert (report.adapter.modules, report.adapter.rank) == (1, R + 8)
 
 
+def test_dora_sums_a_change_of_the_weight_first(tmp_path: Path) -> None:
+    change = [("aten::linear", [[K, K], [R, K], []]), ("aten::linear", [[K, R], [N, R], []])]
+    merged = [*change, add(K, N), ("aten::linalg_norm", [[N, K], [], [], [], []]), ("aten::div", [[N], [N]])]
+    report, reported = diagnosed(tmp_path, document([BASE, *merged, DOWN, UP, SCALE, SUM] * 3))
+    assert report.adapter is not None
+    assert (report.adapter.modules, report.adapter.rank) == (3, R)
+    assert counts(reported)["adapter.up"] == 3
+
+
 def test_a_base_that_looks_like_the_start_of_a_chain(tmp_path: Path) -> None:
     """A narrow base, as of keys with few heads, before a product that would widen it again."""
     narrow = linear(K, 64)
@@ -162,10 +171,22 @@ NORM: Call = "aten::layer_norm", [[T, N], [], [N], [N], [], []]
         [linear(K, 64), RELU, linear(64, R), RELU, linear(R, 64), RELU, linear(64, K)],
         [BASE, DOWN, RELU, UP, SUM],
         [BASE, SUM, NORM, DOWN, UP, SUM],
+        [BASE, SUM, DOWN, UP, SUM],
         [DOWN, UP, SUM],
         [BASE, DOWN, UP, BASE, BASE, SUM],
     ],
-    ids=["wide", "no sum", "another sum", "another base", "autoencoder", "bottleneck", "next layer", "no base", "late"],
+    ids=[
+        "wide",
+        "no sum",
+        "another sum",
+        "another base",
+        "autoencoder",
+        "bottleneck",
+        "next layer",
+        "after the sum",
+        "no base",
+        "late",
+    ],
 )
 def test_what_is_no_adapter(calls: list[Call], tmp_path: Path) -> None:
     report, reported = diagnosed(tmp_path, document(calls))
@@ -215,6 +236,17 @@ def test_a_frame_that_issues_the_base_itself(tmp_path: Path) -> None:
     assert counts(reported) == {"base.linear": 1, "adapter.elementwise": 1, "adapter.down": 1, "adapter.up": 1}
 
 
+@pytest.mark.parametrize(
+    "inner", [[("Linear_1", 0, 0), ("LowRank_2", 1, 3)], [("QKV_1", 0, 3)], [("LoRALinearLayer_1", 1, 3)]]
+)
+def test_a_frame_that_issues_both_of_a_pair(inner: list[tuple[str, int, int]], tmp_path: Path) -> None:
+    frames = [frame("Adapted_0", 0, 4, 900), *(frame(*where, 500) for where in inner)]
+    report, reported = diagnosed(tmp_path, with_frames(LORA, frames))
+    assert report.adapter is not None
+    assert (report.adapter.modules, report.adapter.rank) == (1, R)
+    assert counts(reported) == {"base.linear": 1, "adapter.down": 1, "adapter.up": 1, "adapter.elementwise": 2}
+
+
 def test_pairs_beside_their_base_in_a_larger_frame(tmp_path: Path) -> None:
     """An attention with its own A and B for two linears: no frame holds one layer, shapes decide."""
     calls = [BASE, DOWN, UP, SUM, BASE, DOWN, UP, SUM]
@@ -225,8 +257,8 @@ def test_pairs_beside_their_base_in_a_larger_frame(tmp_path: Path) -> None:
     assert counts(reported) == {"base.linear": 2, "adapter.elementwise": 2, "adapter.down": 2, "adapter.up": 2}
 
 
-def test_a_narrow_middle_in_a_frame_is_no_adapter(tmp_path: Path) -> None:
-    calls = [BASE, DOWN, UP, RELU]
+@pytest.mark.parametrize("calls", [[BASE, DOWN, UP, RELU], [BASE, DOWN, RELU, UP, SUM]])
+def test_a_narrow_middle_in_a_frame_is_no_adapter(calls: list[Call], tmp_path: Path) -> None:
     frames = [frame("Autoencoder_0", 0, 3, 900), *(frame(f"Linear_{i}", i, i, 500) for i in range(3))]
     report, _ = diagnosed(tmp_path, with_frames(calls, frames))
     assert report.adapter is None

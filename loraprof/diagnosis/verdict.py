@@ -9,7 +9,7 @@ from loraprof.model.report import Adapter, Finding, Proven, Step, TimingReport, 
 from loraprof.model.vocabulary import ADAPTER_ROLES, Role
 
 SURE = 1.005  # low end of a speed-up that is one
-TOO_WIDE = 2.5  # high / low of a predicted speed-up that says nothing
+TOO_WIDE = 2.5  # high / low of a predicted speed-up that says nothing, unless all of it lies on one side of 1
 _HOST = ("Python between the ops", "a device that waits for the host")
 _WAIT = ("waiting for data or other ranks", "waiting for data or a synchronisation")
 _QUEUE = ("gaps without a known cause", "gaps between queued kernels")
@@ -122,8 +122,8 @@ def verdict(
     now = timing.unprofiled.median_ns
     speedup, low, high = other.full_ns / now, other.full.low / now, other.full.high / now
     ideal = other.full_ns / max(min(other.frozen_ns, now), 1)  # a free adapter makes no step longer
-    if low <= 0 or high > TOO_WIDE * low:
-        text = "The unprofiled steps vary too much to predict the full step: time more of them (--timed)."
+    if low <= 0 or (high > TOO_WIDE * low and low <= 1 <= high):
+        text = "The full step is predicted too widely to say which is faster: measure both (loraprof compare)."
         return replace(plain, sentence=f"{plain.sentence} {text}", ideal_speedup=ideal)
     word = "faster than" if low > 1 else "slower than" if high < 1 else "not clearly different from"
     decimals = units.interval_decimals(low, high, least=1, most=2)

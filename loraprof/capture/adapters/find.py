@@ -88,19 +88,25 @@ def _declared(named: Mapping[str, nn.Module]) -> list[Found]:
 def _named(
     seen: Sequence[Observed], flow: Flow, leaves: Leaves, paths: Mapping[nn.Module, str]
 ) -> list[tuple[str, Observed]]:
-    frames = [flow.log[s.joined][0] for s in seen]
-    joined = [frame[3] if frame is not None else None for frame in frames]
-    owners = [leaves.owners[s.base.leaves[0]] for s in seen]
+    joined = [flow.module(s.joined) for s in seen]
+    owners = [leaves.owner(s.base.leaves[0], flow.module(s.product.event)) for s in seen]
     sums, held = Counter(joined), Counter(owners)
     out: dict[str, Observed] = {}
     for site, where, owner in zip(seen, joined, owners, strict=True):
-        path = path_of(where, owner, paths, sums[where] == 1)
+        path = path_of(where, owner, paths, sums[where] == 1 and not _holds_more(where, site, leaves))
         if held[owner] > 1 or path in out:  # several weights of one module
             path = f"{path}.{leaves.names[site.base.leaves[0]]}".strip(".")
-        while path in out:
-            path += "_"
+        if path in out or (where is None and owner is None):
+            path = f"{path or 'layer'} {len(out)}"
         out[path] = site
     return list(out.items())
+
+
+def _holds_more(where: nn.Module | None, site: Observed, leaves: Leaves) -> bool:
+    """Whether there are frozen weights of other layers in the module that the sum is made in."""
+    own = {id(leaves.tensors[x]) for x in (*site.parts, *site.base.leaves)}
+    held = where.parameters() if where is not None else ()
+    return any(p.dim() > 1 and not p.requires_grad and id(p) not in own for p in held)
 
 
 def _notes(flow: Flow, seen: Sequence[Observed], leaves: Leaves, paths: Mapping[nn.Module, str]) -> list[str]:

@@ -7,6 +7,7 @@ every sum of a frozen weight with a product of trainable ones. Nothing is read f
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from loraprof.capture.adapters.values import LIMIT, Activation, Merge, Product, 
 from loraprof.capture.modules.shards import piece_at
 
 _weak: Any = StorageWeakRef
-RANDOM = frozenset(("bernoulli_", "normal_", "uniform_", "random_", "exponential_"))
+RANDOM = frozenset(("normal_", "uniform_", "random_", "exponential_"))  # values, while bernoulli_ makes a mask
 Value = Weight | Activation
 Frame = Any  # of ``Markers``: (range, module id, autograd number, module)
 
@@ -49,6 +50,11 @@ class Flow:
             for buffer in module._buffers.values():
                 if buffer is not None and buffer.numel() > 1 and buffer.layout == torch.strided:
                     self._buffers.add(buffer.untyped_storage()._cdata)
+
+    def module(self, event: int) -> nn.Module | None:
+        """The module that issued it."""
+        frame = self.log[event][0]
+        return frame[3] if frame is not None else None
 
     def clear(self) -> None:
         """Forgets the tensors; what was found stays."""
@@ -101,7 +107,7 @@ class Flow:
         if kind is Kind.MADE:
             return Activation(self._number(), events=(event,), constant=not name.startswith(("rand", "new_rand")))
         if kind is Kind.PRODUCT and len(tensors) > 1:
-            return self._product(event, name, kwargs, tensors)
+            return self._product(event, name, args, kwargs, tensors)
         values = [self._value(t) for t in tensors]
         acts = [v for v in values if type(v) is Activation and not v.constant]
         weights = [v for v in values if type(v) is Weight] if len(acts) < len(values) else []
@@ -113,8 +119,11 @@ class Flow:
             return Activation(self._number(), events=events, constant=not filled)
         if kind is Kind.SUM and len(acts) > 1:
             return self._sum(event, acts[0], acts[1], kwargs.get("alpha", 1.0))
+        if name == "sum" and acts[0].stacked:
+            return reduce(lambda a, b: self._sum(event, a, b, 1.0), acts[0].stacked)
         if len(acts) == 1 or kind is Kind.MOVED:
-            return self._moved(event, kind, name, acts, weights, args)
+            made = [e for v in values if type(v) is Activation and v.constant for e in v.events]
+            return self._moved(event, kind, name, acts, weights, args, made)
         return self._activation()
 
     def _value(self, t: Tensor, weight: bool = False) -> Value:
@@ -131,6 +140,8 @@ class Flow:
             else:
                 value = Activation(self._number(), constant=t.numel() == 1 or not t.is_floating_point())
             self._put(storage, value)
+        if type(value) is Weight and value.trains and not t.requires_grad and torch.is_grad_enabled():
+            return replace(value, trains=False, frozen=True)  # detached
         return value
 
     def _piece(self, p: nn.Parameter | None) -> Value:
@@ -183,22 +194,22 @@ class Flow:
             out.merges += _merges(event, weights[0], weights[1])
         return out
 
-    def _product(self, event: int, name: str, kwargs: dict[str, Any], tensors: list[Tensor]) -> Value:
+    def _product(
+        self, event: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> Value:
         first = 1 if name.startswith(("addm", "baddb")) else 0
         left, right = tensors[first], tensors[first + 1]
-        for t in (right, left):  # weights that no module holds
-            known = t.untyped_storage()._cdata in self._values or t.dim() < 2 or not t.is_floating_point()
-            if not known and (t is right or (_bare(left) and _bare(right))):
-                self._value(t, weight="embedding" not in name)
-        a = self._value(left)
-        b = self._value(right)
+        bare = _bare(right)  # weights that no module holds: what is multiplied with no weight, and leaves
+        a = self._value(left, weight=bare and _bare(left) and _matrix(left))
+        b = self._value(right, weight=(bare or type(a) is Activation) and _matrix(right))
         if type(a) is Activation and a.constant and type(b) is Weight and left.is_floating_point():
             a = Weight((), False, False)  # a unit matrix: the product is what the weight does
         value: Value
         if type(a) is Weight and type(b) is Weight and (a.trains or b.trains):
             value = self._weight_product(event, name, a, b, left, right)
         elif type(b) is Weight:
-            value = self._applied(event, name, b, right, a, left, last=True)
+            turned = is_convolution(name) and len(args) > 6 and args[6] is True
+            value = self._applied(event, name, b, right.transpose(0, 1) if turned else right, a, left, last=True)
         elif type(a) is Weight:
             value = self._applied(event, name, a, left, b, right, last=False)
         else:
@@ -237,28 +248,32 @@ class Flow:
             width_in, width_out = int(x.shape[-1]), int(matrix.shape[0])
         else:
             width_in, width_out = int(matrix.shape[-2 if last else -1]), int(matrix.shape[-1 if last else -2])
-        product = Product(event, weight, width_in, width_out, source, lookup, kernel)
+        quiet = weight.trains and not torch.is_grad_enabled()
+        product = Product(event, weight, width_in, width_out, source, lookup, kernel, quiet)
         self.merged += [(merge, product) for merge in weight.merges]
         return self._activation(product)
 
     def _sum(self, event: int, a: Activation, b: Activation, alpha: Any) -> Activation:
         found: list[Sum] = []
+        linear, products = a.linear and b.linear, (*a.products, *b.products)
         for x, y, times in ((a, b, alpha), (b, a, 1.0)):
             for q in y.products if x.linear and x.products else ():
                 if not (q.trains or any(p.trains for p in q.source.products)):
                     continue
                 fits = [(p, path) for p in x.products if p is not q for path in [_chain(p, q)] if path]
-                frozen = [(p, path) for p, path in fits if not p.weight.trains]
+                frozen = [(p, path) for p, path in fits if not p.weight.trains or (p.quiet and not q.quiet)]
                 for base, path in (frozen or fits)[-1:]:
                     end = y if times == 1 else replace(y, scale=_times(y.scale, times))
                     one = Sum(event, base, path, end, tuple(p for p, _ in frozen[:-1]))
                     (found if frozen else self.unfrozen).append(one)
+                    if frozen and not y.linear:  # a gated chain: what it was added to is what it was
+                        linear, products = True, x.products
         self.sums += found
         used = {id(s.path[-1]) for s in found}
         return Activation(
             self._number(),
-            tuple(p for p in dict.fromkeys((*a.products, *b.products)) if id(p) not in used)[-LIMIT:],
-            a.linear and b.linear,
+            tuple(p for p in dict.fromkeys(products) if id(p) not in used)[-LIMIT:],
+            linear,
             sums=(*a.sums, *b.sums, *found)[-LIMIT:],
         )
 
@@ -270,14 +285,17 @@ class Flow:
         acts: list[Activation],
         weights: list[Weight],
         args: tuple[Any, ...],
+        made: list[int],
     ) -> Activation:
+        """``made``: events that made constants."""
         first = acts[0]
         products, origin, events, linear = first.products, first.origin, first.events, first.linear
         if len(products) == 1:
             self.touched.append((event, products[0]))
         for other in acts[1:]:
+            both = (*other.products, *products) if other.linear and not linear else (*products, *other.products)
             linear = linear and other.linear and not (name.startswith("mul") and products and other.products)
-            products = tuple(dict.fromkeys((*products, *other.products)))[-LIMIT:]
+            products = tuple(dict.fromkeys(both))[-LIMIT:]
             origin = tuple(dict.fromkeys((*origin, *other.origin)))[-LIMIT:]
             events = (*events, *other.events)
         scaling = name.startswith(("mul", "div"))
@@ -291,7 +309,8 @@ class Flow:
         linear = linear and kind is not Kind.OTHER
         scale = _scaled(first.scale, name, args) if scaling else first.scale
         sums = first.sums if kind is not Kind.OTHER and len(acts) == 1 else ()
-        return Activation(origin, products, linear, (*events, event)[-LIMIT:], scale, sums)
+        stacked = tuple(acts) if name == "stack" else ()
+        return Activation(origin, products, linear, (*events, *made, event)[-LIMIT:], scale, sums, stacked=stacked)
 
 
 def _chain(base: Product, last: Product) -> tuple[Product, ...] | None:
@@ -321,14 +340,14 @@ def _merges(event: int, a: Weight, b: Weight) -> tuple[Merge, ...]:
     return tuple(Merge(event, base, change) for base, change in pairs if not base.trains and change.made)
 
 
-def _key(t: Tensor) -> int:
-    return int(t.untyped_storage()._cdata)
-
-
 def _bare(t: Tensor) -> bool:
     """A leaf that wants a gradient and is no parameter, or a view of one: a weight, or an input."""
     whole = t._base if t._is_view() and t._base is not None else t
     return whole.requires_grad and whole.is_leaf and not isinstance(whole, nn.Parameter)
+
+
+def _matrix(t: Tensor) -> bool:
+    return t.dim() > 1 and t.is_floating_point()
 
 
 def _times(scale: float | None, factor: Any) -> float | None:

@@ -53,18 +53,24 @@ class Leaves:
         names = [n if i is None else parameters[i][1] for i, (_, _, n) in zip(numbers, flow.leaves, strict=True)]
         return cls([t for t, _, _ in flow.leaves], owners, numbers, names)
 
+    def owner(self, leaf: int, used: nn.Module | None) -> nn.Module | None:
+        """Of the modules that hold the parameter the one that ``used`` it, where that does."""
+        held = used is not None and any(p is self.tensors[leaf] for p in used._parameters.values())
+        return used if held else self.owners[leaf]
+
 
 def observed(flow: Flow, leaves: Leaves, declared: frozenset[nn.Module]) -> list[Observed]:
     """By the frozen weight that is adapted; what belongs to ``declared`` layers is left out."""
-    found: dict[tuple[int, ...], Observed] = {}
+    found: dict[tuple[tuple[int, ...], bool], Observed] = {}  # a head may look up in what it multiplies with
     for one in flow.sums:
-        found.setdefault(one.base.weight.leaves, Observed(one.base.weight)).sums.append(one)
+        key = one.base.weight.leaves, one.base.lookup
+        found.setdefault(key, Observed(one.base.weight)).sums.append(one)
     added = {p.event for one in flow.sums for p in one.path}
     for merge, product in flow.merged:
         if product.event in added:
             continue  # the difference of the merged weight and the frozen one
         if merge.change.rank is None or 2 * merge.change.rank <= min(product.width_in, product.width_out):
-            found.setdefault(merge.base.leaves, Observed(merge.base)).merged.append((merge, product))
+            found.setdefault((merge.base.leaves, False), Observed(merge.base)).merged.append((merge, product))
     for site in found.values():
         site.parts = _parts(site, leaves)
     outside = {i for i, owner in enumerate(leaves.owners) if owner not in declared}

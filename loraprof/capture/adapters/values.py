@@ -34,7 +34,7 @@ class Weight:
 
 @dataclass(slots=True, eq=False)
 class Product:
-    """An activation (``source``) times a weight."""
+    """An activation (``source``) times a weight. ``quiet``: no gradient leads to the weight, though it is trained."""
 
     event: int
     weight: Weight
@@ -43,6 +43,7 @@ class Product:
     source: "Activation"
     lookup: bool = False
     kernel: tuple[int, ...] = ()
+    quiet: bool = False
     scaled_by: list[int] = field(default_factory=list)  # leaves
 
     @property
@@ -79,4 +80,5 @@ class Activation:
     scale: float | None = 1.0
     sums: tuple[Sum, ...] = ()
     leaf: ClassVar = False
-    constant: bool = False  # zeros, positions: joined with weights it is one
+    constant: bool = False  # zeros, positions, masks: joined with weights it is one
+    stacked: tuple["Activation", ...] = ()

@@ -77,10 +77,11 @@ def missing_gradients(markers: Markers) -> list[str]:
     """Names of trainable parameters that got no gradient in this step. FSDP's first version leaves empty ones; an
     optimizer that steps inside the backward pass has let go of them by its end."""
     paths = {module: path for path, module in markers.paths().items()}
+    silent = {module for top in markers.silent for module in top.modules()}
     return [
         f"{paths.get(module, '')}.{name}".strip(".")
         for number, (module, name, p) in enumerate(markers.parameters)
-        if p.requires_grad and p.grad is None and p.numel() and number not in markers.arrived
+        if p.requires_grad and p.grad is None and p.numel() and number not in markers.arrived and module not in silent
     ]
 
 
@@ -187,7 +188,7 @@ def tables_of(markers: Markers) -> Tables:
     for module, caller in markers.hung:  # put into an adapted layer's base while it runs
         if module not in where and caller in where:
             where |= {m: (where[caller][0], "elementwise") for m in module.modules() if m not in where}
-    root = markers.root_of()
+    root, silent = markers.root_of(), {i for i, top in enumerate(markers.roots) if top in markers.silent}
     modules = [
         _module_info(number, paths.get(m, type(m).__name__), m, root.get(m, 0), *where.get(m, (None, None)))
         for m, number in sorted(markers.ids.items(), key=lambda item: item[1])
@@ -200,7 +201,7 @@ def tables_of(markers: Markers) -> Tables:
             module=markers.ids[module],
             shape=tuple(p.shape),
             dtype=dtype_name(p),
-            trainable=p.requires_grad,
+            trainable=p.requires_grad and root.get(module, 0) not in silent,
             device=str(p.device),
             part=weights.get(id(p)) or _part_of_parameter(where.get(module, (None, None))[1]),
             local_shape=tuple(local(p).shape) if is_sharded(p) else None,

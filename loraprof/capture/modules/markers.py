@@ -67,6 +67,7 @@ class Markers:
         self.called: dict[nn.Module, Called] = {}  # filled while ``step`` is COUNTED
         self.embedded: Counter[Lookup] = Counter()  # elements looked up in forward calls
         self.flow: Flow | None = None  # of the counted step
+        self.silent: set[nn.Module] = set()  # roots that ran in it, never with gradient: nobody froze a teacher, say
         self.arrived: set[int] = set()  # parameters whose gradient was accumulated, once it is watched
         self._passing: dict[tuple[nn.Module | None, type], int] = {}
         self._local = threading.local()
@@ -141,7 +142,7 @@ class Markers:
         """The roots that hold parameters which are trained; the first where none does."""
         root = self.root_of()
         wanted = {root.get(m, 0) for m, _, p in self.parameters if p.requires_grad}
-        return [top for i, top in enumerate(self.roots) if i in wanted] or self.roots[:1]
+        return [top for i, top in enumerate(self.roots) if i in wanted and top not in self.silent] or self.roots[:1]
 
     def _number(self, top: nn.Module) -> None:
         modules = [module for _, module in named_modules(top)]
@@ -164,6 +165,8 @@ class Markers:
 
     def followed(self) -> None:
         """Ends ``follow``. Parameters of modules that are never called themselves count to the one that used them."""
+        made = {c.module: False for c in self.calls} | {c.module: True for c in self.calls if c.after > c.before}
+        self.silent = {top for top in self.roots if made.get(self.ids[top]) is False}
         if self.flow is None:
             return
         self.flow.clear()
@@ -275,8 +278,9 @@ class Markers:
             if entered is module:
                 if self.step is not None:
                     recompute = torch._C._current_graph_task_id() >= 0
+                    after = _sequence_nr() if torch.is_grad_enabled() else before  # nodes that nothing leads to
                     self.calls.append(
-                        ModuleCall(opened, threading.get_native_id(), before, _sequence_nr(), recompute, self.step)
+                        ModuleCall(opened, threading.get_native_id(), before, after, recompute, self.step)
                     )
                 return
 

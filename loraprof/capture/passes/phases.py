@@ -276,9 +276,10 @@ class Profile(Phase):
         self._recorded: Recorded | None = None
 
     def enter(self, on: "Session") -> None:
+        shares = on.padding.shares() if on.padding is not None else {}  # waits for the device: not within the trace
         on.profiler.start_trace()
         on.recording = True
-        self._recorded = Recorded(on.profiler, on.steps, on.padding.shares() if on.padding is not None else {})
+        self._recorded = Recorded(on.profiler, on.steps, shares)
         self._open(on)
 
     def step(self, on: "Session") -> bool:

@@ -10,7 +10,7 @@ DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "mixed": "mi
 SURE = 1.005  # low end of a speed-up that is one
 BARS = "▁▂▃▄▅▆▇█"
 MOST_BARS = 32
-FREELY = 2.5  # high / low: a prediction that says nothing
+FREELY = 2.5  # high / low: a prediction that does not say how much
 
 
 def headline(report: Report) -> str:
@@ -89,13 +89,12 @@ def _against_full(report: Report) -> str:
     here, full = units.ns(now.median_ns), units.ns(a.predicted_full_ns)
     bounds = units.ns_between(low, high, a.predicted_full_ns)
     told = f"{here} against {full} {bounds} {v.basis or 'predicted'}"
-    if low <= 0 or high > FREELY * low:
-        if high < now.median_ns or low > now.median_ns:
-            word = "slower" if high < now.median_ns else "faster"
-            return f"LoRA is {word} than full fine-tuning here, by how much is not known: {told}."
+    if v.speedup_vs_full is None:
         return f"Whether LoRA is faster than full fine-tuning here is not known: {told}."
     if low > now.median_ns or high < now.median_ns:
         word = "faster" if low > now.median_ns else "slower"
+        if low <= 0 or high > FREELY * low:
+            return f"LoRA is {word} than full fine-tuning here, by how much is not known: {told}."
         times = a.predicted_full_ns / now.median_ns
         ends = sorted((low / now.median_ns, high / now.median_ns))
         if word == "slower":

@@ -41,7 +41,11 @@ NOT_WORK: Final = frozenset(
     )
 )
 # Categories of work on accelerators that torch knows and this reader does not.
-ACCELERATOR: Final = re.compile(r"xpu|mtia|hpu|npu|tpu|ipu|glow|neuron|privateuse|runtime|driver|kernel", re.IGNORECASE)
+ACCELERATOR: Final = re.compile(  # no input, no output
+    r"(?<![a-z])(xpu|mtia|hpu|npu|tpu|ipu|mlu|gcu|mps|musa|cann|ascend|metal|glow|neuron|xla|privateuse)(?![a-z])"
+    "|runtime|driver|kernel",
+    re.IGNORECASE,
+)
 # A row carries 16 kind + i: the categories of one kind stay apart (for duplicates) and sort as their kind does.
 HOST_CODES: Final = {c: 16 * kind + i for kind, cats in HOST_CATEGORIES.items() for i, c in enumerate(cats)}
 DEVICE_CODES: Final = {c: 16 * kind + i for kind, cats in DEVICE_CATEGORIES.items() for i, c in enumerate(cats)}

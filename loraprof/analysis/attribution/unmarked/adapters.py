@@ -45,7 +45,7 @@ def pairs_of(calls: Calls, ends: Bool) -> Pairs:
     for held in (np.ones(len(down), np.bool_), base):  # once more without the chains that have no base
         free = np.ones(len(at), np.bool_)
         free[down[held >= 0]], free[up[held >= 0]] = False, False
-        found = _bases(calls.take(at), at, (barriers + sums, barriers), (down, up), free)
+        found = _bases(calls, at, (barriers + sums, barriers), (down, up), free)
         base[base < 0] = found[base < 0]
     known = base >= 0
     down, up, base = down[known], up[known], base[known]
@@ -81,12 +81,12 @@ def _chains(p: Calls, at: Int64, barriers: Int64) -> tuple[Int64, Int64]:
     return np.concatenate([none, *downs]), np.concatenate([none, *ups])
 
 
-def _bases(p: Calls, at: Int64, between: tuple[Int64, Int64], chain: tuple[Int64, Int64], free: Bool) -> Int64:
+def _bases(calls: Calls, at: Int64, between: tuple[Int64, Int64], chain: tuple[Int64, Int64], free: Bool) -> Int64:
     """Per chain the nearest product that goes its way in one, -1 none.
 
     First one before it without a sum between, then one after it; a base with several pairs has their sums between.
     """
-    down, up = chain
+    p, (down, up) = calls.take(at), chain
     base = np.full(len(down), -1, np.int64)
     for barriers, sign, end in ((between[0], -1, down), (between[0], 1, up), (between[1], -1, down)):
         for distance in range(1, NEAR + 1):
@@ -95,6 +95,8 @@ def _bases(p: Calls, at: Int64, between: tuple[Int64, Int64], chain: tuple[Int64
             b = np.where(inside, b, 0)
             fits = inside & (base < 0) & (p.run[b] == p.run[down]) & free[b] if len(p) else inside
             fits &= (p.rows[b] == p.rows[down]) & (p.inner[b] == p.inner[down]) & (p.outer[b] == p.outer[up])
+            if barriers is between[1]:  # what was added to it meanwhile is a pair's
+                fits &= np.isin(b, base) | (_adding(calls, p.rows[b] * p.outer[b], at[b]) > at[end])
             base = np.where(fits & _open(barriers, at[b], at[end]), b, base)
     return base
 
@@ -109,12 +111,18 @@ def _sums(calls: Calls, at: Int64, barriers: Int64, up: Int64, base: Int64, free
     limit = np.append(at, len(calls))[following]
     size = calls.rows[at[up]] * calls.outer[at[up]]
     itself = calls.adds[at[up]] | (calls.adds[at[base]] & (base > up))
+    hit = _adding(calls, size, at[later])
+    fits = (hit < limit) & _open(barriers, at[later], hit)
+    return np.where(fits, hit, np.where(itself, at[later], -1))
+
+
+def _adding(calls: Calls, size: Int64, after: Int64) -> Int64:
+    """The next sum of that size after a call; the length: none."""
     add = np.flatnonzero(calls.sort == Sort.ADD)
     order = add[np.lexsort((add, calls.numel[add]))]
     far = len(calls) + 1
     sizes = calls.numel[order]  # by their place among each other: with positions they would overflow
     places, wanted = np.searchsorted(sizes, sizes), np.searchsorted(sizes, size)
-    found = np.searchsorted(places * far + order, wanted * far + at[later], side="right")
+    found = np.searchsorted(places * far + order, wanted * far + after, side="right")
     hit = np.append(order, 0)[np.minimum(found, len(order))]
-    fits = (found < len(order)) & (hit < limit) & (calls.numel[hit] == size) & _open(barriers, at[later], hit)
-    return np.where(fits, hit, np.where(itself, at[later], -1))
+    return np.where((found < len(order)) & (calls.numel[hit] == size), hit, len(calls))

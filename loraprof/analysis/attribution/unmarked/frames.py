@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from loraprof.analysis.attribution.unmarked.adapters import QUARTER, Pairs
+from loraprof.analysis.attribution.unmarked.adapters import ENDS, QUARTER, Pairs
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort
 from loraprof.analysis.attribution.unmarked.forward import Unmarked
 from loraprof.analysis.attribution.unmarked.layers import layers_of, site_of
@@ -64,8 +64,10 @@ def framed(
         if held is None or not _summed(calls, held, added.get(row, set())):
             continue
         number = len(sites)
-        inner = [int(frame[p]) for p in (held.base, *held.downs, *held.ups)]
-        parts[int(module[row])] = number, "fused" if row in inner else "wrapper"
+        played = [{int(frame[p]) for p in places} for places in ([held.base], held.downs, held.ups)]
+        if sum(map(len, played)) > len(set[int]().union(*played)) and held.base in found.pairs.base:
+            continue  # one frame plays several parts: shapes tell its ops apart
+        parts[int(module[row])] = number, "fused" if any(row in frames for frames in played) else "wrapper"
         for names, part in (([held.base], "base"), (held.downs, "down"), (held.ups, "up")):
             for place in names:
                 if frame[place] != row:
@@ -95,6 +97,8 @@ def _layer(calls: Calls, products: Iterable[int], wraps: bool) -> _Layer | None:
     Without shapes a linear layer that calls linear layers is one: its base first, then its pairs.
     """
     places = [*products]
+    if np.isin(calls.sort[places[0] : places[-1]], ENDS).any() if places else False:
+        return None
     if wraps and len(places) >= 3 and len(places) % 2 and not calls.inner[places].any():
         return _Layer(places[0], places[1::2], places[2::2])
     if len(places) < 3 or any(calls.sort[p] != Sort.PRODUCT or not calls.inner[p] for p in places):
