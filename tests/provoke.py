@@ -11,7 +11,7 @@ from recorded import profiled
 from synthetic.lora import Shape, program
 from synthetic.machine import Hardware
 from synthetic.presets import preset
-from synthetic.program import Program
+from synthetic.program import Module, Op, Program
 from synthetic.simulate import Synthetic, simulate
 
 import loraprof
@@ -57,6 +57,17 @@ def synthetic(name: str, change: Callable[[Program], Program] | None = None) -> 
     """A named preset, its program changed."""
     made, hardware = preset(name)
     return simulate(change(made) if change else made, hardware)
+
+
+def with_ops(program: Program, change: Callable[[Op], Op]) -> Program:
+    """Every op of the forward pass changed, its backward with it."""
+
+    def visit(item: Op | Module) -> Op | Module:
+        return replace(item, body=tuple(map(visit, item.body))) if isinstance(item, Module) else change(item)
+
+    root = visit(program.root)
+    assert isinstance(root, Module)
+    return replace(program, root=root)
 
 
 def shaped(hardware: Hardware | None = None, **fields: Any) -> Synthetic:

@@ -75,6 +75,8 @@ def _expressions(node: ast.AST, loads: frozenset[str] | None) -> Iterator[tuple[
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases", "type_params"):
             continue
+        if name == "keywords" and isinstance(node, ast.ClassDef):
+            continue
         inside = None if name == "body" and isinstance(node, ast.FunctionDef | ast.Lambda) else loads
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.JoinedStr) or not isinstance(child, ast.AST):
