@@ -27,7 +27,20 @@ CALIBRATION = Calibration(
 
 
 def found(path: Path) -> dict[str, Finding]:
-    return {f.id: f for f in loraprof.diagnose(path).findings}
+    report = loraprof.diagnose(path)
+    for finding in report.findings:
+        _sound(finding)
+    return {f.id: f for f in report.findings}
+
+
+def _sound(finding: Finding) -> None:
+    """Whatever was found: a share is one, a ratio is no product, and a gain lies in its interval."""
+    for one in finding.evidence:
+        if isinstance(one.value, int | float):
+            most = {"share": 1.0 + 1e-9, "ratio": 1e4, "FLOP/s": 1e16, "B/s": 1e14, "ns": 1e11}.get(one.unit, 1e15)
+            assert 0 <= one.value <= most, (finding.id, one)
+    if finding.gain:
+        assert 1 <= finding.gain.low <= finding.gain.speedup <= finding.gain.high, (finding.id, finding.gain)
 
 
 def advice(finding: Finding) -> str:
