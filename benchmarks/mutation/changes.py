@@ -39,13 +39,13 @@ class Mutant:
 
     file: str
     lines: range
+    before: str
     text: str
     loads: frozenset[str] | None  # what the statement defines where it runs as the module loads, None in a function
 
     @property
     def change(self) -> str:
-        before = (ROOT / self.file).read_text(encoding="utf-8")
-        found = difflib.unified_diff(before.splitlines(), self.text.splitlines(), lineterm="", n=0)
+        found = difflib.unified_diff(self.before.splitlines(), self.text.splitlines(), lineterm="", n=0)
         return "\n".join(line for line in list(found)[2:] if line[0] in "+-")
 
     @property
@@ -67,7 +67,7 @@ def mutants(path: Path) -> Iterator[Mutant]:
             begin, end = offsets[node.lineno - 1] + node.col_offset, offsets[node.end_lineno - 1] + node.end_col_offset
             new = raw[:begin] + f"({ast.unparse(changed)})".encode() + raw[end:]
             lines = range(node.lineno, node.end_lineno + 1)
-            yield Mutant(str(path.relative_to(ROOT)), lines, new.decode(), loads)
+            yield Mutant(str(path.relative_to(ROOT)), lines, text, new.decode(), loads)
 
 
 def _expressions(node: ast.AST, loads: frozenset[str] | None) -> Iterator[tuple[ast.expr, frozenset[str] | None]]:

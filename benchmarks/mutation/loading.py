@@ -52,7 +52,7 @@ class Loaded:
     def change(self, mutant: Mutant) -> None:
         """Gives the functions of a file the code of the mutant; what was computed before is forgotten."""
         place = str(ROOT / mutant.file)
-        before = compile((ROOT / mutant.file).read_text(encoding="utf-8"), place, "exec")
+        before = compile(mutant.before, place, "exec")
         for old, new in _pairs(before, compile(mutant.text, place, "exec")):
             for function in self._functions[_begin(old)]:
                 function.__code__ = new
