@@ -86,6 +86,8 @@ CALLS: dict[str, Callable[[], Any]] = {
     "where": lambda: torch.where(f(3, 4) > 1, h(3, 4), h(3, 1)),
     "masked_fill": lambda: f(3, 4).masked_fill(f(3, 4) > 1, 0.0),
     "comparison": lambda: f(3, 4) > f(4),
+    "comparison in place": lambda: f(3, 4).gt_(1.0),
+    "masked_fill_": lambda: f(3, 4).masked_fill_(f(3, 4) > 1, 0.0),
     "division of integers": lambda: i(3, 4) / (i(3, 4) + 1),
     "cumsum": lambda: i(3, 4).int().cumsum(1),
     "cumsum of floats": lambda: h(3, 4).cumsum(1),
@@ -119,6 +121,15 @@ def test_bytes_are_those_of_the_tensors(name: str) -> None:
     call = count(CALLS[name])[-1]
     work = worked(call)
     assert (work.read_bytes, work.write_bytes) == (call.read, call.written), call.op
+    products = {
+        "mm": 3 * 5 * 4,
+        "addmm": 3 * 5 * 4,
+        "bmm": 2 * 3 * 5 * 4,
+        "baddbmm": 2 * 3 * 5 * 4,
+        "mv": 3 * 4,
+        "dot": 4,
+    }
+    assert work.flops == 2 * products.get(name, 0)
 
 
 LESS: dict[str, tuple[Callable[[], Any], tuple[int, int]]] = {
@@ -271,3 +282,19 @@ def test_where_fused_optimizers_keep_their_lists(op: str) -> None:
     state = {"exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "momentum_buffer_list", "state_sums", "self"}
     assert {known[n] for n in written} == state & set(known)
     assert {known[n] for n in read} == {"state_steps"} & set(known)
+
+
+@pytest.mark.parametrize(("gradient", "other"), [("input", (4, 3, 3, 3)), ("weight", (2, 3, 8, 8))])
+def test_an_older_convolution_gives_one_gradient_at_a_time(gradient: str, other: tuple[int, ...]) -> None:
+    """(size of what is asked for, dY, the other operand): 2 x outputs x taps FLOPs, either way."""
+    asked = {"input": "[2, 3, 8, 8]", "weight": "[4, 3, 3, 3]"}[gradient]
+    dims = ((), (2, 4, 8, 8), other)
+    work = work_of(
+        f"aten::cudnn_convolution_backward_{gradient}",
+        Shapes(dims, ("ScalarList", "float", "float"), (), (asked, "", "")),
+    )
+    image, weight, out = 4 * 2 * 3 * 64, 4 * 4 * 27, 4 * 2 * 4 * 64
+    assert work is not None
+    assert work.flops == 2 * (2 * 4 * 64) * 27
+    own, read = (image, weight) if gradient == "input" else (weight, image)
+    assert (work.read_bytes, work.write_bytes) == (out + read, own)
