@@ -22,7 +22,8 @@ from synthetic.presets import PRESETS
 from synthetic.randomised import random_run
 from synthetic.simulate import Synthetic, simulate
 
-from loraprof.model.recording import Memory
+import loraprof
+from loraprof.model.recording import AttentionCall, CountedOp, GradientCost, Memory, TrainingCost
 from loraprof.report.export.job import Job
 from loraprof.store.recordings import load_source
 
@@ -45,10 +46,33 @@ def on_cpu(run: Synthetic) -> Path:
     return made(replace(run, document=without(run.document, *gone)), device=device)
 
 
-def trained(run: Synthetic) -> Path:
+def recorded(run: Synthetic) -> Path:
     """With what a recording may know besides."""
+    table = run.recording.modules
     facts = workload(run.recording, tokens_per_step=4096, real_tokens_per_step=3000, micro_batches=2)
-    return made(run, memory=Memory(peak_bytes=80, reserved_bytes=97, total_bytes=100, allocator_retries=1), **facts)
+    costs = [GradientCost(module=m.id, calls=1, weight_ns=400_000, input_ns=350_000) for m in table if m.part == "base"]
+    calls = [
+        AttentionCall(
+            module=m.id, query=(1, 32, 4096, 128), key=(1, 32, 4096, 128), value=(1, 32, 4096, 128), dtype="bfloat16",
+            mask="causal", backend="efficient", faster="flash", obstacles=["mask"], ran_ns=60_000, faster_ns=40_000,
+        )
+        for m in table
+        if m.path.endswith(".attn")
+    ]  # fmt: skip
+    return made(
+        run,
+        memory=Memory(peak_bytes=80, reserved_bytes=97, total_bytes=100, allocator_retries=1),
+        training_cost=TrainingCost(
+            parameters=10**8, sampled=10**7, optimizer_ns=900_000, clip_ns=50_000, accumulate_ns=70_000, gradients=costs
+        ),
+        attention=calls,
+        counted=[
+            CountedOp(module=m.id, phase="forward", op="aten::mm", shapes="", count=1, flops=10**12, min_bytes=10**8)
+            for m in table
+            if m.part == "base"
+        ],
+        **facts,
+    )
 
 
 KINDS: dict[str, Callable[[], Path]] = {
@@ -59,8 +83,11 @@ KINDS: dict[str, Callable[[], Path]] = {
     "trace-random": lambda: bare(simulate(*random_run(5))),
     "cpu": lambda: on_cpu(synthetic("bandwidth-v1")),
     "cpu-trace": lambda: on_cpu(synthetic("checkpoint")) / "rank0.trace.json.gz",
-    "facts": lambda: trained(shaped(**LARGE)),
+    "recorded": lambda: recorded(shaped(**LARGE)),
+    "recorded-v5": lambda: recorded(shaped(**LARGE, variant="V5", checkpoint=True)),
     "ranks": lambda: fleet(4),
+    "ranks-gather": lambda: fleet(3, collective="_all_gather_base", slow=2, offsets_ns={1: 5_000_000, 2: -7_000_000}),
+    "ranks-machines": lambda: fleet(4, slow=None, machines=lambda rank: f"node{rank // 2}", numbered=False),
 }
 
 
@@ -96,10 +123,32 @@ def pinned(name: str, place: Path) -> Iterator[str]:
                 yield from said(finding)
         elif section != "source" and value not in (None, []):
             yield f"  {section} {digest(value)}"
-    for i, scene in enumerate(job.drawn().scenes):
+    drawn = job.drawn()
+    for i, scene in enumerate(drawn.scenes):
         yield f"  scene {i} {digest(msgspec.to_builtins(scene))}"
+    yield f"  what if {digest(msgspec.to_builtins(drawn.what_if))}"
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_report_stays_as_it_is(name: str) -> None:
     assert_golden(f"pinned/{name}.txt", "\n".join(pinned(name, KINDS[name]())) + "\n")
+
+
+ESTIMATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama-3.2-1b", {"seq": 2048, "gpu": "h100-sxm"}),
+    "llama-fsdp": ("llama-3.2-1b", {"gpus": 8, "parallel": "fsdp", "accumulate": 2, "gpu": "h100-sxm"}),
+    "llama-4bit": ("llama-3.2-1b", {"quantized": "nf4", "checkpointing": True, "gpu": "h100-sxm"}),
+    "gpt2-fused": ("gpt2-xl", {"kernels": "fused", "adapter_kernels": "fused", "rank": 64, "gpu": "h100-sxm"}),
+    "gpt2-compiled": ("gpt2-xl", {"kernels": "compiled", "dropout": 0.1, "attention": "eager", "gpu": "h100-sxm"}),
+    "roberta": ("roberta-base", {"autocast": "bfloat16", "dtype": "float32", "targets": "query,value"}),
+    "resnet": ("resnet18", {"optimizer": "sgd", "gpu": "h100-sxm"}),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_an_estimate_stays_as_it_is(name: str) -> None:
+    model, options = ESTIMATES[name]
+    found = msgspec.to_builtins(loraprof.estimate_step(model, **options))
+    text = "".join(f"{section} {digest(value)}\n" for section, value in found.items() if section != "gpus")
+    gpus = "".join(f"{gpu['name']} {digest(gpu)}\n" for gpu in found["gpus"])
+    assert_golden(f"pinned/estimate-{name}.txt", text + gpus)
