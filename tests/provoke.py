@@ -11,7 +11,7 @@ from recorded import profiled
 from synthetic.lora import Shape, program
 from synthetic.machine import Hardware
 from synthetic.presets import preset
-from synthetic.program import Program
+from synthetic.program import Module, Op, Program
 from synthetic.simulate import Synthetic, simulate
 
 import loraprof
@@ -27,7 +27,20 @@ CALIBRATION = Calibration(
 
 
 def found(path: Path) -> dict[str, Finding]:
-    return {f.id: f for f in loraprof.diagnose(path).findings}
+    report = loraprof.diagnose(path)
+    for finding in report.findings:
+        _sound(finding)
+    return {f.id: f for f in report.findings}
+
+
+def _sound(finding: Finding) -> None:
+    """Whatever was found: a share is one, a ratio is no product, and a gain lies in its interval."""
+    for one in finding.evidence:
+        if isinstance(one.value, int | float):
+            most = {"share": 1.0 + 1e-9, "ratio": 1e4, "FLOP/s": 1e16, "B/s": 1e14, "ns": 1e11}.get(one.unit, 1e15)
+            assert 0 <= one.value <= most, (finding.id, one)
+    if finding.gain:
+        assert 1 <= finding.gain.low <= finding.gain.speedup <= finding.gain.high, (finding.id, finding.gain)
 
 
 def advice(finding: Finding) -> str:
@@ -57,6 +70,17 @@ def synthetic(name: str, change: Callable[[Program], Program] | None = None) -> 
     """A named preset, its program changed."""
     made, hardware = preset(name)
     return simulate(change(made) if change else made, hardware)
+
+
+def with_ops(program: Program, change: Callable[[Op], Op]) -> Program:
+    """Every op of the forward pass changed, its backward with it."""
+
+    def visit(item: Op | Module) -> Op | Module:
+        return replace(item, body=tuple(map(visit, item.body))) if isinstance(item, Module) else change(item)
+
+    root = visit(program.root)
+    assert isinstance(root, Module)
+    return replace(program, root=root)
 
 
 def shaped(hardware: Hardware | None = None, **fields: Any) -> Synthetic:

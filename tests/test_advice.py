@@ -3,15 +3,20 @@
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from provoke import advice, facts, found, made, shaped, synthetic, workload
 from recorded import profiled
 
 import loraprof
+from loraprof.analysis.costmodel.speedup import crossover_hidden
+from loraprof.diagnosis.case import Case
+from loraprof.diagnosis.findings.advice import _crossover
 from loraprof.diagnosis.remedy import typed
 from loraprof.diagnosis.verdict import advice as headline
-from loraprof.model.recording import Recording, Workload
+from loraprof.model.recording import AdapterSite, Recording, Workload
 from loraprof.model.report import Finding, Gain, RemedyKind, RemedyReport, Report
 from loraprof.store.recordings import load_source
 
@@ -123,3 +128,16 @@ def test_the_recording_says_which_trainer_was_loaded(tmp_path: Path) -> None:
 )
 def test_a_target_is_quoted_as_a_shell_needs_it(kind: str, argv: list[str], words: str | None) -> None:
     assert typed(Workload(name="gpt2-xl", kind=kind, argv=argv)) == words
+
+
+@pytest.mark.parametrize(("base", "bytes_per_element"), [("bfloat16", 2), ("float32", 4)])
+def test_adapters_pay_from_the_width_at_which_a_gradient_takes_as_long_as_their_traffic(
+    base: str, bytes_per_element: int
+) -> None:
+    """c T d / BW = 2 T d^2 / F: V1's c is of two-byte elements, and everything is twice as wide in four."""
+    site = AdapterSite(path="q", kind="lora", rank=8, in_features=64, out_features=64, dtype=base, base_dtype=base)
+    case: Any = SimpleNamespace(
+        rates=SimpleNamespace(stream_bytes_per_s=2e12), sites=[site], gemm_flops_per_s=400e12, workload=None
+    )
+    two_bytes = crossover_hidden("V1", 400e12 / 2e12)
+    assert _crossover(cast(Case, case)) == pytest.approx(two_bytes * bytes_per_element / 2)

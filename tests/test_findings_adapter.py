@@ -1,18 +1,20 @@
 """Findings about the adapter path: each is provoked on a real or simulated step, and stays silent nearby."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from provoke import CALIBRATION, advice, facts, found, made, shaped, synthetic, toy, workload
+from provoke import CALIBRATION, advice, facts, found, made, shaped, synthetic, toy, with_ops, workload
 from recorded import recorded
 from synthetic.lora import Shape, program
 from synthetic.machine import Kernel
 from synthetic.program import Module, Op, Program
 from synthetic.simulate import simulate
 
+import loraprof
 from loraprof.model.recording import Calibration, GemmRate, ParameterInfo
 
 TINY = "tiny-llama-cpu"
@@ -235,3 +237,44 @@ def test_a_fused_kernel_that_loses() -> None:
     assert 0.6 < seen["rate reached, of that"] < 0.8
     assert "L11" not in found(fused(1.1))
     assert "L11" not in found(made(synthetic("bandwidth-v1")))
+
+
+def dropped(*masks: str) -> Path:
+    """The adapters of bandwidth-v1 scale by a dropout of the given modules' inputs instead of a product."""
+
+    def change(op: Op) -> Op:
+        if op.role != "adapter.elementwise" or op.name != "aten::mul":
+            return op
+        back = tuple(replace(b, name="NativeDropoutBackward0") for b in op.grad or ())
+        return replace(op, name="aten::native_dropout", grad=back)
+
+    run = synthetic("bandwidth-v1", lambda program: with_ops(program, change))
+    sites = [msgspec.structs.replace(site, dropout=0.1) for site in run.recording.sites]
+    return made(run, sites=sites)
+
+
+def test_the_time_of_dropout_is_that_of_its_ops() -> None:
+    path = dropped()
+    seen, step = facts(found(path)["L4"]), loraprof.diagnose(path).step()
+    assert step is not None
+    elements = 4096 * 2 * (4 * 4096 + 11_008 + 4096)  # outputs of all linears
+    assert seen["busy time of dropout, forward and backward"] == pytest.approx(2 * 2 * elements * 2 / 2000, rel=0.01)
+    assert seen["dropout probability"] == 0.1
+    assert "L4" not in found(made(synthetic("bandwidth-v1")))
+
+
+def test_the_time_of_adapters_that_would_go() -> None:
+    """Four of six linears of a layer: all but q and v; o, up and down among them, which are the large ones."""
+    run = synthetic("bandwidth-v1")
+    path = made(run)
+    seen, report = facts(found(path)["L6"]), loraprof.diagnose(path)
+    assert (seen["adapted layers"], seen["layers that stay adapted"]) == (12, 4)
+    kept = sum(
+        row.busy_ns + row.idle_ns
+        for row in report.modules or ()
+        if row.role.startswith("adapter") and re.search(r"\.[qv]_proj\b", row.path)
+    )
+    every = sum(
+        row.busy_ns + row.idle_ns for row in report.modules or () if row.role.startswith("adapter") and row.path
+    )
+    assert seen["time of the adapters that would go"] == every - kept

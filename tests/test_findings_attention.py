@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from provoke import facts, found
+from provoke import facts, found, made, synthetic
 from recorded import profiled
 from torch.profiler import ProfilerActivity, profile
 
 import loraprof
 from loraprof.capture.device.attention_cost import attention_costs
 from loraprof.capture.passes.attention import ATTENTION, AttentionWatch, Inputs, changes, mask_use
+from loraprof.diagnosis.findings.attention import _fixes, _reasons, _why
 from loraprof.model.recording import AttentionCall
+from loraprof.model.trace import Shapes
 
 F = torch.nn.functional
 
@@ -117,3 +119,95 @@ def test_a_trace_alone_shows_kernel_and_arguments(tmp_path: Path) -> None:
     seen = facts({f.id: f for f in loraprof.diagnose(trace(0.1)).findings}["B13"])
     assert (seen["the kernel that ran"], seen["in its way"]) == ("math", "dropout 0.1")
     assert "B13" not in found(trace(0.0))
+
+
+def noted(**fields: object) -> AttentionCall:
+    """One call of the counted step, of a layer with 32 heads of 128."""
+    shape = (1, 32, 4096, 128)
+    known: dict[str, object] = {"module": 4, "query": shape, "key": shape, "value": shape, "dtype": "bfloat16"}
+    return AttentionCall(**{**known, "mask": "none", **fields})  # type: ignore[arg-type]
+
+
+def test_calls_of_a_slower_kernel_count_by_their_time() -> None:
+    """2 x 100 us that could be 60, 300 us that could be 240: 28 % of their time, 40 % of one kind, 20 % of another."""
+    run = synthetic("bandwidth-v1")
+    first, second = (m.id for m in run.recording.modules if m.path.endswith(".attn"))
+    masked = {"mask": "all true", "backend": "efficient", "obstacles": ["mask"], "count": 2, "ran_ns": 100_000}
+    dropped = {"dropout": 0.1, "backend": "math", "obstacles": ["dropout"], "ran_ns": 300_000}
+    slow = [
+        noted(module=first, faster="flash", faster_ns=60_000, **masked),
+        noted(module=second, faster="flash", faster_ns=240_000, **dropped),
+    ]
+    path = made(run, attention=[*slow, noted(module=second, backend="flash", count=3)])
+    finding, step = found(path)["B13"], loraprof.diagnose(path).step()
+    assert step is not None
+    assert step.ns(role="attention") == pytest.approx(0.012 * step.wall_ns, rel=0.02)  # above one in a hundred
+    seen, spent = facts(finding), step.ns(role="attention")
+    assert (seen["attention calls in forward with a slower kernel"], seen["of all"]) == (3, 6)
+    assert (seen["the kernel that ran"], seen["what could run"], seen["in its way"]) == ("math", "flash", "dropout 0.1")
+    assert seen["their time"] == spent
+    assert seen["faster alone, measured after the step"] == pytest.approx(0.28)
+    assert finding.gain is not None
+    assert finding.gain.ns == pytest.approx(0.28 * spent, abs=1)
+    assert finding.gain.high == pytest.approx(1 / (1 - 0.4 * spent / step.wall_ns))
+    assert [remedy.text for remedy in finding.remedies] == ["dropout_p=0.0 in attention"]
+    assert "B13" not in found(made(run, attention=slow[:1]))  # one layer of two: 0.6 % of the step
+
+
+def test_untimed_calls_are_said_to_gain_what_others_measured() -> None:
+    run = synthetic("bandwidth-v1")
+    owners = [m.id for m in run.recording.modules if m.path.endswith(".attn")]
+    calls = [noted(module=i, mask="causal", backend="math", faster="flash", obstacles=["mask"]) for i in owners]
+    finding = found(made(run, attention=calls))["B13"]
+    assert facts(finding)["faster alone, measured after the step"] is None
+    assert finding.gain is not None
+    assert finding.gain.ns == pytest.approx(0.5 * facts(finding)["their time"], abs=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "fix"),
+    [
+        ({"mask": "all true", "obstacles": ["mask"]}, "a mask that masks nothing", "NO_MASK"),
+        ({"mask": "causal", "obstacles": ["mask"]}, "a mask that is only causal", "NO_MASK"),
+        ({"mask": "needed", "obstacles": ["mask"]}, "a mask", "VARIABLE_LENGTH"),
+        ({"dropout": 0.25, "obstacles": ["dropout"]}, "dropout 0.25", "NO_ATTENTION_DROPOUT"),
+        ({"obstacles": ["layout"]}, "a last dimension that is not contiguous", "CONTIGUOUS_HEADS"),
+        ({"dtype": "float32", "obstacles": ["dtype"]}, "float32", "HALF_ATTENTION"),
+        ({"query": (1, 2, 8, 20), "value": (1, 2, 8, 20), "obstacles": ["head size"]}, "head size 20", "PADDED_HEADS"),
+        (
+            {"query": (1, 2, 8, 20), "value": (1, 2, 8, 12), "obstacles": ["head size"]},
+            "head size 20 with values of 12",
+            "PADDED_HEADS",
+        ),
+    ],
+)
+def test_every_obstacle_has_words_and_a_remedy(fields: dict[str, object], reason: str, fix: str) -> None:
+    call = noted(**fields)
+    assert (_reasons(call), _fixes(call)) == ([reason], [fix])
+
+
+def given(head: int = 128, dtype: str = "c10::BFloat16", mask: bool = False, dropout: str = "0.") -> Shapes:
+    """What a trace holds of one call: query, key, value, mask, dropout."""
+    tensor = (1, 32, 4096, head)
+    dims = (tensor, tensor, tensor, (4096, 4096) if mask else (), ())
+    return Shapes(dims, (dtype,) * 3, concrete=("", "", "", "", dropout))
+
+
+@pytest.mark.parametrize(
+    ("call", "on_gpu", "on_cpu"),
+    [
+        (given(), (), ()),
+        (given(mask=True), ("a mask",), ()),
+        (given(dropout="0.1"), (), ("dropout 0.1",)),
+        (given(dropout="not a number"), (), ()),
+        (given(dtype="float"), ("float32",), ()),
+        (given(head=256), (), ()),
+        (given(head=264), ("head size 264",), ("head size 264",)),
+        (given(head=100), ("head size 100",), ("head size 100",)),
+        (Shapes((), (), concrete=()), (), ()),
+        (Shapes(given(mask=True).dims[:4], ("c10::Half",), concrete=("",) * 4), ("a mask",), ()),
+        (Shapes(given().dims[:3], ("c10::Half",), concrete=("",) * 4), (), ()),
+    ],
+)
+def test_what_flash_attention_refuses(call: Shapes, on_gpu: tuple[str, ...], on_cpu: tuple[str, ...]) -> None:
+    assert (_why(call, on_gpu=True), _why(call, on_gpu=False)) == (on_gpu, on_cpu)

@@ -1,13 +1,19 @@
 """Findings about the base model: each is provoked on a real or simulated step, and stays silent nearby."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from provoke import CALIBRATION, advice, facts, found, made, shaped, synthetic, toy, workload
+from provoke import CALIBRATION, advice, facts, found, made, shaped, synthetic, toy, with_ops, workload
 from recorded import recorded
+from synthetic.lora import Shape, program
+from synthetic.program import Op
+from synthetic.simulate import simulate
 
-from loraprof.model.recording import DeviceInfo, GemmRate, Memory
+import loraprof
+from loraprof.model.recording import DeviceInfo, GemmRate, Memory, ParameterInfo
 
 TINY = "tiny-llama-cpu"
 
@@ -140,3 +146,100 @@ def test_tokens_without_a_label() -> None:
     assert few.gain.low < 1 / (1 - 0.75 * share) < few.gain.high
     assert every.gain is None or every.gain.ns < few.gain.ns
     assert [r.arm for f in (few, every) for r in f.remedies] == ["chunked-loss"] * 2
+
+
+HEAD = ParameterInfo(
+    id=36, name="weight", module=62, shape=(32_000, 4096), dtype="bfloat16", trainable=True, device="cuda:0"
+)  # of bandwidth-v1
+
+
+def test_a_head_in_full_costs_its_gradient_and_its_share_of_the_optimizer() -> None:
+    def gradient(op: Op) -> Op:
+        if op.role != "head" or not op.grad:
+            return op
+        inputs = {"Input Dims": [[32_000, 4096], [4096, 4096]], "Input type": ["c10::BFloat16"] * 2}
+        return replace(op, grad=(*op.grad, replace(op.grad[0], args=inputs)))
+
+    run = synthetic("bandwidth-v1", lambda made: with_ops(made, gradient))
+    assert run.recording.modules[HEAD.module].path == "lm_head"
+    adapters = 2 * 16 * (4 * (4096 + 4096) + 2 * (4096 + 11_008))  # two layers of four square and two long ones
+    path = made(run, parameters=[*run.recording.parameters, HEAD])
+    finding, step = found(path)["B7"], loraprof.diagnose(path).step()
+    seen = facts(finding)
+    assert seen["parameters trained in full"] == 32_000 * 4096
+    base = 2 * (4 * 4096 * 4096 + 2 * 4096 * 11_008)
+    assert seen["of all parameters"] == pytest.approx(32_000 * 4096 / (32_000 * 4096 + adapters + base))
+    share = 32_000 * 4096 / (32_000 * 4096 + adapters)
+    assert seen["of the trained parameters"] == pytest.approx(share)
+    assert step is not None
+    assert finding.gain is not None
+    product = 2 * 32_000 * 4096 * 4096 // 400_000  # at 400 TFLOP/s; its input gradient stays
+    assert finding.gain.ns == pytest.approx(product + share * step.ns(role="optimizer"), abs=3000)
+
+
+def test_a_small_head_that_trains_is_no_cause_and_a_whole_vocabulary_is() -> None:
+    run = synthetic("bandwidth-v1")
+
+    def seen(rows: int, name: str = "score") -> dict[str, Any]:
+        modules = [msgspec.structs.replace(m, path=name) if m.id == 62 else m for m in run.recording.modules]
+        small = msgspec.structs.replace(HEAD, shape=(rows, 4096))
+        return found(made(run, modules=modules, parameters=[*run.recording.parameters, small]))
+
+    everything = 2 * (4 * 4096 * 4096 + 2 * 4096 * 11_008 + 16 * (4 * (4096 + 4096) + 2 * (4096 + 11_008)))
+    enough = everything * 0.02 / 0.98 / 4096  # rows that are 2 % of all parameters
+    assert "B7" not in seen(int(0.98 * enough))
+    assert "B7" in seen(int(1.02 * enough))
+    assert "B7" not in seen(int(1.02 * enough), name="projector")
+    assert "B7" in seen(int(0.98 * enough), name="lm_head")  # a vocabulary, whatever its share
+
+
+def experts(count: int, pick: str = "aten::index_select") -> Path:
+    """The first layer's linears as experts that a loop runs, tokens picked for each."""
+    run = synthetic(
+        "bandwidth-v1",
+        lambda made: with_ops(made, lambda op: replace(op, name=pick) if op.role == "embedding" else op),
+    )
+    linears = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+    place = {f"model.layers.0.{name}": f"model.experts.{i}" for i, name in enumerate(linears[:count])}
+
+    def named(path: str) -> str:
+        old = next((old for old in place if path.startswith(old)), "")
+        return place[old] + path.removeprefix(old) if old else path
+
+    return made(run, modules=[msgspec.structs.replace(m, path=named(m.path)) for m in run.recording.modules])
+
+
+def test_four_experts_and_three_tenths_of_the_products_are_a_loop() -> None:
+    """Twelve linears with an adapter are 36 products, the head one more."""
+    finding = found(experts(4))["B9"]
+    seen = facts(finding)
+    assert (seen["experts that ran one by one"], seen["their products in forward"]) == (4, 12)
+    assert seen["of all products in forward"] == pytest.approx(12 / 37)
+    assert seen["median rows per product"] == 4096
+    assert finding.severity == "major"
+    assert "B9" not in found(experts(3))
+    assert "B9" not in found(experts(4, pick="aten::embedding"))  # nothing picks tokens for them
+
+
+def test_products_at_half_the_rate_of_the_others_could_run_like_them() -> None:
+    """Those of the forward pass take twice as long as those of the backward pass: half their time is too much."""
+    shape = Shape(hidden=4096, ffn=11008, tokens=4096, vocab=1024, flops_per_ns=120_000)
+
+    def slower(op: Op) -> Op:
+        kernels = tuple(replace(kernel, ns=2 * kernel.ns) for kernel in op.kernels)
+        return replace(op, kernels=kernels) if op.role == "base.linear" else op
+
+    finding = found(made(simulate(with_ops(program(shape), slower))))["B10"]
+    forward = 2 * 4096 * 2 * (4 * 4096 * 4096 + 2 * 4096 * 11_008)
+    backward = forward - 3 * 2 * 4096 * 4096 * 4096  # the first q, k and v need no input gradient
+    rate = facts(finding)["rate of the base's products"]
+    assert rate == pytest.approx((forward + backward) / (2 * forward + backward) * 120e12, rel=1e-3)
+    assert finding.gain is not None
+    assert finding.gain.ns == pytest.approx(forward / 120_000, rel=1e-3)
+    assert finding.gain.low == 1
+
+
+def test_memory_is_tight_from_seven_tenths_on() -> None:
+    run = synthetic("checkpoint")
+    told = [found(made(run, memory=Memory(peak_bytes=n, total_bytes=100)))["B2"].remedy for n in (69, 70)]
+    assert ["if memory allows" in text for text in told] == [False, True]

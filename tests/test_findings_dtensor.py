@@ -1,6 +1,9 @@
 """D7: the host's time in DTensor's dispatch."""
 
+from pathlib import Path
+
 import pytest
+from builders import json_of, op, step, write
 from provoke import facts, found
 from recorded import profiled
 
@@ -19,3 +22,26 @@ def test_sharded_adapters_are_found_through_the_command_line() -> None:
 @pytest.mark.slow
 def test_plain_adapters_are_no_cause() -> None:
     assert "D7" not in found(profiled("dtensors.py", "replicated"))
+
+
+def dispatched(path: Path, spent: int, *, name: str = "Redistribute") -> Path:
+    """A step of 1 ms on a CPU: a dispatch that takes ``spent`` besides the op in it, and a redistribution."""
+    host = [
+        step(0, 0, 1_000_000),
+        op("PythonSubclass", 100_000, 150_000 + spent),
+        op("aten::mm", 120_000, 170_000),
+        op("aten::view", 130_000, 160_000),  # inside the product: no child of the dispatch
+        op(name, 600_000, 610_000),
+        op("aten::mm", 700_000, 900_000),
+        op("PythonSubclass", 1_100_000, 1_400_000),  # after the step
+    ]
+    return write(path, json_of(host, []))
+
+
+def test_a_dispatch_is_what_it_takes_besides_its_ops(tmp_path: Path) -> None:
+    seen = facts(found(dispatched(tmp_path / "much.json", 60_000))["D7"])
+    assert (seen["ops that DTensor dispatched"], seen["redistributions"]) == (1, 1)
+    assert (seen["time in its dispatch alone"], seen["of the step"]) == (60_000, 0.06)
+    assert seen["of it for the adapters"] is None  # which ops are theirs is not known
+    assert "D7" not in found(dispatched(tmp_path / "little.json", 49_000))
+    assert "D7" not in found(dispatched(tmp_path / "other.json", 60_000, name="aten::add"))  # another subclass

@@ -96,6 +96,8 @@ def test_data_loading() -> None:
 def test_data_that_is_ready_in_time() -> None:
     quick = synthetic("bandwidth-v1", lambda p: replace(p, load_ns=900_000))  # 4 % of the step
     assert "H4" not in found(made(quick))
+    slow = facts(found(made(synthetic("bandwidth-v1", lambda p: replace(p, load_ns=1_400_000))))["H4"])
+    assert slow["of the step"] == pytest.approx(0.058, rel=0.03)  # 1.4 of 24.2 ms: above one in twenty
 
 
 def test_long_host_ranges(tmp_path: Path) -> None:

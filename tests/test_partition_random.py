@@ -146,6 +146,8 @@ def test_the_launch_floor_is_not_that_of_the_first_record() -> None:
     second = kernel(9_006_000, 9_100_000, launch=(9_000_000, 9_004_000))
     floors = [analyse(trace_of([step(0, 0, 10**7)], records)).floor_ns for records in ([first], [first, second])]
     assert floors == [None, 6000]
+    at_once = kernel(8_105_000, 8_200_000, launch=(8_100_000, 8_104_000))  # launched as the first one ends
+    assert analyse(trace_of([step(0, 0, 10**7)], [first, at_once])).floor_ns == 5000
     steps = [analyse(trace_of([step(0, 0, 10**7)], records)).steps[0] for records in ([first], [first, second])]
     assert [s.ns(cause="launch_latency") for s in steps] == [7_985_000, 7_985_000 + 2000]
     assert [s.held_ns for s in steps] == [7_985_000, 7_985_000 + 2000 - 2 * 6000]

@@ -243,3 +243,12 @@ def test_no_kernel_of_a_recording_is_above_its_roof(name: str) -> None:
     above = [k for k in report.kernels if k.roof_ns and k.roof_ns > 1.02 * k.total_ns and k.note != "L2-assisted"]
     assert not above
     assert not any(k.note == "impossible" for k in report.kernels)
+
+
+def test_a_transfer_between_two_copies_has_a_rate_between_theirs() -> None:
+    """Half way in the logarithm of the size, half way in the logarithm of ns per byte."""
+    assert DEVICE.memory_ns(10_000) == pytest.approx(2000)
+    assert DEVICE.memory_ns(1000) == pytest.approx(1000)
+    assert DEVICE.memory_ns(500) == pytest.approx(500)  # below the smallest copy, at its rate
+    assert DEVICE.memory_ns(100_000) == pytest.approx(100_000 * (0.2 * 0.1) ** 0.5)
+    assert DEVICE.memory_ns(1_000_000) == pytest.approx(1e6 / 1e10 * 1e9)  # the largest: the rate of large ones

@@ -208,3 +208,4 @@ def test_stopping_rule() -> None:
     assert st.converged(st.Estimate(0.02, 0.011, 0.03, 10))
     assert not st.converged(st.Estimate(0.02, 0.0, 0.04, 10))
     assert not st.converged(st.Estimate(0.02, 0.02, 0.02, 9))
+    assert st.converged(st.Estimate(0.0, -math.log1p(0.01), math.log1p(0.01), 10))  # at most: just that counts

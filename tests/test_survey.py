@@ -12,6 +12,7 @@ from fleets import fleet, surveyed
 import loraprof
 from loraprof.analysis.ranks.breakdown import Calls, RankBreakdown, StepBreakdown
 from loraprof.analysis.ranks.examine import LeftOut, examine, processes, sequential
+from loraprof.analysis.ranks.summary import _spread
 from loraprof.analysis.ranks.survey import survey
 from loraprof.errors import InputError
 from loraprof.model.recording import Recording
@@ -252,3 +253,13 @@ def test_a_thousand_ranks_are_one_page() -> None:
     for form in ("terminal", "markdown"):
         assert render(large, form).count(b"\n") <= render(report, form).count(b"\n") + 2  # "1,024" may wrap a line
     assert len(render(large, "html")) < 1.2 * len(render(report, "html"))  # every rank has its cell in the heat map
+
+
+@pytest.mark.parametrize(("count", "p90"), [(1, 1), (2, 2), (9, 9), (10, 9), (11, 10), (20, 18), (21, 19)])
+def test_nine_tenths_of_the_ranks_lie_at_or_below_the_ninetieth_percentile(count: int, p90: int) -> None:
+    """The nearest rank: the least of the values that 90 % of them do not exceed."""
+    values = [*range(count, 0, -1)]
+    seen = _spread("own", [100 + value for value in values], values)
+    assert seen.p90_ns == p90 == min(v for v in values if sum(w <= v for w in values) >= 0.9 * count)
+    assert (seen.min_ns, seen.max_ns, seen.min_rank, seen.max_rank) == (1, count, 101, 100 + count)
+    assert seen.median_ns == sorted(values)[(count - 1) // 2]

@@ -45,14 +45,16 @@ def conversions(case: Case, weights: bool = True) -> Bool:
     small = {tuple(p.shape) for p in case.recording.parameters if p.trainable} if case.recording else set()
     shaped = [conversion_of(s.types, s.dims) is not None and (weights or s.dims[0] not in small) for s in trace.shapes]
     known = np.array([*shaped, False])
-    copies = np.array([n == "aten::copy_" for n in trace.names] or [False])
+    copies = np.array([n == "aten::copy_" for n in trace.names], dtype=np.bool_)
     flag: Bool = copies[host.name] & known[host.shapes]
     if case.analysis.on_gpu:  # a kernel launched by the conversion itself
         launching = distinct(np.concatenate([x.op[x.busy] for x in case.analysis.ledgers]))
-        converts = np.array([n in ("aten::to", "aten::_to_copy") for n in trace.names] or [False])
+        converts = np.array([n in ("aten::to", "aten::_to_copy") for n in trace.names], dtype=np.bool_)
         launching = launching[launching >= 0]
         flag[launching[converts[host.name[launching]]]] = True
-    wraps = np.array([n.endswith(("aten::to", "aten::_to_copy", "ToCopyBackward0")) for n in trace.names] or [False])
+    wraps = np.array(
+        [n.endswith(("aten::to", "aten::_to_copy", "ToCopyBackward0")) for n in trace.names], dtype=np.bool_
+    )
     parent = case.analysis.attribution.tree.parent
     rows = parent[np.flatnonzero(flag)]
     while len(rows):

@@ -52,7 +52,7 @@ def modules(case: Case, test: Callable[[ModuleInfo], bool]) -> Select:
 
 def within(case: Case, pattern: str) -> Select:
     """Busy entries whose op is, or was called by, an op whose name matches."""
-    return of_rows(case, np.array([bool(re.search(pattern, n)) for n in case.analysis.trace.names] or [False])[
+    return of_rows(case, np.array([bool(re.search(pattern, n)) for n in case.analysis.trace.names], dtype=np.bool_)[
         case.analysis.trace.host.name
     ])  # fmt: skip
 

@@ -53,7 +53,7 @@ class Backward:
         node_role = np.full(len(host), ROLE["other"], dtype=np.int8)
         node_module[numbered] = np.where(found, module[source], -1)
         if self.unmarked:
-            said = np.array([ROLE[role_of_node(n)] for n in self.trace.names] or [0], dtype=np.int8)
+            said = np.array([ROLE[role_of_node(n)] for n in self.trace.names], dtype=np.int8)
             node_role[nodes] = said[host.name[nodes]]
         node_role[numbered] = np.where(found, role[source], node_role[numbered])
         lossy = numbered[found & (module[np.maximum(source, 0)] < 0)]
@@ -135,11 +135,11 @@ class Backward:
         is its own. Any other joins two branches of the model.
         """
         host, table = self.trace.host, self.roles.table
-        add = np.array([n in ("aten::add", "aten::add_") for n in self.trace.names] or [False])
+        add = np.array([n in ("aten::add", "aten::add_") for n in self.trace.names], dtype=np.bool_)
         sums = rows[add[host.name[rows]]]
         sums = sums[(self.tree.parent[sums] == self.evaluate[sums]) & ((module[sums] >= 0) | self.unmarked)]
         active = {i for i, site in enumerate(self.roles.sites) if site.active}
-        site = np.array([m.site if m.site in active else -1 for m in table] or [-1], dtype=np.int64)
+        site = np.array([m.site if m.site in active else -1 for m in table], dtype=np.int64)
         site = np.append(site, [-1, -1, -1])[module[sums]]
         now = role[sums]
         of_adapter = np.isin(now, _ADAPTER)
@@ -151,7 +151,7 @@ class Backward:
     def _base_first(self, module: Int32, role: Int8) -> Bool:
         """Per site: the base reads the input before A does."""
         rows = np.flatnonzero((self.evaluate < 0) & (module >= 0) & (module < len(self.roles.table)))
-        site = np.array([-1 if m.site is None else m.site for m in self.roles.table] or [-1], dtype=np.int64)
+        site = np.array([-1 if m.site is None else m.site for m in self.roles.table], dtype=np.int64)
         rows = rows[site[module[rows]] >= 0]
         of_adapter = np.isin(role[rows], _ADAPTER)
         first = np.full((2, max(len(self.roles.sites), 1)), np.iinfo(np.int64).max)

@@ -42,7 +42,7 @@ class CompiledRows:
 
 def compile_ranges(trace: Trace, tree: Tree) -> Bool | None:
     """Host rows that are, or lie in, ranges in which the compiler was at work; None where it nowhere was."""
-    named = np.array([bool(COMPILING.search(n)) for n in trace.names] or [False])
+    named = np.array([bool(COMPILING.search(n)) for n in trace.names], dtype=np.bool_)
     if not named.any():
         return None
     flag: Bool = tree.nearest(named[trace.host.name]) >= 0

@@ -21,7 +21,7 @@ def forward_roles(trace: Trace, roles: Roles, module: Int32, marker: Int32, tree
         return role
     core = _before_core(trace, rows, marker)
     opened = np.flatnonzero((host.kind != HostKind.OP) & (module >= 0) & (marker == np.arange(len(host))))
-    heads = np.array([m.id in roles.heads or bool(HEAD.search(m.path)) for m in roles.table] or [False])
+    heads = np.array([m.id in roles.heads or bool(HEAD.search(m.path)) for m in roles.table], dtype=np.bool_)
     ends = host.end[opened[heads[module[opened]]]]
     late = _after(trace, marker, rows, ends, heads[module[rows]])
     role[rows] = _decided(trace, roles, module, rows, top, late, core)
@@ -80,7 +80,9 @@ def _after(trace: Trace, marker: Int32, rows: Int64, ends: Int64, excepted: Bool
 def _before_core(trace: Trace, rows: Int64, marker: Int32) -> Bool:
     """Rows that precede the first attention op of the module call they belong to."""
     host = trace.host
-    core = np.array([any(w in n for w in ("scaled_dot", "softmax", "bmm", "flash")) for n in trace.names] or [False])
+    core = np.array(
+        [any(w in n for w in ("scaled_dot", "softmax", "bmm", "flash")) for n in trace.names], dtype=np.bool_
+    )
     first = np.full(len(host), np.iinfo(np.int64).max)
     inside = rows[core[host.name[rows]]]
     np.minimum.at(first, marker[inside], host.start[inside])

@@ -42,7 +42,7 @@ def graph_work(
     trace: Trace, links: Links, attribution: Attribution, marks: Marks, recording: Recording | None
 ) -> GraphWork | None:
     """None without a graph launch."""
-    named = np.array(["GraphLaunch" in n for n in trace.names] or [False])
+    named = np.array(["GraphLaunch" in n for n in trace.names], dtype=np.bool_)
     linked = links.launch >= 0
     of_graph = linked.copy()
     of_graph[linked] = named[trace.host.name[links.launch[linked]]]

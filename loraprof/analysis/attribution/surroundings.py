@@ -49,6 +49,6 @@ def place_between(
     np.minimum.at(first, segment[normed], host.start[late][normed])
     clip = late[host.start[late] >= first[segment]]
     module[clip], phase[clip], role[clip] = special[GRAD_CLIP], PHASE["optimizer"], ROLE["grad_clip"]
-    scaler = np.array(["_amp_" in n for n in trace.names] or [False])
+    scaler = np.array(["_amp_" in n for n in trace.names], dtype=np.bool_)
     scaled = rows[scaler[host.name[rows]]]
     module[scaled], phase[scaled], role[scaled] = special[OPTIMIZER], PHASE["optimizer"], ROLE["optimizer"]

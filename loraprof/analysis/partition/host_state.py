@@ -82,7 +82,7 @@ def _blocking_copies(trace: Trace, links: Links) -> Int64:
     if not len(launches):
         return launches
     median = np.sort(host.end[launches] - host.start[launches])[(len(launches) - 1) // 2]
-    to_host = np.array(["DtoH" in n or "DeviceToHost" in n for n in trace.names] or [False])
+    to_host = np.array(["DtoH" in n or "DeviceToHost" in n for n in trace.names], dtype=np.bool_)
     rows = links.launch[to_host[device.name] & (links.launch >= 0)]
     slow: Int64 = rows[host.end[rows] - host.start[rows] > 10 * median]
     return slow

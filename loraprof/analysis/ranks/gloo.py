@@ -47,7 +47,7 @@ def ran(trace: Trace, group: Group | None) -> list[Ran]:
 
 def _rows(trace: Trace, pattern: re.Pattern[str], kind: HostKind) -> Int64:
     host = trace.host
-    named = np.array([bool(pattern.search(n)) for n in trace.names] or [False])
+    named = np.array([bool(pattern.search(n)) for n in trace.names], dtype=np.bool_)
     rows = np.flatnonzero((host.kind == kind) & named[host.name])
     return rows[np.argsort(host.start[rows], kind="stable")]
 

@@ -44,7 +44,7 @@ def _stepping(trace: Trace) -> list[str]:
     """Processes with step annotations, or else with optimizer steps: by the rank in their names, else by number."""
     host = trace.host
     for pattern in (STEP, re.compile(f"^{OPTIMIZER_STEP}")):
-        named = np.array([bool(pattern.match(n)) for n in trace.names] or [False])
+        named = np.array([bool(pattern.match(n)) for n in trace.names], dtype=np.bool_)
         threads = distinct(host.thread[(host.kind == HostKind.ANNOTATION) & named[host.name]])
         if len(threads):
             return sorted({trace.threads[t][0] for t in threads.tolist()}, key=_number)

@@ -68,7 +68,7 @@ def workers(trace: Trace, tree: Tree) -> Int64:
 
 
 def _named(trace: Trace, names: frozenset[str] | set[str]) -> Bool:
-    flag = np.array([n.removeprefix("aten::") in names for n in trace.names] or [False], dtype=np.bool_)
+    flag = np.array([n.removeprefix("aten::") in names for n in trace.names], dtype=np.bool_)
     named: Bool = flag[trace.host.name]
     return named
 

@@ -72,8 +72,8 @@ class Tree:
 
 def tree_of(trace: Trace) -> Tree:
     host = trace.host
-    frame = np.array([n.startswith(MODULE_FRAME) for n in trace.names] or [False], dtype=np.bool_)
-    step = np.array([n.startswith("ProfilerStep") for n in trace.names] or [False], dtype=np.bool_)
+    frame = np.array([n.startswith(MODULE_FRAME) for n in trace.names], dtype=np.bool_)
+    step = np.array([n.startswith("ProfilerStep") for n in trace.names], dtype=np.bool_)
     taking = (host.kind != HostKind.OVERHEAD) & ((host.kind != HostKind.PYTHON) | frame[host.name])
     taking &= ~((host.kind == HostKind.ANNOTATION) & step[host.name])  # Optimizer.step ranges may cross step edges
     parent = np.full(len(host), -1, dtype=np.int32)

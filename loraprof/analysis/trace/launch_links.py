@@ -38,7 +38,7 @@ def is_launch_name(name: str) -> bool:
 
 def link(trace: Trace) -> Links:
     host, device = trace.host, trace.device
-    named = np.array([is_launch_name(n) for n in trace.names] or [False], dtype=np.bool_)
+    named = np.array([is_launch_name(n) for n in trace.names], dtype=np.bool_)
     runtime = np.flatnonzero((host.kind == HostKind.RUNTIME) & (host.correlation >= 0))
     order = runtime[np.lexsort((host.start[runtime], host.correlation[runtime]))]
     launch, ambiguous = _join(host.correlation[order], host.start[order], order, device.correlation, device.start)
@@ -68,7 +68,9 @@ def link(trace: Trace) -> Links:
 def _captured(trace: Trace, calls: Int64) -> Bool:
     """Which calls lie between their thread's begin and end of a stream capture."""
     host = trace.host
-    edge = np.array([1 if "StreamBeginCapture" in n else -("StreamEndCapture" in n) for n in trace.names] or [0])
+    edge = np.array(
+        [1 if "StreamBeginCapture" in n else -("StreamEndCapture" in n) for n in trace.names], dtype=np.int64
+    )
     rows = np.flatnonzero((host.kind == HostKind.RUNTIME) & (edge[host.name] != 0))  # by thread and start, as all rows
     last = np.searchsorted(rows, calls) - 1
     if not len(rows):

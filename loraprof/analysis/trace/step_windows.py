@@ -47,7 +47,7 @@ class Marks:
 def marks_of(trace: Trace) -> Marks:
     """The step annotations of a trace, or what stands in for them."""
     host = trace.host
-    wanted = np.array([bool(STEP.match(n)) for n in trace.names] or [False], dtype=np.bool_)
+    wanted = np.array([bool(STEP.match(n)) for n in trace.names], dtype=np.bool_)
     rows = np.flatnonzero((host.kind == HostKind.ANNOTATION) & wanted[host.name])
     if len(rows):
         rows = rows[np.argsort(host.start[rows], kind="stable")]
@@ -80,7 +80,7 @@ def _inferred(trace: Trace) -> Marks:
         return Marks((), (), (), -1, "the trace holds no work")
     low, high = int(starts.min()), int(np.concatenate((host.end[work], device.end)).max())
     thread = int(np.bincount(host.thread[work]).argmax()) if len(work) else -1
-    optimizer = np.array([n.startswith(OPTIMIZER_STEP) for n in trace.names] or [False], dtype=np.bool_)
+    optimizer = np.array([n.startswith(OPTIMIZER_STEP) for n in trace.names], dtype=np.bool_)
     rows = np.flatnonzero((host.kind == HostKind.ANNOTATION) & optimizer[host.name])
     if len(rows) < 2:
         return Marks(("trace",), (low,), (high,), thread, "no step annotations: the whole trace is one window")

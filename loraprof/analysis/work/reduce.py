@@ -12,11 +12,11 @@ from loraprof.analysis.work.tensors import Inputs, Tensor, UnknownInput, categor
 
 # op -> (arguments of the overload over all elements, position of dim, keepdim, dtype or -1)
 REDUCE = {
-    "sum": (2, 1, 2, 3), "mean": (2, 1, 2, 3), "nansum": (2, 1, 2, 3), "prod": (2, 1, 2, 3), "amax": (0, 1, 2, -1),
+    "sum": (2, 1, 2, 3), "mean": (2, 1, 2, 3), "nansum": (0, 1, 2, 3), "prod": (2, 1, 2, 3), "amax": (0, 1, 2, -1),
     "amin": (0, 1, 2, -1), "logsumexp": (0, 1, 2, -1), "linalg_vector_norm": (0, 2, 3, 4), "any": (1, 1, 2, -1),
     "all": (1, 1, 2, -1), "argmax": (0, 1, 2, -1), "argmin": (0, 1, 2, -1), "var": (2, 1, 3, -1),
     "std": (2, 1, 3, -1), "var_mean": (2, 1, 3, -1), "max": (1, 1, 2, -1), "min": (1, 1, 2, -1),
-    "norm": (2, 2, 3, 4),
+    "norm": (3, 2, 3, 4),
 }  # fmt: skip
 
 
@@ -34,10 +34,11 @@ def reduction(op: str, inputs: Inputs) -> Work:
         return memory([x, second], [dense(x.dims, x.dtype)])
     dtype = _result_dtype(op, x)
     try:
+        at = dtype_at if len(inputs) > everything else everything - 1  # the last one of that overload
+        if dtype_at >= 0 and at < len(inputs):
+            dtype = inputs.dtype(at, dtype)
         if len(inputs) <= everything:
             return memory([x], [dense((), dtype)])
-        if dtype_at >= 0:
-            dtype = inputs.dtype(dtype_at, dtype) if dtype_at < len(inputs) else dtype
         dims = reduced(x.dims, inputs.ints(dim), inputs.flag(keep))
     except UnknownInput:
         return memory([x], [], exact=False)

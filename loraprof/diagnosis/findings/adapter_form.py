@@ -87,8 +87,8 @@ def host_sync(case: Case) -> Seen | None:
     inside = np.array([r in ADAPTER_ROLES for r in ROLES])[attribution.role] & (attribution.module >= 0)
     inside &= (host.start >= window.noted_start) & (host.start < window.end)
     names = case.analysis.trace.names
-    reads = np.array([n in ("aten::item", "aten::nonzero") for n in names] or [False])[host.name]
-    waits = np.array([bool(re.search(r"Synchronize|^(cuda|hip)Memcpy(?!.*Async)", n)) for n in names] or [False])
+    reads = np.array([n in ("aten::item", "aten::nonzero") for n in names], dtype=np.bool_)[host.name]
+    waits = np.array([bool(re.search(r"Synchronize|^(cuda|hip)Memcpy(?!.*Async)", n)) for n in names], dtype=np.bool_)
     waiting = inside & waits[host.name] & (host.kind == HostKind.RUNTIME)
     reading = inside & reads & (host.kind == HostKind.OP)
     waited = min(round(int((host.end - host.start)[waiting].sum()) * case.scale), case.step.ns(cause="sync"))

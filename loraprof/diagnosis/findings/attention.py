@@ -153,8 +153,8 @@ def _traced(case: Case) -> Lost | None:
     inside = (host.kind == HostKind.OP) & (host.start >= window.noted_start) & (host.start < window.end)
     inside &= attribution.phase != PHASE["recompute"]
     names = trace.names
-    top = np.array([n == TOP for n in names] or [False])[host.name] & inside
-    ran = np.array([n in KERNELS for n in names] or [False])[host.name] & inside
+    top = np.array([n == TOP for n in names], dtype=np.bool_)[host.name] & inside
+    ran = np.array([n in KERNELS for n in names], dtype=np.bool_)[host.name] & inside
     above = attribution.tree.nearest(top)
     calls: dict[int, Backend] = {int(above[row]): KERNELS[names[host.name[row]]] for row in np.flatnonzero(ran)}
     calls.pop(-1, None)

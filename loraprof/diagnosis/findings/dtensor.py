@@ -55,7 +55,7 @@ def dispatch(case: Case) -> Seen | None:
 
 def _named(case: Case, pattern: re.Pattern[str]) -> Bool:
     names = case.analysis.trace.names
-    found: Bool = np.array([bool(pattern.search(n)) for n in names] or [False])[case.analysis.trace.host.name]
+    found: Bool = np.array([bool(pattern.search(n)) for n in names], dtype=np.bool_)[case.analysis.trace.host.name]
     return found
 
 

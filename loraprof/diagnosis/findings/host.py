@@ -95,7 +95,7 @@ def _merged(case: Case) -> Worth | None:
     if replayed is None or replayed.sigma is None:
         return None
     trace = case.analysis.trace
-    pointwise = np.array([bool(POINTWISE.search(name)) for name in trace.names] or [False])
+    pointwise = np.array([bool(POINTWISE.search(name)) for name in trace.names], dtype=np.bool_)
     merged = pointwise[trace.device.name[replayed.step.record]]
     less = float(replayed.merged_ns(merged))
     return Worth(less, less, less, basis="replay", edit=HostEdit(merged=merged))

@@ -154,7 +154,7 @@ def _known(case: Case) -> tuple[Regression | None, Op | None, Bool]:
     for one in load_regressions():
         if not one.holds(recording.environment, recording.device):
             continue
-        named = np.array([bool(re.search(one.op, n)) for n in trace.names] or [False])[host.name]
+        named = np.array([bool(re.search(one.op, n)) for n in trace.names], dtype=np.bool_)[host.name]
         kinds = np.array([*(_is_like(one, shapes) for shapes in trace.shapes), False])[host.shapes]
         flag = named & kinds & (host.kind == HostKind.OP)
         if flag.any():

@@ -131,7 +131,7 @@ def _read(case: Case) -> Again | None:
     inside = ~np.array([r in ADAPTER_ROLES for r in ROLES])[attribution.role] & (attribution.module >= 0)
     inside &= np.isin(attribution.phase, (PHASE["forward"], PHASE["backward"], PHASE["recompute"]))
     inside &= (host.start >= window.noted_start) & (host.start < window.end)
-    reads = np.array([n in READS for n in names] or [False])[host.name] & (host.kind == HostKind.OP)
+    reads = np.array([n in READS for n in names], dtype=np.bool_)[host.name] & (host.kind == HostKind.OP)
     reads &= inside
     outer = attribution.tree.nearest(reads)
     parent = attribution.tree.parent
@@ -163,7 +163,9 @@ def _waited(case: Case, reading: Bool, inside: Bool) -> tuple[int, Worth | None]
         select = of_rows(case, reading)
         value = worth(case, select)
         return round(left * total_ns(case, select)), value.times(left) if value else None
-    waits = np.array([bool(WAITS.search(n)) for n in names] or [False])[host.name] & (host.kind == HostKind.RUNTIME)
+    waits = np.array([bool(WAITS.search(n)) for n in names], dtype=np.bool_)[host.name] & (
+        host.kind == HostKind.RUNTIME
+    )
     under = case.analysis.attribution.tree.nearest(reading) >= 0
     waited = int((host.end - host.start)[waits & inside & under].sum()) * case.scale
     spent = round(left * min(waited, case.step.ns(cause="sync")))

@@ -79,7 +79,7 @@ def _copies(case: Case) -> Copies | None:
     copied = device.kind[rows] == DeviceKind.MEMCPY
     names = case.analysis.trace.names
     to, back = (
-        np.array([direction in n for n in names] or [False])[device.name[rows]] for direction in ("HtoD", "DtoH")
+        np.array([direction in n for n in names], dtype=np.bool_)[device.name[rows]] for direction in ("HtoD", "DtoH")
     )
     nbytes = device.bytes[rows]
     large = copied & (nbytes >= LARGE)

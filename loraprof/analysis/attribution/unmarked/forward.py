@@ -59,10 +59,10 @@ def unmarked(trace: Trace, tree: Tree, around: tuple[Int32, Int32], recomputed: 
 def _calls(trace: Trace, tree: Tree, outside: Bool) -> tuple[Int32, Int64]:
     """Per host row the call around it, -1 none; and all calls."""
     host = trace.host
-    spaced = np.array(["::" in n for n in trace.names] or [False])[host.name]
+    spaced = np.array(["::" in n for n in trace.names], dtype=np.bool_)[host.name]
     op = (host.kind == HostKind.OP) & outside
     named = op & spaced
-    loader = np.array([bool(DATA.search(n)) for n in trace.names] or [False])
+    loader = np.array([bool(DATA.search(n)) for n in trace.names], dtype=np.bool_)
     loads = tree.nearest(loader[host.name] & (host.kind == HostKind.ANNOTATION)) >= 0
     calling = tree.nearest(op & ~spaced)
     holds = np.zeros(len(host) + 1, np.bool_)
@@ -77,7 +77,7 @@ def _calls(trace: Trace, tree: Tree, outside: Bool) -> tuple[Int32, Int64]:
 def _runs(trace: Trace, rows: Int64, evaluate: Int32, optimizer: Int32) -> Int64:
     """Each call's run: by the backward nodes, optimizer ranges and steps that began before it, and by its thread."""
     host, index = trace.host, np.arange(len(trace.host))
-    stepping = np.array([bool(STEP.match(n)) for n in trace.names] or [False])[host.name]
+    stepping = np.array([bool(STEP.match(n)) for n in trace.names], dtype=np.bool_)[host.name]
     stepping &= host.kind == HostKind.ANNOTATION
     edges = np.sort(host.start[(evaluate == index) | (optimizer == index) | stepping])
     run: Int64 = np.searchsorted(edges, host.start[rows], side="right") * len(trace.threads)

@@ -1,0 +1,154 @@
+"""Everything the analysis says of simulated steps of every kind stays as it is, until someone means to change it.
+
+The values are not claimed to be right here: other tests do. ``LORAPROF_GOLDEN=write`` pins them anew; findings are kept
+in words, so that a change can be read, the rest as a digest per section. Numbers count to six digits.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fleets import fleet
+from golden_files import assert_golden
+from provoke import made, shaped, synthetic, workload
+from synthetic.faults import events, on_gpu, without
+from synthetic.presets import PRESETS
+from synthetic.randomised import random_run
+from synthetic.simulate import Synthetic, simulate
+
+import loraprof
+from loraprof.model.recording import AttentionCall, CountedOp, GradientCost, Memory, TrainingCost
+from loraprof.report.export.job import Job
+from loraprof.store.recordings import load_source
+
+LARGE: dict[str, Any] = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
+
+
+def random(seed: int) -> Path:
+    return made(simulate(*random_run(seed)))
+
+
+def bare(run: Synthetic) -> Path:
+    """The trace alone."""
+    return made(run) / "rank0.trace.json.gz"
+
+
+def on_cpu(run: Synthetic) -> Path:
+    """The host's part of the trace, as of a step on a CPU."""
+    gone = [e for e in events(run.document) if on_gpu(e) or e["cat"] == "cuda_runtime"]
+    device = msgspec.structs.replace(run.recording.device, kind="cpu", name="CPU", capability=None)
+    return made(replace(run, document=without(run.document, *gone)), device=device)
+
+
+def recorded(run: Synthetic) -> Path:
+    """With what a recording may know besides."""
+    table = run.recording.modules
+    facts = workload(run.recording, tokens_per_step=4096, real_tokens_per_step=3000, micro_batches=2)
+    costs = [GradientCost(module=m.id, calls=1, weight_ns=400_000, input_ns=350_000) for m in table if m.part == "base"]
+    calls = [
+        AttentionCall(
+            module=m.id, query=(1, 32, 4096, 128), key=(1, 32, 4096, 128), value=(1, 32, 4096, 128), dtype="bfloat16",
+            mask="causal", backend="efficient", faster="flash", obstacles=["mask"], ran_ns=60_000, faster_ns=40_000,
+        )
+        for m in table
+        if m.path.endswith(".attn")
+    ]  # fmt: skip
+    return made(
+        run,
+        memory=Memory(peak_bytes=80, reserved_bytes=97, total_bytes=100, allocator_retries=1),
+        training_cost=TrainingCost(
+            parameters=10**8, sampled=10**7, optimizer_ns=900_000, clip_ns=50_000, accumulate_ns=70_000, gradients=costs
+        ),
+        attention=calls,
+        counted=[
+            CountedOp(module=m.id, phase="forward", op="aten::mm", shapes="", count=1, flops=10**12, min_bytes=10**8)
+            for m in table
+            if m.part == "base"
+        ],
+        **facts,
+    )
+
+
+KINDS: dict[str, Callable[[], Path]] = {
+    **{name: lambda name=name: made(synthetic(name)) for name in PRESETS},  # type: ignore[misc]
+    **{f"random-{seed}": partial(random, seed) for seed in range(8)},
+    "trace-v1": lambda: bare(synthetic("bandwidth-v1")),
+    "trace-v5": lambda: bare(synthetic("bandwidth-v5")),
+    "trace-random": lambda: bare(simulate(*random_run(5))),
+    "cpu": lambda: on_cpu(synthetic("bandwidth-v1")),
+    "cpu-trace": lambda: on_cpu(synthetic("checkpoint")) / "rank0.trace.json.gz",
+    "recorded": lambda: recorded(shaped(**LARGE)),
+    "recorded-v5": lambda: recorded(shaped(**LARGE, variant="V5", checkpoint=True)),
+    "ranks": lambda: fleet(4),
+    "ranks-gather": lambda: fleet(3, collective="_all_gather_base", slow=2, offsets_ns={1: 5_000_000, 2: -7_000_000}),
+    "ranks-machines": lambda: fleet(4, slow=None, machines=lambda rank: f"node{rank // 2}", numbered=False),
+}
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {str(key): rounded(one) for key, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def digest(value: Any) -> str:
+    return blake2b(json.dumps(rounded(value), sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def said(finding: dict[str, Any]) -> Iterator[str]:
+    gain = finding["gain"]
+    worth = " ".join(f"{gain[key]:.6g}" for key in ("ns", "speedup", "low", "high")) if gain else "-"
+    yield f"  {finding['id']} {finding['severity']} {worth}: {finding['title']}"
+    for one in finding["evidence"]:
+        yield f"    {one['what']}: {rounded(one['value'])} {one['unit']}".rstrip()
+    for remedy in finding["remedies"]:
+        yield f"    > {remedy['kind']} {digest(remedy)} {remedy['text']}"
+
+
+def pinned(name: str, place: Path) -> Iterator[str]:
+    job = Job(partial(load_source, place))
+    report = msgspec.to_builtins(job.report)
+    yield name
+    for section, value in report.items():
+        if section == "findings":
+            for finding in value:
+                yield from said(finding)
+        elif section != "source" and value not in (None, []):
+            yield f"  {section} {digest(value)}"
+    drawn = job.drawn()
+    for i, scene in enumerate(drawn.scenes):
+        yield f"  scene {i} {digest(msgspec.to_builtins(scene))}"
+    yield f"  what if {digest(msgspec.to_builtins(drawn.what_if))}"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_report_stays_as_it_is(name: str) -> None:
+    assert_golden(f"pinned/{name}.txt", "\n".join(pinned(name, KINDS[name]())) + "\n")
+
+
+ESTIMATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama-3.2-1b", {"seq": 2048, "gpu": "h100-sxm"}),
+    "llama-fsdp": ("llama-3.2-1b", {"gpus": 8, "parallel": "fsdp", "accumulate": 2, "gpu": "h100-sxm"}),
+    "llama-4bit": ("llama-3.2-1b", {"quantized": "nf4", "checkpointing": True, "gpu": "h100-sxm"}),
+    "gpt2-fused": ("gpt2-xl", {"kernels": "fused", "adapter_kernels": "fused", "rank": 64, "gpu": "h100-sxm"}),
+    "gpt2-compiled": ("gpt2-xl", {"kernels": "compiled", "dropout": 0.1, "attention": "eager", "gpu": "h100-sxm"}),
+    "roberta": ("roberta-base", {"autocast": "bfloat16", "dtype": "float32", "targets": "query,value"}),
+    "resnet": ("resnet18", {"optimizer": "sgd", "gpu": "h100-sxm"}),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_an_estimate_stays_as_it_is(name: str) -> None:
+    model, options = ESTIMATES[name]
+    found = msgspec.to_builtins(loraprof.estimate_step(model, **options))
+    text = "".join(f"{section} {digest(value)}\n" for section, value in found.items() if section != "gpus")
+    gpus = "".join(f"{gpu['name']} {digest(gpu)}\n" for gpu in found["gpus"])
+    assert_golden(f"pinned/estimate-{name}.txt", text + gpus)
