@@ -16,7 +16,7 @@ from loraprof.cli.app import run
 from loraprof.cli.fix import _of_recording, parse_required, shortfall
 from loraprof.errors import UsageError
 from loraprof.model.compare import Comparison
-from loraprof.model.fix import Fix, Measured, Reached, Together
+from loraprof.model.fix import Fix, Measured, Reached, Together, Tried
 from loraprof.report.registry import RENDERERS, render
 from loraprof.report.views.fix import contribution, headline
 from loraprof.store.recordings import load_source
@@ -39,7 +39,23 @@ def test_the_headline() -> None:
     assert headline(found) == "1.25x [1.22, 1.28] the speed, measured, with lora-fused."
     both = Together(arms=["lora-fused", "tf32"], measured=Measured(ratio=0.5, low=0.5, high=0.5, verdict="faster"))
     assert "lora-fused and tf32 together" in headline(msgspec.structs.replace(found, together=both))
-    assert headline(msgspec.structs.replace(found, remedies=[])).startswith("No remedy")
+    assert headline(msgspec.structs.replace(found, remedies=[])) == "No remedy fits this program."
+    waiting = Tried(finding=None, arm="tf32", kind="numerics", text="", status="refused", untried=True)
+    none = msgspec.structs.replace(found, remedies=[waiting], rounds=0, needed_ns=290_000_000_000)
+    assert headline(none) == "No remedy was tried: the time was spent before the first one's turn."
+    page = render(none, "markdown").decode()
+    assert "--budget 5m has time for all" in page
+    assert "What there was no time for" in page
+    assert "What does not fit here" not in page
+
+
+def test_nothing_tried_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = Tried(finding=None, arm="tf32", kind="numerics", text="", status="refused", untried=True)
+    none = msgspec.structs.replace(sample(), remedies=[waiting], rounds=0, needed_ns=290_000_000_000)
+    monkeypatch.setattr("loraprof.runs.fix.run.fix", lambda asked: none)
+    page = tmp_path / "fix.json"
+    assert run(["fix", "--budget", "60s", "--format", "json", "-o", str(page), "tiny-llama-cpu"]) == 4
+    assert msgspec.json.decode(page.read_bytes(), type=Fix) == none
 
 
 def test_what_is_required() -> None:

@@ -142,7 +142,9 @@ def test_the_plan_says_what_it_will_take() -> None:
     said = _plan(first, one, [REMEDIES["autocast"], REMEDIES["fused-optimizer"]])
     assert said == "2 remedies fit; a run takes 2.00 s for 10 timed steps, a round 8.00 s; 24.0 s to 104 s in all"
     one.deadline_ns = time.perf_counter_ns()
-    assert _plan(first, one, [REMEDIES["compile-blocks"]]).endswith(" in all")
+    said = "1 remedies fit; a run takes 2.00 s for 10 timed steps, and 0 ns are left: too little to try one"
+    assert _plan(first, one, [REMEDIES["compile-blocks"]]) == said
+    assert _plan(first, one, []) == "no remedy fits"
 
 
 def test_what_is_settled_makes_room_for_what_is_not() -> None:

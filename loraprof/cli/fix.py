@@ -90,6 +90,12 @@ def fix(
         say(f"wrote {output}", quiet)
     if contribute is not None:
         _append(contribute, result)
+    if any(t.untried for t in result.remedies) and not any(t.measured for t in result.remedies):
+        from loraprof.report.views.fix import more_time
+
+        raise MeasurementError(
+            f"no remedy was tried within --budget {budget}", more_time(result.needed_ns or budget_ns)
+        )
     if missed:
         raise ThresholdError(f"--require {require}: {missed}", None)
     return 0

@@ -57,7 +57,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     ``unpredicted``: why nothing is.
 
     ``covered``: the predicted interval of the speed-up holds what was measured; None where either is unknown,
-    or where the measured interval reaches into the predicted one and its middle does not.
+    or where the measured interval reaches into the predicted one and its middle does not. ``untried``: it fits, and the
+    time was spent before its turn.
     """
 
     finding: str | None
@@ -73,6 +74,7 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     reached: Reached | None = None
     status: Status
     reason: str | None = None
+    untried: bool = False
 
 
 class Together(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +87,8 @@ class Together(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fix(msgspec.Struct, frozen=True, kw_only=True):
-    """``noise_floor``: what two unchanged runs differ by, as a relative difference of step times."""
+    """``noise_floor``: what two unchanged runs differ by, as a relative difference of step times. ``needed_ns``:
+    the time in which all that fit would have their turn; None where they had."""
 
     schema: str = SCHEMA
     target: str
@@ -96,5 +99,6 @@ class Fix(msgspec.Struct, frozen=True, kw_only=True):
     together: Together | None = None
     goal: str | None = None  # of trainings at equal time or until an equal loss
     rounds: int = 0
+    needed_ns: int | None = None
     notes: list[str] = []
     missed: str | None = None  # what --require asked for and is not there

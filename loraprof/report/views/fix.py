@@ -17,6 +17,7 @@ def view_fix(found: Fix) -> Document:
         ("input", f"{found.target} · {found.device_name}"),
         ("unchanged", f"{step} a step · peak {units.nbytes(base.peak_bytes)}"),
         ("rounds", " · ".join(filter(None, (f"{found.rounds}, in alternating order", floor)))),
+        *([("time", f"some that fit had no turn; {more_time(found.needed_ns)}")] if found.needed_ns else []),
         *(("note", note) for note in found.notes),
         *([("missed", found.missed)] if found.missed else []),
     ]  # fmt: skip
@@ -34,8 +35,22 @@ def headline(found: Fix) -> str:
             f"{_speed(found.together.measured)} the speed, measured, with {' and '.join(found.together.arms)} together."
         )
     if best is None or best.measured is None:
-        return "No remedy that was tried makes this step surely faster."
+        return _nothing(found.remedies)
     return f"{_speed(best.measured)} the speed, measured, with {best.arm}."
+
+
+def more_time(needed_ns: int) -> str:
+    """What to ask for, so that every remedy is tried."""
+    return f"--budget {needed_ns // 60_000_000_000 + 1}m has time for all"
+
+
+def _nothing(remedies: list[Tried]) -> str:
+    """Why no remedy helped."""
+    if any(t.measured or t.status == "failed" for t in remedies):
+        return "No remedy that was tried makes this step surely faster."
+    if any(t.untried for t in remedies):
+        return "No remedy was tried: the time was spent before the first one's turn."
+    return "No remedy fits this program."
 
 
 def contribution(found: Fix) -> str:
@@ -60,7 +75,8 @@ def _gain(gain: Gain | None) -> str:
 
 def _sections(found: Fix) -> list[Section]:
     tried = [t for t in found.remedies if t.status != "refused"]
-    refused = [t for t in found.remedies if t.status == "refused"]
+    refused = [t for t in found.remedies if t.status == "refused" and not t.untried]
+    untried = [t.arm for t in found.remedies if t.untried]
     untold = [(t.arm, t.unpredicted) for t in tried if t.unpredicted]
     both = [t.covered for t in tried if t.covered is not None]
     aside = f"{sum(both)} of {len(both)} predicted intervals hold what was measured" if both else ""
@@ -75,10 +91,12 @@ def _sections(found: Fix) -> list[Section]:
         sections.append(Section("reasons", "Why not", (Facts(tuple(reasons)),)))
     if untold:
         sections.append(Section("unpredicted", "Why nothing is predicted", (Facts(tuple(untold)),)))
+    if untried:
+        sections.append(Section("untried", "What there was no time for", (Paragraph(", ".join(untried) + "."),)))
     if refused:
         lines: tuple[Block, ...] = (Facts(tuple((t.arm, t.reason or "") for t in refused)),)
         sections.append(Section("refused", "What does not fit here", lines))
-    if not tried and not refused:
+    if not tried and not refused and not untried:
         sections.append(Section("remedies", "Remedies", (Paragraph("None was asked for."),)))
     return sections
 

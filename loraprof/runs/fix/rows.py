@@ -26,7 +26,7 @@ def row(remedy: LiveRemedy, bench: Bench, known: Repeats, promises: Promises) ->
     if ended is not None:
         status, reason = ("refused" if ended.status == "refused" else "failed"), ended.reason
     elif found is None:
-        status, reason = "refused", "the time budget was spent before its turn"
+        status, reason = "refused", "the time was spent before its turn"
     elif change is not None and change.verdict == "differs":
         status, reason = "loss differs", differs
     else:
@@ -44,6 +44,7 @@ def row(remedy: LiveRemedy, bench: Bench, known: Repeats, promises: Promises) ->
         loss=change,
         status=status,
         reason=reason,
+        untried=ended is None and found is None,
     )
 
 

@@ -154,7 +154,8 @@ def _tried(
     fitting.sort(key=lambda r: -promises.speedup(r))
     bench.warmup = max(WARM_UP, survey.period or 0)
     bench.steps = steps_within(bench.left_ns() // RESERVE, len(fitting) + 2, survey, bench.warmup)
-    first = bench.first()
+    first = bench.first() if fitting else survey
+    needed_ns = asked.budget_ns - bench.left_ns() + _span(first, bench, fitting)[0]
     asked.say(_plan(first, bench, fitting))
     quick, costly = ([r for r in fitting if (r.name in COMPILING) is compiling] for compiling in (False, True))
     _repeat(bench, quick, bench.left_ns() // (COMPILED_RESERVE if costly else RESERVE))
@@ -183,21 +184,30 @@ def _tried(
         together=together,
         goal=asked.goal.words if asked.goal and reached else None,
         rounds=len([r for r in bench.rounds if BASE in r]),
+        needed_ns=max(needed_ns, asked.budget_ns) if any(t.untried for t in alone) else None,
         notes=notes,
     )
 
 
 def _plan(first: Found, bench: Bench, fitting: Sequence[LiveRemedy]) -> str:
-    """What it will take: at least two rounds of each, at most ten, and in all the budget."""
-    run_ns, left_ns, costly = first.wall_ns, bench.left_ns(), [r for r in fitting if r.name in COMPILING]
-    quick = len(fitting) - len(costly)
-    compiled = (COMPILE_NS + 3 * run_ns * LEAST) * bool(costly)
+    """What it will take, at most what is left of the budget."""
+    run_ns, left_ns = first.wall_ns, max(bench.left_ns(), 0)
+    if not fitting:
+        return "no remedy fits"
+    quick = sum(r.name not in COMPILING for r in fitting)
+    takes = f"{len(fitting)} remedies fit; a run takes {units.ns(run_ns)} for {bench.steps} timed steps"
+    if left_ns < 3 * run_ns:
+        return f"{takes}, and {units.ns(left_ns)} are left: too little to try one"
+    low, high = (min(left_ns, ns) for ns in _span(first, bench, fitting))
+    return f"{takes}, a round {units.ns(run_ns * (quick + 2))}; {units.ns(low)} to {units.ns(high)} in all"
+
+
+def _span(first: Found, bench: Bench, fitting: Sequence[LiveRemedy]) -> tuple[int, int]:
+    """Time for at least ``SURE`` rounds of each, and for all ``ROUNDS`` with those that helped together, ns."""
+    run_ns, quick = first.wall_ns, sum(r.name not in COMPILING for r in fitting)
+    compiled = (COMPILE_NS + 3 * run_ns * LEAST) * (quick < len(fitting))
     least, most = (run_ns * rounds * (quick + 2) + compiled for rounds in (SURE, ROUNDS))
-    low, high = (min(left_ns, ns) for ns in (least, most + 4 * TOGETHER_ROUNDS * run_ns * bool(quick)))
-    return (
-        f"{len(fitting)} remedies fit; a run takes {units.ns(run_ns)} for {bench.steps} timed steps, a round "
-        f"{units.ns(run_ns * (quick + 2))}; {units.ns(low)} to {units.ns(high)} in all"
-    )
+    return least, most + 4 * TOGETHER_ROUNDS * run_ns * bool(quick)
 
 
 def _recorded(asked: Asked, folder: Path, alone: Sequence[Tried], together: Together | None) -> list[str]:
