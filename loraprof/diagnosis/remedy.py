@@ -24,6 +24,8 @@ class Remedy:
     for this script, or that does not fit it, is not printed. ``arm``: what ``loraprof fix`` or
     ``loraprof compare`` calls the change.
 
+    ``offered``: whether ``loraprof fix`` can make it in this program; the words stand without it.
+
     ``saved``: what the change takes off the step, from this recording; None: what the rule's test saw goes as a whole.
     ``assumed``: only a part of that goes, in a range that is not of this recording.
     """
@@ -31,6 +33,7 @@ class Remedy:
     kind: RemedyKind
     text: Mapping[Stack, str]
     arm: str | None = None
+    offered: Callable[[Case], bool] | None = None
     fits: Callable[[Case, Values], bool] | None = None
     saved: Saved | None = None
     assumed: Assumed | None = None
@@ -49,14 +52,14 @@ class Remedy:
             kind=self.kind,
             stack=stack,
             text=Template(self.text[stack]).substitute(values),
-            arm=self.arm,
+            arm=self.arm if self.offered is None or self.offered(case) else None,
             gain=gain(case, saved) if saved is not None else None,
         )
 
     def pays(self, case: Case, values: Values, whole: Worth | None) -> bool:
-        """False where what it saves is known and cannot be told from nothing."""
+        """False where what it saves is known, and too little to be told from nothing."""
         saved, unprofiled = self.worth(case, values, whole), case.timing.unprofiled
-        return saved is None or unprofiled is None or saved.ns >= tellable_ns(unprofiled)
+        return saved is None or unprofiled is None or not 0 < saved.ns < tellable_ns(unprofiled)
 
     def _stack(self, case: Case) -> Stack | None:
         return next((s for s in stacks(case) if s in self.text), None)

@@ -16,6 +16,7 @@ Stack = Literal[
     "torchtune",
     "litgpt",
     "peft",
+    "transformers-causal-lm",
     "transformers-model",
     "plain",
 ]
@@ -26,6 +27,22 @@ ORIGINS: Final[tuple[tuple[Stack, tuple[str, ...]], ...]] = (
     ("litgpt", ("litgpt",)),
     ("transformers-model", ("transformers.", "transformers_modules.")),
 )
+
+
+def causal(case: Case) -> bool:
+    """Whether there is a language model that predicts the next token, by the class names of transformers."""
+    return _has(case, ("ForCausalLM", "LMHeadModel"))
+
+
+def one_label_a_row(case: Case) -> bool:
+    """Whether there is a model that classifies whole sequences, by the class names of transformers."""
+    return _has(case, ("Classification", "ForMultipleChoice", "ForQuestionAnswering")) and not _has(
+        case, ("ForTokenClassification",)
+    )
+
+
+def _has(case: Case, ends: tuple[str, ...]) -> bool:
+    return any(m.cls.endswith(ends) for m in case.recording.modules) if case.recording else False
 
 
 def stacks(case: Case) -> tuple[Stack, ...]:
@@ -39,6 +56,8 @@ def stacks(case: Case) -> tuple[Stack, ...]:
     for stack, starts in ORIGINS:
         if any(origin.startswith(starts) for origin in origins):
             found.add(stack)
+    if "transformers-model" in found and causal(case):
+        found.add("transformers-causal-lm")
     if case.peft:
         found.add("peft")
     if found & {"trl", "axolotl", "llamafactory", "swift", "unsloth"} and "transformers-model" in found:

@@ -41,12 +41,13 @@ FUSED = Remedy(
     kind="same_training",
     text={
         "axolotl": "lora_mlp_kernel: true, lora_qkv_kernel: true, lora_o_kernel: true (needs lora_dropout: 0)",
-        "transformers-model": "a fused LoRA: Unsloth's FastLanguageModel.get_peft_model, or axolotl's lora_mlp_kernel, "
-        "lora_qkv_kernel and lora_o_kernel",
+        "transformers-causal-lm": "a fused LoRA: Unsloth's FastLanguageModel.get_peft_model, or axolotl's "
+        "lora_mlp_kernel, lora_qkv_kernel and lora_o_kernel",
         "plain": "one autograd function per layer for base and adapter: torch.addmm(base, x @ A.T, B.T, alpha=scale) "
         "adds in the product, and so does its backward",
     },
     arm="lora-fused",
+    offered=lambda case: any(not s.dropout and s.kind in ("lora", "handwritten") for s in case.sites),
 )
 NO_DROPOUT = Remedy(
     kind="other_training",

@@ -66,7 +66,12 @@ VARIABLE_LENGTH = Remedy(
 )
 NO_ATTENTION_DROPOUT = Remedy(
     kind="other_training",
-    text={"transformers-model": "config.attention_dropout = 0.0", "plain": "dropout_p=0.0 in attention"},
+    text={
+        "transformers-causal-lm": "config.attention_dropout = 0.0 (attn_pdrop in GPT-2)",
+        "transformers-model": "no attention dropout in the config: attention_probs_dropout_prob = 0.0 in BERT and its "
+        "kin",
+        "plain": "dropout_p=0.0 in attention",
+    },
     fits=lambda case, values: "NO_ATTENTION_DROPOUT" in values["fixes"],
 )
 CONTIGUOUS_HEADS = Remedy(
@@ -91,7 +96,7 @@ LIGER = Remedy(
     kind="same_training",
     text={
         "transformers": "fused norms and cross-entropy: Liger-Kernel (TrainingArguments(use_liger_kernel=True))",
-        "transformers-model": "fused norms and cross-entropy: liger_kernel.transformers.AutoLigerKernelForCausalLM",
+        "transformers-causal-lm": "fused norms and cross-entropy: liger_kernel.transformers.AutoLigerKernelForCausalLM",
         "plain": "fused norms and cross-entropy: torch.compile, or Liger-Kernel",
     },
     saved=unknown,

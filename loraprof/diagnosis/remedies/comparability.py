@@ -1,6 +1,7 @@
 """What makes numbers mean what they seem to mean."""
 
 from loraprof.diagnosis.remedy import Remedy
+from loraprof.diagnosis.stack import causal, one_label_a_row
 
 ONE_COMMAND = Remedy(kind="same_training", text={"plain": "loraprof compare, which keeps everything else equal"})
 
@@ -31,6 +32,7 @@ LOADED = Remedy(
 PACKING = Remedy(
     kind="data",
     arm="packing",
+    offered=causal,
     text={
         "axolotl": "sample_packing: true",
         "llamafactory": "packing: true",
@@ -48,6 +50,7 @@ PACKING = Remedy(
 TO_LONGEST = Remedy(
     kind="data",
     arm="pad-to-longest",
+    offered=lambda case: not one_label_a_row(case),
     text={
         "transformers": 'a collator that pads to the longest: DataCollatorWithPadding(tokenizer, padding="longest")',
         "transformers-model": 'pad each batch to its longest sequence: tokenizer(..., padding="longest")',
