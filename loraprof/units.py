@@ -229,7 +229,7 @@ QUANTITIES: Final[dict[str, Callable[[float | None], str]]] = {
     "count": count,
 }
 PLAIN: Final = ("FLOP/B", "MHz", "W", "J", "per step")
-COUNTED: Final = ("calls", "devices", "features", "kernels", "layers", "messages", "modules", "ops", "parameters",
+COUNTED: Final = ("calls", "cores", "devices", "features", "kernels", "layers", "messages", "modules", "ops", "parameters",
                   "ranges", "regions", "steps", "tensors", "tokens")  # fmt: skip
 
 

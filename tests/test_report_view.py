@@ -1,16 +1,19 @@
 import msgspec
 import pytest
 from msgspec.structs import replace
+from recordings import recording
 from sample_comparison import comparison
 from sample_report import bare_report, report
 
+from loraprof.diagnosis.build import CROWDED, _timing
 from loraprof.model.compare import ArmResult, Bar, Waterfall
+from loraprof.model.recording import Timing
 from loraprof.model.report import Interval, Unprofiled
 from loraprof.report.document import Facts, Proposals, Table
 from loraprof.report.terminal.render import to_text
 from loraprof.report.views import compare as view_compare
 from loraprof.report.views.adapter import saved_rows
-from loraprof.report.views.answer import lowered
+from loraprof.report.views.answer import lowered, sure
 from loraprof.report.views.as_it_runs import as_it_runs, as_profiled
 from loraprof.report.views.report import partition_bar, view
 from loraprof.report.views.tables import (
@@ -266,3 +269,19 @@ def test_the_page_says_how_to_prove_it() -> None:
         block = next(s for s in shown.sections if s.id == "sure").blocks[0]
         assert isinstance(block, Facts)
         assert dict(block.lines)["prove it"] == f"loraprof fix {option}train.py --lr 3e-4"
+
+
+def test_a_process_that_others_crowded_out_says_so() -> None:
+    """The more of the step is work, the more of a core it needs."""
+    given = report()
+    alone = replace(given, timing=replace(given.timing, cores=0.97, crowded=False))
+    assert "of a core" not in sure(alone)
+    beset = replace(given, timing=replace(given.timing, cores=0.29, crowded=True))
+    assert "other work on this machine: the process had 0.29 of a core" in sure(beset)
+    step = given.step()
+    assert step is not None
+    share = step.ns(kind="busy") / step.wall_ns
+    for cores in (0.99 * CROWDED * share, 1.01 * CROWDED * share):
+        timed = replace(recording(), timing=Timing(samples_ns=[10], dropped=0, clock="perf_counter_ns", cores=cores))
+        assert _timing(timed, step, on_gpu=False).crowded is (cores < CROWDED * share)
+        assert _timing(timed, step, on_gpu=True).crowded is None  # its host may wait

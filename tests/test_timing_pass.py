@@ -82,3 +82,18 @@ def test_nothing_was_timed() -> None:
     assert timed.timing(skipped=3) is None
     timed.stamp()
     assert timed.timing(skipped=3) is None
+
+
+def test_processor_time_is_taken_beside_the_steps_alone() -> None:
+    clock, processor = Clock(), Clock()
+    timed = TimingPass(Cpu(CPU, clock), 2, True, clock, processor)
+    timed.stamp()
+    for step, used in ((10, 4), (30, 6)):
+        clock.now, processor.now = clock.now + step * MS, processor.now + used * MS
+        timed.stamp()
+        processor.now += 100 * MS  # of what is no step
+        clock.now += 100 * MS
+        timed.again()
+    found = timed.timing(skipped=0)
+    assert found is not None
+    assert found.cores == (4 + 6) / (10 + 30)

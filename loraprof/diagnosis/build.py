@@ -47,6 +47,7 @@ from loraprof.model.report import (
 from loraprof.model.trace import Int64, Trace
 from loraprof.store.places import Place
 
+CROWDED = 0.75  # of the share of the step that is work: with less processor time, others had it
 UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
@@ -264,11 +265,15 @@ def _timing(recording: Recording | None, step: Step | None, on_gpu: bool) -> Tim
         steps = len(recording.timing.samples_ns)
         unprofiled = Unprofiled(median_ns=median, low_ns=low, high_ns=high, steps=steps)
     inflation = profiled_ns / unprofiled.median_ns if unprofiled and profiled_ns else None
+    cores = recording.timing.cores if recording is not None and recording.timing is not None else None
+    working = step.ns(kind="busy") / step.wall_ns if step and step.wall_ns else 0.0
     return TimingReport(
         unprofiled=unprofiled,
         profiled_ns=profiled_ns,
         inflation=inflation,
         tokens_per_step=recording.workload.tokens_per_step if recording else None,
+        cores=cores,
+        crowded=None if cores is None or on_gpu else cores < CROWDED * working,
         idle_unprofiled_ns=max(0, unprofiled.median_ns - busy_ns) if unprofiled and busy_ns is not None else None,
     )
 

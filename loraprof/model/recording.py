@@ -108,11 +108,15 @@ class ModuleCall(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Unprofiled step times (pass T), raw. ``clock``: "perf_counter_ns" or "cuda_event"."""
+    """Unprofiled step times (pass T), raw. ``clock``: "perf_counter_ns" or "cuda_event".
+
+    ``cores``: processor time of the process, all its threads, over the time of the steps. None: not taken.
+    """
 
     samples_ns: list[PositiveNs]
     dropped: Count  # warm-up steps not in samples_ns
     clock: str
+    cores: Rate | None = None
 
 
 class CountedOp(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,11 +65,16 @@ class Unprofiled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimingReport(msgspec.Struct, frozen=True, kw_only=True):
+    """``cores``: processor time of the process over the time of the unprofiled steps; ``crowded``: on a CPU, less than
+    the work of the step needs, so that other processes have slowed it. None: not known."""
+
     unprofiled: Unprofiled | None
     profiled_ns: int | None
     inflation: float | None
     tokens_per_step: int | None
     idle_unprofiled_ns: int | None = None  # GPU: what is left of the unprofiled step beside the reported step's work
+    cores: float | None = None
+    crowded: bool | None = None
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename={"class_": "class"}):

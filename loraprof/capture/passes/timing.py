@@ -30,30 +30,37 @@ class TimingPass:
     """
 
     def __init__(
-        self, device: Device, wanted: int, settles: bool = True, clock: Callable[[], int] = time.perf_counter_ns
+        self,
+        device: Device,
+        wanted: int,
+        settles: bool = True,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        processor: Callable[[], int] = time.process_time_ns,
     ) -> None:
-        self.device, self.wanted, self._clock = device, wanted, clock
+        self.device, self.wanted, self._clock, self._processor = device, wanted, clock, processor
         self._settles = settles and device.asynchronous
         self._began_ns: int | None = None
         self._host_ns: list[int] = []  # of each step
         self._since_ns = 0
+        self._used_ns = self._used_before_ns = 0  # by all threads of the process
         self._marks: list[list[Any]] = [[]]  # of steps that follow one another
         self._due = wanted  # steps at which to look again
 
     def stamp(self) -> None:
         """A step ends here, and the next one begins."""
         self._marks[-1].append(self.device.mark())
-        now = self._clock()
+        now, used = self._clock(), self._processor()
         if self._began_ns is None:
             self._began_ns = now
         else:
             self._host_ns.append(now - self._since_ns)
-        self._since_ns = now
+            self._used_ns += used - self._used_before_ns
+        self._since_ns, self._used_before_ns = now, used
 
     def again(self) -> None:
         """The next step begins here, not at the last stamp."""
         self._marks.append([self.device.mark()])
-        self._since_ns = self._clock()
+        self._since_ns, self._used_before_ns = self._clock(), self._processor()
 
     @property
     def steps_ns(self) -> list[int]:
@@ -80,7 +87,8 @@ class TimingPass:
         if not samples:
             return None
         unsteady = warmup_end(samples, minimum=0) if self._settles else 0
-        return Timing(samples_ns=samples[unsteady:], dropped=skipped + unsteady, clock=self.device.clock)
+        cores = self._used_ns / max(sum(self._host_ns), 1)
+        return Timing(samples_ns=samples[unsteady:], dropped=skipped + unsteady, clock=self.device.clock, cores=cores)
 
     def _samples(self) -> list[int]:
         return [ns for marks in self._marks for ns in self.device.between_ns(marks)]

@@ -227,11 +227,11 @@ def expert_loop(case: Case) -> Seen | None:
 
 
 def slow_products(case: Case) -> Seen | None:
-    """B10: the base's own products run far below what this device reached in calibration."""
+    """B10: the base's own products run far below what this device reached in calibration, and had it to themselves."""
     rows = [k for k in case.kernels if k.role == "base.linear" and k.flops]
     flops, spent = sum(k.flops or 0 for k in rows), sum(k.total_ns for k in rows)
     peak = case.gemm_flops_per_s
-    if not peak or not spent or case.busy_ns < BUSY_SHARE * case.wall_ns:
+    if not peak or not spent or case.busy_ns < BUSY_SHARE * case.wall_ns or case.timing.crowded:
         return None
     reached = flops / spent * 1e9 / peak
     if reached >= GEMM_EFFICIENCY:

@@ -74,9 +74,9 @@ def cold_timing(case: Case) -> Seen | None:
 
 
 def _noisy(case: Case) -> Seen | None:
-    """Steps that repeat so badly that no difference between arms can be told from them."""
-    u = case.timing.unprofiled
-    if u is None or u.high_ns - u.low_ns <= NOISE * u.median_ns:
+    """Steps that repeat so badly that no difference between arms can be told from them, or that others slowed."""
+    u, t = case.timing.unprofiled, case.timing
+    if u is None or not (u.high_ns - u.low_ns > NOISE * u.median_ns or t.crowded):
         return None
     return Seen(
         evidence=[
@@ -84,8 +84,9 @@ def _noisy(case: Case) -> Seen | None:
             evidence("its interval from", u.low_ns, "ns"),
             evidence("to", u.high_ns, "ns"),
             evidence("steps timed", u.steps, "steps"),
+            evidence("processor time of the process over theirs", t.cores, "cores"),
         ],
-        title="The steps repeat too badly for a comparison",
+        title="Other work slowed the timed steps" if t.crowded else "The steps repeat too badly for a comparison",
         remedies=(remedies.QUIET,),
         values={"timed": 5 * u.steps, "target": target(case)},
     )

@@ -51,6 +51,8 @@ def sure(report: Report) -> str:
         u = t.unprofiled
         half = (u.high_ns - u.low_ns) / 2 / u.median_ns
         words.append(f"timing ±{units.percent(half)} over {units.count(u.steps)} steps")
+    if t.crowded and t.cores is not None:
+        words.append(f"other work on this machine: the process had {t.cores:.2f} of a core")
     if report.nvml and report.nvml.throttle is not None:
         words.append(f"throttled by {', '.join(report.nvml.throttle)}" if report.nvml.throttle else "not throttled")
     if step and (busy := step.ns(kind="busy")) and report.source.kind == "trace":
