@@ -229,8 +229,8 @@ QUANTITIES: Final[dict[str, Callable[[float | None], str]]] = {
     "count": count,
 }
 PLAIN: Final = ("FLOP/B", "MHz", "W", "J", "per step")
-COUNTED: Final = ("calls", "cores", "devices", "features", "kernels", "layers", "messages", "modules", "ops", "parameters",
-                  "ranges", "regions", "steps", "tensors", "tokens")  # fmt: skip
+COUNTED: Final = ("calls", "cores", "devices", "features", "kernels", "layers", "messages", "modules", "ops",
+                  "parameters", "ranges", "regions", "steps", "tensors", "tokens")  # fmt: skip
 
 
 def quantity(value: float | str | None, unit: str) -> str:

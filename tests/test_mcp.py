@@ -66,10 +66,15 @@ def test_no_value_becomes_an_option() -> None:
     with pytest.raises(mcp.ToolError, match=r"exit code 2 \(bad usage\): --output"):
         mcp._target(["--output", "x"], "-m")
     assert mcp._target(["-m", "package.train"], "-m")
+    assert mcp._as_fields("differ: --allow-different compares them --fail-on") == (
+        "differ: allow_different compares them fail_on"
+    )
+    assert mcp._as_fields("a--b -- c") == "a--b -- c"
 
 
 def test_the_instructions_are_the_skill() -> None:
-    from loraprof.integrations.mcp import SKILL, instructions
+    from loraprof.integrations.mcp import instructions
+    from loraprof.report.skill import SKILL
 
     assert instructions().endswith(SKILL.read_text().rstrip().rsplit("\n", 1)[1])
     assert "description:" not in instructions()

@@ -51,6 +51,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "workloads": ("loraprof workloads",),
     "doctor": ("loraprof doctor", "loraprof doctor --calibrate --dtype bfloat16"),
     "selftest": ("loraprof selftest", "loraprof selftest --device cpu --only sleep,gemm"),
+    "skill": ("loraprof skill",),
     "mcp": ("loraprof mcp",),
 }
 

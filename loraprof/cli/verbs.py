@@ -27,6 +27,7 @@ VERBS: Final[dict[str, str]] = {
     "workloads": "List the built-in workloads.",
     "doctor": "Say what can be measured here and what cannot, with the remedy for each.",
     "selftest": "Plant known work on this device and check that the analysis finds it.",
+    "skill": "Print the skill for coding agents.",
     "mcp": "Serve profile, report, explain, compare, fix and estimate to an agent.",
 }
 TARGETS: Final = {

@@ -272,6 +272,7 @@ def _timing(recording: Recording | None, step: Step | None, on_gpu: bool) -> Tim
         profiled_ns=profiled_ns,
         inflation=inflation,
         tokens_per_step=recording.workload.tokens_per_step if recording else None,
+        real_tokens_per_step=recording.workload.real_tokens_per_step if recording else None,
         cores=cores,
         crowded=None if cores is None or on_gpu else cores < CROWDED * working,
         idle_unprofiled_ns=max(0, unprofiled.median_ns - busy_ns) if unprofiled and busy_ns is not None else None,

@@ -4,8 +4,8 @@ A tool is a command line of the same name; nothing is computed here and torch is
 are the skill that the package ships.
 """
 
+import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Final
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -16,11 +16,12 @@ from pydantic import Field
 from loraprof import __version__
 from loraprof.errors import MEANINGS, UsageError
 from loraprof.integrations.tool_process import failure, run, succeeded
+from loraprof.report.skill import skill_text
 
-SKILL: Final = Path(__file__).resolve().parents[1] / ".agents" / "skills" / "loraprof" / "SKILL.md"
 AGENT: Final = "--format=agent"
 READING: Final = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 RUNNING: Final = ToolAnnotations(read_only_hint=False, destructive_hint=False)
+OPTION: Final = re.compile(r"(?<!\S)--([a-z][a-z-]+)")
 Option = str | int | float | bool | None
 
 TARGET: Final = (
@@ -117,7 +118,7 @@ def server() -> MCPServer:
 
 def instructions() -> str:
     """The skill without its front matter."""
-    body = SKILL.read_text(encoding="utf-8").split("---\n", 2)[2].strip()
+    body = skill_text().split("---\n", 2)[2].strip()
     return f"Each tool runs the command of its name; paths are best absolute.\n\n{body}"
 
 
@@ -147,8 +148,13 @@ async def _tool(words: Sequence[str], context: Context, folder: str | None = Non
     except UsageError as error:
         raise ToolError(_refused(error)) from None
     if not succeeded(ended):
-        raise ToolError(failure(ended))
-    return ended.out if not ended.code else f"{ended.out}{failure(ended)}\n"
+        raise ToolError(_as_fields(failure(ended)))
+    return ended.out if not ended.code else f"{ended.out}{_as_fields(failure(ended))}\n"
+
+
+def _as_fields(said: str) -> str:
+    """Options by the names that the tools have for them."""
+    return OPTION.sub(lambda found: found[1].replace("-", "_"), said)
 
 
 def _refused(error: UsageError) -> str:

@@ -75,6 +75,7 @@ class TimingReport(msgspec.Struct, frozen=True, kw_only=True):
     idle_unprofiled_ns: int | None = None  # GPU: what is left of the unprofiled step beside the reported step's work
     cores: float | None = None
     crowded: bool | None = None
+    real_tokens_per_step: int | None = None  # without padding, where that was seen
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename={"class_": "class"}):

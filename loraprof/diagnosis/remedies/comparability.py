@@ -42,9 +42,8 @@ PACKING = Remedy(
         "transformers": "sequences packed into one row: DataCollatorWithFlattening(); or batches of like length: "
         'TrainingArguments(train_sampling_strategy="group_by_length") with a collator that pads to the longest: '
         'DataCollatorWithPadding(tokenizer, padding="longest")',
-        "transformers-model": 'batches of like length, each padded to its longest: tokenizer(..., padding="longest"), '
-        "or sequences packed into one row",
-        "plain": "batches of like length, each padded to its longest, or sequences packed into one row",
+        "plain": "batches of like length, each padded to its longest, or sequences packed into one row; for the same "
+        "training, a batch in parts of like length, the loss of each weighted by its part of the batch",
     },
 )
 TO_LONGEST = Remedy(
@@ -53,8 +52,8 @@ TO_LONGEST = Remedy(
     offered=lambda case: not one_label_a_row(case),
     text={
         "transformers": 'a collator that pads to the longest: DataCollatorWithPadding(tokenizer, padding="longest")',
-        "transformers-model": 'pad each batch to its longest sequence: tokenizer(..., padding="longest")',
-        "plain": "pad each batch to its longest sequence, not to a fixed length",
+        "plain": "pad each batch to its longest sequence, not to a fixed length: in the collate function, or "
+        'tokenizer(..., padding="longest")',
     },
     saved=lambda case, values: values["longest"],
 )

@@ -67,7 +67,7 @@ ONE_DEVICE_EACH = Remedy(
 
 ONCE_PER_STEP = Remedy(
     kind="same_training",
-    text={"plain": "compute it once per step, before the layers, and pass it down: $what"},
+    text={"plain": "compute $what once per step, before the layers, and pass it down"},
     fits=lambda case, values: bool(values["what"]),
 )
 READ_ONCE = Remedy(

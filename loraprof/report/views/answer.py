@@ -10,6 +10,7 @@ DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "mixed": "mi
 SURE = 1.005  # low end of a speed-up that is one
 BARS = "▁▂▃▄▅▆▇█"
 MOST_BARS = 32
+PADDED = 0.01  # of the tokens: from here on it is said
 FREELY = 2.5  # high / low: a prediction that does not say how much
 
 
@@ -110,7 +111,9 @@ def _identity(report: Report) -> list[str]:
     source, t, a = report.source, report.timing, report.adapter
     words: list[str] = [source.workload or source.path, source.device_name or source.device or "device unknown"]
     if t.tokens_per_step and t.unprofiled and t.unprofiled.median_ns:
-        words.append(f"{units.count(round(t.tokens_per_step / t.unprofiled.median_ns * 1e9))} tokens/s")
+        padding = 1 - t.real_tokens_per_step / t.tokens_per_step if t.real_tokens_per_step else 0.0
+        rest = f", {units.percent(padding, 0)} of them padding" if padding >= PADDED else ""
+        words.append(f"{units.count(round(t.tokens_per_step / t.unprofiled.median_ns * 1e9))} tokens/s{rest}")
     if source.ranks > 1:
         words.append(f"{units.count(source.ranks)} ranks, the slowest shown")
     if a is not None:
