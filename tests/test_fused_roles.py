@@ -1,0 +1,22 @@
+"""A function that computes base and adapter at once: each of its products has its own role."""
+
+import pytest
+from recorded import recorded
+
+import loraprof
+
+@pytest.mark.slow
+def test_the_fused_arm_has_the_products_of_the_plain_one() -> None:
+    """FLOPs by role and phase, which no noise moves."""
+
+    def flops(arm: str) -> dict[tuple[str, str], int]:
+        report = loraprof.diagnose(recorded("tiny-llama-cpu", f"arm={arm}"))
+        out: dict[tuple[str, str], int] = {}
+        for k in report.kernels:
+            if k.flops and k.role in ("base.linear", "adapter.down", "adapter.up", "adapter.elementwise"):
+                out[k.role, k.phase] = out.get((k.role, k.phase), 0) + k.flops
+        return out
+
+    fused, plain = flops("lora-fused"), flops("lora")
+    for key in {key for key in {*fused, *plain} if key[0] != "adapter.elementwise"}:
+        assert fused.get(key, 0) == pytest.approx(plain.get(key, 0), rel=0.02), key
