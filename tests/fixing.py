@@ -66,6 +66,7 @@ def sample() -> Fix:
               covered=True, peak_bytes=1 << 28, loss=LossChange(largest_relative_difference=0.0, verdict="same"),
               status="kept"),
         Tried(finding=None, arm="autocast", kind="numerics", text="cast", measured=fast, status="loss differs",
+              unpredicted="no rule says what it saves",
               loss=LossChange(largest_relative_difference=0.2, verdict="differs"), reason="gradients differ by 20%"),
         Tried(finding=None, arm="tf32", kind="numerics", text="t", status="refused", reason="this device has no TF32"),
     ]  # fmt: skip

@@ -32,6 +32,8 @@ def test_every_format_shows_it(form: str) -> None:
     elif form not in ("github", "agent"):
         assert all(word in page for word in ("fuse it", "this device has no TF32", "loss differs"))
         assert "1 of 1 predicted" in page or form == "terminal"
+        assert "not predicted" in page
+        assert "no rule says what it saves" in page
 
 
 def test_the_headline() -> None:

@@ -5,7 +5,7 @@ loss or nothing, or one line that says why the recording does not tell.
                 the rate that the recorded ops reach (at best the calibrated one), and one launch; on a CPU also the
                 least op of C++ per tensor
     foreach     on a CPU the same ops, called from C++ instead of Python
-    autocast    fp32 products at the ratio of the rates that were calibrated for one shape in both dtypes, less the
+    autocast    fp32 products at the ratio of the rates by the shapes that were calibrated in both dtypes, less the
                 casts of what they read: of all operands in forward, of the activations' gradients again in backward;
                 on a CPU each of them is issued
     workers     the time in which the step waits for its batch, as H4 says it
@@ -127,7 +127,7 @@ def _autocast(case: Case) -> Worth | str:
     products = [r for r in case.records if r.gemm_type == "float"]
     if not products:
         return "no product of this step is known to run in fp32"
-    ratio = _half_over_single(case)
+    ratio = _half_over_single(case, products)
     if ratio is None:
         return f"no product was calibrated in {HALF}: a device may run it at a third or at many times the rate of fp32"
     spent = worth(case, of_rows(case, like(case, products)), waiting=False)
@@ -141,24 +141,35 @@ def _autocast(case: Case) -> Worth | str:
     return replace(_bounded(likely, low, high), basis="assumed", source=ISSUING)
 
 
-def _half_over_single(case: Case) -> float | None:
-    """Time of a product in half precision over that of the same in fp32; of several shapes the largest."""
-    known = case.recording.calibration.gemm if case.recording and case.recording.calibration else []
-    single = {(g.m, g.n, g.k): g.ns for g in known if g.dtype == "float32"}
-    both = {s: g.ns / single[s] for g in known if g.dtype == HALF and (s := (g.m, g.n, g.k)) in single}
-    return both[max(both, key=prod)] if both else None
+def _half_over_single(case: Case, products: list[Record]) -> float | None:
+    """Time of all products in half precision over that in fp32, by the shapes that were calibrated in both."""
+    rates, half, single = case.rates, 0.0, 0.0
+    known = {(g.m, g.n, g.k, g.dtype) for g in rates.calibration.gemm} if rates else set()
+    if rates is None or not any((*shape, "float32") in known for *shape, dtype in known if dtype == HALF):
+        return None
+    for m, n, k in filter(None, map(_sizes, products)):
+        half += rates.gemm_ns(m, n, k, HALF) or 0.0
+        single += rates.gemm_ns(m, n, k, "float32") or 0.0
+    return half / single if single else None
+
+
+def _operands(product: Record) -> list[tuple[int, ...]]:
+    """Shapes of left and right."""
+    at = LEFT.get(product.op)
+    found = [d for d in product.dims[at : at + 2] if isinstance(d, tuple)] if at is not None else []
+    return [d for d in found if len(d) > 1 and all(isinstance(x, int) for x in d)]
+
+
+def _sizes(product: Record) -> tuple[int, int, int] | None:
+    """m, n, k; of a batch of products all rows together."""
+    both = _operands(product)
+    return (prod(both[0][:-1]), both[1][-1], both[0][-1]) if len(both) == 2 else None
 
 
 def _cast(products: list[Record]) -> list[int]:
     """Elements of each cast: both operands in forward, the gradient of each left one in backward."""
-    found = []
-    for r in products:
-        at = LEFT.get(r.op)
-        operands = [d for d in r.dims[at : at + 2] if isinstance(d, tuple)] if at is not None else []
-        sizes = [prod(d) for d in operands if all(isinstance(x, int) for x in d)]
-        if r.phase == "forward":
-            found += [*sizes, *sizes[:1]]
-    return found
+    sizes = [[prod(d) for d in _operands(r)] for r in products if r.phase == "forward"]
+    return [n for own in sizes for n in (*own, *own[:1])]
 
 
 def _loader_workers(case: Case) -> Worth | str:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from loraprof import units
 from loraprof.model.report import Finding, RemedyKind, RemedyReport
 
 SAME: Final[tuple[RemedyKind, ...]] = ("same_training", "numerics", "data")
@@ -13,17 +14,21 @@ Proposed = tuple[Finding, RemedyReport]
 
 
 def best(findings: Sequence[Finding], kinds: Collection[RemedyKind]) -> list[Proposed]:
-    """Of these kinds, per cause; by gain, unknown ones last."""
+    """Of these kinds, per cause; by gain, those whose interval leaves it open and unknown ones last."""
     found = []
     for finding in (f for f in findings if f.is_cause):
         remedies = [r for r in finding.remedies if r.kind in kinds]
         if remedies:
             found.append((finding, max(remedies, key=_gain_ns)))
-    return sorted(found, key=lambda pair: -_gain_ns(pair[1]))
+    return sorted(found, key=lambda pair: (_open(pair[1]), -_gain_ns(pair[1])))
 
 
 def gains(remedy: RemedyReport) -> bool:
     return remedy.gain is not None and remedy.gain.speedup > LEAST
+
+
+def _open(remedy: RemedyReport) -> bool:
+    return remedy.gain is None or not units.is_known(remedy.gain.low, remedy.gain.high)
 
 
 def _gain_ns(remedy: RemedyReport) -> int:

@@ -154,7 +154,7 @@ def _times(
 ) -> tuple[float, float] | None:
     """(frozen, full) step time, ns; ``more``: weight gradients, and the end of the step, that full adds."""
     if step is not None and step.sigma is not None:
-        present = module_ns(ledger, ledger.ns.astype(np.float64), "backward")
+        present = module_ns(ledger, ledger.ns.astype(np.float64), "backward", recording)
         without = missing_inputs(recording, known, present)
         absent = [Added(g.module, parts.factor * g.calls * (g.input_ns or 0)) for g in without]
         wgrad = [Added(g.module, parts.factor * g.calls * g.weight_ns) for g in known]
@@ -189,7 +189,7 @@ def _parts(ledger: Ledger, time: Floats, recording: Recording, known: list[Gradi
     def of(*roles: Role) -> float:
         return float(time[np.isin(ledger.role, [ROLE[r] for r in roles])].sum())
 
-    backward = module_ns(ledger, time, "backward")
+    backward = module_ns(ledger, time, "backward", recording)
     slower = factor(known, backward)
     missing = slower * sum(g.calls * (g.input_ns or 0) for g in missing_inputs(recording, known, backward))
     return _Parts(of(*ADAPTER_ROLES), of("optimizer"), of("grad_clip"), slower, missing)

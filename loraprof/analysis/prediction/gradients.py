@@ -16,7 +16,7 @@ from loraprof.analysis.limits.rates import Rates
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.unprofiled import Floats
 from loraprof.model.recording import GradientCost, ModuleInfo, ParameterInfo, Recording
-from loraprof.model.vocabulary import PHASE, Phase
+from loraprof.model.vocabulary import PHASE, ROLE, Phase
 
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 LINEAR = re.compile(r"Linear|Conv1D")
@@ -83,10 +83,16 @@ def adapted_roots(recording: Recording) -> set[int]:
     return sites or {m.root for m in recording.modules}
 
 
-def module_ns(ledger: Ledger, time: Floats, phase: Phase) -> dict[int, float]:
-    """Unprofiled busy ns in ``phase`` of each module that has any."""
+def module_ns(ledger: Ledger, time: Floats, phase: Phase, recording: Recording) -> dict[int, float]:
+    """Unprofiled busy ns in ``phase`` of each module that has any; a frozen layer's products that its adapted layer
+    computes itself are the frozen layer's."""
     rows = ledger.busy & (ledger.phase == PHASE[phase]) & (ledger.module >= 0)
-    total = np.bincount(ledger.module[rows], time[rows])
+    base = {m.site: m.id for m in recording.modules if m.site is not None and m.part == "base"}
+    module, product = ledger.module[rows], ledger.role[rows] == ROLE["base.linear"]
+    owner = np.arange(max(len(recording.modules), int(module.max(initial=0)) + 1))
+    for m in recording.modules:
+        owner[m.id] = base.get(m.site, m.id) if m.site is not None else m.id
+    total = np.bincount(np.where(product, owner[module], module), time[rows])
     return {int(m): float(total[m]) for m in np.flatnonzero(total)}
 
 

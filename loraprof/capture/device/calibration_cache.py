@@ -9,6 +9,7 @@ and renamed, so a reader never sees half a one. No trouble with the cache ends a
 import hashlib
 import os
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +25,9 @@ from loraprof.errors import UsageError
 from loraprof.model.recording import Calibration, DeviceInfo
 from loraprof.store.writing import write
 
-BESIDE: Final = 2  # of the device's squares, the one that is measured in another dtype too
-BESIDE_NS: Final = 2e8
+SQUARE: Final = 2  # of the device's squares, the one that is measured in another dtype too
+BESIDE: Final = 3  # shapes of those asked for
+BESIDE_NS: Final = 3e8
 
 
 class CalibrationKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +60,8 @@ def cached_calibration(
 ) -> tuple[Calibration, list[str]]:
     """The calibration of ``device`` with GEMMs of ``shapes`` in ``dtype``, and notes about what went otherwise.
 
-    ``beside``: another dtype, in which one of the squares is measured too, to tell what changing to it would give.
+    ``beside``: another dtype, in which one of the squares and the largest of the shapes are measured too, to tell what
+    changing to it would give.
     ``fresh`` measures whatever the cache says. ``directory`` replaces the user's cache directory. Raises
     MeasurementError for a device that cannot be measured, UsageError for an unknown dtype.
     """
@@ -73,12 +76,8 @@ def cached_calibration(
         found = _merged(known, _missing_gemms(known, device, shapes, dtype, budget_s))
     if event_cost and found.event_ns is None:
         found = msgspec.structs.replace(found, event_ns=event_cost_ns(device))
-    if beside is not None and not any(one.dtype == beside for one in found.gemm):
-        n = measured(device).squares(budget_s)[BESIDE]
-        with measuring(device):
-            found = msgspec.structs.replace(
-                found, gemm=[*found.gemm, *gemm_rates(device, [(n, n, n)], beside, BESIDE_NS)]
-            )
+    if beside is not None:
+        found = _beside(found, device, shapes, beside, measured(device).squares(budget_s)[SQUARE])
     doubt = unsteady(found)
     if doubt is not None:
         notes.append(f"the calibration contradicts itself, the machine was busy: {doubt}; it is not cached")
@@ -115,6 +114,15 @@ def _missing_gemms(
     with measuring(device):
         gemm = gemm_rates(device, wanted, dtype, budget_s * 1e9, rate)
     return msgspec.structs.replace(known, gemm=gemm)
+
+
+def _beside(known: Calibration, device: torch.device, shapes: Sequence[Shape], dtype: str, square: int) -> Calibration:
+    """With the largest of ``shapes`` in another ``dtype``."""
+    largest = sorted(dict.fromkeys(shapes), key=prod, reverse=True)[:BESIDE]
+    wanted = _absent(known, [(square, square, square), *largest], dtype)
+    with measuring(device):
+        more = gemm_rates(device, wanted, dtype, BESIDE_NS)
+    return msgspec.structs.replace(known, gemm=[*known.gemm, *more]) if more else known
 
 
 def _absent(known: Calibration, shapes: Sequence[Shape], dtype: str) -> list[Shape]:

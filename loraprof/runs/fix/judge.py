@@ -13,6 +13,7 @@ from itertools import combinations
 from statistics import fmean, stdev
 from typing import Final
 
+from loraprof import units
 from loraprof.analysis.statistics import floor_of, three_way
 from loraprof.comparison.ratios import Series, estimate
 from loraprof.model.fix import LossChange, LossVerdict, Measured
@@ -105,7 +106,9 @@ def loss_change(
         largest = abs(fmean(means) - fmean(usual)) / max(abs(fmean(usual)), TINY) if means and usual else None
         same, close = known.spread, max(2 * known.spread, CLOSE)
     if lost > max(GRADIENTS, 2 * known.gradients):
-        return LossChange(largest_relative_difference=largest, verdict="differs"), f"the gradients differ by {lost:.0%}"
+        return LossChange(
+            largest_relative_difference=largest, verdict="differs"
+        ), f"the gradients differ by {units.percent(lost, 0)}"
     if largest is None:
         return None, None
     verdict: LossVerdict = "same" if largest <= same else "close" if largest <= close else "differs"
