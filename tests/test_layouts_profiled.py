@@ -56,11 +56,49 @@ def test_one_module_that_does_everything(tmp_path: Path) -> None:
     assert sum(k.count for k in sums if k.role not in ("adapter.elementwise", "loss")) == 1
 
 
-@pytest.mark.parametrize("make", [layouts.OwnWeight, layouts.InFunction, layouts.Grouped])
+class LowRank(nn.Module):
+    """Both parts in one module, bare, multiplied from the right."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.A, self.B = layouts.matrix(inputs, R), layouts.matrix(R, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = 2.0 * (x @ self.A @ self.B)
+        return out
+
+
+class Beside(nn.Module):
+    """The adapter is a module beside the linear."""
+
+    def __init__(self, k: int, n: int) -> None:
+        super().__init__()
+        self.linear, self.delta = layouts.frozen(k, n), LowRank(k, n)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.linear(x) + self.delta(x)
+        return out
+
+
+class Children(nn.Module):
+    """The layer holds the frozen weight itself, A and B as linears, and calls its widths what it likes."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim = in_dim, out_dim
+        self.weight = layouts.matrix(out_dim, in_dim).requires_grad_(False)
+        self.lora_a, self.lora_b = nn.Linear(in_dim, R, bias=False), nn.Linear(R, out_dim, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = nn.functional.linear(x, self.weight) + 2.0 * self.lora_b(self.lora_a(x))
+        return out
+
+
+@pytest.mark.parametrize("make", [layouts.OwnWeight, layouts.InFunction, layouts.Grouped, Beside, Children])
 def test_base_and_adapter_in_one_module(tmp_path: Path, make: Callable[[int, int], nn.Module]) -> None:
     report = profiled(tmp_path, stack(make))
     assert report.adapter is not None
-    assert report.adapter.modules == 2
+    assert (report.adapter.modules, report.adapter.rank) == (2, 2 * R if make is layouts.Grouped else R)
     busy = {role: report.steps[0].ns(kind="busy", role=role) for role in ("base.linear", "adapter.down", "adapter.up")}
     assert all(busy.values())
     assert products(report)["adapter.down"] == 2

@@ -85,6 +85,7 @@ def test_a_teacher_that_nobody_froze_is_not_trained(make: type[Tokens]) -> None:
     tables = tables_of(markers)
     trained = {tables.modules[p.module].root for p in tables.parameters if p.trainable}
     assert [markers.roots[i] for i in sorted(trained)] == [model, idle]
+    assert {markers.root_of()[m] for m, i in markers.ids.items() if tables.modules[i].site is not None} == {1, 2}
     missing = missing_gradients(markers)  # nothing ran backward; the first root's names have no prefix
     assert [name.startswith(make.__name__) for name in missing] == [True] * 8
 

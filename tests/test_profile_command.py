@@ -119,6 +119,19 @@ def test_what_the_hook_hides_still_runs(tmp_path: Path) -> None:
         assert said.stdout.endswith("False\n")
 
 
+def test_who_asks_whether_torch_is_there_imports_nothing_yet(tmp_path: Path) -> None:
+    """As transformers and trl do before they import it."""
+    (tmp_path / "torch.py").write_text("class optim:\n    class Optimizer:\n        def __init__(self): ...\n")
+    environment = {"PYTHONPATH": os.pathsep.join([str(command.HOOK), str(tmp_path)]), JOB: "{}"}
+    waits = "hasattr(torch.optim.Optimizer.__init__, '__wrapped__'), [type(f).__name__ for f in sys.meta_path[:1]]"
+    code = (
+        f"import sys; from importlib.util import find_spec as f; f('torch'), f('torch'); import torch; print({waits})"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert said.stdout.startswith("True")
+    assert "_WaitForTorch" not in said.stdout
+
+
 def test_recordings_of_further_launches_are_numbered(tmp_path: Path) -> None:
     found = [str(place) for (place, _), _ in zip(places("a/x.loraprof", tmp_path), range(3), strict=False)]
     assert found == ["a/x.loraprof", "a/x-2.loraprof", "a/x-3.loraprof"]

@@ -38,16 +38,23 @@ class Sites:
 
 
 def find_sites(
-    named: Mapping[str, nn.Module], parameters: Parameters, flow: Flow | None, ids: Mapping[nn.Module, int]
+    named: Mapping[str, nn.Module],
+    parameters: Parameters,
+    flow: Flow | None,
+    ids: Mapping[nn.Module, int],
+    silent: frozenset[nn.Module] = frozenset(),
 ) -> Sites:
-    """Among modules by path; ``flow`` is what the counted step showed, None where none was counted."""
-    declared = _declared(named)
+    """Among modules by path; ``flow`` is what the counted step showed, None where none was counted.
+
+    ``silent``: modules of networks that ran without gradient alone, as a copy of what is trained does: none is adapted.
+    """
+    declared = _declared({path: module for path, module in named.items() if module not in silent})
     if flow is None:
         return Sites(declared, [], None, [])
     paths = {module: path for path, module in named.items()}
     taken = frozenset(m for f in declared for m in f.parts)
     leaves = Leaves.of(flow, parameters)
-    seen = observed(flow, leaves, taken)
+    seen = observed(flow, leaves, taken | silent)
     order = {path: i for i, path in enumerate(named)}
     known = {f.site.path: f for f in declared} | dict(_named(seen, flow, leaves, paths))
     ranked = sorted(known, key=lambda path: order.get(path, len(order)))

@@ -5,6 +5,7 @@ frozen weight's product with a chain of trainable ones that starts from the same
 every sum of a frozen weight with a product of trainable ones. Nothing is read from names or classes.
 """
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import reduce
@@ -12,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from loraprof.capture.adapters.ops import Kind, Op, is_convolution
 from loraprof.capture.adapters.values import LIMIT, Activation, Merge, Product, Sum, Weight
 from loraprof.capture.modules.shards import piece_at
 
-_weak: Any = StorageWeakRef
+_free: Any = torch.UntypedStorage._free_weak_ref
 RANDOM = frozenset(("normal_", "uniform_", "random_", "exponential_"))  # values, while bernoulli_ makes a mask
 Value = Weight | Activation
 Frame = Any  # of ``Markers``: (range, module id, autograd number, module)
@@ -40,9 +40,10 @@ class Flow:
         self._frame = frame
         self._values: dict[int, Value] = {}  # by storage
         self._pieces: dict[int, Weight] = {}
-        self._held: list[Any] = []  # a storage's address is no other's as long as it is referred to
+        self._held: list[Any] = []  # weakly: a storage's address is no other's as long as it is referred to
         self._fresh = 0
         self._buffers: set[int] = set()
+        self._sharded = "torch.distributed.fsdp" in sys.modules  # there may be flat parameters
 
     def adopt(self, modules: Iterable[nn.Module]) -> None:
         """Their buffers are weights: a quantised layer keeps its weight in one."""
@@ -58,7 +59,10 @@ class Flow:
 
     def clear(self) -> None:
         """Forgets the tensors; what was found stays."""
-        self._values, self._held, self._buffers = {}, [], set()
+        held, self._held = self._held, []
+        for one in held:
+            _free(one)
+        self._values, self._buffers = {}, set()
 
     def see(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], out: Any) -> None:
         """One op of the forward pass; ``tensors`` are those of ``args``.
@@ -97,7 +101,7 @@ class Flow:
 
     def _put(self, storage: Any, value: Value) -> None:
         if storage._cdata not in self._values:
-            self._held.append(_weak(storage))
+            self._held.append(storage._weak_ref())
         self._values[storage._cdata] = value
 
     def _result(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> Value:
@@ -126,16 +130,16 @@ class Flow:
             return self._moved(event, kind, name, acts, weights, args, made)
         return self._activation()
 
-    def _value(self, t: Tensor, weight: bool = False) -> Value:
-        """``weight``: it is one whoever holds it."""
+    def _value(self, t: Tensor, factor: Tensor | None = None, left: Value | None = None) -> Value:
+        """``factor``: what it is multiplied with, which is ``left`` of it where that is given."""
         storage = t.untyped_storage()
         value = self._values.get(storage._cdata)
-        if (value is None or value.leaf) and t._is_view() and hasattr(t._base, "_is_flat_param"):
+        if self._sharded and (value is None or value.leaf) and t._is_view() and hasattr(t._base, "_is_flat_param"):
             return self._piece(piece_at(t._base, int(t.storage_offset())))
         if value is None or (type(t) is nn.Parameter and type(value) is Activation):  # a model made within the step
             whole = t._base if t._is_view() and t._base is not None else t
             held = type(whole) is nn.Parameter or storage._cdata in self._buffers
-            if weight or held or isinstance(whole, nn.Parameter):
+            if held or isinstance(whole, nn.Parameter) or (factor is not None and _is_weight(t, factor, left)):
                 value = self._leaf(whole)
             else:
                 value = Activation(self._number(), constant=t.numel() == 1 or not t.is_floating_point())
@@ -199,9 +203,8 @@ class Flow:
     ) -> Value:
         first = 1 if name.startswith(("addm", "baddb")) else 0
         left, right = tensors[first], tensors[first + 1]
-        bare = _bare(right)  # weights that no module holds: what is multiplied with no weight, and leaves
-        a = self._value(left, weight=bare and _bare(left) and _matrix(left))
-        b = self._value(right, weight=(bare or type(a) is Activation) and _matrix(right))
+        a = self._value(left, right)
+        b = self._value(right, left, a)
         if type(a) is Activation and a.constant and type(b) is Weight and left.is_floating_point():
             a = Weight((), False, False)  # a unit matrix: the product is what the weight does
         value: Value
@@ -346,8 +349,10 @@ def _bare(t: Tensor) -> bool:
     return whole.requires_grad and whole.is_leaf and not isinstance(whole, nn.Parameter)
 
 
-def _matrix(t: Tensor) -> bool:
-    return t.dim() > 1 and t.is_floating_point()
+def _is_weight(t: Tensor, factor: Tensor, left: Value | None) -> bool:
+    """One that no module holds: what an activation is multiplied with, and leaves."""
+    multiplies = type(left) is Activation or (_bare(t) and (left is not None or _bare(factor)))
+    return multiplies and t.dim() > 1 and t.is_floating_point()
 
 
 def _times(scale: float | None, factor: Any) -> float | None:

@@ -181,14 +181,15 @@ def tables_of(markers: Markers) -> Tables:
     Modules and parameters carry the part they play in an adapted layer.
     """
     named = markers.paths()
-    sites = find_sites(named, markers.parameters, markers.flow, markers.ids)
+    silent = frozenset(module for top in markers.silent for module in top.modules())
+    sites = find_sites(named, markers.parameters, markers.flow, markers.ids, silent)
     found = sites.found
     paths = {module: path for path, module in named.items()}
     where = {m: (i, part) for i, f in enumerate(found) for m, part in f.parts.items()}
     for module, caller in markers.hung:  # put into an adapted layer's base while it runs
         if module not in where and caller in where:
             where |= {m: (where[caller][0], "elementwise") for m in module.modules() if m not in where}
-    root, silent = markers.root_of(), {i for i, top in enumerate(markers.roots) if top in markers.silent}
+    root = markers.root_of()
     modules = [
         _module_info(number, paths.get(m, type(m).__name__), m, root.get(m, 0), *where.get(m, (None, None)))
         for m, number in sorted(markers.ids.items(), key=lambda item: item[1])
@@ -201,7 +202,7 @@ def tables_of(markers: Markers) -> Tables:
             module=markers.ids[module],
             shape=tuple(p.shape),
             dtype=dtype_name(p),
-            trainable=p.requires_grad and root.get(module, 0) not in silent,
+            trainable=p.requires_grad and module not in silent,
             device=str(p.device),
             part=weights.get(id(p)) or _part_of_parameter(where.get(module, (None, None))[1]),
             local_shape=tuple(local(p).shape) if is_sharded(p) else None,

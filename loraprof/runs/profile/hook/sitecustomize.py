@@ -16,22 +16,28 @@ _HERE: Final = os.path.dirname(os.path.abspath(__file__))
 
 
 class _WaitForTorch:
+    """Stays until torch runs: who asks whether it is there, as transformers does, imports nothing yet."""
+
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != "torch":
             return None
-        finders: list[Any] = sys.meta_path
-        finders.remove(self)
-        for finder in finders:
+        for finder in [one for one in sys.meta_path if one is not self]:
             spec: ModuleSpec | None = finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
                 loader: Any = spec.loader
-                loader.exec_module = functools.partial(_loaded, loader.exec_module)
+                loader.exec_module = functools.partial(self._loaded, loader.exec_module)
                 return spec
         return None
 
+    def _loaded(self, run: Any, module: Any) -> None:
+        finders: list[Any] = sys.meta_path
+        if self in finders:
+            finders.remove(self)
+        run(module)
+        _wait_for_optimizer(module)
 
-def _loaded(run: Any, module: Any) -> None:
-    run(module)
+
+def _wait_for_optimizer(module: Any) -> None:
     optimizer = module.optim.Optimizer
     plain = optimizer.__init__
 
