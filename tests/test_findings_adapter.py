@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from synthetic.program import Module, Op, Program
 from synthetic.simulate import simulate
 
 import loraprof
+from loraprof.diagnosis.findings.adapter import _typical_rate
 from loraprof.model.recording import Calibration, GemmRate, ParameterInfo
 
 TINY = "tiny-llama-cpu"
@@ -278,3 +280,15 @@ def test_the_time_of_adapters_that_would_go() -> None:
         row.busy_ns + row.idle_ns for row in report.modules or () if row.role.startswith("adapter") and row.path
     )
     assert seen["time of the adapters that would go"] == every - kept
+
+
+def test_half_of_the_bytes_move_at_the_typical_rate_or_faster() -> None:
+    def kernel(nbytes: int, ns: int) -> Any:
+        return SimpleNamespace(min_bytes=nbytes, total_ns=ns)
+
+    assert _typical_rate([kernel(10, 1)]) == 1e10
+    assert _typical_rate([kernel(10, 0)]) == 1e10  # below what the clock resolves
+    slow, quick = kernel(400, 400), kernel(600, 300)
+    assert _typical_rate([quick, slow]) == 2e9
+    assert _typical_rate([kernel(600, 600), kernel(400, 200)]) == 1e9
+    assert _typical_rate([kernel(500, 500), kernel(500, 250)]) == 1e9
