@@ -104,24 +104,35 @@ def test_the_range_of_a_worth_is_that_of_the_steps() -> None:
     assert (found.ns, found.low, found.high) == pytest.approx((48, 0.9 * 48, 1.2 * 60))
 
 
+WIDE, CLOSE, EXACT = (90, 120), (98, 102), (100, 100)  # intervals of a median step of 100 ns
+
+
 @pytest.mark.parametrize(
-    ("saved", "speedup", "low", "high"),
+    ("saved", "steps", "low", "high"),
     [
-        (Worth(20.0, 20.0, 20.0), 100 / 80, 100 / 86, 100 / 74),  # an estimate errs by three tenths at least
-        (Worth(20.0, 5.0, 40.0), 100 / 80, 100 / 95, 100 / 60),
-        (Worth(20.0, 18.0, 22.0, basis="measured"), 100 / 80, 100 / 82, 100 / 78),
-        (Worth(20.0, 18.0, 22.0, bounded=True), 100 / 80, 100 / 82, 100 / 78),
-        (Worth(20.0, -5.0, 500.0, bounded=True), 100 / 80, 1.0, 100 / 5),  # never more than 95 % of the step
+        (Worth(20.0, 20.0, 20.0), CLOSE, 100 / 86, 100 / 74),  # an estimate errs by three tenths at least
+        (Worth(20.0, 20.0, 20.0), WIDE, 100 / 95, 100 / 65),  # and by as much as the steps spread
+        (Worth(20.0, 3.0, 40.0), WIDE, 100 / 97, 100 / 60),
+        (Worth(20.0, 18.0, 22.0, basis="measured"), WIDE, 100 / 82, 100 / 78),
+        (Worth(20.0, 15.0, 25.0, bounded=True), CLOSE, 100 / 85, 100 / 75),
+        (Worth(20.0, 18.0, 22.0, bounded=True), WIDE, 100 / 95, 100 / 65),
+        (Worth(20.0, 20.0, 20.0, bounded=True), EXACT, 100 / 80.5, 100 / 79.5),  # never closer than a two-hundredth
+        (Worth(20.0, -5.0, 500.0, bounded=True), CLOSE, 1.0, 100 / 5),  # never more than 95 % of the step
     ],
 )
-def test_what_is_saved_is_a_speed_up(saved: Worth, speedup: float, low: float, high: float) -> None:
-    found = gain(timed_case(STEP), saved)
+def test_what_is_saved_is_a_speed_up(saved: Worth, steps: tuple[int, int], low: float, high: float) -> None:
+    found = gain(timed_case(STEP, low=steps[0], high=steps[1]), saved)
     assert found is not None
-    assert (found.ns, found.speedup, found.low, found.high) == pytest.approx((20, speedup, low, high))
+    assert (found.ns, found.speedup, found.low, found.high) == pytest.approx((20, 100 / 80, low, high))
 
 
-def test_nothing_saved_is_no_gain() -> None:
-    assert gain(timed_case(STEP), Worth(0.0, 0.0, 5.0)) is None
+@pytest.mark.parametrize(("steps", "least"), [(EXACT, 0.5), (CLOSE, 2.0), (WIDE, 5.0)])
+def test_what_cannot_be_told_from_nothing_is_no_gain(steps: tuple[int, int], least: float) -> None:
+    """Below a two-hundredth of the step, and below what the steps spread, up to a twentieth."""
+    case = timed_case(STEP, low=steps[0], high=steps[1])
+    assert gain(case, Worth(least, least, least)) is not None
+    assert gain(case, Worth(0.99 * least, least, least)) is None
+    assert gain(case, Worth(0.0, 0.0, 5.0)) is None
     unknown: Any = SimpleNamespace(timing=SimpleNamespace(unprofiled=None))
     assert gain(unknown, Worth(5.0, 5.0, 5.0)) is None
 
