@@ -3,10 +3,10 @@
 ``python benchmarks/mutants.py --map FILE [--count N] [--seed N] [--minutes N]``
 
 Draws N mutants: the edge of a comparison, a sign, an operator, ``and``, ``not``, a number, ``min``. Left out are
-annotations and texts: docstrings, messages, formats. The map says which test runs which line, and for how long; it is
-recorded where the file is missing, and of test files that changed. A mutant meets the tests that run its line, those
-of its room first, then the quickest, then others of their files, for five seconds. Tests marked slow are left out. All
-tests are loaded once; each mutant is a fork of that process.
+annotations, declarations, ``strict=`` and texts: docstrings, messages, formats. The map says which test runs which
+line, and for how long; it is recorded where the file is missing, and of test files that changed. A mutant meets the
+tests that run its line, those of its room first, then the quickest, then others of their files, for five seconds.
+Tests marked slow are left out. All tests are loaded once; each mutant is a fork of that process.
 
 Prints killed, pinned (by ``tests/test_pinned.py`` alone), late (ended by the limit of time), survived, unreached and
 equivalent (``mutants.toml``), and the survivors' changes. A test that fails without the mutant too kills nothing.

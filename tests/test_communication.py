@@ -125,6 +125,17 @@ def test_weights_that_a_trained_copy_replaces_are_reduced_once() -> None:
     assert model_bytes(full, 4).base == before + 2 * 8000
 
 
+def test_the_first_fsdp_shows_one_shard_of_its_parameters() -> None:
+    """All ranks' are as many times as many; where their number is not known, this one's is all there is to say."""
+    one = run().recording
+    wrapped = ModuleInfo(id=len(one.modules), path="fsdp", cls="FullyShardedDataParallel")
+    sharded = msgspec.structs.replace(one, modules=[*one.modules, wrapped])
+    plain = model_bytes(one, 4)
+    assert plain.frozen == frozen_bytes()
+    assert (model_bytes(sharded, 4).frozen, model_bytes(sharded, 4).trained) == (4 * plain.frozen, 4 * plain.trained)
+    assert model_bytes(sharded, None).frozen == plain.frozen
+
+
 SENT = Communication(
     collectives=[], exposed_ns=0, overlapped_ns=0, strategy="replicated", reduced_bytes=10,
     full_reduced_bytes=110_000_000, saved_bytes=100_000_000,

@@ -2,14 +2,17 @@
 
 import msgspec
 import numpy as np
+import pytest
 from builders import trace_of
 from test_graph_launches import recording
 
 from loraprof.analysis.attribution.behaviour import behaviour_of
 from loraprof.analysis.attribution.compiled_graphs import Graphs, Placed, Scope, aligned, spelled
 from loraprof.analysis.attribution.roles import roles_of
+from loraprof.diagnosis.findings.compiled import compiled_notes
 from loraprof.model.compilation import Compilation, CompiledCall, CompiledGraph, FusedOp
 from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo, Recording
+from loraprof.model.report import CompiledReport
 from loraprof.model.vocabulary import LOSS, ROLE, ROLES
 
 SITE = AdapterSite(path="blocks.0.up", kind="lora", rank=4, in_features=8, out_features=8, dtype="float32",
@@ -132,3 +135,44 @@ def test_captured_kernels_without_a_match_are_left_alone() -> None:
     assert graphs.place_kernels(Scope("0/1", False, 1), ["a", "b"]) == [None, None]
     found = graphs.place_kernels(Scope("0/1", False, 1), ["memset", "triton_poi_fused_gelu_0"])
     assert [p and p.role for p in found] == [None, ROLE["activation"]]
+
+
+def part(**changes: int) -> CompiledReport:
+    """A compiled part of 1000 ns."""
+    ns: dict[str, int] = {"busy_ns": 1000, "known_ns": 500, "host_ns": 0, "other_ns": 0, "mixed_ns": 0, **changes}
+    return CompiledReport(regions=1, share=0.5, kernels=3, **ns)
+
+
+UNKNOWN = "compiled regions carry no modules: roles inside them come from kernel names and shapes alone"
+
+
+@pytest.mark.parametrize(
+    ("made", "found", "notes"),
+    [
+        (None, None, []),
+        (None, Compilation(notes=["cut"]), ["cut"]),
+        (part(busy_ns=0, known_ns=0), None, []),
+        (part(), None, []),
+        (part(known_ns=0), None, [UNKNOWN]),
+        (part(known_ns=0), Compilation(notes=["cut"]), ["cut", UNKNOWN]),
+        (part(known_ns=0), Compilation(graphs=[CompiledGraph(region="0", backward=False, root=0, calls=[])]), []),
+        (part(other_ns=300), None, ["30.0 % of the time in compiled regions has no role"]),
+        (
+            part(other_ns=300, host_ns=200),
+            None,
+            ["30.0 % of the time in compiled regions has no role, 20.0 % is their own Python between kernels"],
+        ),
+        (
+            part(mixed_ns=40),
+            None,
+            [
+                "adapter ops are fused into kernels of other roles (40 ns): "
+                "their part of that time is not counted as the adapter's"
+            ],
+        ),
+    ],
+)
+def test_what_the_attribution_of_compiled_code_leaves_open(
+    made: CompiledReport | None, found: Compilation | None, notes: list[str]
+) -> None:
+    assert compiled_notes(made, found) == notes

@@ -13,8 +13,10 @@ from synthetic.simulate import Synthetic, simulate
 
 import loraprof
 from loraprof.analysis.prediction import replayed
+from loraprof.analysis.prediction.counterfactual import _half, _interval
 from loraprof.analysis.prediction.gradients import factor, missing_inputs
 from loraprof.model.recording import GradientCost, ModuleCall, ParameterInfo, TrainingCost
+from loraprof.model.report import Interval
 
 SMALL = Shape(layers=2, hidden=512, ffn=1376, tokens=256)
 MIDDLE = Shape(layers=2, hidden=2048, ffn=5632, tokens=1024)
@@ -170,3 +172,10 @@ def test_the_variant_that_runs(changed: dict[str, object], variant: str | None) 
     mixed = [*sites[:-1], run.recording.sites[-1]]
     found = [loraprof.diagnose(made(run, sites=those)).adapter for those in (sites, mixed)]
     assert [a and a.variant for a in found] == [variant, variant if not changed else None]
+
+
+def test_spreads_add_like_independent_errors() -> None:
+    """Half the range of each, 3 and 4 ns: 5 together; no step takes less than no time."""
+    assert (_half([1.0, 7.0, 3.0]), _half([2.0])) == (3.0, 0.0)
+    assert _interval(10.4, _half([1.0, 7.0]), 4.0) == Interval(low=5, high=15)
+    assert _interval(3.0, 3.0, 4.0) == Interval(low=0, high=8)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from synthetic.program import Module, Op, Program
 from synthetic.simulate import simulate
 
 import loraprof
+from loraprof.diagnosis.findings.adapter import _typical_rate
 from loraprof.model.recording import Calibration, GemmRate, ParameterInfo
 
 TINY = "tiny-llama-cpu"
@@ -278,3 +280,50 @@ def test_the_time_of_adapters_that_would_go() -> None:
         row.busy_ns + row.idle_ns for row in report.modules or () if row.role.startswith("adapter") and row.path
     )
     assert seen["time of the adapters that would go"] == every - kept
+
+
+def test_half_of_the_bytes_move_at_the_typical_rate_or_faster() -> None:
+    def kernel(nbytes: int, ns: int) -> Any:
+        return SimpleNamespace(min_bytes=nbytes, total_ns=ns)
+
+    assert _typical_rate([kernel(10, 1)]) == 1e10
+    assert _typical_rate([kernel(10, 0)]) == 1e10  # below what the clock resolves
+    slow, quick = kernel(400, 400), kernel(600, 300)
+    assert _typical_rate([quick, slow]) == 2e9
+    assert _typical_rate([kernel(600, 600), kernel(400, 200)]) == 1e9
+    assert _typical_rate([kernel(500, 500), kernel(500, 250)]) == 1e9
+
+
+def building(tokens: int, *, dims: tuple[int, int] = (4096, 4096), kind: str = "dora") -> Path:
+    """The scale of every adapter works on a matrix of ``dims`` instead of activations, forward and backward."""
+
+    def change(op: Op) -> Op:
+        if op.role != "adapter.elementwise" or op.name != "aten::mul":
+            return op
+        back = tuple(replace(b, args={**b.args, "Input Dims": [list(dims)]}) for b in op.grad or ())
+        return replace(op, args={**op.args, "Input Dims": [list(dims)]}, grad=back)
+
+    run = simulate(with_ops(program(Shape(**LARGE | {"tokens": tokens})), change))
+    sites = [msgspec.structs.replace(site, kind=kind) for site in run.recording.sites]
+    return made(run, sites=sites, **workload(run.recording, tokens_per_step=tokens, micro_batches=1))
+
+
+def test_a_matrix_as_large_as_the_weight_is_built_in_square_layers() -> None:
+    """Eight of twelve layers are 4096 by 4096: there it is a weight's; in the others no weight is that large."""
+    path = building(2048)
+    finding = found(path)["L7"]
+    seen = facts(finding)
+    assert seen["layers that build a matrix as large as their weight"] == 8
+    assert seen["ops on such matrices in forward"] == 8
+    assert seen["their time, whatever the number of tokens"] == 8 * (2 * 2048 * 4096 * 2 // 2000)
+    assert "use_dora=False" in finding.remedy
+    assert finding.gain is not None
+    twice = 16 * 2 * 2048 * 4096 * 2 // 2000  # forward and backward
+    assert finding.gain.ns == pytest.approx(twice, rel=0.1)
+    assert "use_dora=False" not in advice(found(building(2048, kind="lora"))["L7"])
+
+
+def test_what_grows_with_the_tokens_is_no_weight() -> None:
+    assert "L7" not in found(building(4096))  # as many tokens as features: activations look like that
+    assert "L7" not in found(building(2048, dims=(2048, 4096)))
+    assert "L7" not in found(building(2048, dims=(2048 * 16, 256)))

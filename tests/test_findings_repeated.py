@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from builders import call, json_of, kernel, op, step, write
-from provoke import facts, found
+from provoke import facts, found, made, shaped
 from recorded import profiled
 from torch import Tensor
 
+import loraprof
 from loraprof.capture.passes.counting import Counting
 from loraprof.capture.passes.repeats import Repeats
-from loraprof.model.recording import RepeatedOp
+from loraprof.model.recording import CountedOp, RepeatedOp
 
 
 def repeated(work: Callable[[int], object], modules: int = 3) -> dict[str, int]:
@@ -114,12 +115,40 @@ def reading(path: Path, layers: int, frames: bool = False) -> Path:
 
 
 def test_reads_in_every_layer_of_a_gpu_trace(tmp_path: Path) -> None:
-    seen = facts(found(reading(tmp_path / "reads.json", 8, frames=True))["H6"])
+    path = reading(tmp_path / "reads.json", 8, frames=True)
+    seen, reported = facts(found(path)["H6"]), loraprof.diagnose(path).step()
     assert seen["reads of a device value outside the adapters"] == 8
     assert seen["modules that read"] == 8
     assert seen["at"] == "model/block.py:17"
-    assert 0 < seen["time of the reads"] < 8 * 53_000
+    assert reported is not None
+    assert 0 < reported.ns(cause="sync") < 8 * 53_000  # each call waits 53 us, part of it while the device works
+    assert seen["time of the reads"] == round(7 / 8 * reported.ns(cause="sync"))  # one read has to stay
 
 
 def test_reads_in_few_places_are_no_cause(tmp_path: Path) -> None:
     assert "H6" not in found(reading(tmp_path / "few.json", 2))
+
+
+def again(counted: int, modules: int = 4) -> Path:
+    """A run whose norms compute what the first of them computed, all they do or one time of ``counted``."""
+    run = shaped(hidden=512, ffn=1376, tokens=8192, vocab=1024, layers=4)
+    first, *others = [m.id for m in run.recording.modules if m.cls == "RMSNorm"]
+    repeated = [RepeatedOp(module=m, op="aten::rms_norm", count=1, modules=modules) for m in others]
+    ops = [
+        CountedOp(module=m, phase="forward", op="aten::rms_norm", shapes="", count=counted, flops=0, min_bytes=0)
+        for m in (first, *others)
+    ]
+    return made(run, repeated=repeated, counted=ops)
+
+
+def test_what_every_layer_computes_anew_is_worth_its_time_but_once() -> None:
+    """Eight norms of 8.4 us forward, of 3.9 ms, of which seven repeat the first."""
+    one = 2 * 8192 * 512 * 2 // 2000
+    path = again(1)
+    finding = found(path)["H6"]
+    seen = facts(finding)
+    assert seen["modules that compute it"] == 4
+    assert seen["first of them that repeats it"] == "model.layers.0.norm2"
+    assert seen["what is repeated"] == "rms_norm"
+    assert seen["time of the repetitions"] == pytest.approx(7 * one, rel=0.01)
+    assert "H6" not in found(again(2))  # half of it, 0.7 % of the step: not worth a word

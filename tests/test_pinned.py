@@ -1,4 +1,4 @@
-"""Everything the analysis says of simulated steps of every kind stays as it is, until someone means to change it.
+"""Everything the analysis says of steps of every kind stays as it is, until someone means to change it.
 
 The values are not claimed to be right here: other tests do. ``LORAPROF_GOLDEN=write`` pins them anew; findings are kept
 in words, so that a change can be read, the rest as a digest per section. Numbers count to six digits.
@@ -25,8 +25,11 @@ from synthetic.simulate import Synthetic, simulate
 import loraprof
 from loraprof.model.recording import AttentionCall, CountedOp, GradientCost, Memory, TrainingCost
 from loraprof.report.export.job import Job
+from loraprof.store.profiles import profiles_dir
 from loraprof.store.recordings import load_source
 
+H100 = profiles_dir() / "recordings" / "h100-sxm" / "minimind-26m.loraprof"
+COMPILED = Path(__file__).parent / "golden" / "compiled.loraprof"  # of scripts/compiled.py whole, on a CPU
 LARGE: dict[str, Any] = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
 
 
@@ -83,6 +86,10 @@ KINDS: dict[str, Callable[[], Path]] = {
     "trace-random": lambda: bare(simulate(*random_run(5))),
     "cpu": lambda: on_cpu(synthetic("bandwidth-v1")),
     "cpu-trace": lambda: on_cpu(synthetic("checkpoint")) / "rank0.trace.json.gz",
+    "compiled": lambda: COMPILED,
+    "compiled-trace": lambda: COMPILED / "rank0.trace.json.gz",
+    "h100": lambda: H100,
+    "h100-trace": lambda: H100 / "rank0.trace.json.gz",
     "recorded": lambda: recorded(shaped(**LARGE)),
     "recorded-v5": lambda: recorded(shaped(**LARGE, variant="V5", checkpoint=True)),
     "ranks": lambda: fleet(4),
@@ -121,7 +128,7 @@ def pinned(name: str, place: Path) -> Iterator[str]:
         if section == "findings":
             for finding in value:
                 yield from said(finding)
-        elif section != "source" and value not in (None, []):
+        elif section not in ("schema", "source") and value not in (None, []):
             yield f"  {section} {digest(value)}"
     drawn = job.drawn()
     for i, scene in enumerate(drawn.scenes):
@@ -149,6 +156,8 @@ ESTIMATES: dict[str, tuple[str, dict[str, Any]]] = {
 def test_an_estimate_stays_as_it_is(name: str) -> None:
     model, options = ESTIMATES[name]
     found = msgspec.to_builtins(loraprof.estimate_step(model, **options))
-    text = "".join(f"{section} {digest(value)}\n" for section, value in found.items() if section != "gpus")
+    text = "".join(
+        f"{section} {digest(value)}\n" for section, value in found.items() if section not in ("schema", "gpus")
+    )
     gpus = "".join(f"{gpu['name']} {digest(gpu)}\n" for gpu in found["gpus"])
     assert_golden(f"pinned/estimate-{name}.txt", text + gpus)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from loraprof.analysis.limits.roofline import (
     MOST_LIFT,
+    TOLERANCE,
     Ceiling,
     Reached,
     Roof,
@@ -252,3 +253,13 @@ def test_a_transfer_between_two_copies_has_a_rate_between_theirs() -> None:
     assert DEVICE.memory_ns(500) == pytest.approx(500)  # below the smallest copy, at its rate
     assert DEVICE.memory_ns(100_000) == pytest.approx(100_000 * (0.2 * 0.1) ** 0.5)
     assert DEVICE.memory_ns(1_000_000) == pytest.approx(1e6 / 1e10 * 1e9)  # the largest: the rate of large ones
+
+
+def test_a_call_at_its_roof_needs_no_explanation() -> None:
+    """To the tolerance, exactly."""
+    one = known(Work(0, 600_000, 400_000), DEVICE)
+    assert one.ns == 100_000
+    at = one.ns / TOLERANCE
+    assert note(at, [one]) is None
+    assert note(at * 0.999, [one]) is not None
+    assert note(0.0, []) is None

@@ -263,3 +263,15 @@ def test_nine_tenths_of_the_ranks_lie_at_or_below_the_ninetieth_percentile(count
     assert seen.p90_ns == p90 == min(v for v in values if sum(w <= v for w in values) >= 0.9 * count)
     assert (seen.min_ns, seen.max_ns, seen.min_rank, seen.max_rank) == (1, count, 101, 100 + count)
     assert seen.median_ns == sorted(values)[(count - 1) // 2]
+
+
+def test_a_breakdown_knows_its_rank() -> None:
+    place = fleet(2, machines=lambda rank: f"node{rank}")
+    one = [rank for rank in map(examine, load_source(place).ranks) if isinstance(rank, RankBreakdown)]
+    assert [(b.rank, b.device, b.world, b.machine, b.launch, b.first_step) for b in one] == [
+        (0, "cuda", 2, "node0", "abc", 17),
+        (1, "cuda", 2, "node1", "abc", 17),
+    ]
+    for breakdown in one:
+        for step in breakdown.steps:
+            assert step.ns.sum() == step.wall_ns

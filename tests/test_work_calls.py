@@ -106,6 +106,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "pad": lambda: F.pad(f(3, 4), (1, 2, 0, 3)),
     "select gradient": lambda: aten.select_backward(f(4), [3, 4], 0, 1),
     "binary cross entropy": lambda: F.binary_cross_entropy(f(3, 4).sigmoid(), f(3, 4).sigmoid()),
+    "weighted cross entropy": lambda: F.binary_cross_entropy(f(3, 4).sigmoid(), f(3, 4).sigmoid(), f(4)),
     "logits": lambda: F.binary_cross_entropy_with_logits(f(3, 4), f(3, 4), reduction="none"),
     "squared loss": lambda: F.mse_loss(f(3, 4), f(3, 4), reduction="none"),
     "foreach": lambda: torch._foreach_add_([f(3), f(4)], [f(3), f(4)]),
@@ -298,3 +299,15 @@ def test_an_older_convolution_gives_one_gradient_at_a_time(gradient: str, other:
     assert work.flops == 2 * (2 * 4 * 64) * 27
     own, read = (image, weight) if gradient == "input" else (weight, image)
     assert (work.read_bytes, work.write_bytes) == (out + read, own)
+
+
+def test_a_norms_gradient_reads_what_it_is_given_in_its_own_type() -> None:
+    """dY in two bytes, X in four, statistics, the weight; dX like X."""
+    types = ("c10::BFloat16", "float", "ScalarList", "float", "float", "float", "float", "ScalarList")
+    dims = ((3, 8), (3, 8), (), (3, 1), (3, 1), (8,), (8,), ())
+    work = work_of(
+        "aten::native_layer_norm_backward",
+        Shapes(dims, types, (), ("", "", "[8]", "", "", "", "", "[True, False, False]")),
+    )
+    assert work is not None
+    assert (work.read_bytes, work.write_bytes) == (48 + 96 + 2 * 12 + 32, 96)

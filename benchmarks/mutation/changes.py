@@ -1,4 +1,7 @@
-"""Small changes to the sources of analysis and diagnosis. Annotations and texts are left out."""
+"""Small changes to the sources of analysis and diagnosis.
+
+Annotations, declarations, assertions of equal lengths and texts are left out.
+"""
 
 import ast
 import copy
@@ -80,6 +83,8 @@ def _expressions(node: ast.AST, loads: frozenset[str] | None) -> Iterator[tuple[
         inside = None if name == "body" and isinstance(node, ast.FunctionDef | ast.Lambda) else loads
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.JoinedStr) or not isinstance(child, ast.AST):
+                continue
+            if isinstance(child, ast.keyword) and child.arg == "strict":  # an assertion of equal lengths
                 continue
             if isinstance(child, ast.expr):
                 yield child, inside

@@ -50,7 +50,12 @@ class Map:
         room = _words(mutant.file)
 
         def worth(name: str) -> tuple[bool, int, float, str]:
-            return name not in first, -len(room & _words(name.partition("::")[0])), self.seconds[name], name
+            return (
+                mutant.loads is None and name not in first,
+                -len(room & _words(name.partition("::")[0])),
+                self.seconds[name],
+                name,
+            )
 
         chosen, left = list[str](), BUDGET_S
         pins = [name for name in first if name.startswith(PINS)]

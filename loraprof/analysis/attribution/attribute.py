@@ -141,7 +141,7 @@ def _around(trace: Trace, tree: Tree, names: Names, opens: Int64) -> _Around:
     depth = np.append(tree.depth, -1)  # index -1 reads the sentinel
     inner = np.maximum(depth[marker], depth[evaluate])  # a closure's passes run inside the optimizer's range
     update = (optimizer >= 0) & (depth[optimizer] >= inner)
-    backward = (evaluate >= 0) & (depth[evaluate] > depth[marker]) & ~update
+    backward = (depth[evaluate] > depth[marker]) & ~update
     recompute = (evaluate >= 0) & (marker >= 0) & ~backward & ~update
     forward = (evaluate < 0) & (marker >= 0) & ~update
     return _Around(marker, evaluate, optimizer, forward, recompute, backward, update)

@@ -112,7 +112,7 @@ class Backward:
         summing = nodes[self.names.accumulate[self.trace.host.name[nodes]]]
         before = np.searchsorted(made, summing) - 1  # rows are in the order of thread and start
         thread = self.trace.host.thread
-        known = (before >= 0) & (np.append(thread[made], -1)[before] == thread[summing])
+        known = np.append(thread[made], -1)[before] == thread[summing]  # index -1 reads the sentinel
         node_module[summing[known]] = node_module[made[before[known]]]
         node_role[summing[known]] = node_role[made[before[known]]]
 

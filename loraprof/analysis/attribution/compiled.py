@@ -96,9 +96,9 @@ class Compiled:
         self.graphs = Graphs(recording, roles)
         self.names = names = _names(trace)
         code = tree.nearest((names.function | names.backward | names.call)[trace.host.name])
-        depth = np.append(tree.depth, -1)
+        depth = np.append(tree.depth, -1)  # index -1 reads the sentinel
         # A graph may be cut: a module then runs as it is.
-        self.inside: Bool = (code >= 0) & (depth[code] > depth[marker])
+        self.inside: Bool = depth[code] > depth[marker]
 
     def fill(self, loss: int, module: Int32, phase: Int8, role: Int8) -> CompiledRows | None:
         """``loss``: the number of the loss among the owners. None: nothing was compiled, or the trace hides it."""
@@ -148,7 +148,7 @@ class Compiled:
     def _sources(self, scopes: Int64, region: Int32, backward: Int32) -> dict[int, int]:
         """Backward scopes, each with the forward row it differentiates (itself where that is not in the trace)."""
         host, depth = self.trace.host, np.append(self.tree.depth, -1)
-        nested = scopes[(backward[scopes] >= 0) & (depth[backward[scopes]] > depth[region[scopes]])]
+        nested = scopes[depth[backward[scopes]] > depth[region[scopes]]]
         nodes = self.evaluate[nested].astype(np.int64)
         functions = np.flatnonzero(self.names.function[host.name] & (host.sequence >= 0) & (host.fwd_thread == 0))
         numbered = distinct(nodes[nodes >= 0])

@@ -133,12 +133,8 @@ def _read(case: Case) -> Again | None:
     inside &= (host.start >= window.noted_start) & (host.start < window.end)
     reads = np.array([n in READS for n in names], dtype=np.bool_)[host.name] & (host.kind == HostKind.OP)
     reads &= inside
-    outer = attribution.tree.nearest(reads)
-    parent = attribution.tree.parent
-    nested = np.zeros(len(host), dtype=np.bool_)  # nonzero inside is_nonzero, item inside it
-    nested[reads] = outer[np.maximum(parent[reads], 0)] >= 0
-    nested[reads & (parent < 0)] = False
-    reading = reads & ~nested
+    outer = np.append(attribution.tree.nearest(reads), -1)  # index -1 reads the sentinel
+    reading = reads & (outer[attribution.tree.parent] < 0)  # not nonzero inside is_nonzero, nor item inside it
     rows = np.flatnonzero(reading)
     modules = sorted(set(attribution.module[rows].tolist()))
     if len(modules) < MODULES:

@@ -1,0 +1,70 @@
+"""Several ranks' traces in one file: told apart by who marks steps, and whose calls launched a record."""
+
+from pathlib import Path
+
+from builders import Document, json_of, kernel, note, op, step, write
+
+import loraprof
+from loraprof.analysis.ranks.merged import merged_ranks
+from loraprof.store.kineto.read import read_trace
+
+
+def rank(process: int, device: int, late: int = 0, correlation: int = 0, *, marked: bool = True) -> list[Document]:
+    """Events of one process: a step of 1 ms with two kernels of ``100 + late`` us on its device."""
+    host = [step(0, 0, 1_000_000) if marked else note("loader", 0, 1_000_000), op("aten::mm", 10_000, 90_000)]
+    records = [
+        kernel(at, at + 100_000 + late, launch=(at - 80_000, at - 75_000), device=device) for at in (100_000, 400_000)
+    ]
+    made = json_of(host, records)["traceEvents"]
+    for event in made:
+        if event["cat"] != "kernel":
+            event["pid"] = process
+        if "correlation" in event.get("args", {}):
+            event["args"]["correlation"] += correlation
+    return made
+
+
+def joined(path: Path, *events: list[Document]) -> Path:
+    document = json_of([], [kernel(0, 1, device=0), kernel(0, 1, device=1)])
+    return write(path, {**document, "traceEvents": [event for part in events for event in part]})
+
+
+def split(path: Path, *events: list[Document]) -> list[tuple[str, int | None, int | None, list[int], list[int]]]:
+    """Per rank: process, number, number of ranks, devices of its records, and their times."""
+    return [
+        (name, t.rank, t.world_size, sorted(set(t.device.device.tolist())), (t.device.end - t.device.start).tolist())
+        for name, t in merged_ranks(read_trace(joined(path, *events)))
+    ]
+
+
+def test_ranks_on_devices_of_their_own(tmp_path: Path) -> None:
+    """Their correlations are the same: the device that most of a rank's records are on is its own."""
+    made = split(tmp_path / "t.json", rank(1, 0), rank(2, 1, late=50_000))
+    assert made == [("1", 0, 2, [0], [100_000] * 2), ("2", 1, 2, [1], [150_000] * 2)]
+
+
+def test_ranks_that_share_a_device_are_told_apart_by_their_calls(tmp_path: Path) -> None:
+    made = split(tmp_path / "t.json", rank(1, 0), rank(2, 0, late=50_000, correlation=1000))
+    assert made == [("1", 0, 2, [0], [100_000] * 2), ("2", 1, 2, [0], [150_000] * 2)]
+
+
+def test_a_process_without_steps_goes_with_the_rank_before_it(tmp_path: Path) -> None:
+    loader = rank(3, 1, correlation=2000, marked=False)
+    made = split(tmp_path / "t.json", rank(1, 0), rank(2, 1, correlation=1000), loader)
+    assert [(name, number, count) for name, number, count, _, _ in made] == [("1", 0, 2), ("2", 1, 2)]
+    assert [len(times) for *_, times in made] == [2, 4]
+
+
+def test_processes_count_by_number_and_one_rank_is_none(tmp_path: Path) -> None:
+    made = split(tmp_path / "t.json", rank(10, 1, correlation=1000), rank(9, 0))
+    assert [(name, number, devices) for name, number, _, devices, _ in made] == [("9", 0, [0]), ("10", 1, [1])]
+    assert split(tmp_path / "one.json", rank(1, 0), rank(2, 1, correlation=1000, marked=False)) == []
+
+
+def test_the_report_of_such_a_file_is_of_the_slowest_rank(tmp_path: Path) -> None:
+    report = loraprof.diagnose(joined(tmp_path / "t.json", rank(1, 0), rank(2, 1, late=50_000, correlation=1000)))
+    assert report.rank_summary is not None
+    assert (report.rank_summary.slowest, report.rank_summary.count) == (1, 2)
+    step_of = report.step()
+    assert step_of is not None
+    assert step_of.ns(kind="busy") == 2 * 150_000
