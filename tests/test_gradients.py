@@ -18,7 +18,7 @@ from loraprof.model.recording import (
     Recording,
     TrainingCost,
 )
-from loraprof.model.vocabulary import PHASE
+from loraprof.model.vocabulary import PHASE, ROLE
 
 BASE = simulate(program(Shape(layers=1, hidden=64, ffn=96, tokens=64, vocab=128)), None).recording
 
@@ -50,7 +50,7 @@ def call(module: int) -> ModuleCall:
 def recording(*modules: ModuleInfo, tokens: int | None = 8, micro: int | None = 2, **changes: Any) -> Recording:
     facts = msgspec.structs.replace(BASE.workload, tokens_per_step=tokens, micro_batches=micro)
     known = {"modules": list(modules), "parameters": [weight(i, m.id) for i, m in enumerate(modules)]}
-    plain = {"sites": [], "calls": [], "counted": [], "training_cost": None, "workload": facts}
+    plain: dict[str, Any] = {"sites": [], "calls": [], "counted": [], "training_cost": None, "workload": facts}
     return msgspec.structs.replace(BASE, **{**plain, **known, **changes})
 
 
@@ -112,6 +112,8 @@ def test_time_of_modules_in_a_phase() -> None:
         busy=np.array([True, True, True, False, True]),
         phase=np.array([PHASE["backward"]] * 4 + [PHASE["forward"]]),
         module=np.array([2, 2, -1, 2, 2]),
+        role=np.array([ROLE["base.linear"]] * 5),
     )
-    assert module_ns(ledger, np.array([1.0, 2.0, 4.0, 8.0, 16.0]), "backward") == {2: 3.0}
-    assert module_ns(ledger, np.array([1.0, 2.0, 4.0, 8.0, 16.0]), "forward") == {2: 16.0}
+    alone = recording(linear(0), linear(1), linear(2))
+    assert module_ns(ledger, np.array([1.0, 2.0, 4.0, 8.0, 16.0]), "backward", alone) == {2: 3.0}
+    assert module_ns(ledger, np.array([1.0, 2.0, 4.0, 8.0, 16.0]), "forward", alone) == {2: 16.0}

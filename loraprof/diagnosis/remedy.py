@@ -57,9 +57,12 @@ class Remedy:
         )
 
     def pays(self, case: Case, values: Values, whole: Worth | None) -> bool:
-        """False where what it saves is known, and too little to be told from nothing."""
+        """False where what it saves is known and cannot be told from nothing; a cause that the profiled steps do not show
+        the cost of is not known."""
         saved, unprofiled = self.worth(case, values, whole), case.timing.unprofiled
-        return saved is None or unprofiled is None or not 0 < saved.ns < tellable_ns(unprofiled)
+        if saved is None or unprofiled is None or (self.saved is None and saved.ns <= 0):
+            return True
+        return saved.ns >= tellable_ns(unprofiled)
 
     def _stack(self, case: Case) -> Stack | None:
         return next((s for s in stacks(case) if s in self.text), None)
