@@ -144,9 +144,15 @@ class Flow:
             else:
                 value = Activation(self._number(), constant=t.numel() == 1 or not t.is_floating_point())
             self._put(storage, value)
-        if type(value) is Weight and value.trains and not t.requires_grad and torch.is_grad_enabled():
-            return replace(value, trains=False, frozen=True)  # detached
+        if type(value) is Weight and value.trains and not t.requires_grad:
+            detached = torch.is_grad_enabled() and not self._scripted()
+            return replace(value, trains=False, frozen=True) if detached else value
         return value
+
+    def _scripted(self) -> bool:
+        """TorchScript differentiates what it runs itself: none of its tensors ask for a gradient."""
+        frame = self._frame()
+        return frame is not None and isinstance(frame[3], torch.jit.ScriptModule)
 
     def _piece(self, p: nn.Parameter | None) -> Value:
         """Of a flat parameter, whose parts share one storage."""
