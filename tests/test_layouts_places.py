@@ -44,6 +44,11 @@ def gated(m: Any, x: Tensor) -> Tensor:
     return y
 
 
+def in_one(m: Any, x: Tensor) -> Tensor:
+    y = F.linear(x, torch.cat([m.base.weight, m.a]))
+    return y[:, : m.n] + y[:, m.n :] @ m.b.T
+
+
 def halves(m: Any, x: Tensor) -> Tensor:
     a, b = m.ab[: R * m.k].view(R, m.k), m.ab[R * m.k :].view(m.n, R)
     return m.base(x) + x @ a.T @ b.T
@@ -92,6 +97,11 @@ FORMS: dict[str, tuple[Apply, Fill]] = {
     "dropout of the change": (lambda m, x: F.linear(x, add(m, F.dropout(m.b @ m.a, 0.1))), ab),
     "dropout of A": (lambda m, x: m.base(x) + x @ F.dropout(m.a, 0.1).T @ m.b.T, ab),
     "stack and sum": (lambda m, x: torch.stack([m.base(x), x @ m.a.T @ m.b.T]).sum(0), ab),
+    "W and A in one product": (in_one, ab),
+    "W and B in one product": (
+        lambda m, x: F.linear(torch.cat([x, x @ m.a.T], -1), torch.cat([m.base.weight, m.b], 1), m.base.bias),
+        ab,
+    ),
     "lerp": (lambda m, x: torch.lerp(m.base(x), x @ m.a.T @ m.b.T, 0.5), ab),
     "einsum": (lambda m, x: m.base(x) + torch.einsum("td,rd,nr->tn", x, m.a, m.b), ab),
     "columns": (lambda m, x: (m.base.weight @ x.T + m.b @ (m.a @ x.T)).T, ab),

@@ -202,6 +202,9 @@ class Flow:
         )
         if kind is Kind.SUM and len(weights) > 1 and tensors[0].numel() == tensors[1].numel():
             out.merges += _merges(event, weights[0], weights[1])
+        if name == "cat" and out.trains and not all(w.trains for w in weights):
+            along = args[1] if len(args) > 1 else 0
+            out.parts = tuple((w, int(t.shape[along])) for w, t in zip(weights, tensors, strict=False))
         return out
 
     def _product(
@@ -260,7 +263,15 @@ class Flow:
         quiet = weight.trains and not torch.is_grad_enabled()
         product = Product(event, weight, width_in, width_out, source, lookup, kernel, quiet)
         self.merged += [(merge, product) for merge in weight.merges]
-        return self._activation(product)
+        return self._in_one(product) if weight.parts else self._activation(product)
+
+    def _in_one(self, whole: Product) -> Activation:
+        """Of weights put together: beside each other they give results that lie side by side, else one sum."""
+        parts, total = whole.weight.parts, sum(size for _, size in whole.weight.parts)
+        if total == whole.width_out:
+            return self._activation(*(replace(whole, weight=w, width_out=size, scaled_by=[]) for w, size in parts))
+        each = [self._activation(replace(whole, weight=w, width_in=size, scaled_by=[])) for w, size in parts]
+        return reduce(lambda a, b: self._sum(whole.event, a, b, 1.0), each)
 
     def _sum(self, event: int, a: Activation, b: Activation, alpha: Any) -> Activation:
         found: list[Sum] = []

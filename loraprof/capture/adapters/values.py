@@ -30,6 +30,7 @@ class Weight:
     merges: tuple[Merge, ...] = ()
     scale: float | None = 1.0
     leaf: bool = False
+    parts: "tuple[tuple[Weight, int], ...]" = ()  # frozen and trained ones put together, and the size of each
 
 
 @dataclass(slots=True, eq=False)
