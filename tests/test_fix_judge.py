@@ -1,5 +1,6 @@
 """What ``loraprof fix`` says of a remedy: its ratio, its loss, whether its prediction held."""
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,13 @@ from provoke import made, synthetic
 import loraprof
 from loraprof.errors import InputError
 from loraprof.live_remedies.catalogue import REMEDIES
-from loraprof.model.fix import Measured
+from loraprof.model.fix import Fix, Measured
 from loraprof.model.report import Finding, Gain, Proven, RemedyReport
 from loraprof.report.registry import render
+from loraprof.runs.fix.job import Found
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats
 from loraprof.runs.fix.promises import NO_RULE, NOT_TOLD, NOTHING_SEEN, Promises
-from loraprof.runs.fix.rows import _covered, refused
+from loraprof.runs.fix.rows import _covered, refused, unchanged
 from loraprof.runs.fix.schedule import BASE, TWIN
 
 
@@ -55,6 +57,20 @@ def test_the_loss(losses: list[float], gradients: list[float], verdict: str) -> 
     assert change is not None
     assert change.verdict == verdict
     assert (reason is not None) == (gradients[1] == 0)
+
+
+def test_losses_that_are_no_number_are_handed_over_and_compared() -> None:
+    nan = seen([1], [float("nan"), float("inf")])
+    own = [{BASE: nan, TWIN: nan, "r": nan}]
+    change, _ = loss_change("r", own, repeats(own))
+    assert change is not None
+    assert change.verdict == "same"
+    back = msgspec.msgpack.decode(msgspec.msgpack.encode(nan), type=Found)
+    assert (math.isnan(back.losses[0]), back.losses[1]) == (True, math.inf)
+    base = unchanged(own, nan)
+    assert base.loss == [None, None]
+    found = msgspec.structs.replace(sample(), base=base)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Fix) == found
 
 
 def test_losses_of_a_program_that_is_not_repeatable() -> None:

@@ -42,13 +42,14 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
-    """The program as it is. ``loss`` of every step of its first run, empty where no backward of a scalar was seen."""
+    """The program as it is. ``loss`` of every step of its first run, None where it is no finite number; empty where no
+    backward of a scalar was seen."""
 
     median_ns: int
     low_ns: int
     high_ns: int
     peak_bytes: int | None
-    loss: list[float] = []
+    loss: list[float | None] = []
     reached: Reached | None = None
 
 

@@ -31,7 +31,7 @@ class Forks:
     folder: Path
 
     def run(self, command: Command, trial: Trial, limit_s: float) -> Found:
-        answer, log = self.folder / "found.json", self.folder / "log"
+        answer, log = self.folder / "found", self.folder / "log"
         answer.unlink(missing_ok=True)
         order = Order(command=command, trial=trial, answer=str(answer), log=str(log), limit_s=limit_s)
         self.server.stdin.write(msgspec.json.encode(order) + b"\n")
@@ -47,7 +47,7 @@ class Forks:
 def _told(ended: Ended, answer: Path, said: str, limit_s: float) -> Found:
     last = said.splitlines()[-1] if said else "it printed nothing"
     if answer.exists() and not ended.late:
-        found = msgspec.json.decode(answer.read_bytes(), type=Found)
+        found = msgspec.msgpack.decode(answer.read_bytes(), type=Found)
         return replace(found, reason=f"{found.reason}: {last}") if found.exit_code and said else found
     if ended.late:
         return Found(status="failed", reason=f"it did not end within {limit_s:.0f} s")

@@ -1,4 +1,4 @@
-"""What one run of the program is to do, and what it answers: JSON on both sides."""
+"""What one run of the program is to do, as JSON, and what it answers, as MessagePack: a loss may be no number."""
 
 from typing import Literal
 

@@ -127,13 +127,14 @@ def _drawn_apart(own: Sequence[float], base: Sequence[float]) -> LossChange | No
 
 
 def _apart(own: Sequence[float], base: Sequence[float]) -> float | None:
-    """Largest relative difference of a step's loss; infinite where one is not finite, None without losses."""
-    both = list(zip(own, base, strict=False))
-    if not both:
-        return None
-    if not all(math.isfinite(a) and math.isfinite(b) for a, b in both):
-        return math.inf
-    return max(abs(a - b) / max(abs(b), TINY) for a, b in both)
+    """Largest relative difference of a step's loss; infinite where only one is not a number, None without losses."""
+    return max((_differ(a, b) for a, b in zip(own, base, strict=False)), default=None)
+
+
+def _differ(a: float, b: float) -> float:
+    if math.isfinite(a) and math.isfinite(b):
+        return abs(a - b) / max(abs(b), TINY)
+    return 0.0 if a == b or (math.isnan(a) and math.isnan(b)) else math.inf
 
 
 def _distance(own: Sequence[float], base: Sequence[float]) -> float:

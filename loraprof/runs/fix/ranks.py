@@ -49,7 +49,7 @@ def _rank(order: Order, rank: int, launch: dict[str, object], parent: int) -> No
     try:
         from loraprof.runs.fix.trial import try_out
 
-        write(_place(order, rank), msgspec.json.encode(try_out(order.command, order.trial)))
+        write(_place(order, rank), msgspec.msgpack.encode(try_out(order.command, order.trial)))
         sys.stdout.flush()
     except BaseException:
         told_and_gone()
@@ -71,7 +71,7 @@ def _answer(order: Order, rank: int, code: int) -> Found:
     place = _place(order, rank)
     if code or not place.exists():
         return Found(status="failed", reason=f"rank {rank} ended with code {code}")
-    found = msgspec.json.decode(place.read_bytes(), type=Found)
+    found = msgspec.msgpack.decode(place.read_bytes(), type=Found)
     place.unlink()
     return found
 

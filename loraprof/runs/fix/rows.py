@@ -1,5 +1,6 @@
 """The rows of the table: what a remedy promised, what was measured of it, and what became of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -93,7 +94,7 @@ def unchanged(rounds: Rounds, first: Found) -> Unchanged:
         low_ns=low,
         high_ns=high,
         peak_bytes=peak(BASE, rounds) or first.peak_bytes,
-        loss=first.losses,
+        loss=[loss if math.isfinite(loss) else None for loss in first.losses],
     )
 
 

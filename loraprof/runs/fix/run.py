@@ -4,6 +4,7 @@ Everything lies within one budget of time: the recording and the survey come fir
 for the remedies together. Remedies are tried in the order of what they promise.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
@@ -175,6 +176,8 @@ def _tried(
         notes = [*notes, "two unchanged runs differ in their losses: they are compared as distributions"]
     if not first.losses:
         notes = [*notes, "no backward of a scalar was seen: losses are not compared"]
+    elif not any(map(math.isfinite, first.losses)):
+        notes = [*notes, "its losses are no finite numbers: they tell nothing of what a remedy changes"]
     return Fix(
         target=" ".join(asked.command.target) or asked.name,
         device_name=first.device_name,

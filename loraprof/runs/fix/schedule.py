@@ -113,12 +113,12 @@ class Bench:
 
     def _kept(self, key: str, trial: Trial, limit_s: float) -> Found:
         """What an interrupted ``fix`` has found already, or a run."""
-        kept = self.folder / f"{key}.json" if self.folder else None
+        kept = self.folder / f"{key}.run" if self.folder else None
         if kept is not None and kept.exists():
-            return msgspec.json.decode(kept.read_bytes(), type=Found)
+            return msgspec.msgpack.decode(kept.read_bytes(), type=Found)
         found = self.forks.run(self.command, trial, limit_s)
         if kept is not None:
-            write(kept, msgspec.json.encode(found))
+            write(kept, msgspec.msgpack.encode(found))
         return found
 
     def survey(self) -> Found:

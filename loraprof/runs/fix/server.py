@@ -73,7 +73,7 @@ def _child(order: Order, parent: int) -> None:
         from loraprof.runs.fix.trial import try_out
 
         found = in_ranks(order) if order.command.ranks > 1 else try_out(order.command, order.trial)
-        write(Path(order.answer), msgspec.json.encode(found))
+        write(Path(order.answer), msgspec.msgpack.encode(found))
         sys.stdout.flush()
     except BaseException:
         told_and_gone()
