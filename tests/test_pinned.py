@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from builders import Document
 from fleets import fleet
 from golden_files import assert_golden
 from provoke import made, shaped, synthetic, workload
-from synthetic.faults import events, on_gpu, without
+from synthetic.faults import events, mapped, on_gpu, without
 from synthetic.presets import PRESETS
 from synthetic.randomised import random_run
 from synthetic.simulate import Synthetic, simulate
@@ -47,6 +48,49 @@ def on_cpu(run: Synthetic) -> Path:
     gone = [e for e in events(run.document) if on_gpu(e) or e["cat"] == "cuda_runtime"]
     device = msgspec.structs.replace(run.recording.device, kind="cpu", name="CPU", capability=None)
     return made(replace(run, document=without(run.document, *gone)), device=device)
+
+
+def coarse(run: Synthetic, grid_us: int) -> Synthetic:
+    """By a clock that ticks in ``grid_us``: what follows at once begins as the other ends."""
+
+    def rounded_to(event: Document) -> Document:
+        if event["ph"] != "X":
+            return event
+        begin, end = event["ts"] // grid_us * grid_us, (event["ts"] + event["dur"]) // grid_us * grid_us
+        return {**event, "ts": begin, "dur": end - begin}
+
+    return replace(run, document=mapped(run.document, rounded_to))
+
+
+def headless(run: Synthetic) -> Synthetic:
+    """Nothing before the first module: it is row 0 of the host, its first kernel record 0 of the device."""
+    first = next(e["ts"] for e in run.document["traceEvents"] if e.get("name") == "loraprof::m0")
+    early = [e for e in events(run.document) if e["ts"] < first or "ProfilerStep" in e["name"]]
+    calls = {e["args"]["correlation"] for e in early if "correlation" in e.get("args", {})}
+    late = [e for e in events(run.document) if on_gpu(e) and e["args"]["correlation"] in calls]
+    return replace(run, document=without(run.document, *early, *late))
+
+
+def renumbered(run: Synthetic, by: int) -> Synthetic:
+    """Modules with other numbers: 0 is one that works."""
+    count = len(run.recording.modules)
+
+    def moved(number: int) -> int:
+        return (number + by) % count
+
+    def renamed(event: Document) -> Document:
+        name = str(event.get("name", ""))
+        return {**event, "name": f"loraprof::m{moved(int(name[11:]))}"} if name.startswith("loraprof::m") else event
+
+    one, change = run.recording, msgspec.structs.replace
+    modules = sorted((change(m, id=moved(m.id)) for m in one.modules), key=lambda m: m.id)
+    recording = change(
+        one,
+        modules=modules,
+        parameters=[change(p, module=moved(p.module)) for p in one.parameters],
+        calls=[change(c, module=moved(c.module)) for c in one.calls],
+    )
+    return replace(run, document=mapped(run.document, renamed), recording=recording)
 
 
 def recorded(run: Synthetic) -> Path:
@@ -86,6 +130,15 @@ KINDS: dict[str, Callable[[], Path]] = {
     "trace-random": lambda: bare(simulate(*random_run(5))),
     "cpu": lambda: on_cpu(synthetic("bandwidth-v1")),
     "cpu-trace": lambda: on_cpu(synthetic("checkpoint")) / "rank0.trace.json.gz",
+    "coarse": lambda: made(coarse(synthetic("bandwidth-v5"), 1)),
+    "coarse-random": lambda: made(coarse(simulate(*random_run(9)), 10)),
+    "coarse-launches": lambda: made(coarse(synthetic("launch-bound"), 10)),
+    "coarse-trace": lambda: bare(coarse(simulate(*random_run(3)), 5)),
+    "headless": lambda: made(headless(synthetic("launch-bound"))),
+    "headless-trace": lambda: bare(headless(shaped(**LARGE, variant="V5"))),
+    "headless-cpu": lambda: on_cpu(headless(synthetic("checkpoint"))),
+    "renumbered": lambda: made(renumbered(synthetic("bandwidth-v5"), -6)),
+    "renumbered-sync": lambda: made(renumbered(synthetic("sync-in-adapter"), -7)),
     "compiled": lambda: COMPILED,
     "compiled-trace": lambda: COMPILED / "rank0.trace.json.gz",
     "h100": lambda: H100,
