@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from synthetic.lora import Shape, program
 from synthetic.simulate import simulate
@@ -106,14 +107,14 @@ def test_rows_by_what_was_counted_where_no_tokens_are_known() -> None:
 
 
 def test_time_of_modules_in_a_phase() -> None:
-    import numpy as np
-
+    """A frozen layer's product that its adapted layer computes itself (module 1) is the frozen layer's (module 2)."""
     ledger: Any = SimpleNamespace(
-        busy=np.array([True, True, True, False, True]),
-        phase=np.array([PHASE["backward"]] * 4 + [PHASE["forward"]]),
-        module=np.array([2, 2, -1, 2, 2]),
-        role=np.array([ROLE["base.linear"]] * 5),
+        busy=np.array([True, True, True, False, True, True]),
+        phase=np.array([PHASE["backward"]] * 4 + [PHASE["forward"], PHASE["backward"]]),
+        module=np.array([2, 1, -1, 2, 2, 1]),
+        role=np.array([ROLE["base.linear"]] * 5 + [ROLE["adapter.down"]]),
     )
-    alone = recording(linear(0), linear(1), linear(2))
-    assert module_ns(ledger, np.array([1.0, 2.0, 4.0, 8.0, 16.0]), "backward", alone) == {2: 3.0}
-    assert module_ns(ledger, np.array([1.0, 2.0, 4.0, 8.0, 16.0]), "forward", alone) == {2: 16.0}
+    one = recording(linear(0), linear(1, site=0, part="wrapper"), linear(2, site=0, part="base"))
+    time = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    assert module_ns(ledger, time, "backward", one) == {1: 32.0, 2: 3.0}
+    assert module_ns(ledger, time, "forward", one) == {2: 16.0}
