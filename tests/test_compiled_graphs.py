@@ -9,7 +9,7 @@ from test_graph_launches import recording
 from loraprof.analysis.attribution.behaviour import behaviour_of
 from loraprof.analysis.attribution.compiled_graphs import Graphs, Placed, Scope, aligned, spelled
 from loraprof.analysis.attribution.roles import roles_of
-from loraprof.diagnosis.findings.compiled import compiled_notes
+from loraprof.diagnosis.findings.compiled import _cut, compiled_notes
 from loraprof.model.compilation import Compilation, CompiledCall, CompiledGraph, FusedOp
 from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.report import CompiledReport
@@ -176,3 +176,8 @@ def test_what_the_attribution_of_compiled_code_leaves_open(
     made: CompiledReport | None, found: Compilation | None, notes: list[str]
 ) -> None:
     assert compiled_notes(made, found) == notes
+
+
+def test_a_cut_is_told_by_its_place_or_by_its_reason() -> None:
+    assert _cut("in train.py:3") == "a graph is cut"
+    assert _cut("a print") == "a graph is cut because"

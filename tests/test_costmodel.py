@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from loraprof.analysis.costmodel import distributed, launches, linear, optimizer
 from loraprof.analysis.costmodel.shapes import MODELS
+from loraprof.analysis.costmodel.speedup import attention_share, ideal_speedup, partial_cost, partial_speedup
 from loraprof.analysis.costmodel.variants import VARIANTS, coefficients, detect_variant, full_size, total
 
 
@@ -205,3 +206,19 @@ def test_distributed() -> None:
 )
 def test_detect_variant(arguments: tuple[str, str, str | None, float], expected: str | None) -> None:
     assert detect_variant(*arguments) == expected
+
+
+def test_without_anything_else_lora_saves_a_third_and_a_quarter_under_checkpointing() -> None:
+    assert ideal_speedup() == 3 / 2
+    assert ideal_speedup(checkpointing=True) == 4 / 3
+    assert ideal_speedup(optimizer=1.0) == 4 / 2
+    assert ideal_speedup(head=1.0) == 6 / 4
+    assert ideal_speedup(head=1.0, head_trained="both") == 6 / 5
+    assert ideal_speedup(head=1.0, head_trained="neither") == 5 / 4
+    assert ideal_speedup(attention=1.0) == (3 + 3.5) / (2 + 3.5)
+    assert ideal_speedup(attention=1.0, checkpointing=True) == (4 + 4.5) / (3 + 4.5)
+    assert ideal_speedup(other=1.0) == 4 / 3
+    assert partial_cost(0.5, lora=True) == 1.5
+    assert partial_cost(0.5, lora=False, checkpointing=True) == 1 + 3 * 0.5
+    assert partial_speedup(0.5, lora=True) == 3 / 1.5
+    assert attention_share(2048, 4096, 32, 2**33) == 2048 * 4096 * 32 / 2**33

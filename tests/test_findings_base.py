@@ -243,3 +243,13 @@ def test_memory_is_tight_from_seven_tenths_on() -> None:
     run = synthetic("checkpoint")
     told = [found(made(run, memory=Memory(peak_bytes=n, total_bytes=100)))["B2"].remedy for n in (69, 70)]
     assert ["if memory allows" in text for text in told] == [False, True]
+
+
+def test_ops_on_logits_in_float32_are_counted_where_the_vocabulary_is_known() -> None:
+    run = shaped(hidden=1024, ffn=2816, tokens=4096, vocab=64_000)
+    count = len(run.recording.parameters)
+    table = msgspec.structs.replace(HEAD, id=count, module=1, shape=(64_000, 1024), trainable=False)
+    known = facts(found(made(run, parameters=[*run.recording.parameters, table]))["B6"])
+    assert (known["vocabulary"], known["float32 ops on logits"]) == (64_000, 0)  # all in bfloat16
+    unknown = facts(found(made(run))["B6"])
+    assert (unknown["vocabulary"], unknown["float32 ops on logits"]) == (None, None)

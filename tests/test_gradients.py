@@ -107,16 +107,14 @@ def test_rows_by_what_was_counted_where_no_tokens_are_known() -> None:
 
 
 def test_time_of_modules_in_a_phase() -> None:
-    """A frozen layer's products that its adapted layer computes are the frozen layer's; what lies outside the model's
-    modules keeps its number."""
-    wrapper, base = linear(0), msgspec.structs.replace(linear(1), site=0, part="base")
-    one = recording(msgspec.structs.replace(wrapper, site=0, part="wrapper"), base)
+    """A frozen layer's product that its adapted layer computes itself (module 1) is the frozen layer's (module 2)."""
     ledger: Any = SimpleNamespace(
-        busy=np.array([True, True, True, False, True, True, True]),
-        phase=np.array([PHASE["backward"]] * 4 + [PHASE["forward"]] + [PHASE["backward"]] * 2),
-        module=np.array([2, 2, -1, 2, 2, 0, 0]),
-        role=np.array([ROLE["norm"]] * 5 + [ROLE["base.linear"], ROLE["adapter.up"]]),
+        busy=np.array([True, True, True, False, True, True]),
+        phase=np.array([PHASE["backward"]] * 4 + [PHASE["forward"], PHASE["backward"]]),
+        module=np.array([2, 1, -1, 2, 2, 1]),
+        role=np.array([ROLE["base.linear"]] * 5 + [ROLE["adapter.down"]]),
     )
-    time = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
-    assert module_ns(ledger, time, "backward", one) == {0: 64.0, 1: 32.0, 2: 3.0}
+    one = recording(linear(0), linear(1, site=0, part="wrapper"), linear(2, site=0, part="base"))
+    time = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    assert module_ns(ledger, time, "backward", one) == {1: 32.0, 2: 3.0}
     assert module_ns(ledger, time, "forward", one) == {2: 16.0}

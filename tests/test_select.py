@@ -81,6 +81,9 @@ def test_work_that_goes_takes_its_share_of_the_idle_time_before_it() -> None:
     assert one is not None
     assert (every.ns, one.ns) == (48.0, 34.0)
     assert (every.low, every.high) == pytest.approx((0.9 * 48, 1.2 * 48))
+    alone = worth(case, both(phase("backward"), lambda found: found.busy))
+    assert alone is not None
+    assert alone.ns == 26.0  # the only launch of its kind, and all that waits for it
     stays = worth(case, both(roles("adapter.down", phase="forward"), lambda one: one.busy), waiting=False)
     assert stays is not None
     assert stays.ns == 40.0

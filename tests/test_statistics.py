@@ -209,3 +209,8 @@ def test_stopping_rule() -> None:
     assert not st.converged(st.Estimate(0.02, 0.0, 0.04, 10))
     assert not st.converged(st.Estimate(0.02, 0.02, 0.02, 9))
     assert st.converged(st.Estimate(0.0, -math.log1p(0.01), math.log1p(0.01), 10))  # at most: just that counts
+
+
+def test_the_noise_floor_is_the_farther_end_of_the_same_arm_twice() -> None:
+    assert st.floor_of(st.Estimate(0.01, -0.01, 0.03, 10)) == 0.03
+    assert st.floor_of(st.Estimate(0.01, -0.04, 0.03, 10)) == 0.04

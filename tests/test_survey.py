@@ -3,6 +3,8 @@
 import gzip
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,7 +14,7 @@ from fleets import fleet, surveyed
 import loraprof
 from loraprof.analysis.ranks.breakdown import Calls, RankBreakdown, StepBreakdown
 from loraprof.analysis.ranks.examine import LeftOut, examine, processes, sequential
-from loraprof.analysis.ranks.summary import _spread
+from loraprof.analysis.ranks.summary import _spread, _step_spread
 from loraprof.analysis.ranks.survey import survey
 from loraprof.errors import InputError
 from loraprof.model.recording import Recording
@@ -275,3 +277,12 @@ def test_a_breakdown_knows_its_rank() -> None:
     for breakdown in one:
         for step in breakdown.steps:
             assert step.ns.sum() == step.wall_ns
+
+
+def test_steps_of_a_rank_spread_by_the_median_over_ranks() -> None:
+    def view(*own: list[int]) -> Any:
+        ranks = [SimpleNamespace(step=lambda name, ns=ns: SimpleNamespace(own_ns=ns[name])) for ns in own]
+        return SimpleNamespace(names=range(len(own[0])), found=ranks)
+
+    assert _step_spread(view([5, 9], [5, 6], [5, 20])) == 4
+    assert _step_spread(view([5], [6])) is None

@@ -42,12 +42,13 @@ def said(report: Report, words: str) -> bool:
     ],
 )
 def test_a_step_on_an_unknown_accelerator_is_no_cpu_step(tmp_path: Path, category: str, args: dict[str, int]) -> None:
-    document = json_of([step(0, 0, 900_000), op("aten::mm", 10, 20)])
+    document = json_of([step(0, 50_000, 950_000), op("aten::mm", 60_000, 70_000)])
     document["traceEvents"].append(event(category, "gemm", pid=0, tid=3, ts=us(1000), dur=us(300_000), args=args))
     report = diagnosed(tmp_path, document)
     reported = report.step()
     assert reported is not None
     assert {p.cause for p in reported.partition} == {"unknown"}
+    assert (reported.wall_ns, sum(p.ns for p in reported.partition)) == (900_000, 900_000)
     assert (report.source.device, report.findings, report.kernels) == (None, [], [])
     assert "unknown" in report.verdict.sentence
     assert said(report, category)

@@ -109,6 +109,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "weighted cross entropy": lambda: F.binary_cross_entropy(f(3, 4).sigmoid(), f(3, 4).sigmoid(), f(4)),
     "logits": lambda: F.binary_cross_entropy_with_logits(f(3, 4), f(3, 4), reduction="none"),
     "squared loss": lambda: F.mse_loss(f(3, 4), f(3, 4), reduction="none"),
+    "smooth loss": lambda: F.smooth_l1_loss(f(3, 4), f(3, 4), reduction="none"),
     "foreach": lambda: torch._foreach_add_([f(3), f(4)], [f(3), f(4)]),
     "foreach norm": lambda: torch._foreach_norm([f(3), f(4)]),
     "foreach sqrt": lambda: torch._foreach_sqrt([f(3), f(4)]),

@@ -92,7 +92,7 @@ class Trial:
         self.tests = tests
         self._end = time.monotonic() + 60 * minutes
         self._sound: dict[str, bool] = {}  # a killer: whether it passes without a mutant
-        self.counts = dict.fromkeys(("killed", "pinned", "late", "survived", "unreached"), 0)
+        self.counts = dict.fromkeys(("killed", "late", "changed", "same", "unreached"), 0)
 
     def judge(self, mutant: Mutant, run: Run) -> None:
         if time.monotonic() > self._end:
@@ -102,10 +102,10 @@ class Trial:
         while fate.killer and not self._is_sound(fate.killer, run):
             chosen = [name for name in chosen if name != fate.killer]
             fate = self._fate(mutant, chosen, run)
-        word = "late" if fate.late else "survived" if fate.killer is None else "killed"
-        word = "pinned" if (fate.killer or "").startswith(PINS) else word
+        word = "late" if fate.late else "same" if fate.killer is None else "killed"
+        word = "changed" if (fate.killer or "").startswith(PINS) else word
         self.counts[word if chosen else "unreached"] += 1
-        if word not in ("killed", "pinned"):
+        if word != "killed":
             print(f"{mutant.file}:{mutant.lines.start} {word}, {len(chosen)} tests\n{mutant.change}\n", flush=True)
 
     def _fate(self, mutant: Mutant, chosen: Sequence[str], run: Run) -> Fate:

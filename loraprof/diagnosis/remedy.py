@@ -57,8 +57,8 @@ class Remedy:
         )
 
     def pays(self, case: Case, values: Values, whole: Worth | None) -> bool:
-        """False where what it saves is known and cannot be told from nothing; the cost of a cause that the profiled
-        steps do not show is not known."""
+        """False where what it saves is known and cannot be told from nothing; where the profiled steps do not show what
+        the cause costs, that is not known."""
         saved, unprofiled = self.worth(case, values, whole), case.timing.unprofiled
         if saved is None or unprofiled is None or (self.saved is None and saved.ns <= 0):
             return True

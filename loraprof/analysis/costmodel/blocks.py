@@ -6,7 +6,7 @@ and the causal-LM loss, every input read once, every output written once. ``widt
 
 from dataclasses import dataclass
 
-from loraprof.analysis.costmodel.linear import Pass, frozen_bytes, frozen_flops, full_bytes, full_flops
+from loraprof.analysis.costmodel.linear import Pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,6 @@ def layer_norm_bytes(t: int, d: int, width: int = 2, trained: bool = False) -> P
     forward = 2 * width * t * d + 8 * t + 2 * width * d
     backward = 3 * width * t * d + 8 * t + width * d + (2 * width * d if trained else 0)
     return Pass(forward, backward)
-
-
-def head_flops(t: int, d: int, vocabulary: int, trained: bool = False) -> Pass:
-    """The output projection; its input always needs a gradient."""
-    return (full_flops if trained else frozen_flops)(t, d, vocabulary)
-
-
-def head_bytes(t: int, d: int, vocabulary: int, width: int = 2, trained: bool = False) -> Pass:
-    return (full_bytes if trained else frozen_bytes)(t, d, vocabulary, width)
 
 
 def loss_bytes(t: int, vocabulary: int, sequences: int, width: int = 2) -> Pass:
