@@ -1,13 +1,13 @@
 """Many ranks together: a planted delay is found, ranks that do not belong are left out, and a page stays a page."""
 
 import gzip
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 from fleets import fleet, surveyed
+from msgspec.structs import replace
 
 import loraprof
 from loraprof.analysis.ranks.breakdown import Calls, RankBreakdown, StepBreakdown

@@ -20,7 +20,7 @@ from loraprof.errors import InputError
 from loraprof.model.trace import Collective, DeviceFacts, Group, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 from loraprof.store.checks import check_trace
-from loraprof.store.kineto.assemble import Facts, InputTexts, Rows, assemble
+from loraprof.store.kineto.assemble import Facts, Rows, assemble
 from loraprof.store.kineto.columns import Column, int32, int64
 from loraprof.store.kineto.events import (
     ACCELERATOR,
@@ -212,11 +212,13 @@ def _add_host(rows: Rows, cat: str, events: list[Event], start: Int64, end: Int6
     )
 
 
-def _inputs(args: Args) -> InputTexts:
-    texts = bytes(args.dims), bytes(args.types), bytes(args.strides), bytes(args.concrete)
+def _inputs(args: Args) -> bytes:
+    """As ``Rows.shapes`` has them: one text is hashed in half the time of four."""
+    texts = args.dims, args.types, args.strides, args.concrete
     if args.moved_gb is None:
-        return *texts, None, None
-    return *texts, _whole(args.moved_gb, 1e9), _whole(args.flops, 1)
+        return b",".join(texts)
+    counts = _whole(args.moved_gb, 1e9), _whole(args.flops, 1)
+    return b",".join((*texts, *map(msgspec.json.encode, counts)))
 
 
 def _whole(value: Any, scale: float) -> int | None:
