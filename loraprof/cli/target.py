@@ -3,10 +3,11 @@
 After a built-in workload's name or a recording loraprof's own options may follow too, since neither takes any.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
-from typer.core import TyperCommand
+import click
 
+from loraprof.cli.command import Command
 from loraprof.store.specs import workload_names
 
 RECORDING = ".loraprof"
@@ -19,11 +20,16 @@ def is_recording(word: str) -> bool:
     return word.rstrip("/").endswith(RECORDING)
 
 
-class TargetCommand(TyperCommand):
+class TargetCommand(Command):
     """Reads what follows a workload or a recording as loraprof's options; leaves a script's arguments alone."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        target = self.make_parser(ctx).parse_args(list(args))[0].get("target")
+    def target(self, ctx: click.Context, args: list[str]) -> Sequence[str]:
+        """Its words; click has an object of its own for none."""
+        found = self.make_parser(ctx).parse_args(list(args))[0].get("target")
+        return found if isinstance(found, tuple) else ()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        target = self.target(ctx, args)
         if target and (target[0] in workload_names() or is_recording(target[0])):
             ctx.allow_interspersed_args = True
         return super().parse_args(ctx, args)
@@ -32,8 +38,8 @@ class TargetCommand(TyperCommand):
 class ProfileCommand(TargetCommand):
     """What follows ``--`` is a command of its own, with everything that belongs to it."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        target = self.make_parser(ctx).parse_args(list(args))[0].get("target") or ()
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        target = self.target(ctx, args)
         dashes = len(args) - len(target) - 1
         if target and dashes >= 0 and args[dashes] == "--":
             args = [*args[:dashes], COMMAND, *args[dashes:]]

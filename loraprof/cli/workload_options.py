@@ -5,8 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Final, TypeVar, get_args, get_type_hints
 
-import typer
-
+from loraprof.cli.command import Option
 from loraprof.errors import UsageError
 from loraprof.model.workload import WorkloadSpec
 
@@ -15,7 +14,7 @@ R = TypeVar("R")
 
 
 def _option(kind: Any, help: str) -> Any:
-    return Annotated[kind | None, typer.Option(help=help, rich_help_panel=PANEL)]
+    return Annotated[kind | None, Option(help=help, panel=PANEL)]
 
 
 def _choice(field: str, what: str) -> Any:
