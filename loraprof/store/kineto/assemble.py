@@ -68,6 +68,16 @@ class Facts(Struct, frozen=True):
     rocm: bool
 
 
+class Volumes(dict[bytes, int]):
+    """Of grids and blocks by their JSON: the product; -1 where it is not a list of counts."""
+
+    def __missing__(self, text: bytes) -> int:
+        sides, *_ = _parsed(text)
+        counts = type(sides) is list and sides and all(type(side) is int and side >= 0 for side in sides)
+        volume = self[text] = math.prod(sides) if counts else -1
+        return volume
+
+
 class Rows(Struct):
     """What was read so far, in the order of the file."""
 
@@ -78,6 +88,7 @@ class Rows(Struct):
     # Dims, types, strides, concrete inputs as JSON, commas between; bytes and FLOPs where a compiler counted them.
     shapes: Interner[bytes] = field(default_factory=Interner)
     collectives: Interner[Collective] = field(default_factory=Interner)
+    volumes: Volumes = field(default_factory=Volumes)
     unknown: Counter[str] = field(default_factory=Counter)
     unread: set[str] = field(default_factory=set)  # unknown categories of an accelerator's records
     faults: Counter[str] = field(default_factory=Counter)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import compress
-from math import prod
 from typing import Any, BinaryIO, Final
 
 import msgspec
@@ -244,17 +243,10 @@ def _add_device(rows: Rows, cat: str, events: list[Event], start: Int64, end: In
         correlation=int64([a.correlation for a in args]),
         graph_node=int64([a.graph_node for a in args]),
         bytes=int64([a.bytes for a in args]),
-        blocks=int64([_volume(a.grid) for a in args]),
-        threads=int32([_volume(a.block) for a in args]),
+        blocks=int64([rows.volumes[bytes(a.grid)] for a in args]),
+        threads=int32([rows.volumes[bytes(a.block)] for a in args]),
         collective=int32([-1 if a.collective is None else collectives[_collective(a)] for a in args]),
     )
-
-
-def _volume(sides: Any) -> int:
-    """Product of a grid or block; -1 where it is not a list of counts."""
-    if type(sides) is not list or not all(type(side) is int and side >= 0 for side in sides):
-        return -1
-    return prod(sides) if sides else -1
 
 
 def _collective(args: Args) -> Collective:
