@@ -92,7 +92,7 @@ def _repeated(step: Callable[[], T]) -> list[T]:
     """REPEATS of a step after one that warms up, as many as fit into BUDGET_NS."""
     step()
     least, most = REPEATS
-    until, out = time.perf_counter_ns() + BUDGET_NS, []
+    until, out = time.perf_counter_ns() + BUDGET_NS, list[T]()
     while len(out) < least or (len(out) < most and time.perf_counter_ns() < until):
         out.append(step())
     return out
