@@ -4,12 +4,12 @@ import ast
 import inspect
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 from provoke import made, synthetic, timing
 from synthetic.simulate import Synthetic
 
