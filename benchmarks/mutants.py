@@ -31,7 +31,7 @@ from benchmarks.mutation.lines import OPTIONS, Map, record  # noqa: E402
 from benchmarks.mutation.trial import Session, Trial, anew, forked  # noqa: E402
 
 ENOUGH = 0.9
-LOADED = ("numpy", "torch", "msgspec", "rich.console", "click", "hypothesis", "coverage", "xdist", "peft")
+LOADED = ("numpy", "torch", "msgspec", "rich.console", "typer", "hypothesis", "coverage", "xdist", "peft")
 
 
 def equivalent() -> set[tuple[str, str]]:

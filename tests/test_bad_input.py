@@ -156,10 +156,10 @@ def test_an_output_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFix
         ("export a.json --to pdf -o x", "'pdf' is not one of 'tensorboard', 'perfetto'", "loraprof export"),
         ("export a.json", "missing option '--to'", "loraprof export"),
         ("exprt", "no such command 'exprt'", "loraprof"),
-        ("profile --nope", "no such option", "loraprof profile"),
+        ("profile --nope", "no such option: --nope", "loraprof profile"),
         ("profile --rank many", "invalid value for '--rank'", "loraprof profile"),
         ("profile --format", "'--format' requires an argument", "loraprof"),
-        ("report", "missing argument 'PATH'", "loraprof report"),
+        ("report", "missing argument 'path'", "loraprof report"),
     ],
 )
 def test_a_usage_error_is_one_line_and_where_help_is(

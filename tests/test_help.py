@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 from recordings import trace_bytes, write_recording
+from typer.main import get_command
 
 from loraprof.cli.app import app, run
 from loraprof.cli.examples import EXAMPLES
@@ -21,6 +22,7 @@ from loraprof.comparison.ratios import parse_threshold
 from loraprof.model.recording import Recording, Timing
 from loraprof.store.specs import workload_names
 
+ROOT: Any = get_command(app)
 README = Path(__file__).parents[1] / "README.md"
 SHOWN = [(verb, line) for verb, lines in EXAMPLES.items() for line in lines]
 IN_README = [line.split("#")[0].strip() for line in README.read_text().splitlines() if line[:13] == "    loraprof "]
@@ -35,7 +37,7 @@ def parsed(line: str) -> tuple[str, dict[str, Any]]:
     """The verb and its parameters; raises for what click or a value's own parser refuses."""
     words = shlex.split(line)
     verb, *rest = words[words.index("loraprof") + 1 :]
-    command = app.commands[verb]
+    command = ROOT.commands[verb]
     values: dict[str, Any] = command.make_context(verb, rest, **command.context_settings).params
     for name, parse in VALUES.items():
         if values.get(name) is not None:
@@ -43,9 +45,9 @@ def parsed(line: str) -> tuple[str, dict[str, Any]]:
     return verb, values
 
 
-@pytest.mark.parametrize("verb", sorted(app.commands))
+@pytest.mark.parametrize("verb", sorted(ROOT.commands))
 def test_every_option_says_what_it_does(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for option in app.commands[verb].params:
+    for option in ROOT.commands[verb].params:
         assert getattr(option, "help", None), option.name
     assert run([verb, "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -53,9 +55,9 @@ def test_every_option_says_what_it_does(verb: str, capsys: pytest.CaptureFixture
 
 
 def test_every_verb_has_examples_and_one_line_of_its_own_help() -> None:
-    assert set(EXAMPLES) == set(app.commands)
+    assert set(EXAMPLES) == set(ROOT.commands)
     for verb, line in VERBS.items():
-        assert (app.commands[verb].help or "").startswith(line.removesuffix(".")), verb
+        assert ROOT.commands[verb].help.startswith(line.removesuffix(".")), verb
     assert IN_README
 
 

@@ -78,11 +78,13 @@ def test_both_are_formats_of_report(tmp_path: Path) -> None:
 
 
 def test_the_skill_names_verbs_and_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    from typer.main import get_command
+
     from loraprof.cli.app import app
 
     assert run(["skill"]) == 0
     assert capsys.readouterr().out == SKILL.read_text()
-    text, verbs = SKILL.read_text(), set(app.commands)
+    text, verbs = SKILL.read_text(), set(get_command(app).commands)  # type: ignore[attr-defined]
     assert text.startswith("---\nname: loraprof\n")
     import re
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from msgspec.structs import replace
 from provoke import made, synthetic, timing
 from synthetic.simulate import Synthetic
+from typer.testing import CliRunner
 
 import loraprof
 from loraprof.cli.app import app

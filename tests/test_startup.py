@@ -51,7 +51,7 @@ def test_an_error_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = "import sys, loraprof; print(sorted({'torch', 'numpy', 'msgspec', 'rich', 'click'} & set(sys.modules)))"
+    code = "import sys, loraprof; print(sorted({'torch', 'numpy', 'msgspec', 'rich', 'typer'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -2,17 +2,18 @@
 
 from typing import Any
 
-import click
 import pytest
+from typer.main import get_command
 
-from loraprof.cli.app import app
+from loraprof.cli.app import ClickException, app
 from loraprof.cli.workload_options import workload_options
 from loraprof.errors import UsageError
 from loraprof.runs.compare.workers import settings
 
 
 def parsed(*args: str) -> dict[str, Any]:
-    command = app.commands["profile"]
+    groups: Any = get_command(app)
+    command = groups.commands["profile"]
     context: dict[str, Any] = command.make_context("profile", list(args), **command.context_settings).params
     return context
 
@@ -45,7 +46,7 @@ def test_options_may_follow_recordings() -> None:
 
 
 def test_an_unknown_option_after_a_workload_is_refused() -> None:
-    with pytest.raises(click.ClickException, match="nonsense"):
+    with pytest.raises(ClickException, match="nonsense"):
         parsed("tiny-llama-cpu", "--nonsense")
 
 

@@ -8,48 +8,45 @@ import gc
 import os
 import sys
 from contextlib import suppress
-from typing import Final
+from typing import Annotated, Any
 
-import click
+import typer
 
 from loraprof import __version__, text
 from loraprof.cli.verbs import Group
 from loraprof.errors import LoraprofError, MeasurementError
 from loraprof.report.output import let_go, standard_output, tell
 
-INTERRUPTED = 130
-COMPLETION: Final = "_LORAPROF_COMPLETE"  # set by the code that a shell completes with
-
-
-def _completion(ctx: click.Context, parameter: click.Parameter, shell: str | None) -> None:
-    """Prints that code."""
-    from click.shell_completion import get_completion_class
-
-    if shell is not None and (made := get_completion_class(shell)) is not None:
-        click.echo(made(app, {}, "loraprof", COMPLETION).source())
-        ctx.exit()
-
-
-@click.group(cls=Group, help="Why LoRA is, or is not, faster than full fine-tuning on your hardware.")
-@click.version_option(__version__, message="loraprof %(version)s", help="Show it and exit.")
-@click.option(
-    "--show-completion",
-    type=click.Choice(["bash", "zsh", "fish"]),
-    callback=_completion,
-    is_eager=True,
-    expose_value=False,
-    help="Show the completion for this shell: the end of its ~/.bashrc, ~/.zshrc or config.fish.",
+app = typer.Typer(
+    name="loraprof",
+    cls=Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Why LoRA is, or is not, faster than full fine-tuning on your hardware.",
 )
-def app() -> None:
+
+# typer carries its own copy of click, so its base error is found through an exported subclass.
+ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+INTERRUPTED = 130
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loraprof {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")
+    ] = False,
+) -> None:
     gc.enable()  # off since the start (``__main__``): a profiled script finds the collector on
 
 
 def main() -> None:
     """Runs the command line and exits with its code."""
-    if (asked := os.environ.get(COMPLETION)) is not None:
-        from click.shell_completion import shell_complete
-
-        sys.exit(shell_complete(app, {}, "loraprof", COMPLETION, asked))
     with suppress(OSError):
         while os.open(os.devnull, os.O_RDWR) <= 2:  # a closed stdout's number must not become a recording's
             pass
@@ -59,16 +56,15 @@ def main() -> None:
 def run(argv: list[str]) -> int:
     """Runs one command line and returns its exit code; prints errors as one line and a hint on stderr."""
     try:
-        with app.make_context("loraprof", argv) as context:
-            code = app.invoke(context)
+        code = app(argv, prog_name="loraprof", standalone_mode=False)
+        if code == INTERRUPTED:  # typer turns a KeyboardInterrupt into this code and says nothing
+            return _fail("interrupted", None, INTERRUPTED)
         return _flushed(code if isinstance(code, int) else 0)
-    except click.exceptions.Exit as ended:
-        return _flushed(ended.exit_code)
     except LoraprofError as error:
         return _fail(error.message, error.hint, error.exit_code)
-    except click.ClickException as error:
+    except ClickException as error:
         return _usage(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", None, INTERRUPTED)
     except BrokenPipeError:
         let_go()
@@ -86,12 +82,12 @@ def _flushed(code: int) -> int:
         return code or _fail(error.message, error.hint, error.exit_code)
 
 
-def _usage(error: click.ClickException) -> int:
-    """What click has to say about the command line, in the form of every other usage error."""
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # without a verb
+def _usage(error: Any) -> int:
+    """What typer has to say about the command line, in the form of every other usage error."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # without a verb
         tell(error.format_message())
         return 2
-    said = error.format_message().removesuffix(".")
+    said = error.format_message().removesuffix(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "loraprof"
     return _fail(f"{said[:1].lower()}{said[1:]}", f"`{command} --help` lists what there is", 2)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import typer
 from msgspec.structs import replace
 
-from loraprof.cli.command import Argument, Option
 from loraprof.cli.light import light, load_arrays
 from loraprof.cli.posix import needs_posix
 from loraprof.cli.quantities import parse_bytes, parse_duration_ns
@@ -22,22 +22,24 @@ BUDGET: Final = "60s"
 
 @workload_options
 def compare(
-    target: Annotated[list[str] | None, Argument("A workload, SCRIPT.py and its arguments, or two recordings.")] = None,
-    module: Annotated[bool, Option("-m", help="The target is a module, as for python -m.")] = False,
-    arms: Annotated[
-        str | None, Option(help="full,frozen,lora,… (`loraprof workloads`); the first is the base.")
+    target: Annotated[
+        list[str] | None, typer.Argument(help="A workload, SCRIPT.py and its arguments, or two recordings.")
     ] = None,
-    budget: Annotated[str | None, Option(help="Time for the timing itself: 120s, 2m; 60s if left out.")] = None,
-    quality: Annotated[int | None, Option(min=1, help="Also train each arm so many steps, three seeds.")] = None,
-    iso_memory: Annotated[str | None, Option(help="80GiB: also each arm's largest batch within it.")] = None,
-    fail_on: Annotated[str | None, Option(help="'slower>3%': exit 3 where surely missed.")] = None,
+    module: Annotated[bool, typer.Option("-m", help="The target is a module, as for python -m.")] = False,
+    arms: Annotated[
+        str | None, typer.Option(help="full,frozen,lora,… (`loraprof workloads`); the first is the base.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for the timing itself: 120s, 2m; 60s if left out.")] = None,
+    quality: Annotated[int | None, typer.Option(min=1, help="Also train each arm so many steps, three seeds.")] = None,
+    iso_memory: Annotated[str | None, typer.Option(help="80GiB: also each arm's largest batch within it.")] = None,
+    fail_on: Annotated[str | None, typer.Option(help="'slower>3%': exit 3 where surely missed.")] = None,
     allow_different: Annotated[
-        bool, Option("--allow-different", help="Compare recordings of different workloads.")
+        bool, typer.Option("--allow-different", help="Compare recordings of different workloads.")
     ] = False,
-    format: Annotated[Format, Option(help="How to write the comparison.")] = Format.terminal,
-    output: Annotated[Path | None, Option("-o", "--output", help="Write it to this file.")] = None,
-    force: Annotated[bool, Option("--force", help="Overwrite what exists.")] = False,
-    quiet: Annotated[bool, Option("--quiet", help="Only the comparison and errors.")] = False,
+    format: Annotated[Format, typer.Option(help="How to write the comparison.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it to this file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the comparison and errors.")] = False,
     *,
     overrides: dict[str, Any],
 ) -> int:

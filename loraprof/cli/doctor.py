@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from loraprof import units
-from loraprof.cli.command import Option
 from loraprof.report.output import standard_output
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("-", "dim")}
 
 
 def doctor(
-    calibrate: Annotated[bool, Option("--calibrate", help="Also measure this device's ceilings.")] = False,
-    format: Annotated[Literal["terminal", "json"], Option(help="How to write the result.")] = "terminal",
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Also measure this device's ceilings.")] = False,
+    format: Annotated[Literal["terminal", "json"], typer.Option(help="How to write the result.")] = "terminal",
     *,
-    device: Annotated[str | None, Option(help="Calibrate this: cpu, cuda, cuda:N; left out: a GPU.")] = None,
-    dtype: Annotated[str | None, Option(help="Calibrate with products in this; left out: float32.")] = None,
-    fresh: Annotated[bool | None, Option(help="Calibrate whatever the cache holds; or what it lacks.")] = None,
+    device: Annotated[str | None, typer.Option(help="Calibrate this: cpu, cuda, cuda:N; left out: a GPU.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Calibrate with products in this; left out: float32.")] = None,
+    fresh: Annotated[bool | None, typer.Option(help="Calibrate whatever the cache holds; or what it lacks.")] = None,
 ) -> None:
     """Say what can be measured here and what cannot, with the remedy for each."""
     from loraprof.capture.device.checks import checks  # imports torch

@@ -57,5 +57,5 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
 
 
 def epilog(verb: str) -> str:
-    """The examples, whose lines click leaves as they are (``\\b``)."""
-    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in EXAMPLES[verb])))
+    """The examples as typer sets them: a blank line is a new line there."""
+    return "\n\n".join(("Examples:", *(f"  {line}" for line in EXAMPLES[verb])))

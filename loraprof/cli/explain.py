@@ -2,12 +2,15 @@
 
 from typing import Annotated
 
-from loraprof.cli.command import Argument
+import typer
+
 from loraprof.cli.light import light, load_arrays
 
 
 def explain(
-    id: Annotated[str | None, Argument("L2, H1, …, or a word of a page; without one, all are listed.")] = None,
+    id: Annotated[
+        str | None, typer.Argument(help="L2, H1, …, or a word of a page; without one, all are listed.")
+    ] = None,
 ) -> None:
     """Explain a finding or a word."""
     with light():

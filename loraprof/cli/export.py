@@ -1,10 +1,12 @@
 """``loraprof export PATH --to FORM -o DEST``: the same analysis for other tools. Never imports torch."""
 
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
-from loraprof.cli.command import Argument, Option
+import typer
+
 from loraprof.cli.light import light
 from loraprof.report.output import say
 
@@ -22,19 +24,19 @@ class Form(StrEnum):
 
 
 def export(
-    path: Annotated[str, Argument("A NAME.loraprof recording, a trace (.json, .json.gz), or their URL.")],
-    to: Annotated[Form, Option("--to", help="What to write; recording and trace are the input itself.")],
-    output: Annotated[str, Option("-o", "--output", help="The file (tensorboard, recording: folder), or a URL.")],
-    address: Annotated[str | None, Option(help="Analyse ranks on Ray: a cluster's address, or `local`.")] = None,
-    force: Annotated[bool, Option("--force", help="Overwrite what exists.")] = False,
-    redact: Annotated[bool, Option("--redact", help="Numbers and public names, pseudonyms for the rest.")] = False,
-    cache: Annotated[bool, Option("--cache/--no-cache", help="Take, and keep, an earlier analysis.")] = True,
-    quiet: Annotated[bool, Option("--quiet", help="Only errors.")] = False,
+    path: Annotated[str, typer.Argument(help="A NAME.loraprof recording, a trace (.json, .json.gz), or their URL.")],
+    to: Annotated[Form, typer.Option("--to", help="What to write; recording and trace are the input itself.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="The file (tensorboard, recording: folder), or a URL.")],
+    address: Annotated[str | None, typer.Option(help="Analyse ranks on Ray: a cluster's address, or `local`.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Numbers and public names, pseudonyms for the rest.")
+    ] = False,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take, and keep, an earlier analysis.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only errors.")] = False,
 ) -> None:
     """Write the analysis for TensorBoard, Perfetto, a page or a program; or the input itself, to hand on."""
     with light():
-        from msgspec.structs import replace
-
         from loraprof.cli.report import job_of
         from loraprof.report.export.registry import export as write
         from loraprof.report.export.upload import export_to_url

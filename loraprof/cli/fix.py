@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import typer
 from msgspec.structs import replace
 
-from loraprof.cli.command import Argument, Option
 from loraprof.cli.posix import needs_posix
 from loraprof.cli.quantities import parse_duration_ns
 from loraprof.cli.target import is_recording
@@ -29,27 +29,27 @@ _REQUIRED: Final = re.compile(r"\s*faster\s*>\s*(\d+(?:\.\d+)?)\s*%\s*")
 @workload_options
 def fix(
     target: Annotated[
-        list[str] | None, Argument("A workload, SCRIPT.py and its arguments, or a recording of either.")
+        list[str] | None, typer.Argument(help="A workload, SCRIPT.py and its arguments, or a recording of either.")
     ] = None,
-    module: Annotated[bool, Option("-m", help="The target is a module, as for python -m.")] = False,
-    budget: Annotated[str, Option(help="Time for all of it: 10m, 90s.")] = "10m",
-    only: Annotated[str | None, Option(help="L2,fused-optimizer: these findings' or named remedies.")] = None,
-    skip: Annotated[str | None, Option(help="All but these.")] = None,
-    also: Annotated[str | None, Option(help="other-training: also those that change what is trained.")] = None,
-    seconds: Annotated[float | None, Option(help="With --also: the losses after so much training.")] = None,
-    until_loss: Annotated[float | None, Option(help="With --also: the time until this loss.")] = None,
+    module: Annotated[bool, typer.Option("-m", help="The target is a module, as for python -m.")] = False,
+    budget: Annotated[str, typer.Option(help="Time for all of it: 10m, 90s.")] = "10m",
+    only: Annotated[str | None, typer.Option(help="L2,fused-optimizer: these findings' or named remedies.")] = None,
+    skip: Annotated[str | None, typer.Option(help="All but these.")] = None,
+    also: Annotated[str | None, typer.Option(help="other-training: also those that change what is trained.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="With --also: the losses after so much training.")] = None,
+    until_loss: Annotated[float | None, typer.Option(help="With --also: the time until this loss.")] = None,
     ranks: Annotated[
-        int, Option("--nproc-per-node", help="Ranks of a script on this machine, as torchrun counts them.", min=1)
+        int, typer.Option("--nproc-per-node", help="Ranks of a script on this machine, as torchrun counts them.", min=1)
     ] = 1,
-    require: Annotated[str | None, Option(help="'faster>10%': exit 3 where that is not surely reached.")] = None,
+    require: Annotated[str | None, typer.Option(help="'faster>10%': exit 3 where that is not surely reached.")] = None,
     contribute: Annotated[
-        Path | None, Option(help="Append a table of predicted against measured to this file.")
+        Path | None, typer.Option(help="Append a table of predicted against measured to this file.")
     ] = None,
-    out: Annotated[Path | None, Option(help="Folder of the finished runs; taken up again.")] = None,
-    format: Annotated[Format, Option(help="How to write what was found.")] = Format.terminal,
-    output: Annotated[Path | None, Option("-o", "--output", help="Write it to this file.")] = None,
-    force: Annotated[bool, Option("--force", help="Overwrite what exists.")] = False,
-    quiet: Annotated[bool, Option("--quiet", help="Only the table and errors.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the finished runs; taken up again.")] = None,
+    format: Annotated[Format, typer.Option(help="How to write what was found.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it to this file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the table and errors.")] = False,
     *,
     overrides: dict[str, Any],
 ) -> int:

@@ -4,7 +4,8 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from loraprof.cli.command import Argument, Option
+import typer
+
 from loraprof.cli.posix import needs_posix
 from loraprof.cli.target import COMMAND
 from loraprof.cli.workload_options import workload_options
@@ -19,20 +20,24 @@ if TYPE_CHECKING:
 
 @workload_options
 def profile(
-    target: Annotated[list[str] | None, Argument("A workload, SCRIPT.py and its arguments, or -- COMMAND.")] = None,
-    module: Annotated[bool, Option("-m", help="The target is a module, as for python -m.")] = False,
-    skip: Annotated[int, Option(min=1, help="Optimizer steps that pass before anything is measured.")] = 3,
-    timed: Annotated[int, Option(min=1, help="Steps timed with nothing attached.")] = 10,
-    steps: Annotated[int, Option(min=1, help="Steps recorded by the profiler.")] = 3,
-    finish: Annotated[bool, Option("--finish", help="Let the script go on afterwards.")] = False,
-    record: Annotated[str | None, Option(help="The recording's directory, NAME.loraprof; or a URL.")] = None,
-    format: Annotated[Format, Option(help="How to write the report.")] = Format.terminal,
-    output: Annotated[Path | None, Option("-o", "--output", help="Write the report to this file.")] = None,
-    force: Annotated[bool, Option("--force", help="Overwrite what exists.")] = False,
-    quiet: Annotated[bool, Option("--quiet", help="Only the report and errors.")] = False,
-    redact: Annotated[bool, Option("--redact", help="Keep numbers and public names alone.")] = False,
-    arm: Annotated[str | None, Option(help="lora, full, frozen, …; also for scripts.")] = None,
-    command: Annotated[bool, Option(COMMAND, hidden=True, help="What follows is a command: the same as --.")] = False,
+    target: Annotated[
+        list[str] | None, typer.Argument(help="A workload, SCRIPT.py and its arguments, or -- COMMAND.")
+    ] = None,
+    module: Annotated[bool, typer.Option("-m", help="The target is a module, as for python -m.")] = False,
+    skip: Annotated[int, typer.Option(min=1, help="Optimizer steps that pass before anything is measured.")] = 3,
+    timed: Annotated[int, typer.Option(min=1, help="Steps timed with nothing attached.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Steps recorded by the profiler.")] = 3,
+    finish: Annotated[bool, typer.Option("--finish", help="Let the script go on afterwards.")] = False,
+    record: Annotated[str | None, typer.Option(help="The recording's directory, NAME.loraprof; or a URL.")] = None,
+    format: Annotated[Format, typer.Option(help="How to write the report.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the report to this file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
+    redact: Annotated[bool, typer.Option("--redact", help="Keep numbers and public names alone.")] = False,
+    arm: Annotated[str | None, typer.Option(help="lora, full, frozen, …; also for scripts.")] = None,
+    command: Annotated[
+        bool, typer.Option(COMMAND, hidden=True, help="What follows is a command: the same as --.")
+    ] = False,
     *,
     overrides: dict[str, Any],
 ) -> int:

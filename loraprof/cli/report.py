@@ -1,11 +1,15 @@
 """``loraprof report PATH``: the diagnosis of a recording or of any PyTorch profiler trace. Never imports torch."""
 
+import tempfile
+import webbrowser
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from loraprof.cli.command import Argument, Option
+import typer
+
 from loraprof.cli.light import light, load_arrays
 from loraprof.errors import UsageError
 from loraprof.report.output import Format, emit, refuse_existing, say
@@ -19,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def report(
-    path: Annotated[str, Argument("A NAME.loraprof recording, a trace (.json, .json.gz), or their URL.")],
-    format: Annotated[Format, Option(help="How to write it.")] = Format.terminal,
-    output: Annotated[Path | None, Option("-o", "--output", help="Write to this file.")] = None,
-    address: Annotated[str | None, Option(help="Analyse ranks on Ray: a cluster's address, or `local`.")] = None,
-    open: Annotated[bool, Option("--open", help="Show the page in the browser.")] = False,
-    force: Annotated[bool, Option("--force", help="Overwrite an existing file.")] = False,
-    quiet: Annotated[bool, Option("--quiet", help="Only the report and errors.")] = False,
-    full: Annotated[bool, Option("--full", help="Every table, nothing cut.")] = False,
-    section: Annotated[str | None, Option(help="One section alone: kernels, idle, findings, …")] = None,
-    cache: Annotated[bool, Option("--cache/--no-cache", help="Take, and keep, an earlier analysis.")] = True,
-    profiled: Annotated[bool, Option("--as-profiled", help="Times of the step under the profiler.")] = False,
+    path: Annotated[str, typer.Argument(help="A NAME.loraprof recording, a trace (.json, .json.gz), or their URL.")],
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
+    address: Annotated[str | None, typer.Option(help="Analyse ranks on Ray: a cluster's address, or `local`.")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the report and errors.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Every table, nothing cut.")] = False,
+    section: Annotated[str | None, typer.Option(help="One section alone: kernels, idle, findings, …")] = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take, and keep, an earlier analysis.")] = True,
+    profiled: Annotated[bool, typer.Option("--as-profiled", help="Times of the step under the profiler.")] = False,
 ) -> None:
     """Analyse a recording or a foreign trace and print where the step's time went."""
     with light():
@@ -45,8 +49,6 @@ def report(
         shown = as_profiled(job.report) if profiled else job.report
         emit(shown, format, output, force, job.drawn, full, section)
     if open and output is not None:
-        import webbrowser
-
         webbrowser.open(output.as_uri())
     if output is not None:
         say(f"wrote {output}", quiet)
@@ -54,15 +56,11 @@ def report(
 
 def _page_to_open(name: str) -> Path:
     """A file that outlives this process: the browser reads it later."""
-    import tempfile
-
     return Path(tempfile.mkdtemp(prefix="loraprof-page-")) / f"{name}.html"
 
 
 def job_of(path: str, address: str | None, cached: bool) -> "Job":
     """The analysis of an input: what is kept of it, else ranks on Ray where an address is given, else in processes."""
-    from msgspec.structs import replace
-
     from loraprof.report.export.job import Job
     from loraprof.store.cache import cache_of
 

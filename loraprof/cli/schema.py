@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import Annotated, Final
 
-from loraprof.cli.command import Argument
+import typer
+
 from loraprof.errors import UsageError
 from loraprof.report.output import standard_output
 
@@ -18,7 +19,7 @@ OUTPUTS: Final[dict[str, str]] = {
 }
 
 
-def schema(output: Annotated[str, Argument(f"{', '.join(OUTPUTS)}.")]) -> None:
+def schema(output: Annotated[str, typer.Argument(help=f"{', '.join(OUTPUTS)}.")]) -> None:
     """Print the JSON Schema of an output."""
     import msgspec
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from loraprof import units
-from loraprof.cli.command import Option
 from loraprof.errors import MeasurementError, ThresholdError, UsageError
 from loraprof.model.selftest import Row, SelfTest
 from loraprof.report.output import clean_stdout, say, standard_output
@@ -24,10 +24,10 @@ BOUNDS = {"equal": "", "at least": ">= ", "at most": "<= "}
 
 
 def selftest(
-    device: Annotated[str | None, Option(help="cpu, cuda or cuda:N; default: the first GPU, else cpu.")] = None,
-    only: Annotated[str | None, Option(help="sleep,gemm,…: these plants alone.")] = None,
-    format: Annotated[Literal["terminal", "json"], Option(help="How to write the result.")] = "terminal",
-    quiet: Annotated[bool, Option("--quiet", help="Only the result and errors.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: the first GPU, else cpu.")] = None,
+    only: Annotated[str | None, typer.Option(help="sleep,gemm,…: these plants alone.")] = None,
+    format: Annotated[Literal["terminal", "json"], typer.Option(help="How to write the result.")] = "terminal",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the result and errors.")] = False,
 ) -> None:
     """Plant known work on this device and check that the analysis finds it."""
     from loraprof.cli.device import named_device

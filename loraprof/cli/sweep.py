@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import typer
 
 from loraprof import units
-from loraprof.cli.command import Argument, Option
 from loraprof.cli.posix import needs_posix
 from loraprof.cli.quantities import parse_duration_ns
 from loraprof.cli.workload_options import workload_options
@@ -26,16 +26,16 @@ Jobs = dict[str, tuple[dict[str, str], bytes]]
 
 @workload_options
 def sweep(
-    target: Annotated[list[str] | None, Argument("A workload, and further axes.")] = None,
-    over: Annotated[list[str] | None, Option(help="rank=4,8 tokens=256,1024 hidden=512 …: the grid.")] = None,
-    budget: Annotated[str, Option(help="Time for the timing of one cell: 15s, 1m.")] = "15s",
-    out: Annotated[Path | None, Option(help="Folder of the finished cells; taken up again.")] = None,
-    predict: Annotated[bool, Option("--predict/--no-predict", help="Also profile LoRA in every cell.")] = True,
-    address: Annotated[str | None, Option(help="A Ray cluster's; `local` starts one (extra ray).")] = None,
-    format: Annotated[Format, Option(help="How to write the sweep.")] = Format.terminal,
-    output: Annotated[Path | None, Option("-o", "--output", help="Write it to this file.")] = None,
-    force: Annotated[bool, Option("--force", help="Overwrite, and discard cells of other settings.")] = False,
-    quiet: Annotated[bool, Option("--quiet", help="Only the sweep and errors.")] = False,
+    target: Annotated[list[str] | None, typer.Argument(help="A workload, and further axes.")] = None,
+    over: Annotated[list[str] | None, typer.Option(help="rank=4,8 tokens=256,1024 hidden=512 …: the grid.")] = None,
+    budget: Annotated[str, typer.Option(help="Time for the timing of one cell: 15s, 1m.")] = "15s",
+    out: Annotated[Path | None, typer.Option(help="Folder of the finished cells; taken up again.")] = None,
+    predict: Annotated[bool, typer.Option("--predict/--no-predict", help="Also profile LoRA in every cell.")] = True,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster's; `local` starts one (extra ray).")] = None,
+    format: Annotated[Format, typer.Option(help="How to write the sweep.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it to this file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite, and discard cells of other settings.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the sweep and errors.")] = False,
     *,
     overrides: dict[str, Any],
 ) -> int:

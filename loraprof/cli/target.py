@@ -3,11 +3,10 @@
 After a built-in workload's name or a recording loraprof's own options may follow too, since neither takes any.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
-import click
+from typer.core import TyperCommand
 
-from loraprof.cli.command import Command
 from loraprof.store.specs import workload_names
 
 RECORDING = ".loraprof"
@@ -20,16 +19,11 @@ def is_recording(word: str) -> bool:
     return word.rstrip("/").endswith(RECORDING)
 
 
-class TargetCommand(Command):
+class TargetCommand(TyperCommand):
     """Reads what follows a workload or a recording as loraprof's options; leaves a script's arguments alone."""
 
-    def target(self, ctx: click.Context, args: list[str]) -> Sequence[str]:
-        """Its words; click has an object of its own for none."""
-        found = self.make_parser(ctx).parse_args(list(args))[0].get("target")
-        return found if isinstance(found, tuple) else ()
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        target = self.target(ctx, args)
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        target = self.make_parser(ctx).parse_args(list(args))[0].get("target")
         if target and (target[0] in workload_names() or is_recording(target[0])):
             ctx.allow_interspersed_args = True
         return super().parse_args(ctx, args)
@@ -38,8 +32,8 @@ class TargetCommand(Command):
 class ProfileCommand(TargetCommand):
     """What follows ``--`` is a command of its own, with everything that belongs to it."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        target = self.target(ctx, args)
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        target = self.make_parser(ctx).parse_args(list(args))[0].get("target") or ()
         dashes = len(args) - len(target) - 1
         if target and dashes >= 0 and args[dashes] == "--":
             args = [*args[:dashes], COMMAND, *args[dashes:]]

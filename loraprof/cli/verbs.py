@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, Final
 
-import click
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from loraprof.cli.command import command
 from loraprof.cli.examples import epilog
 
 VERBS: Final[dict[str, str]] = {
@@ -57,24 +58,27 @@ class Commands(Mapping[str, Any]):
         return len(VERBS)
 
 
-class Group(click.Group):
+class Group(TyperGroup):
     """``loraprof`` itself."""
 
     def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
+        super().__init__(**attributes | {"rich_markup_mode": None})
         self.commands = Commands()  # type: ignore[assignment]  # no verb is added
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
 
 
-def _command(verb: str) -> click.Command:
-    settings: dict[str, Any] = {}
+def _command(verb: str) -> Any:
+    """The verb as typer makes it of its function."""
+    options: dict[str, Any] = {}
     if verb in TARGETS:
         own = getattr(import_module("loraprof.cli.target"), TARGETS[verb])
-        settings = {"kind": own, "context_settings": {"allow_interspersed_args": False}}
-    return command(verb, getattr(import_module(f"loraprof.cli.{verb}"), verb), epilog(verb), **settings)
+        options = {"cls": own, "context_settings": {"allow_interspersed_args": False}}
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command(verb, epilog=epilog(verb), **options)(getattr(import_module(f"loraprof.cli.{verb}"), verb))
+    return get_command(alone)

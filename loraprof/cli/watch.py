@@ -3,22 +3,23 @@
 from pathlib import Path
 from typing import Annotated
 
-from loraprof.cli.command import Argument, Option
+import typer
+
 from loraprof.cli.posix import needs_posix
 from loraprof.errors import UsageError
 from loraprof.report.output import Format, clean_stdout, emit, refuse_existing, say
 
 
 def watch(
-    target: Annotated[list[str], Argument("SCRIPT.py and its arguments.")],
-    module: Annotated[bool, Option("-m", help="The target is a module, as for python -m.")] = False,
-    skip: Annotated[int, Option(min=1, help="Steps that pass before the first step is recorded.")] = 30,
-    record: Annotated[str | None, Option(help="NAME.loraprof: of NAME-before and NAME-after.")] = None,
-    recording: Annotated[bool, Option("--recording/--no-recording", help="Record two steps.")] = True,
-    format: Annotated[Format, Option(help="How to write what was seen.")] = Format.terminal,
-    output: Annotated[Path | None, Option("-o", "--output", help="Write it to this file.")] = None,
-    force: Annotated[bool, Option("--force", help="Overwrite what exists.")] = False,
-    quiet: Annotated[bool, Option("--quiet", help="Only the result and errors.")] = False,
+    target: Annotated[list[str], typer.Argument(help="SCRIPT.py and its arguments.")],
+    module: Annotated[bool, typer.Option("-m", help="The target is a module, as for python -m.")] = False,
+    skip: Annotated[int, typer.Option(min=1, help="Steps that pass before the first step is recorded.")] = 30,
+    record: Annotated[str | None, typer.Option(help="NAME.loraprof: of NAME-before and NAME-after.")] = None,
+    recording: Annotated[bool, typer.Option("--recording/--no-recording", help="Record two steps.")] = True,
+    format: Annotated[Format, typer.Option(help="How to write what was seen.")] = Format.terminal,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it to this file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the result and errors.")] = False,
 ) -> int:
     """Watch a whole training for shifts of its step time."""
     needs_posix()

@@ -5,7 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Final, TypeVar, get_args, get_type_hints
 
-from loraprof.cli.command import Option
+import typer
+
 from loraprof.errors import UsageError
 from loraprof.model.workload import WorkloadSpec
 
@@ -14,7 +15,7 @@ R = TypeVar("R")
 
 
 def _option(kind: Any, help: str) -> Any:
-    return Annotated[kind | None, Option(help=help, panel=PANEL)]
+    return Annotated[kind | None, typer.Option(help=help, rich_help_panel=PANEL)]
 
 
 def _choice(field: str, what: str) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
+import typer
 
 from loraprof import units
 from loraprof.comparison.arms import measured, pair_of
@@ -98,8 +98,8 @@ def _raise_nothing(outcomes: dict[str, Outcome]) -> None:
     failed = [o.exit_code for o in outcomes.values() if o.failed]
     if not failed:
         raise error
-    click.echo(f"loraprof: {error.message}", err=True)
-    raise click.exceptions.Exit(failed[0])
+    typer.echo(f"loraprof: {error.message}", err=True)
+    raise typer.Exit(failed[0])
 
 
 def _compared(found: Measured, target: Target, say: Say) -> Comparison:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from click.exceptions import Exit
+import typer
 
 from loraprof.capture.passes.progress import Progress
 from loraprof.capture.passes.session import Session
@@ -99,4 +99,4 @@ def _incomplete(session: Session, code: int, order: Order, writer: Writer) -> No
     if not code:
         raise MeasurementError(f"{prefix}{missing.message}", missing.hint)
     order.say(f"{prefix}the script exited with code {code} before the recording was complete; nothing was written")
-    raise Exit(code)
+    raise typer.Exit(code)
