@@ -15,7 +15,8 @@ from pathlib import Path
 
 from isal import igzip
 
-SHIFT = {b"ts": 10_000_000, b"id": 1_000_000}  # per repetition: 10 s, and more ids than a seed has
+IDS = 1_000_000  # per repetition: more than a seed has
+REST_US = 1_000_000  # between two of them
 LAST = 4096  # bytes that hold what follows the events
 NUMBER = re.compile(rb'("(?:ts|correlation|External id|Ev Idx|id)"\s*:\s*)(\d+)')
 FRAMES = """
@@ -46,12 +47,13 @@ def write(seed: bytes, events: int, path: Path) -> tuple[int, int]:
     """Writes about ``events`` events; returns their number and the bytes before compression."""
     head, body, tail = split(seed)
     per_round = body.count(b'"ph"')
-    rounds, size = max(1, round(events / per_round)), 0
+    times = [int(found[2]) for found in NUMBER.finditer(body) if b'"ts"' in found[1]]
+    rounds, size, span_us = max(1, round(events / per_round)), 0, max(times) - min(times) + REST_US
     with igzip.open(path, "wb", compresslevel=1) as out:
         for i in range(rounds):
 
             def moved(match: re.Match[bytes], i: int = i) -> bytes:
-                step = SHIFT[b"ts" if b'"ts"' in match[1] else b"id"]
+                step = span_us if b'"ts"' in match[1] else IDS
                 return match[1] + str(int(match[2]) + i * step).encode()
 
             size += out.write((head if i == 0 else b",") + NUMBER.sub(moved, body))

@@ -121,7 +121,7 @@ def test_event_cost_comes_from_another_process() -> None:
         f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n"
         "import torch\n"
         "def refuse(*a, **k): raise SystemExit('a session in this process')\n"
-        "torch.profiler.profile.__enter__ = refuse\n"
+        "torch.autograd.profiler.profile.__enter__ = refuse\n"
         "from loraprof.capture.device.profiler_cost import event_cost_ns\n"
         "print(event_cost_ns(torch.device('cpu')))"
     )

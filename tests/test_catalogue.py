@@ -1,10 +1,10 @@
 import io
 import re
-from dataclasses import replace
 from string import Formatter
 
 import pytest
 from golden_files import assert_golden
+from msgspec.structs import replace
 from rich.console import Console
 
 from loraprof.diagnosis.catalogue import Entry, texts

@@ -1,11 +1,10 @@
 """Clocks of ranks: planted offsets come back exactly, and what cannot be aligned is refused, with the residual."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import document_of, write
 from fleets import fleet, surveyed
+from msgspec.structs import replace
 
 import loraprof
 from loraprof.analysis.ranks.arrivals import arrivals

@@ -1,9 +1,9 @@
 """The work of a step: FLOPs, bytes and launches against numbers worked out by hand, and the time made of them."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from loraprof.analysis.costmodel.variants import VARIANTS
 from loraprof.estimate.architecture import Architecture, Linear

@@ -24,8 +24,8 @@ def content(trace: Trace) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for table in ("host", "device"):
         columns = getattr(trace, table)
-        out |= {f"{table}.{name}": getattr(columns, name).tolist() for name in type(columns).__slots__}
-    return out | {name: getattr(trace, name) for name in Trace.__slots__ if name not in ("host", "device")}
+        out |= {f"{table}.{name}": getattr(columns, name).tolist() for name in type(columns).__struct_fields__}
+    return out | {name: getattr(trace, name) for name in Trace.__struct_fields__ if name not in ("host", "device")}
 
 
 def test_minimal_trace() -> None:

@@ -3,7 +3,6 @@
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 import pytest
 import reference
 from builders import json_of, kernel, step, text_of
+from msgspec.structs import replace
 from pages import Opened, page_of, payload
 from recorded import recorded
 from sample_comparison import comparison

@@ -1,5 +1,6 @@
 """What a profile announces: passes, time at the pace seen, memory; and what it refuses before it starts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from loraprof.capture.device.cpu import Cpu
 from loraprof.capture.device.memory import enough_memory, memory_plan
-from loraprof.capture.passes.plan import COUNTED, PROFILED, Plan
+from loraprof.capture.passes.plan import CALIBRATION_S, COSTS_S, COUNTED, PROFILED, Plan
 from loraprof.capture.passes.session import Session
 from loraprof.cli.app import run
 from loraprof.cli.profile import profile
@@ -23,8 +24,11 @@ def test_the_time_that_is_left() -> None:
     plan = Plan(skip=3, timed=10, count=1, warmup=3, steps=3)
     steps = 11 + COUNTED + 6 * PROFILED
     early = steps - COUNTED  # counted for the first recording already
-    assert plan.pace(10**9, 11, sampled=False).endswith(f"about {early + 5:.0f} s to go, calibration included")
-    assert plan.pace(10**9, 11, sampled=True).endswith(f"about {steps + 10:.0f} s to go, calibration included")
+    costs = COSTS_S + CALIBRATION_S
+    assert plan.pace(10**9, 11, sampled=False).endswith(f"about {early + costs:.0f} s to go, calibration included")
+    assert plan.pace(10**9, 11, sampled=True).endswith(f"about {steps + 5 + costs:.0f} s to go, calibration included")
+    known = replace(plan, calibrated=True).pace(10**9, 11, sampled=False)
+    assert known.endswith(f"about {early + COSTS_S:.0f} s to go, calibration included")
 
 
 def test_memory_of_a_built_model(monkeypatch: pytest.MonkeyPatch) -> None:

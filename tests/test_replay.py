@@ -1,12 +1,11 @@
 """Properties R1 to R6 and the oracle of the replay."""
 
-from dataclasses import replace as changed
-
 import numpy as np
 import pytest
 from builders import call, copy, kernel, step, trace_of
 from hypothesis import given
 from hypothesis import strategies as some
+from msgspec.structs import replace as changed
 
 from loraprof.analysis.prediction.replay import (
     Call,

@@ -1,11 +1,10 @@
 """Roofs: which ceiling binds a kernel, at which time, and what explains one that ran faster."""
 
-from dataclasses import replace
-
 import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from loraprof.analysis.limits.roofline import (
     MOST_LIFT,

@@ -4,11 +4,11 @@ import ast
 import inspect
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from provoke import made, synthetic, timing
 from synthetic.simulate import Synthetic
 from typer.testing import CliRunner

@@ -1,11 +1,11 @@
 """Causes that may gain the same are named together with the measurement that decides between them."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from provoke import made, synthetic, workload
 
 import loraprof

@@ -1,10 +1,9 @@
 """What a record waits for on another stream, seen in when it started."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from builders import Device, Host, call, kernel, trace_of
+from msgspec.structs import replace
 
 from loraprof.analysis.prediction.edits import Launch, with_launches, without
 from loraprof.analysis.prediction.replay import StepCalls, gate_error, replay, step_calls

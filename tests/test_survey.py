@@ -1,7 +1,6 @@
 """Many ranks together: a planted delay is found, ranks that do not belong are left out, and a page stays a page."""
 
 import gzip
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from fleets import fleet, surveyed
+from msgspec.structs import replace
 
 import loraprof
 from loraprof.analysis.ranks.breakdown import Calls, RankBreakdown, StepBreakdown

@@ -160,9 +160,8 @@ def test_a_long_step_combines_fewer_changes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_without_an_unprofiled_time_there_is_nothing_to_choose() -> None:
-    from dataclasses import replace
-
     import msgspec
+    from msgspec.structs import replace
 
     case = case_of("llama-3.2-1b")
     untimed = replace(case, timing=msgspec.structs.replace(case.timing, unprofiled=None))

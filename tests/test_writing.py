@@ -66,8 +66,8 @@ def test_no_recording_replaces_a_folder_that_is_none(tmp_path: Path) -> None:
 
 
 def test_a_temporary_name_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secrets.token_hex", lambda _: "0")
-    beside = tmp_path / f".a.tmp-{owner()}-0"
+    monkeypatch.setattr("os.urandom", lambda _: b"\0")
+    beside = tmp_path / f".a.tmp-{owner()}-00"
     (tmp_path / "victim").write_text("old")
     beside.symlink_to(tmp_path / "victim")
     with pytest.raises(FileExistsError):

@@ -1,8 +1,7 @@
 """From a trace (and the recording around it) to everything a diagnosis needs: one pure function."""
 
-from dataclasses import dataclass, field
-
 import numpy as np
+from msgspec import Struct, field
 
 from loraprof.analysis.attribution.attribute import Attribution, attribute
 from loraprof.analysis.attribution.graph_launches import GraphWork, graph_work
@@ -18,8 +17,7 @@ from loraprof.model.report import Closure, Launches, Step
 from loraprof.model.trace import Int64, Trace, distinct
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Analysis:
+class Analysis(Struct, frozen=True, eq=False):
     """Steps are those of the main device (the busiest); ``others`` holds further devices of the process."""
 
     trace: Trace

@@ -12,13 +12,13 @@ Medians under multiplicities are read from sorted values, so swapping the arms n
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 RESAMPLES: Final = 2000
 SEED: Final = 20250711
@@ -41,8 +41,7 @@ Verdict = Literal["faster", "slower", "undecided"]
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """A log ratio of times with its interval; ``ratio``, ``ratio_low`` and ``ratio_high`` are the plain ratios."""
 
     log: float
@@ -63,8 +62,7 @@ class Estimate:
         return math.exp(self.high)
 
 
-@dataclass(frozen=True, slots=True)
-class Outliers:
+class Outliers(Struct, frozen=True):
     """Samples beyond Tukey's fences: ``mild`` beyond 1.5 IQR, ``severe`` beyond 3 IQR (not counted as mild)."""
 
     mild: int

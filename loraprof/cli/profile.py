@@ -72,7 +72,11 @@ def profile(
         become(LastWords(str(whole), ended.leaves, force, ended.code, format.value, to, quiet, redact, until))
     if ended.saved:
         try:
+            order.spent.ends("writing")
             show_recording(place, format, output, force, quiet, redact)
+            if builtin:
+                order.spent.ends("the report")
+                order.say(order.spent.sentence())
         except BrokenPipeError:
             let_go()
         except MeasurementError as error:  # the recording is there

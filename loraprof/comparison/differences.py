@@ -3,7 +3,7 @@
 What one arm sets by itself (its name, what it trains) is no difference; settings, software, device, recomputation are.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from loraprof.diagnosis.findings.comparability import DIFFERENT_ARMS, TOKENS_APART
 from loraprof.model.recording import Recording
@@ -12,8 +12,7 @@ from loraprof.model.report import Evidence, Finding, Report
 NOT_SETTINGS = ("arms", "device", "seed")
 
 
-@dataclass(frozen=True, slots=True)
-class Profiled:
+class Profiled(Struct, frozen=True):
     """An arm's profile pass, and the steps that the same process timed without a profiler."""
 
     report: Report

@@ -8,9 +8,10 @@ and a verdict is given only where it exceeds both intervals and both noise floor
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Final
+
+from msgspec import Struct, field
 
 from loraprof import units
 from loraprof.analysis.statistics import (
@@ -28,8 +29,7 @@ from loraprof.model.compare import ArmResult, Comparison, NoiseFloor, Ratio
 _THRESHOLD: Final = re.compile(r"\s*slower\s*>\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(Struct, frozen=True):
     """Step times of one arm per block, and the SM clock during each block (empty: unknown)."""
 
     blocks: tuple[tuple[int, ...], ...]
@@ -47,16 +47,14 @@ class Series:
         return [ns * mhz for block, mhz in zip(self.blocks, self.clocks_mhz, strict=True) for ns in block]
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Why an arm has no times."""
 
     reason: str
     peak_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
+class Timed(Struct, frozen=True):
     """What the timing engine saw. ``twin`` is the reference arm run a second time as an arm of its own."""
 
     reference: str

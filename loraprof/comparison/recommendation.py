@@ -6,9 +6,10 @@ even the best learner loses half of its first loss, the training runs are too sh
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof import units
 from loraprof.model.compare import ArmResult, Ratio
@@ -18,8 +19,7 @@ ENOUGH: Final = 0.5  # of the first loss, that the best learner must lose
 BOUND: Final = "frozen"  # trains nothing
 
 
-@dataclass(frozen=True, slots=True)
-class Learning:
+class Learning(Struct, frozen=True):
     """Of the arms that were ``judged``, ``best`` loses most of its loss and ``worse`` visibly less than it.
 
     ``too_short``: neither can be told.

@@ -11,9 +11,10 @@ Rounded half to even once per bar, hence swapping the arms negates every number.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, TypeVar
+
+from msgspec import Struct
 
 from loraprof.model.compare import Bar, Waterfall
 from loraprof.model.report import Part, Step
@@ -30,8 +31,7 @@ Cell = tuple[Kind, Class | None, Cause | None, Phase, Role]  # kind, class, caus
 Amount = tuple[int, int]  # events, ns
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(Struct, frozen=True):
     """One arm: its profiled step, the mean of its timed steps, and ``unprofiled_ns``, the step time of the profiled
     process without profiler (``None``: unknown, then the profiler's share stays in the residual)."""
 

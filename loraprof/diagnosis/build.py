@@ -1,8 +1,8 @@
 """From an analysis to the report: the one place where it is put together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loraprof import units
@@ -51,8 +51,7 @@ CROWDED = 0.75  # of the share of the step that is work: with less processor tim
 UNREAD = "Where this step's time goes is unknown: it ran on an accelerator whose records loraprof cannot read."
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Among:
+class Among(Struct, frozen=True, eq=False):
     """What the other ranks add to the report of one: how many there are, the step all are compared at, and the
     shortest duration over the ranks of each of its collectives (-1 unknown)."""
 
@@ -61,8 +60,7 @@ class Among:
     transfer_ns: Int64 | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True, eq=False):
     """A report and what it was made of; ``case`` is None where the trace holds no step."""
 
     report: Report
@@ -145,6 +143,7 @@ def _explained(
         ledger=ledger,
         step=seen.like(step) if seen else step,
         busy=busy,
+        limits=limits,
         kernels=table,
         adapter=adapter,
         timing=timing,
@@ -154,7 +153,6 @@ def _explained(
         replay=replayed,
         collectives=calls,
         communication=exchanged,
-        ceiling=limits.ceiling,
         unprofiled=plain,
     )
     found = findings(case) if step.wall_ns and not analysis.unread else []

@@ -1,19 +1,19 @@
 """Everything a finding may look at, gathered once: one frozen case per report."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.limits.precision import compute_dtype
 from loraprof.analysis.limits.rates import Rates
-from loraprof.analysis.limits.roofline import Ceiling
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction.counterfactual import Counterfactual
 from loraprof.analysis.prediction.replayed import StepReplay
 from loraprof.analysis.ranks.collectives import Collectives
+from loraprof.analysis.step.best_times import Limits
 from loraprof.analysis.step.busy import Busy
 from loraprof.analysis.step.records import Record, records_of
 from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
@@ -29,8 +29,7 @@ MAJOR = 0.05  # share of the step from which a gain is major
 ERROR = 0.3  # of an estimated saving: what covers the remedies measured on a GPU (benchmarks/coverage.py)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TimedLedger:
+class TimedLedger(Struct, frozen=True, eq=False):
     """A step's ledger, the unprofiled ns of its entries, and which of them share (module, phase, role)."""
 
     ledger: Ledger
@@ -45,8 +44,7 @@ def timed_ledger(ledger: Ledger, ns: Floats) -> TimedLedger:
     return TimedLedger(ledger, ns, group, np.bincount(group, ledger.busy).astype(np.float64))
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
+class Case(Struct, frozen=True, eq=False, dict=True):
     """The reported step of one rank. ``recording`` is None for foreign traces: a rule that needs it stays silent.
 
     ``step`` is the one without the profiler where that is known, and so is what rules say of times and shares; what is
@@ -57,6 +55,7 @@ class Case:
     ledger: Ledger
     step: Step
     busy: Busy
+    limits: Limits
     kernels: list[Kernel]
     adapter: Adapter | None
     timing: TimingReport
@@ -66,7 +65,6 @@ class Case:
     replay: StepReplay | None = None
     collectives: Collectives | None = None
     communication: Communication | None = None
-    ceiling: Ceiling | None = None
     unprofiled: Ledger | None = None  # the reported step's entries without the profiler
 
     @property
@@ -158,7 +156,8 @@ class Case:
         if self.recording is None or self.rates is None:
             return None
         dtype = compute_dtype(self.recording)
-        reached = self.ceiling.flops_per_s.get(dtype) if self.ceiling else None
+        ceiling = self.limits.ceiling
+        reached = ceiling.flops_per_s.get(dtype) if ceiling else None
         return max((r for r in (self.rates.gemm_flops_per_s(dtype), reached) if r), default=None)
 
     @cached_property

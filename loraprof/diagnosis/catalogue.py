@@ -6,7 +6,7 @@ in a signature as ``{name:unit}``, and its value is the rule's: the text cannot 
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
 
@@ -49,5 +49,5 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def texts() -> Mapping[str, Entry]:
     """All causes by id, as they are written."""
-    text = resources.files("loraprof.diagnosis").joinpath("catalogue.toml").read_bytes()
+    text = Path(__file__).with_name("catalogue.toml").read_bytes()
     return {e.id: e for e in msgspec.toml.decode(text, type=_File).entry}

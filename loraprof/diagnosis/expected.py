@@ -15,11 +15,11 @@ An interval is never narrower than that of the timed steps.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from math import prod
 from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.step.records import Record

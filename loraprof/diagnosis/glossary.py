@@ -1,7 +1,7 @@
 """What do the tool's own words mean? One glossary, ``glossary.toml`` beside this file, for ``loraprof explain``."""
 
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 import msgspec
 
@@ -20,7 +20,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def terms() -> dict[str, Term]:
     """By word, in lower case."""
-    text = resources.files("loraprof.diagnosis").joinpath("glossary.toml").read_bytes()
+    text = Path(__file__).with_name("glossary.toml").read_bytes()
     return {word.lower(): term for term in msgspec.toml.decode(text, type=_File).term for word in term.words}
 
 

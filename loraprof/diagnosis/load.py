@@ -1,11 +1,11 @@
 """From a path to a report: reads a recording or foreign traces and runs the analysis."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from loraprof.analysis.analyse import analyse
 from loraprof.analysis.ranks.examine import Run, sequential

@@ -2,9 +2,10 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from string import Template
 from typing import Any, Final
+
+from msgspec import Struct
 
 from loraprof.diagnosis.case import Case, gain, tellable_ns
 from loraprof.diagnosis.stack import Stack, stacks
@@ -18,8 +19,7 @@ COMPARED: Final = ("lora-fused", "lora-bf16", "lora-nodropout", "lora-qv", "full
 ORDER: Final[tuple[RemedyKind, ...]] = ("same_training", "numerics", "data", "hardware", "other_training")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remedy:
+class Remedy(Struct, frozen=True, kw_only=True):
     """``text`` by what the script is built on; ``$name`` in it is a value of the rule's test. A remedy without words
     for this script, or that does not fit it, is not printed. ``arm``: what ``loraprof fix`` or
     ``loraprof compare`` calls the change.

@@ -1,8 +1,9 @@
 """A known cause as one object: how it is seen, from where on, what helps, and what explains it away."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from loraprof.diagnosis.case import MAJOR, Case
 from loraprof.diagnosis.catalogue import Entry, texts
@@ -11,8 +12,7 @@ from loraprof.diagnosis.worth import Worth
 from loraprof.model.report import Evidence, Finding, RemedyReport, Severity
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """Rules about one part of a step. ``gate``: about whether the numbers mean what they seem to mean."""
 
     title: str
@@ -28,8 +28,7 @@ POWER = Family("clocks, power, memory")
 LEVER = Family("is LoRA the right lever")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(Struct, frozen=True, kw_only=True):
     """What a rule's test saw. ``saved``: what the step would be shorter without the cause. The severity follows the
     gain unless given; without an unprofiled time, ``spent_ns`` of the profiled step. ``remedies``: those of the rule
     that may fit, all unless given; ``values``: what they ask for. The title is the catalogue's unless given."""
@@ -43,8 +42,7 @@ class Seen:
     values: Values = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """``test`` looks at one step, None where only two recordings together show the cause. ``thresholds`` are the
     numbers that the catalogue's signature names. Where a rule of ``explained_by`` is found too, this one says no more.
     ``bounds``: nothing is left to gain in that family, so its minor findings go. ``probe``: doubling this option of a

@@ -7,13 +7,13 @@ its changes would if none took of another's work.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from math import prod
 from typing import Final
 
 import numpy as np
-from msgspec import structs
+from msgspec import Struct, structs
+from msgspec.structs import replace
 
 from loraprof.analysis.prediction.replayed import StepReplay
 from loraprof.analysis.step.unprofiled import Floats
@@ -31,8 +31,7 @@ VISITS: Final = 2_000_000  # of calls in all replays, a second or two
 LEAST_SURE: Final[tuple[GainBasis, ...]] = ("assumed", "model", "replay", "measured")
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
+class _Offer(Struct, frozen=True):
     choice: Choice
     gain: Gain
     worth: Worth | None
@@ -115,8 +114,7 @@ def _outcome(now: int, gained: Gain | None) -> Outcome:
     return Outcome(max(now - gained.ns, 0), gained.speedup, gained.low, gained.high, gained.basis)
 
 
-@dataclass(frozen=True)
-class _Edited:
+class _Edited(Struct, frozen=True, dict=True):
     """The reported step, and its replay where it has one."""
 
     timed: TimedLedger

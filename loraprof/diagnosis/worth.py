@@ -1,14 +1,14 @@
 """What is something worth in a step, and how is that known? Unprofiled ns with their range and basis."""
 
-from dataclasses import dataclass, field, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.step.unprofiled import Floats
 from loraprof.model.report import GainBasis
 from loraprof.model.trace import Bool
 
 
-@dataclass(frozen=True, slots=True)
-class Assumed:
+class Assumed(Struct, frozen=True):
     """What a remedy takes away of a cause, as a range of shares that comes from elsewhere; ``source`` says from
     where."""
 
@@ -22,8 +22,7 @@ class Assumed:
             raise ValueError(f"an assumed range needs a width: {self}")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Taken:
+class Taken(Struct, frozen=True, eq=False):
     """What goes of the reported step, as shares per ledger entry: ``time`` of the entry's own, and ``launch`` of the
     idle time in front of a busy one."""
 
@@ -37,8 +36,7 @@ class Taken:
         return Taken(self.time + more.time, self.launch + more.launch)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostEdit:
+class HostEdit(Struct, frozen=True, eq=False):
     """What changes of the replayed launches: flagged records that follow each other are ``merged`` into one, and the
     host takes a ``share`` of its time."""
 
@@ -49,8 +47,7 @@ class HostEdit:
 Edit = Taken | HostEdit
 
 
-@dataclass(frozen=True, slots=True)
-class Worth:
+class Worth(Struct, frozen=True):
     """Unprofiled ns of one step, and how they are known. ``edit``: the change to the step that gives ``ns``, where one
     does. ``bounded``: ``low`` and ``high`` already hold the error of the estimate, not its inputs' spread alone."""
 
@@ -59,7 +56,7 @@ class Worth:
     high: float
     basis: GainBasis = "model"
     source: str | None = None
-    edit: Edit | None = field(default=None, compare=False, repr=False)
+    edit: Edit | None = None
     bounded: bool = False
 
     def times(self, factor: float) -> "Worth":

@@ -5,15 +5,15 @@ experts of a mixture, or positions of an image under a convolution.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Norm = Literal["rms", "layer", "batch"]
 Activation = Literal["gated", "gelu_tanh", "gelu", "relu"]
 
 
-@dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(Struct, frozen=True):
     """A weight of n x k. ``calls`` separate weights of this shape, each seeing ``share`` of the tokens."""
 
     name: str
@@ -28,8 +28,7 @@ class Linear:
         return self.calls * (self.k * self.n + (self.n if self.bias else 0))
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """One block. ``norms`` run over the hidden width; ``inner`` is the activation's width, all experts together."""
 
     linears: tuple[Linear, ...]
@@ -58,16 +57,14 @@ class Layer:
         return sum(linear.parameters for linear in self.linears) + self.norm_parameters
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(Struct, frozen=True):
     """``count`` equal layers."""
 
     count: int
     layer: Layer
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(Struct, frozen=True):
     """``positions``: rows of learned position tables. ``labels``: of a classifier, 0 where the head is a language
     model's. ``embeds`` False: no token table (images)."""
 

@@ -4,8 +4,9 @@ A model_type nobody here knows is read as a Llama when it has a Llama's fields, 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from loraprof.errors import UsageError
 from loraprof.estimate.architecture import ROUTER, Activation, Architecture, Layer, Linear, Stack

@@ -1,16 +1,16 @@
 """Reading the fields of a model's config: what is missing is said once, all together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from loraprof.errors import UsageError
 
 LARGEST = 10**7  # of any size in a config
 
 
-@dataclass
-class Fields:
+class Fields(Struct):
     """A config and the names that were asked for and not there."""
 
     values: Mapping[str, Any]

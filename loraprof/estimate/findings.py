@@ -4,9 +4,9 @@ A gain is this step's time over that of the step with the remedy, both estimated
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from loraprof.diagnosis.catalogue import texts
@@ -33,8 +33,7 @@ LEAST_GAIN = 1.02
 Seen = tuple[str, float | int | str, str]  # what, value, unit
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Struct, frozen=True):
     """The estimated LoRA step that is judged."""
 
     question: Question

@@ -7,8 +7,9 @@ The host runs ahead of the GPU within a step and waits for it at the end of one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof.estimate.work import Work
 from loraprof.model.estimate import Row
@@ -30,8 +31,7 @@ ENDS: Final = ("head", "loss")
 NAMES: Final = {"wgrad": "weight gradients", "accumulate": "accumulation"}  # rows of their own within a role
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Struct, frozen=True):
     """Work against one GPU's data sheet: seconds at the full peak and at the full bandwidth, and the rates' names."""
 
     segment: int
@@ -84,8 +84,7 @@ def used(parts: Iterable[Load]) -> set[str]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(Struct, frozen=True):
     """What the GPU does not decide: seconds per launch, collectives by phase, micro-batches per step."""
 
     launch_s: float

@@ -1,10 +1,11 @@
 """The arms' steps on one GPU, and how far the rates' spread moves them."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from math import exp, log, sqrt
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof.analysis.costmodel.distributed import ddp_bytes, sharded_bytes
 from loraprof.estimate.architecture import Architecture
@@ -21,8 +22,7 @@ MODEL: Final = "model"  # the rate that stands for what the rates cannot explain
 RATIOS: Final = {"speedup": ("full", "lora"), "ideal": ("full", "frozen")}
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """One model and setting on one GPU."""
 
     architecture: Architecture

@@ -5,7 +5,9 @@ Every input is read once and every output written once; the formulas are the cos
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.costmodel.linear import dequantize_bytes, gemm_bytes
 from loraprof.analysis.costmodel.optimizer import accumulate_bytes, adamw_bytes, clip_bytes, sgd_bytes
@@ -21,8 +23,7 @@ DEQUANT_KERNELS = 3  # bitsandbytes: the scales' own dequantisation, their offse
 EIGHT_BIT_BYTES = 10  # p and g of two bytes, m and v of one: p, m, v read and written, g read
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """Kernels of one kind. ``key`` names the waterfall's bar, ``dtype`` the peak its FLOPs run against, ``piece`` the
     bytes of its largest tensor (what may stay in L2)."""
 

@@ -4,16 +4,16 @@ Times are ns from the window's start; a row's slices are in time order and do no
 ``Scene.names``. Nothing here is rounded: the cells add up to the window, the slices of the partition tile it.
 """
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from loraprof.model.what_if import WhatIf
 
 Group = Literal["partition", "stream", "host"]
 
 
-@dataclass(frozen=True, slots=True)
-class SliceRow:
+class SliceRow(Struct, frozen=True):
     """One line of a timeline. ``tone`` counts into ``Scene.tones``; ``blame`` of an idle slice, -1 none: the host row
     and slice that launched what ended it, as ``row << 32 | slice``."""
 
@@ -27,8 +27,7 @@ class SliceRow:
     blame: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionCell:
+class PartitionCell(Struct, frozen=True):
     """Exclusive time of one name in one module, role and phase; idle time has its cause for a name."""
 
     busy: bool
@@ -40,8 +39,7 @@ class PartitionCell:
     events: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(Struct, frozen=True):
     step: str
     wall_ns: int
     names: list[str]
@@ -51,8 +49,7 @@ class Scene:
     left_out: int  # host records too deep to be drawn
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(Struct, frozen=True):
     """``scenes``: the step as it runs where that is known, and as it was profiled."""
 
     scenes: tuple[Scene, ...] = ()

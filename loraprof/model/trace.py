@@ -4,11 +4,11 @@ Events are columns, not objects: a trace has up to tens of millions of them. All
 same length; ``-1`` in an id column means the file did not say. Nothing here is inferred.
 """
 
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -28,8 +28,7 @@ def distinct(column: npt.NDArray[Integer]) -> npt.NDArray[Integer]:
     return ordered[first]
 
 
-@dataclass(frozen=True, slots=True)
-class Shapes:
+class Shapes(Struct, frozen=True):
     """Inputs of an op as recorded with ``record_shapes``; a scalar or absent input has the empty shape.
 
     ``dims[i]`` is the shape of input i, or a tuple of shapes for a tensor list.
@@ -43,8 +42,7 @@ class Shapes:
     flops: int | None = None  # and computes in matrix products
 
 
-@dataclass(frozen=True, slots=True)
-class Collective:
+class Collective(Struct, frozen=True):
     """Arguments Kineto copies from ``record_param_comms`` to an NCCL kernel. ``None``: not recorded."""
 
     name: str
@@ -56,8 +54,7 @@ class Collective:
     sequence: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """A process group of ``distributedInfo``; ``ranks`` is empty where the file does not list them."""
 
     name: str
@@ -65,8 +62,7 @@ class Group:
     ranks: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostTable:
+class HostTable(Struct, frozen=True, eq=False):
     """Records on host threads, sorted by (thread, start, -end, kind, name)."""
 
     start: Int64  # ns
@@ -84,8 +80,7 @@ class HostTable:
         return len(self.start)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DeviceTable:
+class DeviceTable(Struct, frozen=True, eq=False):
     """Kernels, copies and memsets, sorted by (start, device, stream, correlation, end, name)."""
 
     start: Int64
@@ -105,8 +100,7 @@ class DeviceTable:
         return len(self.start)
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceFacts:
+class DeviceFacts(Struct, frozen=True):
     """One entry of ``deviceProperties``; ``None`` where the writer left it out."""
 
     index: int
@@ -116,8 +110,7 @@ class DeviceFacts:
     capability: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Faults:
+class Faults(Struct, frozen=True):
     """What was wrong with the file's events; each is also a line in ``Trace.notes`` when not 0."""
 
     zero_timestamps: int = 0  # device records with ts = 0, or with dur = 0 where times are finer than 1 us
@@ -128,8 +121,7 @@ class Faults:
     unknown_categories: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Trace:
+class Trace(Struct, frozen=True, eq=False):
     """One rank's profiler trace."""
 
     names: tuple[str, ...]

@@ -1,12 +1,11 @@
 """What sets of changes would give together."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from loraprof.model.report import GainBasis, RemedyKind
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """A change of the finding ``id``; ``apart`` says why it is not combined with others, None where it is."""
 
     id: str
@@ -16,8 +15,7 @@ class Choice:
     apart: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The step with a set of changes, ns, and how much faster it is, at least and at most."""
 
     step_ns: int
@@ -27,8 +25,7 @@ class Outcome:
     basis: GainBasis | None
 
 
-@dataclass(frozen=True, slots=True)
-class WhatIf:
+class WhatIf(Struct, frozen=True):
     """``outcomes[m]``: with the changes whose bits ``m`` has, bit i for ``choices[i]``; ``alone`` are combined with
     none, and their outcomes their own."""
 

@@ -4,11 +4,10 @@
 in here is raw: kernel names come from a file, so a renderer escapes, and passes ``printable`` text only.
 """
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """``short`` heads the column on a narrow page; of columns with ``drop`` the highest goes first, and a ``gloss``,
     which only explains another column, even where nothing may be cut."""
 
@@ -20,8 +19,7 @@ class Column:
     gloss: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """``value`` sorts; ``full`` is the whole text where ``text`` abbreviates; ``tone`` is a palette key."""
 
     text: str
@@ -33,15 +31,13 @@ class Cell:
 Row = tuple[Cell, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     footer: tuple[Row, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Struct, frozen=True):
     label: str
     ns: int
     time: str
@@ -50,15 +46,13 @@ class Segment:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(Struct, frozen=True):
     """Parts of a whole; the shares add up to 100 %."""
 
     segments: tuple[Segment, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One bar of a waterfall; the first and the last are levels, not changes."""
 
     label: str
@@ -70,29 +64,25 @@ class Change:
     level: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Waterfall:
+class Waterfall(Struct, frozen=True):
     changes: tuple[Change, ...]
     unit: str
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(Struct, frozen=True):
     label: str
     ns: int
     text: str
     tone: str
 
 
-@dataclass(frozen=True, slots=True)
-class Shift:
+class Shift(Struct, frozen=True):
     label: str
     ns: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(Struct, frozen=True):
     """Two levels, and the shifts that lead from one to the other, each group under what became of them."""
 
     before: Level
@@ -100,8 +90,7 @@ class Balance:
     after: Level
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Struct, frozen=True):
     """One change to make: its cause, the step before and after, the speed-up, how that is known, and what to type."""
 
     number: int
@@ -120,27 +109,23 @@ class Proposal:
         return "; ".join(filter(None, (self.text, self.check)))
 
 
-@dataclass(frozen=True, slots=True)
-class Proposals:
+class Proposals(Struct, frozen=True):
     """Groups of changes, each with a title."""
 
     groups: tuple[tuple[str, tuple[Proposal, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """Labelled lines."""
 
     lines: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Paragraph:
+class Paragraph(Struct, frozen=True):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(Struct, frozen=True):
     """One finding, ready to print."""
 
     id: str
@@ -152,16 +137,14 @@ class Remark:
     see: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Remarks:
+class Remarks(Struct, frozen=True):
     items: tuple[Remark, ...]
 
 
 Block = Table | Bar | Waterfall | Balance | Proposals | Facts | Paragraph | Remarks
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """``brief`` sections are all that a terminal shows unless asked for more; ``detail`` ones are folded on pages."""
 
     id: str
@@ -172,8 +155,7 @@ class Section:
     brief: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """``lines`` follow the headline as they are."""
 
     title: str

@@ -4,12 +4,12 @@ Roles and causes are grouped so that the bar has few enough segments to read; th
 Colours are Okabe and Ito's (distinguishable with every common colour blindness), lightened for dark pages.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Tone:
+
+class Tone(Struct, frozen=True):
     """``light`` and ``dark`` are hex colours for pages of that kind; ``ansi`` is one of the terminal's own, which its
     theme keeps readable, and ``glyph`` tells what fills a bar where there is no colour."""
 

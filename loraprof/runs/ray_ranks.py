@@ -4,8 +4,9 @@ The files must be where the workers see them: behind a URL, or on a file system 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from loraprof.analysis.ranks.examine import LeftOut, Result, Run, examine
 from loraprof.errors import UsageError

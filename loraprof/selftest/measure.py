@@ -3,7 +3,6 @@
 Of a timed quantity the repetition with the median error counts, of any other the worst: a count has no noise.
 """
 
-import dataclasses
 import datetime
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -130,7 +129,7 @@ def step_alone(trace: Trace, name: str) -> Trace:
     if annotated.sum() != 1:
         raise MeasurementError(f"{name} is not in the trace", CUPTI_HINT)
     start, end = int(host.start[annotated][0]), int(host.end[annotated][0])
-    return dataclasses.replace(
+    return replace(
         trace,
         host=_rows(host, (host.start >= start) & (host.end <= end)),
         device=_rows(device, (device.start >= start) & (device.end <= end)),
@@ -138,5 +137,5 @@ def step_alone(trace: Trace, name: str) -> Trace:
 
 
 def _rows(table: T, kept: Bool) -> T:
-    columns: dict[str, Any] = {f.name: getattr(table, f.name)[kept] for f in dataclasses.fields(table)}
+    columns: dict[str, Any] = {name: getattr(table, name)[kept] for name in type(table).__struct_fields__}
     return type(table)(**columns)

@@ -12,11 +12,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from loraprof import __version__
 from loraprof.errors import LoraprofError
@@ -36,8 +36,7 @@ _ENTRY: Final = re.compile(rf"\.?[0-9a-f]{{{2 * DIGEST_BYTES}}}\.")  # and one t
 Stamp = tuple[str, int, int]  # a file's path, size and time of change, ns
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(Struct, frozen=True):
     """What is kept of one input. ``stamps``: of its files when they were digested."""
 
     folder: Path

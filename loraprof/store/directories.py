@@ -6,8 +6,9 @@ it its name (``rank<i>.trace.json``), or foreign traces (``*.trace.json``, or a 
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof.errors import InputError
 from loraprof.store.layout import CLAIM, FIX, NVML, RECORDING, rank_of_own, rank_of_trace
@@ -18,8 +19,7 @@ _FOREIGN = re.compile(r"\.trace\.json(\.gz)?$|rank[-_]?\d+\b.*\.json(\.gz)?$", r
 _NUMBER = re.compile(r"rank[-_]?(\d+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class RankFile:
+class RankFile(Struct, frozen=True):
     """One rank's trace; ``rank`` is None where only the trace itself can say."""
 
     rank: int | None
@@ -29,8 +29,7 @@ class RankFile:
     shared: Place | None = None  # that of all
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(Struct, frozen=True):
     """``ranks`` in the order of their numbers, those without one by name."""
 
     recording: Place | None

@@ -8,12 +8,12 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from loraprof import units
 from loraprof.errors import InputError
@@ -29,8 +29,7 @@ from loraprof.store.writing import check_target, disk, not_written, temporary
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """What a path given by the user is: a recording directory, foreign traces of several ranks, or one trace."""
 
     path: Place

@@ -7,7 +7,6 @@ which process they are of (``leftovers``).
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +71,7 @@ def _is_recording(folder: Path) -> bool:
 
 def temporary(target: Path) -> Path:
     """A name beside ``target`` that nobody can foresee."""
-    return target.absolute().parent / f".{target.name[:120]}.tmp-{owner()}-{secrets.token_hex(4)}"
+    return target.absolute().parent / f".{target.name[:120]}.tmp-{owner()}-{os.urandom(4).hex()}"
 
 
 @contextmanager

@@ -6,10 +6,10 @@ recorded interval ``[before, after)`` holds it. (b) decides where it is known, (
 disagreements are counted. Work outside every module is placed by what surrounds it in the step.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.attribution.backward import Backward
 from loraprof.analysis.attribution.compiled import Compiled, CompiledRows, compile_ranges
@@ -32,8 +32,7 @@ _HOW: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Attribution:
+class Attribution(Struct, frozen=True, eq=False):
     """Per host row: module (-> ``paths``, -1 none), phase and role; ids of the vocabulary."""
 
     paths: tuple[str, ...]
@@ -53,8 +52,7 @@ class Attribution:
     network: Int32 | None = None  # per module: its network; None: there are none
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Around:
+class _Around(Struct, frozen=True, eq=False):
     """Per host row, what is around it (-1 none), and what of the step that makes it."""
 
     marker: Int32  # module call

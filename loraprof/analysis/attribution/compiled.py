@@ -8,9 +8,9 @@ matched by order; else names and shapes tell what they can, and the rest is ``ot
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.attribution.compiled_graphs import Graphs, Scope
 from loraprof.analysis.attribution.kernel_names import role_of_kernel, role_of_product
@@ -28,8 +28,7 @@ _PRODUCTS = ("aten::mm", "aten::addmm", "aten::linear", "mkldnn::_linear_pointwi
 COMPILING = re.compile(r"\(dynamo_timed\)$|^(dynamo|entire_frame_compile|inductor_compile)$")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CompiledRows:
+class CompiledRows(Struct, frozen=True, eq=False):
     """Flags of host rows. ``known``: attributed by what the compiler said the kernel is made of."""
 
     inside: Bool  # generated code, or what runs in it
@@ -58,8 +57,7 @@ def compilations(trace: Trace, tree: Tree, compiling: Bool | None) -> Int64:
     return rows[(above < 0) | ~compiling[np.maximum(above, 0)]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Names:
+class _Names(Struct, frozen=True, eq=False):
     region: Bool
     call: Bool
     function: Bool

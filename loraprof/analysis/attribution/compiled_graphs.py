@@ -10,8 +10,9 @@ Calls are matched to a trace by order: kernel names repeat, and equal kernels of
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
+
+from msgspec import Struct
 
 from loraprof.analysis.attribution.roles import Context, Roles
 from loraprof.analysis.attribution.weights import PRODUCT
@@ -24,8 +25,7 @@ _CORE = ("scaled_dot", "softmax", "bmm", "flash")
 _FAR = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """``module``: its number, -1 none; ``LOSS`` for the loss. ``mixed``: adapter ops in a kernel of another role."""
 
     module: int | str
@@ -33,8 +33,7 @@ class Placed:
     mixed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """A run of generated code: its compile id, its direction, and the module that was running (-1 none)."""
 
     region: str
@@ -157,8 +156,7 @@ class Graphs:
         return self._by_path.get(".".join(parts[0] for parts in shared), -1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
+class _Order(Struct, frozen=True):
     """Autograd numbers at which the forward pass came to things: the attention of a module, the end of the head."""
 
     region: str

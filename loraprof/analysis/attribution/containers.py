@@ -7,8 +7,9 @@ are made only above attention.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof.model.vocabulary import Role
 
@@ -16,8 +17,7 @@ CORE: Final = re.compile(r"scaled_dot_product|_flash_attention|efficient_attenti
 _MEAN_SQUARE: Final = re.compile(r"rsqrt|var_mean|native_layer_norm|rms_norm|_norm$|linalg_vector_norm")
 
 
-@dataclass(frozen=True, slots=True)
-class Behaviour:
+class Behaviour(Struct, frozen=True):
     """What a module was seen to do."""
 
     attention: bool = False  # it issues an attention core, or products of activations, in a block

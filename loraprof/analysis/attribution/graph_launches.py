@@ -6,9 +6,9 @@ last two are inferred. What is left counts, with the whole graph, where the grap
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.attribution.attribute import Attribution
 from loraprof.analysis.attribution.roles import roles_of
@@ -21,8 +21,7 @@ from loraprof.model.vocabulary import LOSS, ROLE
 Found = tuple[int, int, int]  # module, phase, role
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GraphWork:
+class GraphWork(Struct, frozen=True, eq=False):
     """Device records of graphs that have an owner of their own; ``rows`` -> Trace.device, sorted."""
 
     rows: Int64

@@ -1,9 +1,9 @@
 """What does a record's name say? Each distinct name is read once, however many records carry it."""
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.trace.call_tree import MODULE_FRAME
 from loraprof.analysis.trace.step_windows import DATA
@@ -21,8 +21,7 @@ _COMM_OP = re.compile(r"^(c10d::|torch::distributed::|torch\.distributed\.)")
 _COMM_RANGE = re.compile(r"^(FSDP::|FullyShardedDataParallel\._(pre|post)_)")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Names:
+class Names(Struct, frozen=True, eq=False):
     """Per interned name: what it says about a row."""
 
     module: Int64  # module id of a marker, -1 otherwise

@@ -4,10 +4,10 @@ A network is what the script calls on its own, with parameters. Sampling: severa
 trained, without gradient: none of them made an autograd node, so the numbers before and after it are the same.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.model.recording import Recording
 from loraprof.model.trace import Bool, Int32, Int64, Trace
@@ -16,8 +16,7 @@ from loraprof.model.vocabulary import HostKind
 SAMPLED: Final = 4  # calls in a row: a loop over tokens; a reference or a pass over micro-batches makes fewer
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Struct, frozen=True):
     """``root``: of its modules (``ModuleInfo.root``); ``adapters``: active adapted layers."""
 
     name: str

@@ -6,8 +6,9 @@ nothing (blocks, whole models, a script's own layers) is judged by what it does:
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from loraprof.analysis.attribution.containers import Behaviour, own_role
 from loraprof.analysis.attribution.weights import ADAPTER_PARTS, PRODUCT, Weights, product_role
@@ -43,8 +44,7 @@ _CLASSES: Final[tuple[tuple[str, Role], ...]] = (
 ROTARY_OPS = re.compile(r"aten::(mul|neg|cat|add|sub|cos|sin|split|chunk|narrow|slice|unsqueeze|_unsafe_view)_?$")
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """What the surroundings of a row add to the question."""
 
     after_head: bool = False  # issued by a container once the head had run
@@ -53,8 +53,7 @@ class Context:
     top_shapes: Shapes | None = None
 
 
-@dataclass(slots=True)
-class Roles:
+class Roles(Struct):
     """The roles of one trace's modules. ``behaviour`` is filled from the ops that modules were seen to issue."""
 
     table: list[ModuleInfo]

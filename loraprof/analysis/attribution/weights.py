@@ -6,8 +6,9 @@ product with a parameter is a linear layer, whoever calls it; a product of activ
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from loraprof.analysis.attribution.containers import Behaviour
 from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo
@@ -27,8 +28,7 @@ _PARTS: Final[dict[str, Role]] = ADAPTER_PARTS | {"base": "base.linear"}
 Dims = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(Struct, frozen=True):
     """Parameter shapes of each module, and of everything below each."""
 
     own: dict[int, list[tuple[Dims, str | None]]] = field(default_factory=dict)  # module -> (shape, part)

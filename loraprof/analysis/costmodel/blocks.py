@@ -4,13 +4,12 @@ Derivation: the operators of transformers' LlamaRMSNorm, torch's layer_norm, fus
 and the causal-LM loss, every input read once, every output written once. ``width`` is bytes per activation.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from loraprof.analysis.costmodel.linear import Pass
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionShape:
+class AttentionShape(Struct, frozen=True):
     """One fused attention call; ``kv_heads`` are repeated to ``heads`` before the call when ``repeated``."""
 
     batch: int

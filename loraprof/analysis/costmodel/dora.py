@@ -5,7 +5,7 @@ row norms in every forward: terms in k n and k k that do not depend on T. With d
 computed a second time on the dropped input.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from loraprof.analysis.costmodel.linear import Pass, gemm_bytes, lora_extra_flops
 
@@ -14,8 +14,7 @@ BACKWARD_LAUNCHES = 15
 DROPOUT_LAUNCHES = 2  # more in each direction
 
 
-@dataclass(frozen=True, slots=True)
-class DoraShape:
+class DoraShape(Struct, frozen=True):
     """One layer and the tokens it sees."""
 
     t: int

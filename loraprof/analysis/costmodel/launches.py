@@ -4,15 +4,14 @@ One row per operator of the variant's graph (see ``variants``) plus the frozen G
 forward rows are paid again in phase "recompute"; non-reentrant checkpointing may stop a little earlier.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from loraprof.analysis.costmodel.variants import VARIANTS, Operator, Part
 
 ROLES = ("base.linear", "adapter.down", "adapter.up", "adapter.elementwise")
 
 
-@dataclass(frozen=True, slots=True)
-class Launches:
+class Launches(Struct, frozen=True):
     """Kernels of one role in one phase."""
 
     role: str

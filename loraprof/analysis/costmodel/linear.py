@@ -7,15 +7,14 @@ The dX terms vanish where the layer's input needs no gradient. Derivation; the L
 arXiv 2106.09685 as PEFT executes it.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from loraprof.analysis.costmodel.variants import VARIANTS, coefficients
 
 NF4_READ, NF4_WRITE = 0.5, 2.0  # bytes per weight: packed, and the bf16 copy a GEMM then reads
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(Struct, frozen=True):
     """One quantity split by phase."""
 
     forward: int

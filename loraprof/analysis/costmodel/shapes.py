@@ -8,14 +8,14 @@ tied embeddings once, norms left out. Attention is ignored, all linears are adap
 Shapes are those of the public model configurations.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof.analysis.costmodel.variants import full_size
 
 
-@dataclass(frozen=True, slots=True)
-class ModelShape:
+class ModelShape(Struct, frozen=True):
     """A decoder: ``linears`` are the (k, n) of one layer."""
 
     name: str
@@ -79,8 +79,7 @@ MODELS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(Struct, frozen=True):
     """Seconds of one step."""
 
     full_s: float

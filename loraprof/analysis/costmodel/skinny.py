@@ -8,12 +8,12 @@ Tile and wave quantisation: NVIDIA, "Matrix Multiplication Background User's Gui
 full wave, b_SM the bandwidth one SM can draw, T0 the fixed cost of a kernel; all three are to be calibrated.
 """
 
-from dataclasses import dataclass
 from math import ceil
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+
+class Machine(Struct, frozen=True):
     """What the model needs to know about a GPU."""
 
     sms: int
@@ -24,8 +24,7 @@ class Machine:
     fixed_ns: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Skinny:
+class Skinny(Struct, frozen=True):
     """Where the time of one GEMM goes."""
 
     tiles: int

@@ -9,13 +9,14 @@ Derivation: sum over the graph's operators of every input read once and every ou
 per-operator form is ``FORWARD`` and ``BACKWARD``; the coefficients of a variant are the sum over its operators.
 """
 
-from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Final
 
+from msgspec import Struct
+from msgspec.structs import fields
 
-@dataclass(frozen=True, slots=True)
-class Coefficients:
+
+class Coefficients(Struct, frozen=True):
     """Bytes per T k, T n, k r, n r and T r."""
 
     tk: int = 0
@@ -44,8 +45,7 @@ class Part(Enum):
     ELEMENTWISE = "adapter.elementwise"
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(Struct, frozen=True):
     """One kernel the adapter launches. ``through_input``: only when the layer's input needs a gradient."""
 
     name: str
@@ -58,8 +58,7 @@ class Operator:
         return self.part is not Part.ELEMENTWISE
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(Struct, frozen=True):
     """How the adapter runs: its compute width in bytes and the casts around it."""
 
     id: str

@@ -6,16 +6,15 @@ calibrated is its own answer. Copy: the calibrated curve time(bytes), interpolat
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof import units
 from loraprof.model.recording import Calibration, GemmRate
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(Struct, frozen=True):
     """Rates of one device from its calibration."""
 
     calibration: Calibration

@@ -9,15 +9,15 @@ Systems Journal 9(2), 1970.)
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from loraprof.analysis.work.rule import Work
 
 SMALLEST = 4096  # scalars and statistics would match each other
 
 
-@dataclass(slots=True)
-class _Tensor:
+class _Tensor(Struct):
     """A tensor that is in the cache."""
 
     at: int  # bytes that had passed when the op began that touched it last

@@ -16,7 +16,9 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.work.rule import Work
@@ -33,8 +35,7 @@ DTYPES = ("bfloat16", "float16", "tf32", "float32", "float8_e4m3fn", "float8_e5m
 TF32 = re.compile(r"tf32|s1688", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Ceiling:
+class Ceiling(Struct, frozen=True):
     """What a device can reach. Rates by dtype of the operands; "tf32" is float32 on tensor cores."""
 
     flops_per_s: Mapping[str, float]
@@ -107,8 +108,7 @@ def calibrated(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(Struct, frozen=True):
     """What calls of one kernel in a step reached above their roof, each: its time, and the work it is limited by."""
 
     ns: float
@@ -166,8 +166,7 @@ def data_sheet(spec: GpuSpec, sm_mhz: float | None = None, cache_bytes: int | No
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Roof:
+class Roof(Struct, frozen=True):
     """Best time of one call, ns, and that with more and more excuses: see ``EXCUSES``.
 
     ``large_ns`` is the time at the rates of large work, and ``limit`` which of them it is.

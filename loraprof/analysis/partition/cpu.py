@@ -6,9 +6,8 @@ its ops included. A gap in which a collective on another thread ends was a wait 
 The rest is python.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.attribution.attribute import Attribution
 from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
@@ -19,8 +18,7 @@ from loraprof.model.trace import Bool, Int64, Trace
 from loraprof.model.vocabulary import ROLE, Cause, DeviceClass, HostKind
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Slices:
+class Slices(Struct, frozen=True, eq=False):
     """What the main thread of a window was in: disjoint, sorted pieces; nothing covers what they leave free."""
 
     begin: Int64

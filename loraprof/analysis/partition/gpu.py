@@ -6,9 +6,9 @@ All arithmetic is integer, so the parts sum to the window by construction and th
 """
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.attribution.attribute import Attribution
 from loraprof.analysis.attribution.graph_launches import GraphWork
@@ -28,8 +28,7 @@ _COMM = re.compile(
 _DEQUANT = ("dequantize", "Dequantize", "kDequant")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DeviceWork:
+class DeviceWork(Struct, frozen=True, eq=False):
     """Device records of one device with their class and owner; sorted by (start, stream, correlation)."""
 
     rows: Int64  # -> Trace.device
@@ -188,8 +187,7 @@ def _intersection(a: Cover, b: Cover) -> Cover:
     return cover_of_disjoint(begin[keep], stop[keep])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Idle:
+class _Idle(Struct, frozen=True, eq=False):
     kind: Int64
     phase: Int64
     role: Int64
@@ -198,8 +196,7 @@ class _Idle:
     events: Int64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Gaps:
+class Gaps(Struct, frozen=True, eq=False):
     """Idle gaps ``[low, high)`` with the record that ends each and that record's launch call ``[call, called)``."""
 
     low: Int64

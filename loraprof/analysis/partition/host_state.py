@@ -6,9 +6,9 @@ running integrals, so all gaps of a trace are answered at once.
 """
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.trace.intervals import union
 from loraprof.analysis.trace.launch_links import Links
@@ -26,8 +26,7 @@ _ALLOCATOR = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Timeline:
+class Timeline(Struct, frozen=True, eq=False):
     """Piecewise-constant state of one thread: ``state[i]`` holds from ``at[i]`` to ``at[i + 1]``."""
 
     at: Int64

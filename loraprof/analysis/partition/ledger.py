@@ -1,8 +1,7 @@
 """The rows of a partition while they are summed: integer keys in, exact sums out."""
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap, Part
@@ -10,8 +9,7 @@ from loraprof.model.trace import Int32, Int64
 from loraprof.model.vocabulary import CAUSE, CAUSES, CLASSES, PHASE, PHASES, ROLE, ROLES, Cause
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ledger:
+class Ledger(Struct, frozen=True, eq=False):
     """Entries of one step. ``kind``: class id for busy time, ``len(CLASSES)`` + cause id for idle time.
 
     ``module`` -> attribution paths (-1 none); ``ns`` int64; ``events`` how many records or gaps an entry counts.

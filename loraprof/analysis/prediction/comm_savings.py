@@ -9,8 +9,9 @@ so the first is the estimate; on a CPU the threads of gloo take the same cores, 
 the unprofiled step as all of a CPU's are. The ends of the interval are ``SPREAD`` further apart.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof import units
 from loraprof.analysis.ranks.communication import LARGE_BYTES, Wire
@@ -21,8 +22,7 @@ BUCKET_BYTES: Final = 25 << 20  # DistributedDataParallel's bucket_cap_mb
 SPREAD: Final = 0.3  # of a rate that other messages reached, in another step
 
 
-@dataclass(frozen=True, slots=True)
-class MoreCommunication:
+class MoreCommunication(Struct, frozen=True):
     """What full fine-tuning sends besides, ns if nothing else ran."""
 
     total_ns: float

@@ -20,10 +20,10 @@ one: a machine that is slower for one run than for the next is slower for the st
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.limits.rates import Rates
@@ -44,8 +44,7 @@ ADAPTER = 0.3  # of the adapter path: of three on a GPU one was 26 % longer than
 WAIT_SHARE = 0.05  # of a GPU step, for the host or for other ranks: below it, order hardly matters
 
 
-@dataclass(frozen=True, slots=True)
-class Counterfactual:
+class Counterfactual(Struct, frozen=True):
     """Predicted step times, ns, and what they are made of."""
 
     full_ns: int
@@ -57,8 +56,7 @@ class Counterfactual:
     trained_ns: int  # optimizer and clipping of the adapter's parameters
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+class _Parts(Struct, frozen=True):
     """Unprofiled ns of one recorded step."""
 
     adapter: float
@@ -196,7 +194,7 @@ def _parts(ledger: Ledger, time: Floats, recording: Recording, known: list[Gradi
 
 
 def _median(each: Sequence[_Parts]) -> _Parts:
-    fields = _Parts.__slots__
+    fields = _Parts.__struct_fields__
     return _Parts(**{f: median(getattr(p, f) for p in each) for f in fields})
 
 

@@ -4,10 +4,10 @@ A call that goes takes its host time with it, and the time before it; of a launc
 go, and the call stays while it has any left.
 """
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.prediction.replay import Call, Calls
 from loraprof.model.trace import Bool, Int64
@@ -15,8 +15,7 @@ from loraprof.model.trace import Bool, Int64
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """A launch to add ``after`` the call of that index (-1: before all): one record of ``record_ns``."""
 
     after: int

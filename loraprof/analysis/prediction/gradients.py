@@ -7,9 +7,9 @@ measured takes the rates of the device's calibration; a convolution has none.
 """
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.limits.precision import compute_dtype
 from loraprof.analysis.limits.rates import Rates
@@ -23,8 +23,7 @@ LINEAR = re.compile(r"Linear|Conv1D")
 CONVOLUTION = re.compile(r"Conv(Transpose)?\dd$")
 
 
-@dataclass(frozen=True, slots=True)
-class _Linear:
+class _Linear(Struct, frozen=True):
     """A linear layer full fine-tuning would train: its module, (out, in) and dtype."""
 
     module: ModuleInfo

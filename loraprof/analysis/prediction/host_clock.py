@@ -11,11 +11,12 @@ a cost beyond the calibrated one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.prediction.replay import Calls, StepCalls, replayed
 from loraprof.analysis.trace.intervals import union
@@ -30,8 +31,7 @@ PASSES: Final = 40
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostClock:
+class HostClock(Struct, frozen=True, eq=False):
     """Cuts ``at``, ns, and per piece between two: its length without the profiler's pauses, and events."""
 
     at: Int64
@@ -56,8 +56,7 @@ class HostClock:
         return float(((1 - LEAST) * self.length[some] / self.events[some]).max()) if some.any() else 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Unslowed:
+class Unslowed(Struct, frozen=True, eq=False):
     """The calls without the profiler: what an event was found to cost, and how much faster (sigma) the rest is."""
 
     calls: Calls

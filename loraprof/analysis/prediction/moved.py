@@ -6,9 +6,9 @@ one like it: the host's time before its first call is that after the last call o
 no replayed record or call accounts for is idle time of unknown cause.
 """
 
-from dataclasses import dataclass, replace
-
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.gpu import DeviceWork, split
@@ -21,8 +21,7 @@ from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.trace import Int64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Place:
+class _Place(Struct, frozen=True, eq=False):
     """From the trace's times to those of the replayed step; ``scale`` fits kernels that exceed it."""
 
     analysis: Analysis
@@ -86,8 +85,7 @@ class _Place:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Moved:
+class Moved(Struct, frozen=True, eq=False):
     """The replayed step: its window from 0 on, the device's records and the threads' states in it."""
 
     window: Window

@@ -16,11 +16,11 @@ at sigma = 1 reproduces the profiled window within 5 %: what streams wait for is
 and a step in which it was not seen must fail this gate. Related: Daydream (ATC'20).
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.partition.host_state import STATES, classify
 from loraprof.analysis.trace.launch_links import Links
@@ -44,8 +44,7 @@ class Call(IntEnum):
     BLOCKING = 3
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Calls:
+class Calls(Struct, frozen=True, eq=False):
     """Host calls in order, and the device records each launched: ``first[i]`` to ``first[i + 1]``.
 
     ``gap_ns`` is host time before the call, of the first 0; ``lead_ns`` that between two steps; ``span_ns`` the
@@ -64,8 +63,7 @@ class Calls:
     waits: Int64 | None = None  # per record the stream whose work so far it waits for, -1 none; None: none is known
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StepCalls:
+class StepCalls(Struct, frozen=True, eq=False):
     """The calls of a step and where they stand in the trace: ``row`` -> Trace.host, ``record`` -> Trace.device."""
 
     calls: Calls
@@ -73,8 +71,7 @@ class StepCalls:
     record: Int64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Replayed:
+class Replayed(Struct, frozen=True, eq=False):
     """The last pass: each call's ``start`` and ``end``, each record's ``begin``; ``host`` is when the host was done
     with the pass before, ``[opened, closed)`` the window. ns."""
 

@@ -7,9 +7,10 @@ not matter.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.analyse import Analysis
@@ -35,16 +36,14 @@ from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLE, Role
 END: tuple[Role, ...] = ("optimizer", "grad_clip")
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
+class Added(Struct, frozen=True):
     """Device time that a module's backward pass would need on top, ns; one launch."""
 
     module: int
     ns: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StepReplay:
+class StepReplay(Struct, frozen=True, eq=False):
     """The reported step's calls without the profiler, and who issued them. ``sigma``, the speed of the host that is
     left, is None where no counterfactual may be printed: the calls are the profiled ones then."""
 

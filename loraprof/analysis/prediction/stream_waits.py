@@ -6,10 +6,10 @@ start earlier; and presumably where the host had just made its stream wait for a
 stream's record had ended does not wait for it.
 """
 
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from loraprof.analysis.prediction.replay import StepCalls
 from loraprof.model.trace import Bool, Int64, Trace, distinct

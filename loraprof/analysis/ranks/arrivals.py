@@ -7,17 +7,16 @@ over its ranks is the transfer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.ranks.clocks import Clocks
 from loraprof.analysis.ranks.matching import Matched
 from loraprof.model.trace import Int64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrivals:
+class Arrivals(Struct, frozen=True, eq=False):
     """Per rank: how often it was last, how often it could have been, and how long after the median rank in all."""
 
     last: Int64

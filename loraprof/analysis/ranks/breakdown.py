@@ -5,11 +5,11 @@ its window less the exposed communication: waiting for a slower rank is communic
 own work is the one the others wait for. Collectives are the first of each step, ``MOST_COLLECTIVES`` in all.
 """
 
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.ledger import Ledger, idle_kind
@@ -22,8 +22,7 @@ MOST_STEPS: Final = 16
 MOST_COLLECTIVES: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """One place in a partition; ``what`` is a class of busy time or a cause of idle time."""
 
     busy: bool
@@ -32,8 +31,7 @@ class Cell:
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
-class Members:
+class Members(Struct, frozen=True):
     """A process group, told from others of its name by its ranks; a list of them would grow with the run."""
 
     name: str
@@ -42,8 +40,7 @@ class Members:
     joined: bool  # this rank is one of them, as far as the file says
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Calls:
+class Calls(Struct, frozen=True, eq=False):
     """Collectives that began in one step, on the clock of the machine, epoch ns."""
 
     kind: Int64  # -> messages.KINDS
@@ -58,8 +55,7 @@ class Calls:
         return len(self.kind)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StepBreakdown:
+class StepBreakdown(Struct, frozen=True, eq=False):
     """One step of one rank. ``cell`` holds keys for ``cell_of``, ascending; ``ns`` their time: the window, in all."""
 
     name: str
@@ -98,8 +94,7 @@ class StepBreakdown:
         return int(self.ns[~self.exposed & (self.cell // len(ROLES) % len(PHASES) == PHASES.index(phase))].sum())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RankBreakdown:
+class RankBreakdown(Struct, frozen=True, eq=False):
     """One rank. The identity fields are None where no recording says."""
 
     rank: int

@@ -11,10 +11,10 @@ is larger (a clock that drifts or was set). Times of different machines are comp
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.ranks.matching import Matched
 from loraprof.model.trace import Bool, Int64
@@ -24,8 +24,7 @@ LEAST_NS: Final = 10_000  # what clocks that agree are told apart by: the profil
 FEW: Final = 4  # collectives from which halves are compared; below, the largest deviation counts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Clocks:
+class Clocks(Struct, frozen=True, eq=False):
     """``offset_ns[i]``: the clock of rank i less that of the first; meaningless where ``aligned[i]`` is False."""
 
     offset_ns: Int64

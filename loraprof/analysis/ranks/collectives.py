@@ -6,10 +6,10 @@ which no collective that started earlier ran: two that overlap hide each other f
 the step's exposed communication, and with the hidden ones to the time in which any collective ran.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.cpu import free_of, slices_of, waits_of
@@ -24,8 +24,7 @@ from loraprof.model.vocabulary import DeviceClass
 UNKNOWN: Final = -1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Collectives:
+class Collectives(Struct, frozen=True, eq=False):
     """One step's collectives, by start, those that run into it included; ``UNKNOWN`` where the trace does not say."""
 
     kind: Int64  # -> messages.KINDS

@@ -7,11 +7,11 @@ are reduced.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
 from typing import Final, Literal
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.ranks.collectives import Collectives
 from loraprof.analysis.ranks.messages import KINDS, bus_factor
@@ -28,8 +28,7 @@ FSDP: Final = "FullyShardedDataParallel"
 Strategy = Literal["replicated", "sharded"]
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
+class Wire(Struct, frozen=True):
     """The rate of the step's large messages: bus bandwidth, in groups of up to ``ranks``."""
 
     bus_bytes_per_s: float
@@ -37,8 +36,7 @@ class Wire:
     basis: TransferBasis
 
 
-@dataclass(frozen=True, slots=True)
-class ModelBytes:
+class ModelBytes(Struct, frozen=True):
     """Parameters of the whole model, in the bytes of their dtypes, whatever part of it is on one rank."""
 
     adapter: int

@@ -6,9 +6,10 @@ gets a file name and gives a breakdown of a few kilobytes, in the order of the f
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof.analysis.ranks.breakdown import RankBreakdown
 from loraprof.errors import InputError
@@ -22,8 +23,7 @@ PER_BYTE: Final = 20  # memory per byte of a compressed trace
 PER_PLAIN_BYTE: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(Struct, frozen=True):
     """A rank that cannot be compared, and why."""
 
     rank: int | None

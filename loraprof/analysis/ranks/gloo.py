@@ -6,10 +6,10 @@ one of its inputs' sizes that starts after it. A range no op asked for goes by i
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.ranks.messages import KINDS, kind_of, width_of
 from loraprof.model.trace import Group, Int64, Shapes, Trace
@@ -20,8 +20,7 @@ SHARED: Final = ("all_gather", "reduce_scatter", "gather", "scatter")  # the mes
 _ASKED: Final = "c10d::"
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(Struct, frozen=True):
     """One range on a worker thread; ``nbytes`` is None where shapes were not recorded."""
 
     row: int  # -> Trace.host

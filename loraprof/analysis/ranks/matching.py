@@ -8,11 +8,12 @@ them are matched: a broadcast's source and a sender go on alone.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.ranks.breakdown import Calls, Members, RankBreakdown
 from loraprof.analysis.ranks.messages import KIND
@@ -21,8 +22,7 @@ from loraprof.model.trace import Int64, distinct
 TOGETHER: Final = [KIND[kind] for kind in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "barrier")]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Matched:
+class Matched(Struct, frozen=True, eq=False):
     """The collectives that the members of one group have in common: arrays are (members, collectives)."""
 
     group: Members
@@ -46,8 +46,7 @@ def matched(ranks: Sequence[RankBreakdown], steps: Sequence[str]) -> list[Matche
     return sorted((m for m in out if m is not None), key=lambda m: (-len(m.members), m.group.name))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Own:
+class _Own(Struct, frozen=True, eq=False):
     """One member's collectives of the group over all steps."""
 
     step: Int64

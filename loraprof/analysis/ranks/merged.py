@@ -5,9 +5,9 @@ processes share a device's number, a record belongs to the one whose call of its
 """
 
 import re
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from loraprof.analysis.trace.step_windows import OPTIMIZER_STEP, STEP
 from loraprof.model.trace import DeviceTable, HostTable, Int64, Trace, distinct
@@ -30,8 +30,8 @@ def merged_ranks(trace: Trace) -> list[tuple[str, Trace]]:
             process,
             replace(
                 trace,
-                host=HostTable(**{n: getattr(host, n)[groups == i] for n in HostTable.__dataclass_fields__}),
-                device=DeviceTable(**{n: getattr(device, n)[owner == i] for n in DeviceTable.__dataclass_fields__}),
+                host=HostTable(**{n: getattr(host, n)[groups == i] for n in HostTable.__struct_fields__}),
+                device=DeviceTable(**{n: getattr(device, n)[owner == i] for n in DeviceTable.__struct_fields__}),
                 rank=i,
                 world_size=len(processes),
             ),

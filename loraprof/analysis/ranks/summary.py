@@ -5,11 +5,11 @@ lead that the steps of one rank also show, or below ``LEAST`` of the window, mak
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof import units
 from loraprof.analysis.ranks.arrivals import Arrivals
@@ -32,8 +32,7 @@ FIGURES: Final[dict[str, Callable[[StepBreakdown], int]]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class View:
+class View(Struct, frozen=True, eq=False, dict=True):
     """The ranks that are compared, in the order of their numbers, and the step at which they are."""
 
     found: list[RankBreakdown]

@@ -7,8 +7,9 @@ lower middle. The report's main fields are those of the slowest rank, the one wi
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from loraprof import units
 from loraprof.analysis.ranks.arrivals import arrivals, transfers
@@ -25,8 +26,7 @@ SHOWN: Final = 3  # reasons, and files without a rank's number
 _DETAIL = re.compile(r" *\([^)]*\)")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Survey:
+class Survey(Struct, frozen=True, eq=False):
     """What the ranks' breakdowns say together. The report describes the slowest rank."""
 
     step: str

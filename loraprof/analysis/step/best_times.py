@@ -6,9 +6,8 @@ their roof and no cache explains it, the roof is what they reached.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.limits.reuse import cached_bytes
 from loraprof.analysis.limits.roofline import TOLERANCE, Ceiling, Reached, Roof, bound_of, lifted, note, roof, unit_of
@@ -21,8 +20,7 @@ from loraprof.model.vocabulary import DeviceClass
 ROUNDS = 3  # a kernel that was below a roof may be above a neighbour's, once that is lifted
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Per row of the step's work."""
 
     roofs: list[Roof | None]
@@ -54,9 +52,11 @@ def limits_of(trace: Trace, ledger: Ledger, busy: Busy, ceiling: Ceiling | None)
     on_device = (ledger.kind[rows] == DeviceClass.COMPUTE).tolist()  # host copies move over PCIe
     blocks, names = ledger.blocks[rows].tolist(), [trace.names[n] for n in ledger.name[rows].tolist()]
     columns = list(zip(works, on_device, blocks, names, reused, strict=True))
+    calls = dict.fromkeys(columns)  # layers repeat: a step has few that differ
     groups = _groups(ledger, busy)
     for last in (*[False] * ROUNDS, True):
-        roofs = [roof(w, ceiling, b, n, r) if here else None for w, here, b, n, r in columns]
+        best = {(w, here, b, n, r): roof(w, ceiling, b, n, r) if here else None for w, here, b, n, r in calls}
+        roofs = [best[call] for call in columns]
         above = [] if last else list(_above(groups, busy, roofs, names, ceiling.cache == "L2"))
         if not above:
             break
@@ -78,17 +78,18 @@ def _above(
 ) -> Iterator[Reached]:
     """Calls that took less than their roof, with no cache to explain it where ``caches`` (a CPU's copies of each size
     were calibrated in its caches); nor are they convolutions, which algorithms of fewer FLOPs exist for."""
-    best = np.array([0.0 if r is None else r.ns for r in roofs])
+    took_ns: list[int] = busy.ns.tolist()
     for members in groups:
-        total = float(busy.ns[members].sum())
-        if not total or best[members].sum() <= TOLERANCE * total:
+        total = sum(took_ns[i] for i in members)
+        best = sum(r.ns for i in members if (r := roofs[i]) is not None)
+        if not total or best <= TOLERANCE * total:
             continue
         known = [(busy.work[i], roofs[i], names[i]) for i in members]
         if any(w is None or r is None or w.kind == "conv" for w, r, _ in known):
             continue
         if caches and sum(r.excused_ns[0] for _, r, _ in known if r is not None) <= TOLERANCE * total:
             continue
-        share = total / float(best[members].sum())
+        share = total / best
         for w, r, name in known:
             if w is not None and r is not None and r.ns:
                 yield Reached(r.ns * share, w.min_bytes, w.least_flops or w.flops, unit_of(w, name), r.limit)

@@ -7,9 +7,10 @@ fill its result (a loss's gradient with zeros) writes only what is left: the fil
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.attribution.compiled import CompiledRows
@@ -26,8 +27,7 @@ _UPDATES = (ROLE["optimizer"], ROLE["grad_clip"])
 _FILLS = frozenset(("zero_", "fill_"))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Busy:
+class Busy(Struct, frozen=True, eq=False):
     """Work of one step: what the tables aggregate.
 
     ``work`` is known where the op's inputs were recorded. An op that launched several kernels gives its work to the

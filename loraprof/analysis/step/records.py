@@ -1,6 +1,6 @@
 """The reported step's work, record by record, with the inputs of the op behind it."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.ledger import Ledger
@@ -14,8 +14,7 @@ HALF_INPUTS = ("c10::BFloat16", "c10::Half")
 Conversion = tuple[str, str]  # element types: from, to
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One device record, on CPU one leaf op. ``types`` and ``dims`` are empty where shapes were not recorded."""
 
     row: int  # host row of the op; -1 unknown

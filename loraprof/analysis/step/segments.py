@@ -6,9 +6,9 @@ states of the launching thread, the launch call, the latency.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.attribution.attribute import Attribution
@@ -26,8 +26,7 @@ FAR = np.int64(2**62)
 Pieces = tuple[Int64, Int64, Int64, Int64, Int64]  # start, end, kind, phase, role
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Segments:
+class Segments(Struct, frozen=True, eq=False):
     """One window of one track in time order; ``kind``, ``phase`` and ``role`` as in Ledger. ``device`` -1: the CPU."""
 
     window: Window

@@ -20,10 +20,11 @@ def kernels(analysis: Analysis, ledger: Ledger, busy: Busy, limits: Limits) -> l
     key = zip(*(c[busy.rows].tolist() for c in (ledger.name, ledger.role, ledger.phase, ledger.module)), strict=True)
     for i, k in enumerate(key):
         groups[k].append(i)
+    took_ns: list[int] = busy.ns.tolist()
     out = []
     for (name, role, phase, module), members in groups.items():
         known = [w for w in (busy.work[i] for i in members) if w is not None]
-        total_ns = int(busy.ns[members].sum())
+        total_ns = sum(took_ns[i] for i in members)
         roof_ns, bound, note, l2_bytes = limits.over(members, total_ns)
         out.append(
             Kernel(

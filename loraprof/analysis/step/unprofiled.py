@@ -1,9 +1,8 @@
 """How long did each entry of a step take without the profiler? Its entries sum to the unprofiled step."""
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.ledger import Ledger

@@ -5,10 +5,10 @@ Rows are those of the host table that take part (ops, markers, annotations, runt
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.trace.intervals import MANY_LEVELS, nesting, outlasting
 from loraprof.model.trace import Bool, HostTable, Int32, Int64, Trace
@@ -17,8 +17,7 @@ from loraprof.model.vocabulary import HostKind
 MODULE_FRAME = "nn.Module: "  # with_stack frames of module calls, in traces loraprof did not record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Tree:
+class Tree(Struct, frozen=True, eq=False):
     """Parent (-1 root or not in the tree) and depth (-1 not in the tree) per host row."""
 
     parent: Int32

@@ -4,19 +4,18 @@ A ``Cover`` is a union of intervals kept as disjoint sorted pieces; ``measure`` 
 intervals with two binary searches each, so no function here is worse than n log n.
 """
 
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.model.trace import Bool, Int64, distinct
 
 MANY_LEVELS: Final = 200  # a pass per level costs less than one per row below
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cover:
+class Cover(Struct, frozen=True, eq=False):
     """Disjoint, sorted, non-empty pieces ``[start, end)`` and their running total."""
 
     start: Int64

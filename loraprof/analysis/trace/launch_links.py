@@ -4,16 +4,14 @@ Launch record and device records share ``correlation``: one to one for kernels, 
 for a graph launch. ``External id`` is not unique and never used.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from loraprof.model.trace import Bool, Int64, Trace, distinct
 from loraprof.model.vocabulary import HostKind
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Links:
+class Links(Struct, frozen=True, eq=False):
     """Rows of the host table per device record, and the closure figures that follow from the join."""
 
     launch: Int64  # per device record: host row of its launch call, -1 none

@@ -6,10 +6,10 @@ annotations steps end with ``Optimizer.step`` ranges, and without those the whol
 """
 
 import re
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.trace.launch_links import Links
 from loraprof.model.trace import Bool, Int64, Trace
@@ -20,8 +20,7 @@ OPTIMIZER_STEP = "Optimizer.step#"
 DATA = re.compile(r"^enumerate\(DataLoader\)|DataLoader.*__next__")  # ranges in which a batch is loaded
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(Struct, frozen=True):
     """One step: its annotation ``[noted_start, noted_end)`` and its window ``[start, end)``, ns."""
 
     name: str
@@ -33,8 +32,7 @@ class Window:
     first: bool = False  # no window before it: records that run into it are counted here
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(Struct, frozen=True):
     """Step annotations in time order and how they were found."""
 
     names: tuple[str, ...]

@@ -7,16 +7,16 @@ none, as in ``torch.utils.flop_counter``.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from loraprof.analysis.work.tensors import Inputs, Tensor
 
 Kind = Literal["gemm", "conv", "attention", "memory", "view"]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """Compulsory work of one op call.
 
     ``exact`` is False when something was not recorded and left out: bytes are then a lower bound.

@@ -5,9 +5,10 @@ that are touched: element size times the product of its dimensions whose stride 
 Kineto's (C++ names), scalar types in "Concrete Inputs" are torch's numbers (c10/core/ScalarType.h).
 """
 
-from dataclasses import dataclass
 from math import prod
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof.model.trace import Shapes
 
@@ -40,8 +41,7 @@ class UnknownInput(Exception):
     """The trace does not say what this rule needs; the op's work is then unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(Struct, frozen=True):
     """A tensor argument. ``stored`` elements are touched when it is read once."""
 
     dims: tuple[int, ...]
@@ -62,8 +62,7 @@ def dense(dims: tuple[int, ...], dtype: str) -> Tensor:
     return Tensor(dims, dtype, prod(dims))
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
+class Inputs(Struct, frozen=True):
     """Typed access to the arguments of one op call by position."""
 
     shapes: Shapes

@@ -66,7 +66,7 @@ def cached_calibration(
     MeasurementError for a device that cannot be measured, UsageError for an unknown dtype.
     """
     key = calibration_key(measured(device).info())
-    path = (directory or cache_directory()) / f"calibration-{_digest(key.device)}.json"
+    path = _place(key.device, directory)
     notes: list[str] = []
     known = None if fresh else _read(path, key, notes)
     if known is None or not any(one.dtype == dtype for one in known.gemm):
@@ -96,8 +96,20 @@ def calibration_key(info: DeviceInfo) -> CalibrationKey:
     if info.uuid is not None:
         nvml, _ = probe(info.uuid)
         limit = nvml.power_limit_mw if nvml is not None else None
-    name = info.uuid or f"{info.name}, {info.cpu_threads or info.index} {'threads' if info.cpu_threads else ''}"
-    return CalibrationKey(device=name.strip(), driver=info.driver, power_limit_mw=limit, torch=str(torch.__version__))
+    return CalibrationKey(device=_name(info), driver=info.driver, power_limit_mw=limit, torch=str(torch.__version__))
+
+
+def is_cached(info: DeviceInfo) -> bool:
+    """Whether there is a file for the device; whether that counts, only reading it tells."""
+    return _place(_name(info)).exists()
+
+
+def _name(info: DeviceInfo) -> str:
+    return info.uuid or f"{info.name}, {info.cpu_threads or info.index} {'threads' if info.cpu_threads else ''}".strip()
+
+
+def _place(device: str, directory: Path | None = None) -> Path:
+    return (directory or cache_directory()) / f"calibration-{_digest(device)}.json"
 
 
 def cache_directory() -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 from loraprof.capture.device.kinds import measured
 from loraprof.lifeline import bound
@@ -41,11 +41,15 @@ def event_cost_ns(device: torch.device) -> float | None:
 
 
 def measure(device: torch.device) -> float:
-    """ns per recorded event, in this process, which must not have had a profiler session before."""
+    """ns per recorded event, in this process, which must not have had a profiler session before.
+
+    The session is Kineto's without ``torch.profiler`` around it, which first loads the compiler, for a second.
+    """
     block = _block(device)
     _times(block, device)  # warm-up
     before = _times(block, device)
-    with profile(activities=[ProfilerActivity.CPU, *measured(device).activities], record_shapes=True) as session:
+    on = None if device.type == "cpu" else device.type
+    with profile(use_device=on, record_shapes=True, use_kineto=True) as session:
         _times(block, device)
         profiled = _times(block, device)
     after = _times(block, device)
@@ -55,9 +59,8 @@ def measure(device: torch.device) -> float:
 
 
 def _host_events(session: profile) -> int:
-    assert session.profiler is not None
-    assert session.profiler.kineto_results is not None
-    return sum(one.device_type() == CPU for one in session.profiler.kineto_results.events())
+    assert session.kineto_results is not None
+    return sum(one.device_type() == CPU for one in session.kineto_results.events())
 
 
 def _block(device: torch.device) -> Callable[[], None]:

@@ -9,9 +9,10 @@ root of zero costs a CPU five times that of a normal number.
 """
 
 import inspect
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,11 @@ from loraprof.capture.modules.markers import Markers
 from loraprof.capture.modules.shards import local
 from loraprof.model.recording import REPLACED, TrainingCost
 
+T = TypeVar("T")
 SAMPLE_BYTES: Final = 128 << 20  # of weights; gradients and state come on top
 FLUSH_BYTES: Final = 512 << 20
-REPEATS: Final = 9
+REPEATS: Final = (3, 9)  # at least, at most
+BUDGET_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ def training_cost(frozen: Sequence[Frozen], optimizer: Optimizer) -> TrainingCos
     try:
         with measured(device).kept_rng():
             bench = _Bench(sample, optimizer, device)
-            times = [bench.step() for _ in range(REPEATS + 1)][1:]
+            times = _repeated(bench.step)
     except (RuntimeError, TypeError, ValueError):
         return None
     accumulate, clip, optimize, reread = (undisturbed(part) for part in zip(*times, strict=True))
@@ -83,6 +86,16 @@ def training_cost(frozen: Sequence[Frozen], optimizer: Optimizer) -> TrainingCos
         accumulate_ns=round(scale * accumulate),
         reread_ns=max(0, round(reread)),  # of the sample: no cache holds more
     )
+
+
+def _repeated(step: Callable[[], T]) -> list[T]:
+    """REPEATS of a step after one that warms up, as many as fit into BUDGET_NS."""
+    step()
+    least, most = REPEATS
+    until, out = time.perf_counter_ns() + BUDGET_NS, list[T]()
+    while len(out) < least or (len(out) < most and time.perf_counter_ns() < until):
+        out.append(step())
+    return out
 
 
 class _Bench:

@@ -8,7 +8,8 @@ from loraprof import units
 # Steps under the counting mode and under the profiler take longer (measured: 2.2 to 6.2 and 1.5 times).
 COUNTED: Final = 4.0
 PROFILED: Final = 1.6
-CALIBRATION_S: Final = 5.0
+CALIBRATION_S: Final = 4.0  # once per device
+COSTS_S: Final = 1.5  # what training the frozen weights would cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Plan:
     warmup: int = 3  # profiler running, nothing kept
     steps: int = 3  # pass P, recorded
     finish: bool = False  # let the script go on afterwards
+    calibrated: bool = False  # this device was, by an earlier profile
 
     @classmethod
     def timing(cls, skip: int, timed: int) -> Self:
@@ -51,7 +53,8 @@ class Plan:
         """What ``plain`` steps and the passes that follow will take, calibration included."""
         counted = 0 if self.early and not sampled else COUNTED * self.count
         steps = max(plain, 0) + counted + PROFILED * (self.warmup + self.steps)
-        return steps * step_ns + (self.nvml_s * 1e9 if sampled else 0.0) + CALIBRATION_S * 1e9
+        costs_s = COSTS_S if self.calibrated else COSTS_S + CALIBRATION_S
+        return steps * step_ns + ((self.nvml_s if sampled else 0.0) + costs_s) * 1e9
 
     def sentence(self, sampled: bool) -> str:
         nvml = f", {self.nvml_s:.0f} s of steps under NVML sampling" if sampled else ""

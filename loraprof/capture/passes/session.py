@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 
 from loraprof.capture.compiled.watch import CompileWatch
+from loraprof.capture.device.calibration_cache import is_cached
 from loraprof.capture.device.kinds import measured
 from loraprof.capture.device.protocol import Device
 from loraprof.capture.modules.facts import Padding
@@ -192,6 +194,7 @@ class Session:
         first = next((p for g in optimizer.param_groups for p in g["params"]), None)
         self.device = measured(first.device) if first is not None else self.device
         self._again = self.device.profiles_again and not self.watch.compiled  # new hooks would compile it again
+        self.plan = replace(self.plan, calibrated=is_cached(self.device.info()))
         self._phases = phases(self.plan, self.device, self._again)
         self.phase = next(self._phases)
         self._first_ns = self._now_ns()

@@ -8,6 +8,7 @@ import msgspec
 
 from loraprof.capture.passes.foreign import silent
 from loraprof.capture.passes.session import Session
+from loraprof.capture.passes.spent import Spent
 from loraprof.capture.ranks.launch import Launch, launch
 from loraprof.capture.ranks.publish import Patience, RankWriter, joined
 from loraprof.capture.ranks.save import calibrated, early, recording_of
@@ -28,8 +29,16 @@ class PartLost(MeasurementError):
 class Writer:
     """Where a session's recording goes. Raises UsageError where something is there already, unless ``force``."""
 
-    def __init__(self, target: Place, force: bool, progress: Progress, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        target: Place,
+        force: bool,
+        progress: Progress,
+        patience: Patience | None = None,
+        spent: Spent | None = None,
+    ) -> None:
         self._target, self._force, self._progress, self._patience = target, force, progress, patience
+        self._spent = spent or Spent()
         self._own = launch()
 
     def write(self, session: Session, workload: Workload) -> bool:
@@ -80,9 +89,12 @@ class Writer:
             if alone:
                 self._progress("writing the trace")
             export_trace(session.recorded.profiler, writer.trace())
+            self._spent.ends("writing")
             if alone:
                 self._progress("calibrating the device")
-            writer.hand_in(recording_of(session, workload, calibrate=alone), session.nvml)
+            recording = recording_of(session, workload, calibrate=alone)
+            self._spent.ends("calibration")
+            writer.hand_in(recording, session.nvml)
         except OSError as error:
             if stage.published():
                 self._late()

@@ -4,9 +4,10 @@ Gains are the unprofiled time of the work that would vanish (``select.worth``), 
 """
 
 import re
-from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.limits.roofline import TF32, unit_of
 from loraprof.analysis.step.records import HALF, HALF_INPUTS, Record
@@ -237,8 +238,7 @@ def bandwidth_bound(case: Case) -> Seen | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Products:
+class _Products(Struct, frozen=True):
     """A's and B's in the step; ``flops_per_s``: the device's rate for them, in the dtypes they have."""
 
     flops: int
@@ -255,9 +255,9 @@ def _products(case: Case) -> _Products | None:
     of_adapters = np.isin(case.ledger.role[busy.rows], [ROLE["adapter.down"], ROLE["adapter.up"]])
     for i in np.flatnonzero(of_adapters).tolist():
         work = busy.work[i]
-        if work is None or not work.flops or not work.min_bytes or case.ceiling is None:
+        if work is None or not work.flops or not work.min_bytes or case.limits.ceiling is None:
             continue
-        rate = case.ceiling.flops_per_s.get(unit_of(work, names[int(case.ledger.name[busy.rows[i]])]))
+        rate = case.limits.ceiling.flops_per_s.get(unit_of(work, names[int(case.ledger.name[busy.rows[i]])]))
         if not rate:
             return None
         flops, nbytes, spent_ns = flops + work.flops, nbytes + work.min_bytes, spent_ns + int(busy.ns[i])

@@ -6,10 +6,11 @@ whether a mask masks anything.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import base as remedies
@@ -36,8 +37,7 @@ KERNELS: Final[Mapping[str, Backend]] = {
 MOST_HEAD: Final = 256  # head size up to which flash attention exists
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """Calls per step that a faster kernel could have run."""
 
     count: int

@@ -5,10 +5,10 @@ inputs of the ``c10d`` ops, times the width of their dtype. Exposed communicatio
 nothing but communication ran; on a CPU, in which it was waited for.
 """
 
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof import units
 from loraprof.analysis.ranks.collectives import exposed_ns
@@ -162,8 +162,7 @@ def exposed_communication(case: Case) -> Seen | None:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Messages:
+class Messages(Struct, frozen=True, eq=False):
     """Collectives of some kinds in the reported step, those of unknown size left out of ``sizes`` and ``times``."""
 
     sizes: Int64

@@ -3,13 +3,12 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
-from loraprof.analysis.limits.roofline import roof
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import base as remedies
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
@@ -27,8 +26,7 @@ LEAST: Final = 30  # times a tiny kernel's time: what is shorter has no rate of 
 DTYPES: Final = {"float": "float32", "c10::BFloat16": "bfloat16", "c10::Half": "float16", "double": "float64"}
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Struct, frozen=True):
     """Calls of one product: their time, their host rows, and the share of its roof that each reached."""
 
     ns: int
@@ -88,17 +86,15 @@ Op = tuple[str, str]  # name and dtype
 
 def _rates(case: Case) -> dict[Op, Rate]:
     """Of all products whose roof is known and longer than a tiny kernel."""
-    if case.ceiling is None:
+    ceiling, busy = case.limits.ceiling, case.busy
+    if ceiling is None:
         return {}
     found: dict[Op, list[tuple[int, int, float]]] = defaultdict(list)
-    ledger, trace, busy = case.ledger, case.analysis.trace, case.busy
-    for i, row in enumerate(busy.rows.tolist()):
-        work, ns = busy.work[i], int(busy.ns[i])
-        best = roof(work, case.ceiling, int(ledger.blocks[row]), trace.names[int(ledger.name[row])])
-        if work is None or best is None or not work.flops or not ns or best.ns < LEAST * case.ceiling.least_ns:
+    rows = zip(busy.ns.tolist(), case.ledger.op[busy.rows].tolist(), busy.op, busy.work, case.limits.roofs, strict=True)
+    for ns, row, op, work, best in rows:
+        if work is None or best is None or not work.flops or not ns or best.ns < LEAST * ceiling.least_ns:
             continue
-        name = (busy.op[i] or "").removeprefix("aten::")
-        found[name, work.dtype or ""].append((ns, int(ledger.op[row]), best.ns / ns))
+        found[(op or "").removeprefix("aten::"), work.dtype or ""].append((ns, row, best.ns / ns))
     return {op: _rate(calls) for op, calls in found.items()}
 
 

@@ -6,10 +6,10 @@ own reads are L8's.
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import host as remedies
@@ -27,8 +27,7 @@ FRAME: Final = re.compile(r"^(?!<)(?P<file>.+\.py)\((?P<line>\d+)\): ")
 LIBRARY: Final = re.compile(r"(^|/)(torch|contextlib)(/|\.py)")
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(Struct, frozen=True):
     """Work of one kind; ``saved`` None: without an unprofiled time. ``spent_ns`` of the profiled step."""
 
     count: int

@@ -4,11 +4,11 @@ A copy to the device inside the forward pass brings weights: inputs come from ou
 device. A copy back of as many bytes takes them away again.
 """
 
-from dataclasses import dataclass
 from math import prod
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.trace.intervals import Cover, union
 from loraprof.diagnosis.case import Case
@@ -27,8 +27,7 @@ POWER_SHARE: Final = 0.50  # N5: of the limit
 UTILIZATION: Final = 90.0  # N5: percent
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Copies:
+class Copies(Struct, frozen=True, eq=False):
     """Device records of the reported step: all, and which of them bring weights and take them back."""
 
     start: Int64

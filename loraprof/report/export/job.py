@@ -1,10 +1,11 @@
 """What is shown or exported, and where to."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
 
 from loraprof.model.report import Report
 from loraprof.model.scene import Drawn
@@ -22,8 +23,7 @@ if TYPE_CHECKING:  # of what is kept, nothing is read or analysed
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(Struct, frozen=True, dict=True):
     """One input and where its analysis goes; what is needed is read when it is first asked for.
 
     ``run``: how many ranks are analysed, one after the other where it is None; ``cache``: what is kept of the input.

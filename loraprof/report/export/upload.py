@@ -1,7 +1,8 @@
 """An export behind a URL: made in a temporary folder, then sent; what makes a recording one goes last."""
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from loraprof.errors import UsageError
 from loraprof.report.export.job import Job

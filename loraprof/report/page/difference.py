@@ -5,8 +5,9 @@ sides. What profiling itself and the remainder make up stands apart.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof import units
 from loraprof.model.compare import Bar, Waterfall
@@ -17,8 +18,7 @@ ROW: Final = 26
 ASIDE: Final = {"profiler": "profiling itself", "residual": "not explained"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Box:
+class _Box(Struct, frozen=True):
     name: str
     bars: Sequence[Bar]
 

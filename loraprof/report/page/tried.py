@@ -1,8 +1,9 @@
 """What did each remedy that was tried give? Measured with its interval, over the one predicted; 1x: nothing changed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from loraprof import units
 from loraprof.model.fix import Fix, Measured
@@ -13,8 +14,7 @@ WIDTH, LEFT, RIGHT, ROW = 900, 220, 30, 28
 TONES: Final = {"faster": "good", "slower": "bad", "undecided": "rest"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(Struct, frozen=True):
     arm: str
     measured: Measured
     predicted: Gain | None

@@ -6,9 +6,9 @@ ends in blanks. In a pipe, a file and with ``full`` nothing is cut.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import count
 
+from msgspec.structs import replace
 from rich.console import Console
 from rich.text import Text
 

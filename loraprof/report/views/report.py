@@ -4,9 +4,10 @@ The answer, what LoRA saves and adds, where the step goes, what to do, how sure;
 time is of the step as it runs without the profiler, where that is known.
 """
 
-from dataclasses import replace
 from importlib.util import find_spec
 from shlex import quote
+
+from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.model.compilation import CompiledReport

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from loraprof.capture.passes.plan import Plan
+from loraprof.capture.passes.spent import Spent
 from loraprof.capture.ranks.launch import Launch
 from loraprof.capture.ranks.publish import Patience
 from loraprof.capture.ranks.write import Writer
@@ -21,12 +22,13 @@ class Order:
     force: bool
     quiet: bool
     patience: Patience = field(default_factory=Patience)  # with the other ranks
+    spent: Spent = field(default_factory=Spent)
 
     def say(self, text: str) -> None:
         say(text, self.quiet)
 
     def writer(self) -> Writer:
-        return Writer(self.place, self.force, self.say, self.patience)
+        return Writer(self.place, self.force, self.say, self.patience, self.spent)
 
 
 class Ended(NamedTuple):

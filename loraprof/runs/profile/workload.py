@@ -26,14 +26,17 @@ def profile_workload(name: str | None, overrides: dict[str, Any], order: Order) 
     order.say(f"building {spec.name} ({spec.summary}), arm {arm}")
     require_room("the weights", weights_nbytes(spec), torch_device(spec))
     remedies = RemedyArm(arm.split("+")) if arm not in ARMS and is_remedy(arm) else None
+    order.spent.ends("imports")
     with enough_memory():
         built = build(spec, "lora" if remedies else arm)
+    order.spent.ends("building")
     memory = memory_plan(built.model, built.optimizer, built.device)
     order.say(f"{order.plan.sentence(measured(built.device).asynchronous)}; {memory}")
     session = Session(order.plan, tell=order.say, progress=Progress(None if order.quiet else sys.stderr))
     with remedies or nullcontext(), session, enough_memory():
         while not session.over:
             built.step()
+    order.spent.ends("steps")
     if session.failure is not None:
         raise session.failure
     return Ended(0, order.writer().write(session, _described(spec, arm, built)))

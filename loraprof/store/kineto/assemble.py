@@ -3,11 +3,11 @@
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 import numpy as np
+from msgspec import Struct, field
 
 from loraprof.model.trace import (
     Bool,
@@ -34,8 +34,6 @@ _RANGES: Final = re.compile(
     r"|TorchDynamo Cache Lookup|Torch-Compiled Region|Pregraph bytecode|AOTDispatcher )"
     r"|^(dynamo|entire_frame_compile|inductor_compile)$|\(dynamo_timed\)$"
 )
-# Dims, types, strides, concrete inputs as JSON; bytes moved and FLOPs as the compiler counted them.
-InputTexts = tuple[bytes, bytes, bytes, bytes, int | None, int | None]
 Thread = tuple[int | str | None, int | str | None]
 
 _HOST: Final[dict[str, type[np.generic]]] = {
@@ -49,6 +47,7 @@ _DEVICE: Final[dict[str, type[np.generic]]] = {
     "code": np.int8,
 }
 
+_LIST: Final = msgspec.json.Decoder(list[Any])
 _SAID: Final = {
     "zero_timestamps": "{} device records have no start or no duration and were left out",
     "missing_ts": "{} events have no time and were left out",
@@ -58,8 +57,7 @@ _SAID: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What the file says outside its events."""
 
     gpus: tuple[DeviceFacts, ...]
@@ -70,16 +68,27 @@ class Facts:
     rocm: bool
 
 
-@dataclass(slots=True)
-class Rows:
+class Volumes(dict[bytes, int]):
+    """Of grids and blocks by their JSON: the product; -1 where it is not a list of counts."""
+
+    def __missing__(self, text: bytes) -> int:
+        sides, *_ = _parsed(text)
+        counts = type(sides) is list and sides and all(type(side) is int and side >= 0 for side in sides)
+        volume = self[text] = math.prod(sides) if counts else -1
+        return volume
+
+
+class Rows(Struct):
     """What was read so far, in the order of the file."""
 
     host: Growing = field(default_factory=lambda: Growing(_HOST))
     device: Growing = field(default_factory=lambda: Growing(_DEVICE))
     names: Interner[str] = field(default_factory=Interner)
     threads: Interner[Thread] = field(default_factory=Interner)
-    shapes: Interner[InputTexts] = field(default_factory=Interner)
+    # Dims, types, strides, concrete inputs as JSON, commas between; bytes and FLOPs where a compiler counted them.
+    shapes: Interner[bytes] = field(default_factory=Interner)
     collectives: Interner[Collective] = field(default_factory=Interner)
+    volumes: Volumes = field(default_factory=Volumes)
     unknown: Counter[str] = field(default_factory=Counter)
     unread: set[str] = field(default_factory=set)  # unknown categories of an accelerator's records
     faults: Counter[str] = field(default_factory=Counter)
@@ -215,7 +224,7 @@ def _without_empty(device: DeviceTable, host: HostTable) -> tuple[DeviceTable, i
     edges = (host.start, host.end, device.start, device.end)
     if not count or not any((edge % 1000).any() for edge in edges):
         return device, count, 0
-    kept = {name: getattr(device, name)[~empty] for name in DeviceTable.__dataclass_fields__}
+    kept = {name: getattr(device, name)[~empty] for name in DeviceTable.__struct_fields__}
     return DeviceTable(**kept), 0, count
 
 
@@ -228,10 +237,9 @@ def _distinct(rows: dict[str, Column], head: list[str], same: list[str], others:
     return order[first], int(len(order) - first.sum())
 
 
-def _shapes(key: InputTexts) -> Shapes | None:
+def _shapes(texts: bytes) -> Shapes | None:
     """Parsed shapes; ``None`` where the file holds something else."""
-    *texts, moved_bytes, flops = key
-    dims, types, strides, concrete = map(_parsed, texts)
+    dims, types, strides, concrete, moved_bytes, flops, *_ = *_parsed(texts), None, None
     if not isinstance(dims, list) and moved_bytes is None:
         return None
     return Shapes(
@@ -244,12 +252,12 @@ def _shapes(key: InputTexts) -> Shapes | None:
     )
 
 
-def _parsed(text: bytes) -> Any:
-    """``None`` for what cannot be read; bytes that are not UTF-8 are replaced."""
+def _parsed(texts: bytes) -> list[Any]:
+    """Values with commas between; bytes that are not UTF-8 are replaced, ``None`` stands for what cannot be read."""
     try:
-        return msgspec.json.decode(text.decode("utf-8", "replace")) if text else None
+        return _LIST.decode(f"[{texts.decode('utf-8', 'replace')}]")
     except msgspec.DecodeError:
-        return None
+        return [None] * 4
 
 
 def _inputs(values: list[Any]) -> tuple[tuple[object, ...], ...]:

@@ -51,7 +51,7 @@ HOST_CODES: Final = {c: 16 * kind + i for kind, cats in HOST_CATEGORIES.items() 
 DEVICE_CODES: Final = {c: 16 * kind + i for kind, cats in DEVICE_CATEGORIES.items() for i, c in enumerate(cats)}
 
 SKIPPED: Final = "\0"  # stands for the category of events that are not complete ones
-NO_TEXT: Final = msgspec.Raw(b"")
+NO_TEXT: Final = msgspec.Raw(b"null")
 _NO_TIMES: Final = np.empty(0, np.int64)
 
 
@@ -62,8 +62,8 @@ class Args(msgspec.Struct, frozen=True, gc=False):
     device: Any = None
     stream: Any = None
     bytes: Any = -1
-    grid: Any = None
-    block: Any = None
+    grid: msgspec.Raw = NO_TEXT
+    block: msgspec.Raw = NO_TEXT
     dtype: Any = None
     sequence: Any = msgspec.field(name="Sequence number", default=-1)
     fwd_thread: Any = msgspec.field(name="Fwd thread id", default=-1)
@@ -100,7 +100,7 @@ class Event(msgspec.Struct, tag_field="ph", tag="X", gc=False):
 class ExactEvent(Event, tag_field="ph", tag="X", gc=False):
     """The same with times as text, for files where a float64 would not be exact."""
 
-    ts: msgspec.Raw = NO_TEXT  # type: ignore[assignment]
+    ts: msgspec.Raw = msgspec.Raw(b"")  # type: ignore[assignment]
     dur: msgspec.Raw = msgspec.Raw(b"0")  # type: ignore[assignment]
 
 

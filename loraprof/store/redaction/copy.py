@@ -3,9 +3,10 @@
 What analyses, renders and copies it afterwards needs to know nothing of redaction.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from loraprof.errors import InputError
 from loraprof.store.directories import RankFile

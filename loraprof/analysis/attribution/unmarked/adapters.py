@@ -5,9 +5,8 @@ itself (addmm). Nothing that ends a layer (a norm, an activation, an attention c
 narrow pair would read something else than the base does.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort
 from loraprof.model.trace import Bool, Int64
@@ -17,8 +16,7 @@ NEAR = 12  # products between the three: as many adapters share a base
 ENDS = [Sort.NORM, Sort.ACTIVATION, Sort.CORE, Sort.SOFTMAX, Sort.EMBEDDING, Sort.LOSS, Sort.FREE]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pairs:
+class Pairs(Struct, frozen=True, eq=False):
     """Adapters found: positions in the calls, all of one length. A base may have several."""
 
     down: Int64

@@ -5,12 +5,12 @@ a sort and the size of its largest input.
 """
 
 import re
-from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.attribution.containers import CORE, Behaviour, own_role
 from loraprof.analysis.attribution.roles import ROTARY_OPS
@@ -72,8 +72,7 @@ class Facts(NamedTuple):
     role: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Calls:
+class Calls(Struct, frozen=True, eq=False):
     """Columns over calls in order. ``rows``, ``inner``, ``outer``: a product [rows, inner] x [inner, outer]."""
 
     row: Int64  # -> Trace.host
@@ -99,7 +98,7 @@ class Calls:
         return len(self.row)
 
     def take(self, at: Int64 | Bool) -> "Calls":
-        return Calls(*(getattr(self, name)[at] for name in self.__dataclass_fields__))
+        return Calls(*(getattr(self, name)[at] for name in self.__struct_fields__))
 
 
 def calls_of(trace: Trace, row: Int64, run: Int64) -> Calls:

@@ -5,9 +5,8 @@ thread between two backward passes or optimizer steps are a run; it is forward w
 embedding or loss on.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 
 from loraprof.analysis.attribution.unmarked.adapters import Pairs, pairs_of
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort, calls_of
@@ -22,8 +21,7 @@ from loraprof.model.vocabulary import HostKind
 _BEGINS = [Sort.PRODUCT, Sort.CORE, Sort.EMBEDDING, Sort.NORM, Sort.LOSS]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Unmarked:
+class Unmarked(Struct, frozen=True, eq=False):
     """``call`` is, per host row, its place among the calls of forward work, -1 where it has none."""
 
     calls: Calls

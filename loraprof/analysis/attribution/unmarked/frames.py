@@ -8,10 +8,11 @@ frames.
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.attribution.unmarked.adapters import ENDS, QUARTER, Pairs
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort
@@ -25,8 +26,7 @@ _WRAPPER = re.compile(r"(?i)lora|linear|conv")
 MOST = 16  # products of a frame that is one layer
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
+class _Layer(Struct, frozen=True):
     base: int  # positions in the calls
     downs: list[int]
     ups: list[int]
@@ -82,7 +82,7 @@ def framed(
         parts.setdefault(int(module[row]), (parts[int(module[outer[row]])][0], "elementwise"))
     placed = [_placed(m, parts.get(m.id)) for m in table]
     free = ~np.isin(module[np.maximum(frame, 0)], [*parts])[found.pairs.base]
-    pairs = Pairs(*(getattr(found.pairs, name)[free] for name in Pairs.__dataclass_fields__))
+    pairs = Pairs(*(getattr(found.pairs, name)[free] for name in Pairs.__struct_fields__))
     layer, others = layers_of(trace, calls, pairs)
     return placed, (*sites, *others), replace(found, pairs=pairs, layer=layer)
 
