@@ -1,11 +1,11 @@
 """``loraprof export PATH --to FORM -o DEST``: the same analysis for other tools. Never imports torch."""
 
-from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 
 from loraprof.cli.light import light
 from loraprof.report.output import say

@@ -3,12 +3,12 @@
 import tempfile
 import webbrowser
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.structs import replace
 
 from loraprof.cli.light import light, load_arrays
 from loraprof.errors import UsageError
