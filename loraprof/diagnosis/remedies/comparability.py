@@ -42,8 +42,9 @@ PACKING = Remedy(
         "transformers": "sequences packed into one row: DataCollatorWithFlattening(); or batches of like length: "
         'TrainingArguments(train_sampling_strategy="group_by_length") with a collator that pads to the longest: '
         'DataCollatorWithPadding(tokenizer, padding="longest")',
-        "plain": "batches of like length, each padded to its longest, or sequences packed into one row; for the same "
-        "training, a batch in parts of like length, the loss of each weighted by its part of the batch",
+        "plain": 'batches of like length, each padded to its longest: tokenizer(..., padding="longest"); or sequences '
+        "packed into one row; for the same training, a batch in parts of like length, the loss of each weighted by its "
+        "part of the batch",
     },
 )
 TO_LONGEST = Remedy(
