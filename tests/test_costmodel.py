@@ -222,3 +222,24 @@ def test_without_anything_else_lora_saves_a_third_and_a_quarter_under_checkpoint
     assert partial_cost(0.5, lora=False, checkpointing=True) == 1 + 3 * 0.5
     assert partial_speedup(0.5, lora=True) == 3 / 1.5
     assert attention_share(2048, 4096, 32, 2**33) == 2048 * 4096 * 32 / 2**33
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("GPT2-xl", 1.555),
+        ("TinyLlama-1.1B", 1.100),
+        ("Llama-3.2-1B", 1.236),
+        ("Llama-3.2-3B", 3.213),
+        ("Mistral-7B", 7.241),
+        ("Llama-3-8B", 8.030),
+        ("Llama-3-70B", 70.55),
+    ],
+)
+def test_models_have_the_parameters_that_they_are_published_with(name: str, billions: float) -> None:
+    """Norms, biases and positions left out: under a thousandth, of GPT-2 two."""
+    model = MODELS[name]
+    assert model.parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+    assert model.modules == model.layers * len(model.linears)
+    assert model.sum_k == model.layers * sum(k for k, _ in model.linears)
+    assert model.sum_n == model.layers * sum(n for _, n in model.linears)

@@ -179,3 +179,16 @@ def test_less_padding_and_none() -> None:
     assert longest.speedup < none.speedup < none.high < 4.5
     unknown = found(made(run, **workload(run.recording, real_tokens_per_step=tokens // 4)))["G4"]
     assert min(r.gain.low for r in unknown.remedies if r.gain) == 1.0  # how long the longest rows are is not known
+
+
+def test_predicted_speed_ups_are_ratios_of_steps() -> None:
+    path_of = shaped(**WIDE)
+    seen = facts(predicted(path_of, 4_000_000)["G6"])
+    frozen = seen["this step without adapters, predicted"]
+    now = timing(path_of).samples_ns[0]
+    full = seen["ideal speed-up, adapters for free"] * frozen
+    assert seen["speed-up over full fine-tuning, predicted"] == pytest.approx(full / now, rel=0.02)
+    decided = facts(predicted(shaped(**LARGE), 12_000_000)["G2"])
+    optimizer, share = decided["optimizer and clipping of full fine-tuning, predicted"], decided["of its step"]
+    ratio = decided["speed-up over full fine-tuning, whole step"]
+    assert optimizer / share / ratio == pytest.approx(timing(shaped(**LARGE)).samples_ns[0], rel=0.02)

@@ -7,12 +7,15 @@ import pytest
 from builders import json_of as trace_json
 from builders import kernel, op, step, write
 from msgspec import structs
-from provoke import advice, facts, found, made, shaped, synthetic, workload
+from provoke import CALIBRATION, advice, facts, found, made, shaped, synthetic, workload
 from synthetic.machine import Hardware
+from test_kinds import on_cpu
 
+import loraprof
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings import host as rules
 from loraprof.diagnosis.worth import Worth
+from loraprof.model.report import Finding
 
 LARGE = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
 
@@ -174,3 +177,26 @@ def test_public_traces(name: str, launch_bound: bool) -> None:
     assert ("H1" in here) == launch_bound
     assert ("H4" in here) == (name == "v100_resnet50_tbplugin_2021")
     assert ("B2" in here) == (name == "mi300_resnet_ddp_actckpt_train")
+
+
+def test_issuing_ops_on_a_cpu_costs_the_smallest_op_each_and_the_python_between() -> None:
+    """Three tenths of the step: 67 ops of 5.5 us are, of 4 us are not."""
+
+    def seen(op_ns: int) -> dict[str, Finding]:
+        calibration = structs.replace(CALIBRATION, op_ns=op_ns)
+        return found(on_cpu(shaped(hidden=512, ffn=1376, tokens=256), calibration=calibration))
+
+    finding = seen(20_000)["H1"]
+    told = facts(finding)
+    median = loraprof.diagnose(on_cpu(shaped(hidden=512, ffn=1376, tokens=256))).timing.unprofiled
+    assert median is not None
+    assert (told["ops issued per step"], told["cost of the smallest op here"]) == (67, 20_000)
+    assert told["Python between ops"] > 0
+    spent = told["Python between ops"] + 67 * 20_000
+    assert told["issuing, of the step"] == pytest.approx(spent / median.median_ns)
+    assert finding.gain is not None
+    assert finding.gain.ns == pytest.approx(spent / 2, abs=1)
+    assert finding.title.startswith("Overhead-bound")
+    assert facts(seen(200_000)["H1"])["issuing, of the step"] == 1
+    assert "H1" in seen(5_500)
+    assert "H1" not in seen(4_000)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from builders import json_of, kernel, op, step, write
-from provoke import found, made, shaped, synthetic, timing, workload
+from provoke import facts, found, made, shaped, synthetic, timing, workload
 
 from loraprof.model.recording import Memory, Nvml, NvmlSample
 
@@ -142,3 +142,18 @@ def test_two_devices_in_turn_hardly_overlap_and_both_work(tmp_path: Path) -> Non
     assert "H5" not in found(on_two_devices(42_000, 300_000, tmp_path))  # a tenth of the busier one's time
     assert "H5" in found(on_two_devices(0, 26_000, tmp_path))
     assert "H5" not in found(on_two_devices(0, 23_000, tmp_path))  # a twentieth of the step
+
+
+def test_what_a_full_and_waiting_device_shows_is_said_in_shares() -> None:
+    seen = facts(found(sampled(reserved=960, power=300, utilization=93))["N5"])
+    assert seen["reserved memory, of the device's"] == 0.96
+    assert seen["power draw, of the limit"] == 0.3
+    assert seen["utilisation, as nvidia-smi shows it"] == pytest.approx(0.93)
+    idle = facts(found(sampled(power=300, utilization=93, tensor=0.05))["N2"])
+    assert idle["utilisation, as nvidia-smi shows it"] == pytest.approx(0.93)
+    assert (idle["power draw, of the limit"], idle["tensor pipe active"]) == (0.3, 0.05)
+
+
+def test_a_cold_start_says_how_cold() -> None:
+    seen = facts(found(timed(1.55))["G3"])
+    assert seen["first step that was timed"] == round(1.55 * seen["median step"])

@@ -42,11 +42,11 @@ def bare(run: Synthetic) -> Path:
     return made(run) / "rank0.trace.json.gz"
 
 
-def on_cpu(run: Synthetic) -> Path:
+def on_cpu(run: Synthetic, **changes: Any) -> Path:
     """The host's part of the trace, as of a step on a CPU."""
     gone = [e for e in events(run.document) if on_gpu(e) or e["cat"] == "cuda_runtime"]
     device = msgspec.structs.replace(run.recording.device, kind="cpu", name="CPU", capability=None)
-    return made(replace(run, document=without(run.document, *gone)), device=device)
+    return made(replace(run, document=without(run.document, *gone)), device=device, **changes)
 
 
 def coarse(run: Synthetic, grid_us: int) -> Synthetic:
