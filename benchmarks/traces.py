@@ -16,7 +16,8 @@ from pathlib import Path
 from isal import igzip
 
 IDS = 1_000_000  # per repetition: more than a seed has
-REST_US = 1_000_000  # between two of them
+LEAST_US = 10_000_000  # from one to the next, more where a seed lasts longer
+REST_US = 1_000_000
 LAST = 4096  # bytes that hold what follows the events
 NUMBER = re.compile(rb'("(?:ts|correlation|External id|Ev Idx|id)"\s*:\s*)(\d+)')
 FRAMES = """
@@ -48,12 +49,13 @@ def write(seed: bytes, events: int, path: Path) -> tuple[int, int]:
     head, body, tail = split(seed)
     per_round = body.count(b'"ph"')
     times = [int(found[2]) for found in NUMBER.finditer(body) if b'"ts"' in found[1]]
-    rounds, size, span_us = max(1, round(events / per_round)), 0, max(times) - min(times) + REST_US
+    rounds, size = max(1, round(events / per_round)), 0
+    step_us = max(LEAST_US, max(times) - min(times) + REST_US)
     with igzip.open(path, "wb", compresslevel=1) as out:
         for i in range(rounds):
 
             def moved(match: re.Match[bytes], i: int = i) -> bytes:
-                step = span_us if b'"ts"' in match[1] else IDS
+                step = step_us if b'"ts"' in match[1] else IDS
                 return match[1] + str(int(match[2]) + i * step).encode()
 
             size += out.write((head if i == 0 else b",") + NUMBER.sub(moved, body))

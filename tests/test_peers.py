@@ -44,6 +44,13 @@ def test_a_trace_repeats_with_times_and_ids_of_its_own(tmp_path: Path) -> None:
     assert [event["args"]["External id"] for event in events[::2]] == [7, 1_000_007]
 
 
+def test_copies_of_a_long_seed_do_not_overlap(tmp_path: Path) -> None:
+    path = tmp_path / "long.json.gz"
+    write(SEED.replace(b'"ts": 90.000', b'"ts": 30000090.000'), 5, path)
+    times = [event["ts"] for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]]
+    assert times == sorted(times)
+
+
 def test_the_floor_decodes_every_event(tmp_path: Path) -> None:
     path = tmp_path / "big.json.gz"
     events, size = write(SEED, 20_000, path)
