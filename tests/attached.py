@@ -22,7 +22,6 @@ def attached_to_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leaves out calibration and training cost, which take seconds; at the end every hook must be gone."""
     calibration = Calibration(gemm=[], copy=[])
     monkeypatch.setattr("loraprof.capture.ranks.save.cached_calibration", lambda *_, **__: (calibration, []))
-    monkeypatch.setattr("loraprof.diagnosis.remedy.tellable_ns", lambda _: 0)  # however unsteady the steps are
     monkeypatch.setattr("loraprof.capture.ranks.save.training_cost", lambda *_: None)
     monkeypatch.setattr("loraprof.capture.ranks.save.hook_cost_ns", lambda _: 100.0)
     threads = torch.get_num_threads()

@@ -5,6 +5,7 @@ Each rank is a thread with a Launch of its own; the folder is what they share. B
 
 import dataclasses
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from loraprof.capture.ranks.stage import Stage
 from loraprof.errors import UsageError
 from loraprof.model.recording import Nvml, Recording
 from loraprof.store.layout import RECORDING
+from loraprof.store.owners import children
 from loraprof.store.places import Place, place_of
 from loraprof.store.recordings import load_source
 
@@ -158,9 +160,11 @@ def test_a_leader_that_waits_hears_that_the_job_is_torn_down(target: Path, monke
 
 
 def test_a_rank_is_waited_for_as_long_as_its_process_lives(target: Place) -> None:
-    """This process stands for the launcher: beside the leader it has one process that never hands in a part."""
-    alive = subprocess.Popen(["sleep", "60"])
-    one = dataclasses.replace(launch(0, 2), launcher=os.getpid())
+    """A shell stands for the launcher: it has one process that never hands in a part."""
+    launcher = subprocess.Popen(["sh", "-c", "sleep 60 & wait"])
+    while not (alive := children(launcher.pid) or set()):
+        time.sleep(0.01)
+    one = dataclasses.replace(launch(0, 2), launcher=launcher.pid)
     found = joined(target, one, False)
     assert found is not None
     writer = RankWriter(found, one, Patience(60.0))
@@ -170,9 +174,10 @@ def test_a_rank_is_waited_for_as_long_as_its_process_lives(target: Place) -> Non
         published = pool.submit(writer.publish)
         time.sleep(0.1)
         assert not published.done()
-        alive.kill()
-        alive.wait()
+        for process in alive:
+            os.kill(process, signal.SIGKILL)
         assert published.result(30)
+    launcher.wait()
     assert writer.whole is not None
     assert writer.whole.notes == ["rank 1 left no recording: died"]
 

@@ -91,17 +91,20 @@ def _spread(run: Synthetic, by: float) -> Path:
     return made(run, timing=Timing(samples_ns=samples, dropped=3, clock=clock))
 
 
-@pytest.mark.parametrize(("share", "spread", "said"), [
-    (0.004, 0.0, False), (0.007, 0.0, True), (0.007, 0.02, False), (0.03, 0.02, True), (0.2, 0.4, True),
+@pytest.mark.parametrize(("share", "spread", "said", "claimed"), [
+    (0.004, 0.0, False, False), (0.007, 0.0, True, True), (0.007, 0.02, True, False), (0.03, 0.02, True, True),
+    (0.2, 0.4, True, True),
 ])  # fmt: skip
 def test_a_gain_that_cannot_be_told_from_nothing_is_no_claim(
-    share: float, spread: float, said: bool, monkeypatch: pytest.MonkeyPatch
+    share: float, spread: float, said: bool, claimed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A cause that is there is named, however much the steps spread; what it costs is said where it can be told."""
     path = _spread(synthetic("bandwidth-v1"), spread)
     monkeypatch.setitem(RULES, "X1", _saves(share))
     report = loraprof.diagnose(path)
     found = next((f for f in report.findings if f.id == "X1"), None)
     assert (found is not None) == said
+    assert (found is not None and found.gain is not None) == claimed
     unprofiled = report.timing.unprofiled
     if found is not None and found.gain is not None and unprofiled is not None:
         assert found.gain.high - found.gain.low >= 0.01 * found.gain.speedup

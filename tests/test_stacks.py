@@ -47,10 +47,7 @@ def both(script: str, *words: str) -> Path:
 
 
 @pytest.mark.parametrize(("script", "library", "layers", "ranks", "cause"), CASES, ids=[case[1] for case in CASES])
-def test_a_library_s_own_training(
-    script: str, library: str, layers: int, ranks: set[int], cause: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("loraprof.diagnosis.remedy.tellable_ns", lambda _: 0)  # eight steps may be unsteady
+def test_a_library_s_own_training(script: str, library: str, layers: int, ranks: set[int], cause: str) -> None:
     if find_spec(library) is None and not REQUIRED:
         pytest.skip(f"{library} is not installed: pip install -c constraints.txt -e '.[stacks]'")
     folder = both(*script.split())

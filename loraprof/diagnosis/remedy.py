@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from loraprof.diagnosis.case import Case, gain, tellable_ns
+from loraprof.diagnosis.case import NOTHING, Case, gain
 from loraprof.diagnosis.stack import Stack, stacks
 from loraprof.diagnosis.worth import Assumed, Worth
 from loraprof.model.recording import Workload
@@ -57,12 +57,12 @@ class Remedy(Struct, frozen=True, kw_only=True):
         )
 
     def pays(self, case: Case, values: Values, whole: Worth | None) -> bool:
-        """False where what it saves is known and cannot be told from nothing; where the profiled steps do not show what
-        the cause costs, that is not known."""
+        """False where what it saves is known and next to nothing, however steady the steps are; what a cause costs that
+        the profiled steps do not show is not known."""
         saved, unprofiled = self.worth(case, values, whole), case.timing.unprofiled
         if saved is None or unprofiled is None or (self.saved is None and saved.ns <= 0):
             return True
-        return saved.ns >= tellable_ns(unprofiled)
+        return saved.ns >= NOTHING * unprofiled.median_ns
 
     def _stack(self, case: Case) -> Stack | None:
         return next((s for s in stacks(case) if s in self.text), None)

@@ -198,7 +198,7 @@ def dropout(case: Case) -> Seen | None:
             evidence("busy time of dropout, forward and backward", spent, "ns"),
             *[evidence("kernels of other roles that draw masks too", fused_ns, "ns")] * bool(fused_ns),
         ],
-        saved=worth(case, select) if spent else None,
+        saved=worth(case, select) if spent and not fused_ns else None,
     )
 
 
