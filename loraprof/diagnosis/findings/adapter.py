@@ -47,16 +47,16 @@ def elementwise(case: Case) -> Seen | None:
     if not case.adapter_ns or spent < ELEMENTWISE_SHARE * case.adapter_ns or case.rates is None:
         return None
     rows = [k for k in case.kernels if k.role == "adapter.elementwise" and k.min_bytes]
-    moved, time = sum(k.min_bytes or 0 for k in rows), sum(k.total_ns for k in rows)
+    moved, typical = sum(k.min_bytes or 0 for k in rows), _typical_rate(rows) if rows else 0.0
     ceiling = case.rates.stream_bytes_per_s
-    if not time or not ceiling or _typical_rate(rows) < STREAMING * ceiling:
+    if not ceiling or typical < STREAMING * ceiling:
         return None
     fused, pointwise = _fusable(case, moved)
     return Seen(
         evidence=[
             evidence("share of the adapter's busy time", spent / case.adapter_ns, "share"),
             evidence("bytes moved by its elementwise ops, at least", moved, "B"),
-            evidence("achieved bandwidth, caches included", moved / time * 1e9, "B/s"),
+            evidence("bandwidth at which half of them move, caches included", typical, "B/s"),
             evidence("bandwidth of this device's memory", ceiling, "B/s"),
         ],
         saved=fused,
