@@ -142,7 +142,7 @@ def test_the_plan_says_what_it_will_take() -> None:
     said = _plan(first, one, [REMEDIES["autocast"], REMEDIES["fused-optimizer"]])
     assert said == "2 remedies fit; a run takes 2.00 s for 10 timed steps, a round 8.00 s; 24.0 s to 104 s in all"
     one.deadline_ns = time.perf_counter_ns()
-    said = "1 remedies fit; a run takes 2.00 s for 10 timed steps, and 0 ns are left: too little to try one"
+    said = "1 remedy fits; a run takes 2.00 s for 10 timed steps, and 0 ns are left: too little to try one"
     assert _plan(first, one, [REMEDIES["compile-blocks"]]) == said
     assert _plan(first, one, []) == "no remedy fits"
 

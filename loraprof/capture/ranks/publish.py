@@ -34,6 +34,7 @@ PATIENCE_S: Final = 60.0  # how long the leader waits for ranks that are slower 
 LAST_WORDS_S: Final = 20.0  # the same when the job is being torn down: torchrun kills after 30 s
 GRACE_S: Final = 5.0  # between the turns of those who would lead
 POLL_S: Final = (0.05, 0.25)  # rank 0, the others
+LOOK_S: Final = 1.0  # between two looks at all processes of the machine
 
 
 def joined(target: Place, launch: Launch, force: bool) -> Stage | None:
@@ -86,7 +87,7 @@ class RankWriter:
     def __init__(self, stage: Stage, launch: Launch, patience: Patience | None = None) -> None:
         self.stage, self._launch, self._patience = stage, launch, patience or Patience()
         self._own: Recording | None = None
-        self._nobody_else = False
+        self._nobody_else, self._looked = False, -math.inf
         self.whole: Recording | None = None
 
     def trace(self) -> Path:
@@ -128,9 +129,12 @@ class RankWriter:
 
     def _is_all(self, done: set[int]) -> bool:
         """Whether nobody is left to wait for."""
-        launch = self._launch
+        launch, now = self._launch, time.monotonic()
         if len(done | self.stage.failed().keys()) == launch.world:
             return True
+        if now - self._looked < LOOK_S:
+            return False
+        self._looked = now
         alive = children(launch.launcher) if launch.one_machine and launch.launcher else None
         self._nobody_else = alive is not None and alive <= {os.getpid()} | self.stage.processes(done)
         return self._nobody_else

@@ -84,7 +84,7 @@ def _noisy(case: Case) -> Seen | None:
             evidence("its interval from", u.low_ns, "ns"),
             evidence("to", u.high_ns, "ns"),
             evidence("steps timed", u.steps, "steps"),
-            evidence("processor time of the process over theirs", t.cores, "cores"),
+            *[evidence("processor time of the process over theirs", t.cores, "cores")] * bool(t.crowded),
         ],
         title="Other work slowed the timed steps" if t.crowded else "The steps repeat too badly for a comparison",
         remedies=(remedies.QUIET,),

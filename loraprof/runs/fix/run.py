@@ -198,7 +198,8 @@ def _plan(first: Found, bench: Bench, fitting: Sequence[LiveRemedy]) -> str:
     if not fitting:
         return "no remedy fits"
     quick = sum(r.name not in COMPILING for r in fitting)
-    takes = f"{len(fitting)} remedies fit; a run takes {units.ns(run_ns)} for {bench.steps} timed steps"
+    some = "1 remedy fits" if len(fitting) == 1 else f"{len(fitting)} remedies fit"
+    takes = f"{some}; a run takes {units.ns(run_ns)} for {bench.steps} timed steps"
     if left_ns < 3 * run_ns:
         return f"{takes}, and {units.ns(left_ns)} are left: too little to try one"
     low, high = (min(left_ns, ns) for ns in _span(first, bench, fitting))
