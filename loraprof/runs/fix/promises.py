@@ -31,8 +31,10 @@ class Promises:
         if finding is None:
             finding = next((f for key in remedy.findings for f in found if f.id == key), None)
         effect = self.effects.get(remedy.name)
-        if gain is not None or isinstance(effect, Gain):
-            return finding, gain or effect, None  # type: ignore[return-value]
+        if gain is not None:
+            return finding, gain, None
+        if isinstance(effect, Gain):
+            return finding, effect, None
         return finding, None, effect or (NOT_TOLD if finding else NOTHING_SEEN if remedy.findings else NO_RULE)
 
     def speedup(self, remedy: LiveRemedy) -> float:
