@@ -7,11 +7,11 @@ every sum of a frozen weight with a product of trainable ones. Nothing is read f
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import reduce
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from loraprof.capture.adapters.ops import Kind, Op, is_convolution
@@ -92,17 +92,15 @@ class Flow:
     def _keep(self, value: Value, out: Any) -> None:
         if type(value) is Weight and value.leaf:  # a view with a storage of its own, which is freed with it
             value = replace(value, leaf=False)
-        for t in (out,) if isinstance(out, Tensor) else out if isinstance(out, tuple | list) else ():
+        for t in out if isinstance(out, tuple | list) else (out,):
             if isinstance(t, Tensor):
                 storage = t.untyped_storage()
-                known = self._values.get(storage._cdata)
-                if not (type(known) is Weight and known.leaf):  # a parameter stays one, whatever is written to it
-                    self._put(storage, value)
-
-    def _put(self, storage: Any, value: Value) -> None:
-        if storage._cdata not in self._values:
-            self._held.append(storage._weak_ref())
-        self._values[storage._cdata] = value
+                address = storage._cdata
+                known = self._values.get(address)
+                if known is None:
+                    self._held.append(storage._weak_ref())
+                if known is None or not known.leaf:  # a parameter stays one, whatever is written to it
+                    self._values[address] = value
 
     def _result(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> Value:
         kind, name, foreign = op
@@ -133,17 +131,19 @@ class Flow:
     def _value(self, t: Tensor, factor: Tensor | None = None, left: Value | None = None) -> Value:
         """``factor``: what it is multiplied with, which is ``left`` of it where that is given."""
         storage = t.untyped_storage()
-        value = self._values.get(storage._cdata)
+        address = storage._cdata
+        value = self._values.get(address)
         if self._sharded and (value is None or value.leaf) and t._is_view() and hasattr(t._base, "_is_flat_param"):
             return self._piece(piece_at(t._base, int(t.storage_offset())))
         if value is None or (type(t) is nn.Parameter and type(value) is Activation):  # a model made within the step
             whole = t._base if t._is_view() and t._base is not None else t
-            held = type(whole) is nn.Parameter or storage._cdata in self._buffers
+            held = type(whole) is nn.Parameter or address in self._buffers
             if held or isinstance(whole, nn.Parameter) or (factor is not None and _is_weight(t, factor, left)):
                 value = self._leaf(whole)
             else:
                 value = Activation(self._number(), constant=t.numel() == 1 or not t.is_floating_point())
-            self._put(storage, value)
+            self._held.append(storage._weak_ref())
+            self._values[address] = value
         if type(value) is Weight and value.trains and not t.requires_grad:
             detached = torch.is_grad_enabled() and not self._scripted()
             return replace(value, trains=False, frozen=True) if detached else value

@@ -1,13 +1,16 @@
-"""What a tensor of the counted step is made of: weights alone, or activations and the products they went through."""
+"""What a tensor of the counted step is made of: weights alone, or activations and the products they went through.
 
-from dataclasses import dataclass, field
+Structs of msgspec: made for every op, in a third of the time that a dataclass takes.
+"""
+
 from typing import ClassVar
+
+from msgspec import Struct, field
 
 LIMIT = 8  # products, origins and sums that a value remembers: of a residual stream, the latest
 
 
-@dataclass(slots=True, eq=False)
-class Merge:
+class Merge(Struct, eq=False):
     """A frozen weight to which a product of trainable ones is added."""
 
     event: int
@@ -15,8 +18,7 @@ class Merge:
     change: "Weight"
 
 
-@dataclass(slots=True, eq=False)
-class Weight:
+class Weight(Struct, eq=False):
     """Made of parameters and buffers alone. ``leaves``: which; ``rank``: the least width that a product of them
     contracted, None where none did. ``left`` and ``right``: the leaves of the last such product's two sides."""
 
@@ -33,8 +35,7 @@ class Weight:
     parts: "tuple[tuple[Weight, int], ...]" = ()  # frozen and trained ones put together, and the size of each
 
 
-@dataclass(slots=True, eq=False)
-class Product:
+class Product(Struct, eq=False):
     """An activation (``source``) times a weight. ``quiet``: no gradient leads to the weight, though it is trained."""
 
     event: int
@@ -52,8 +53,7 @@ class Product:
         return self.weight.trains or bool(self.scaled_by)
 
 
-@dataclass(slots=True, eq=False)
-class Sum:
+class Sum(Struct, eq=False):
     """Where the chain ``path`` (from the narrow product to the last) was added to the result of ``base``.
 
     ``others``: further products that could be the base; ``scaled_by``: leaves the result was scaled with.
@@ -68,8 +68,7 @@ class Sum:
     after: list[int] = field(default_factory=list)  # events
 
 
-@dataclass(slots=True, eq=False)
-class Activation:
+class Activation(Struct, eq=False):
     """``products``: those whose results it is made of, by sums, scalings and moves, or functions of one of them;
     ``linear``: no function lies between. ``origin``: the values it is a scaled, moved or mapped form of. ``events``:
     the ops since its last product or sum."""
