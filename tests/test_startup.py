@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from recordings import write_recording
 
+from loraprof.store.profiles import profiles_dir
+
 HEAVY = ("torch", "numpy", "numpy.ma", "transformers", "tensorboard", "ray", "loraprof.analysis.ranks.survey")
 LOADED = f"""
 import sys
@@ -61,3 +63,26 @@ def test_the_collector_rests_until_a_command_runs() -> None:
     code += "run(['explain', 'L2']); print(gc.isenabled())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout.splitlines()[0], done.stdout.splitlines()[-1]) == ("False", "True")
+
+
+PAGE = """
+import sys
+from loraprof.cli.report import job_of
+from loraprof.report.output import emit, make_ready
+from loraprof.report.registry import Format
+job, form = job_of(sys.argv[1], None, cached=False), Format(sys.argv[2])
+make_ready(form)
+report = job.report
+before = set(sys.modules)
+emit(report, form, None, force=False)
+print("loaded:", *(name for name in set(sys.modules) - before if name.startswith(("loraprof", "rich.c"))))
+"""
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown", "agent"])
+def test_what_writes_a_report_is_loaded_before_there_is_one(form: str) -> None:
+    """The page follows its report within milliseconds, the first of a process too."""
+    recording = profiles_dir() / "recordings" / "h100-sxm" / "minimind-26m.loraprof"
+    command = [sys.executable, "-c", PAGE, str(recording), form]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].split() == ["loaded:"]

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from loraprof.cli.light import light, load_arrays
 from loraprof.errors import UsageError
-from loraprof.report.output import Format, emit, refuse_existing, say
+from loraprof.report.output import Format, emit, make_ready, refuse_existing, say
 from loraprof.store.places import place_of
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def report(
         if open:
             output = _page_to_open(place_of(path).name)
             format, force = Format.html, True
+        make_ready(format)
         shown = as_profiled(job.report) if profiled else job.report
         emit(shown, format, output, force, job.drawn, full, section)
     if open and output is not None:

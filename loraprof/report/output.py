@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from loraprof import text
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.report.registry import Format as Format
+from loraprof.report.registry import render, renderer
 from loraprof.store.writing import check_folder, check_target, disk, not_written, write
 
 if TYPE_CHECKING:
@@ -74,6 +76,14 @@ def same_folder() -> Iterator[None]:
         os.close(folder)
 
 
+def make_ready(form: Format) -> None:
+    """Loads what writes ``form``, before there is anything to write: the page then follows the report at once."""
+    renderer(form.value)
+    import_module("loraprof.report.views.proposals")
+    if form is Format.terminal:
+        import_module("rich.console")
+
+
 def emit(
     result: "Shown",
     form: Format,
@@ -105,8 +115,6 @@ def emit(
 
         content = to_html(result, drawn()) if drawn else to_html(result)
     else:
-        from loraprof.report.registry import render
-
         content = render(result, form.value)
     if output is None:
         with standard_output() as out:
@@ -168,6 +176,7 @@ def show_recording(
     from loraprof.store.cache import cache_of
     from loraprof.store.recordings import load_source
 
+    make_ready(form)
     job = Job(partial(load_source, place), run=processes, cache=cache_of(place))
     emit(job.report, form, output, force, job.drawn)
     say(f"wrote {place}; next: loraprof export {place} --to perfetto -o trace.json", quiet)

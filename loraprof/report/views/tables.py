@@ -133,9 +133,9 @@ def kernel_table(report: Report, limit: int = 10) -> Table:
     whole_ns = step.wall_ns if step else 0
     groups = _merged(report.kernels)
     scale = units.ns_scale([sum(k.total_ns for k in g) for g in groups[:1]])
-    names = labels([g[0].name for g in groups])
+    shown, rest = groups[:limit], groups[limit:]
     rows = []
-    for group, name in zip(groups[:limit], names, strict=False):
+    for group, name in zip(shown, labels([g[0].name for g in shown]), strict=True):
         first = group[0]
         total_ns, count = sum(k.total_ns for k in group), sum(k.count for k in group)
         bounds = {k.bound for k in group}
@@ -161,7 +161,6 @@ def kernel_table(report: Report, limit: int = 10) -> Table:
         Column("bound", drop=2),
         Column("of roof", "roof", number=True),
     )
-    rest = groups[limit:]
     return Table(columns, tuple(rows), (_rest_row(rest, scale, whole_ns),) if rest else ())
 
 
