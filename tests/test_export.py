@@ -106,7 +106,7 @@ def test_perfetto_drops_no_slice(tmp_path: Path, read: Callable[[float], int]) -
 
 
 def test_perfetto_has_phases_arrows_the_queue_and_findings(tmp_path: Path) -> None:
-    path = profiles_dir() / "recordings" / "h100-sxm" / "llama-3.2-1b.loraprof"
+    path = profiles_dir() / "recordings" / "h100-sxm" / "minimind-26m.loraprof"
     assert run(["export", str(path), "--to", "perfetto", "-o", str(tmp_path / "x.json.gz")]) == 0
     ours = [e for e in loaded(tmp_path / "x.json.gz")["traceEvents"] if e.get("cat") == "loraprof"]
     report = reference.job(path).report

@@ -198,6 +198,7 @@ def test_activity_is_modelled_at_the_sampled_clock(options: Options, tmp_path: P
     assert found.dram_model == pytest.approx(found.min_bytes / seconds / 3.35e12, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_a_command_without_a_result_says_why() -> None:
     with pytest.raises(CommandError, match="selftest ended with code 4: loraprof: no CUDA device"):

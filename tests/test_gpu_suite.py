@@ -45,6 +45,7 @@ def test_a_process_that_dies_is_a_failure_with_its_last_line(options: Options, m
     assert load_results(options.out) == {"fake": done}
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_is_ended_with_all_it_started(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     note = options.out / "child"
     script = f"""
@@ -212,6 +213,7 @@ def test_a_rehearsal_on_the_cpu(tmp_path: Path) -> None:
     assert [line.split(": ")[2].split(" from")[0] for line in said.splitlines()[:2]] == ["kept", "kept"]
 
 
+@pytest.mark.slow
 def test_a_suite_that_is_ended_takes_its_part_along(tmp_path: Path) -> None:
     run = suite("--device", "cpu", "--small", "--out", str(tmp_path), "--parts", "noise")
     assert run.stderr is not None

@@ -37,7 +37,9 @@ profile_pass([worker], folder / "a.loraprof")
 }
 
 
-@pytest.mark.parametrize("starter", STARTERS)
+@pytest.mark.parametrize(
+    "starter", [pytest.param(name, marks=[pytest.mark.slow] if "arm" in name else []) for name in STARTERS]
+)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_worker_ends_with_what_started_it(how: signal.Signals, starter: str, tmp_path: Path) -> None:
     pipe, worker = tmp_path / "pipe", tmp_path / "worker.py"

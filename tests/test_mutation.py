@@ -13,11 +13,11 @@ def run_all(first: int, count: int) -> Tally:
     return tally
 
 
-def test_100_inputs() -> None:
-    tally = run_all(0, 100)
+def test_40_inputs() -> None:
+    tally = run_all(0, 40)
     assert not tally.wrong, tally.seeds
-    assert tally.read > 15
-    assert tally.refused > 15
+    assert tally.read > 5
+    assert tally.refused > 5
 
 
 @pytest.mark.slow
