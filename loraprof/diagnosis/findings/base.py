@@ -175,9 +175,10 @@ def _weight_gradient(record: Record, full: list[ParameterInfo]) -> bool:
         return False
     if record.op not in GEMMS:
         return True
-    left, right = (
-        record.dims[-2:] if record.op == "aten::mm" else record.dims[1:3] if len(record.dims) > 2 else ((), ())
-    )
+    operands = record.dims[-2:] if record.op == "aten::mm" else record.dims[1:3]
+    if len(operands) < 2:  # a trace without shapes
+        return False
+    left, right = operands
     return isinstance(left, tuple) and isinstance(right, tuple) and sorted((*left[-2:-1], *right[-1:])) in shapes
 
 
