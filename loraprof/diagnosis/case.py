@@ -18,9 +18,10 @@ from loraprof.analysis.step.busy import Busy
 from loraprof.analysis.step.records import Record, records_of
 from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
 from loraprof.diagnosis.worth import Worth
+from loraprof.model.finding import Gain
 from loraprof.model.ranks import Communication
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
-from loraprof.model.report import Adapter, Gain, Kernel, Step, TimingReport, Unprofiled
+from loraprof.model.report import Adapter, Kernel, Step, TimingReport, Unprofiled
 from loraprof.model.trace import Int64
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES, HostKind
 

@@ -29,7 +29,7 @@ from loraprof.diagnosis.findings.host import prepared_ahead
 from loraprof.diagnosis.rows import element_bytes, like
 from loraprof.diagnosis.select import of_rows, roles, worth
 from loraprof.diagnosis.worth import Worth
-from loraprof.model.report import Gain
+from loraprof.model.finding import Gain
 from loraprof.model.vocabulary import ROLE
 
 PASSES: Final[Mapping[str, int]] = {"AdamW": 7, "Adam": 7, "Adagrad": 5, "SGD": 3}  # tensors read and written

@@ -4,7 +4,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loraprof.analysis.step.unprofiled import Floats
-from loraprof.model.report import GainBasis
+from loraprof.model.finding import GainBasis
 from loraprof.model.trace import Bool
 
 
