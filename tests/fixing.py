@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from loraprof.model.finding import Gain
 from loraprof.model.fix import Fix, LossChange, Measured, Tried, Unchanged
-from loraprof.model.report import Gain
 from loraprof.runs.fix.forks import Forks
 from loraprof.runs.fix.job import Command, Found, Trial
 from loraprof.runs.fix.schedule import BASE, TWIN, Bench

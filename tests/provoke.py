@@ -15,8 +15,8 @@ from synthetic.program import Module, Op, Program
 from synthetic.simulate import Synthetic, simulate
 
 import loraprof
+from loraprof.model.finding import Finding
 from loraprof.model.recording import Calibration, CopyRate, GemmRate, Nvml, Recording, Timing
-from loraprof.model.report import Finding
 
 CALIBRATION = Calibration(
     gemm=[GemmRate(m=4096, n=4096, k=4096, dtype="bfloat16", ns=343_597)],  # 400 TFLOP/s

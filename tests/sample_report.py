@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from loraprof.model import report as r
+from loraprof.model.finding import Evidence, Finding, Gain, RemedyKind, RemedyReport
 from loraprof.model.vocabulary import Cause, Class, Phase, Role
 
 MEDIAN_NS = 309_412_345
@@ -153,49 +154,49 @@ def _kernels() -> list[r.Kernel]:
 ARMS = {"L2": "lora-bf16", "L1": "lora-fused"}
 
 
-def findings() -> list[r.Finding]:
-    kinds: tuple[r.RemedyKind, ...] = ("numerics", "same_training", "same_training")
+def findings() -> list[Finding]:
+    kinds: tuple[RemedyKind, ...] = ("numerics", "same_training", "same_training")
     return [
         msgspec.structs.replace(
-            f, remedies=[r.RemedyReport(kind=kind, stack="peft", text=f.remedy, arm=ARMS.get(f.id), gain=f.gain)]
+            f, remedies=[RemedyReport(kind=kind, stack="peft", text=f.remedy, arm=ARMS.get(f.id), gain=f.gain)]
         )
         for f, kind in zip(_findings(), kinds, strict=True)
     ]
 
 
-def _findings() -> list[r.Finding]:
+def _findings() -> list[Finding]:
     return [
-        r.Finding(
+        Finding(
             id="L2",
             severity="major",
             title="fp32 adapters on a bf16 base: every adapter call casts up and down",
             evidence=[
-                r.Evidence(what="adapter dtype", value="float32", unit=""),
-                r.Evidence(what="adapter GEMM time in fp32", value=37_146_144, unit="ns"),
-                r.Evidence(what="bytes against the bf16 path", value=2.31, unit="ratio"),
+                Evidence(what="adapter dtype", value="float32", unit=""),
+                Evidence(what="adapter GEMM time in fp32", value=37_146_144, unit="ns"),
+                Evidence(what="bytes against the bf16 path", value=2.31, unit="ratio"),
             ],
             remedy="pass autocast_adapter_dtype=False to get_peft_model, or run the step under torch.autocast",
-            gain=r.Gain(ns=38_400_000, speedup=1.135, low=1.092, high=1.171, basis="model"),
+            gain=Gain(ns=38_400_000, speedup=1.135, low=1.092, high=1.171, basis="model"),
             see=["huggingface/peft#1706", "kohya-ss/sd-scripts#1156"],
         ),
-        r.Finding(
+        Finding(
             id="L1",
             severity="minor",
             title="Scale, add and casts take more of the adapter than its GEMMs",
             evidence=[
-                r.Evidence(what="share of the adapter", value=0.539, unit="share"),
-                r.Evidence(what="achieved bandwidth", value=2.41e12, unit="bytes/s"),
-                r.Evidence(what="threshold", value=0.3, unit="share"),
+                Evidence(what="share of the adapter", value=0.539, unit="share"),
+                Evidence(what="achieved bandwidth", value=2.41e12, unit="bytes/s"),
+                Evidence(what="threshold", value=0.3, unit="share"),
             ],
             remedy="a fused LoRA kernel (axolotl, Unsloth), or torch.compile after get_peft_model",
-            gain=r.Gain(ns=21_000_000, speedup=1.069, low=1.031, high=1.102, basis="replay"),
+            gain=Gain(ns=21_000_000, speedup=1.069, low=1.031, high=1.102, basis="replay"),
             see=["arXiv 2510.00206"],
         ),
-        r.Finding(
+        Finding(
             id="N2",
             severity="info",
             title="The tensor pipe is idle most of the time",
-            evidence=[r.Evidence(what="tensor pipe active", value=None, unit="share")],
+            evidence=[Evidence(what="tensor pipe active", value=None, unit="share")],
             remedy="see L2",
         ),
     ]

@@ -16,8 +16,9 @@ from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.advice import _crossover
 from loraprof.diagnosis.remedy import typed
 from loraprof.diagnosis.verdict import advice as headline
+from loraprof.model.finding import Finding, Gain, RemedyKind, RemedyReport
 from loraprof.model.recording import AdapterSite, Recording, Workload
-from loraprof.model.report import Finding, Gain, RemedyKind, RemedyReport, Report
+from loraprof.model.report import Report
 from loraprof.store.recordings import load_source
 
 TRAINERS = "TrainingArguments|SFTConfig|per_device|axolotl|Unsloth"

@@ -16,8 +16,8 @@ from loraprof.diagnosis.expected import expected
 from loraprof.diagnosis.load import diagnosis_of
 from loraprof.diagnosis.remedies.host import LOADERS
 from loraprof.live_remedies.data import WORKERS
+from loraprof.model.finding import Gain
 from loraprof.model.recording import GemmRate
-from loraprof.model.report import Gain
 from loraprof.store.recordings import load_source
 
 

@@ -10,8 +10,8 @@ from provoke import facts, found, made, shaped, synthetic, timing, toy, workload
 from synthetic.simulate import Synthetic
 
 import loraprof
+from loraprof.model.finding import Finding
 from loraprof.model.recording import ModuleInfo, TrainingCost
-from loraprof.model.report import Finding
 
 LARGE: dict[str, Any] = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 1024}
 WIDE: dict[str, Any] = {"hidden": 16384, "ffn": 32768, "tokens": 4096, "vocab": 1024, "rank": 4}

@@ -15,7 +15,7 @@ import loraprof
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings import host as rules
 from loraprof.diagnosis.worth import Worth
-from loraprof.model.report import Finding
+from loraprof.model.finding import Finding
 
 LARGE = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
 

@@ -14,8 +14,9 @@ from provoke import made, synthetic
 import loraprof
 from loraprof.errors import InputError
 from loraprof.live_remedies.catalogue import REMEDIES
+from loraprof.model.finding import Finding, Gain, RemedyReport
 from loraprof.model.fix import Fix, Measured
-from loraprof.model.report import Finding, Gain, Proven, RemedyReport
+from loraprof.model.report import Proven
 from loraprof.report.registry import render
 from loraprof.runs.fix.job import Found
 from loraprof.runs.fix.judge import loss_change, measured, noise, repeats

@@ -11,7 +11,8 @@ from sample_report import report
 from loraprof.cli.app import run
 from loraprof.cli.schema import OUTPUTS
 from loraprof.diagnosis.glossary import term, terms
-from loraprof.model.report import Bound, GainBasis
+from loraprof.model.finding import GainBasis
+from loraprof.model.report import Bound
 from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLES
 from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, TONES
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 import layouts
+import layouts_models
 import pytest
 import torch
 import torch.distributed as dist
-from layouts import LAYERS, NONE, D, N, R, hooked, stack, trained
+from layouts import LAYERS, D, N, R, hooked, stack, trained
+from layouts_models import NONE
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
@@ -67,7 +69,7 @@ def test_ops_of_a_module_that_is_base_and_adapter_in_one() -> None:
     assert function == {"mm": ["base.linear", down], "addmm_": [up]}
     packed = roles(trained(stack(layouts.Transposed)), "0")
     assert packed == {"_to_copy": ["dequant"], "mul": ["dequant"], "mm": ["base.linear"], "add": [rest]}
-    inline = roles(trained(layouts.Inline()), "")
+    inline = roles(trained(layouts_models.Inline()), "")
     assert inline["mm"] == ["base.linear", down, up, None, None, None, None]  # k, the scores, their sum, the output
     assert inline["bmm"] == ["base.linear", down, up]
     assert inline["add"] == [rest, rest, None]
@@ -76,11 +78,11 @@ def test_ops_of_a_module_that_is_base_and_adapter_in_one() -> None:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (layouts.Siblings, [("qkv", R), ("out", R)]),
-        (layouts.Processed, [("q", R), ("k", R), ("v", R)]),
-        (layouts.Inline, [("wq", R), ("wv", R)]),
-        (layouts.Experts, [("up", R), ("down", R)]),
-        (layouts.Listed, [("experts.0", R), ("experts.1", R), ("experts.2", R)]),
+        (layouts_models.Siblings, [("qkv", R), ("out", R)]),
+        (layouts_models.Processed, [("q", R), ("k", R), ("v", R)]),
+        (layouts_models.Inline, [("wq", R), ("wv", R)]),
+        (layouts_models.Experts, [("up", R), ("down", R)]),
+        (layouts_models.Listed, [("experts.0", R), ("experts.1", R), ("experts.2", R)]),
     ],
 )
 def test_pairs_that_lie_elsewhere(make: Callable[[], nn.Module], expected: list[tuple[str, int]]) -> None:
@@ -90,9 +92,9 @@ def test_pairs_that_lie_elsewhere(make: Callable[[], nn.Module], expected: list[
 
 
 def test_convolutions_and_tables() -> None:
-    (conv,) = trained(layouts.Convolution(), torch.randn(2, 8, 9, 9)).sites
+    (conv,) = trained(layouts_models.Convolution(), torch.randn(2, 8, 9, 9)).sites
     assert (conv.rank, conv.in_features, conv.out_features, conv.kernel) == (R, 8, 16, (3, 3))
-    (table,) = trained(layouts.Table(), torch.randint(0, 64, (3, 5))).sites
+    (table,) = trained(layouts_models.Table(), torch.randint(0, 64, (3, 5))).sites
     assert (table.rank, table.in_features, table.out_features) == (R, 64, D)
 
 
@@ -127,15 +129,15 @@ def test_what_is_no_adapter(make: Callable[[], nn.Module]) -> None:
     found = trained(make())
     assert found.sites == []
     assert not [m for m in found.modules if m.part]
-    assert [("trained too (first: org)" in n) for n in found.notes] == [True] * (make is layouts.Unfrozen)
+    assert [("trained too (first: org)" in n) for n in found.notes] == [True] * (make is layouts_models.Unfrozen)
 
 
 def test_trained_gains_make_no_adapter() -> None:
-    assert trained(layouts.Tuned()).sites == []
+    assert trained(layouts_models.Tuned()).sites == []
 
 
 def test_of_two_bases_the_last_is_read_and_said() -> None:
-    found = trained(layouts.TwoBases())
+    found = trained(layouts_models.TwoBases())
     assert pairs(found) == [("second", R)]
     assert found.notes == [
         "adapters: the adapter was added to the products of 2 frozen weights, read as that of the last, second"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import layouts
+import layouts_models
 import pytest
 import torch
 from attached import FEW, NEEDED, attached_to_nothing
@@ -44,7 +45,7 @@ def products(report: Report, phase: str = "forward") -> dict[str, int]:
 
 
 def test_one_module_that_does_everything(tmp_path: Path) -> None:
-    report = profiled(tmp_path, layouts.Inline())
+    report = profiled(tmp_path, layouts_models.Inline())
     assert report.adapter is not None
     assert [(s.path, s.rank, s.how) for s in report.adapter.sites] == [("wq", R, "observed"), ("wv", R, "observed")]
     forward, backward = products(report), products(report, "backward")

@@ -14,8 +14,9 @@ from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.judge import RULES
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import limiting
+from loraprof.model.finding import Finding, Gain, RemedyReport
 from loraprof.model.recording import Workload
-from loraprof.model.report import Finding, Gain, RemedyReport, TimingReport, Unprofiled
+from loraprof.model.report import TimingReport, Unprofiled
 
 BUILTIN = Workload(name="gpt2-xl", kind="builtin", argv=["gpt2-xl"], options={"batch": 4, "rank": 16})
 SCRIPT = Workload(name="train.py", kind="script", argv=["train.py", "--name", "a b"])

@@ -197,13 +197,6 @@ def test_warmup_false_alarms_are_rare_and_short_series_are_kept_whole() -> None:
     assert st.warmup_end([5, 5, 5]) == 3
 
 
-def test_outliers_are_counted_and_kept() -> None:
-    samples = [*range(100, 120), 140, 200]
-    assert st.outliers(samples) == st.Outliers(mild=1, severe=1)
-    assert len(samples) == 22
-    assert st.outliers([]) == st.Outliers(0, 0)
-
-
 def test_stopping_rule() -> None:
     assert st.converged(st.Estimate(0.02, 0.011, 0.03, 10))
     assert not st.converged(st.Estimate(0.02, 0.0, 0.04, 10))

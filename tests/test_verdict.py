@@ -4,7 +4,8 @@ import pytest
 
 from loraprof.analysis.prediction.counterfactual import Counterfactual
 from loraprof.diagnosis.verdict import GROUPS, limiting, verdict
-from loraprof.model.report import Finding, Gain, Interval, Launches, Part, Savings, Step, TimingReport, Unprofiled
+from loraprof.model.finding import Finding, Gain
+from loraprof.model.report import Interval, Launches, Part, Savings, Step, TimingReport, Unprofiled
 from loraprof.model.vocabulary import Cause, Role
 from loraprof.report.palette import ROLE_TONES
 

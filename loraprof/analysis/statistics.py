@@ -1,4 +1,4 @@
-"""How sure are we? Seeded bootstrap intervals, the three-way verdict, warm-up, outliers and when to stop.
+"""How sure are we? Seeded bootstrap intervals, the three-way verdict, warm-up and when to stop.
 
 Estimate = median of the paired log ratios ln(of_i / to_i). Interval = 95 % percentile bootstrap over the highest
 level of the design (process or block where labels are given, else the pair), 2,000 resamples, fixed seed. Its two
@@ -6,7 +6,7 @@ arms are stretched by t(n - 1) / z sqrt(n / (n - 1)), n units resampled, as a bo
 (Hesterberg, The American Statistician 69, 2015, section 5.3): else 2 blocks cover 50 %, 5 blocks 80 %. It ends with
 the least and the greatest value seen.
 The mean log ratio is not used: one 10x spike in 30 pairs moves it by 8 %, the median by almost nothing.
-Three-way verdict as in nvbench; outliers after Tukey are reported, never removed, as in criterion.rs.
+Three-way verdict as in nvbench; no sample is removed as an outlier.
 Medians under multiplicities are read from sorted values, so swapping the arms negates every number exactly.
 """
 
@@ -60,13 +60,6 @@ class Estimate(Struct, frozen=True):
     @property
     def ratio_high(self) -> float:
         return math.exp(self.high)
-
-
-class Outliers(Struct, frozen=True):
-    """Samples beyond Tukey's fences: ``mild`` beyond 1.5 IQR, ``severe`` beyond 3 IQR (not counted as mild)."""
-
-    mild: int
-    severe: int
 
 
 def _labels(blocks: Sequence[Hashable] | None, size: int) -> npt.NDArray[np.int64]:
@@ -267,17 +260,6 @@ def warmup_end(samples: Sequence[float], minimum: int = MIN_WARMUP) -> int:
     while (more := _change(values[end:])) is not None:
         end += more
     return max(end, min(minimum, len(samples)))
-
-
-def outliers(samples: Sequence[float]) -> Outliers:
-    """Counts beyond Tukey's inner (1.5 IQR) and outer (3 IQR) fences. Nothing is removed."""
-    if not len(samples):
-        return Outliers(0, 0)
-    values = np.asarray(samples, dtype=np.float64)
-    q1, q3 = np.quantile(values, (0.25, 0.75))
-    beyond = np.maximum(q1 - values, values - q3)
-    severe = int(np.count_nonzero(beyond > 3 * (q3 - q1)))
-    return Outliers(int(np.count_nonzero(beyond > 1.5 * (q3 - q1))) - severe, severe)
 
 
 def converged(estimate: Estimate, half_width: float = HALF_WIDTH) -> bool:

@@ -20,7 +20,7 @@ from loraprof.comparison.waterfall import Side, joint_means, waterfall
 from loraprof.diagnosis.findings.comparability import OPTIMIZER_DECIDES, OPTIMIZER_SHARE
 from loraprof.diagnosis.judge import rule_of
 from loraprof.model.compare import ArmResult, Comparison, PredictedRatio, Waterfall
-from loraprof.model.report import Evidence, Finding, Severity
+from loraprof.model.finding import Evidence, Finding, Severity
 
 DISTURBED: Final = 0.10  # that a profile pass may differ from the timed steps
 SEVERITIES: Final[tuple[Severity, ...]] = ("info", "minor", "major", "blocker")

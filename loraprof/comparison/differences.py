@@ -6,8 +6,9 @@ What one arm sets by itself (its name, what it trains) is no difference; setting
 from msgspec import Struct
 
 from loraprof.diagnosis.findings.comparability import DIFFERENT_ARMS, TOKENS_APART
+from loraprof.model.finding import Evidence, Finding
 from loraprof.model.recording import Recording
-from loraprof.model.report import Evidence, Finding, Report
+from loraprof.model.report import Report
 
 NOT_SETTINGS = ("arms", "device", "seed")
 

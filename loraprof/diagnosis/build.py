@@ -31,11 +31,11 @@ from loraprof.diagnosis.remedy import typed
 from loraprof.diagnosis.separate import unclear
 from loraprof.diagnosis.verdict import verdict
 from loraprof.model.compilation import CompiledReport
+from loraprof.model.finding import Finding
 from loraprof.model.recording import Nvml, Recording
 from loraprof.model.report import (
     NAMELESS,
     Adapter,
-    Finding,
     Report,
     Source,
     Step,

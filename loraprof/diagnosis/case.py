@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.limits.precision import compute_dtype
@@ -17,10 +18,11 @@ from loraprof.analysis.step.best_times import Limits
 from loraprof.analysis.step.busy import Busy
 from loraprof.analysis.step.records import Record, records_of
 from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
-from loraprof.diagnosis.worth import Worth
+from loraprof.diagnosis.worth import Worth, gained
+from loraprof.model.finding import Gain
 from loraprof.model.ranks import Communication
 from loraprof.model.recording import AdapterSite, Nvml, Recording, Workload
-from loraprof.model.report import Adapter, Gain, Kernel, Step, TimingReport, Unprofiled
+from loraprof.model.report import Adapter, Kernel, Step, TimingReport, Unprofiled
 from loraprof.model.trace import Int64
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES, HostKind
 
@@ -168,11 +170,15 @@ class Case(Struct, frozen=True, eq=False, dict=True):
         return frozenset(self.analysis.trace.names[i] for i in set(host.name[rows].tolist()))
 
 
+def spread_ns(unprofiled: Unprofiled) -> float:
+    """To either side of the timed steps' median."""
+    return max(NOTHING * unprofiled.median_ns, (unprofiled.high_ns - unprofiled.low_ns) / 2)
+
+
 def tellable_ns(unprofiled: Unprofiled) -> float:
     """The least saving that is a claim: what is below it, and below the spread of the steps themselves, cannot be told
     from nothing. A gain that would be major is said, with its interval, however much the steps spread."""
-    spread = (unprofiled.high_ns - unprofiled.low_ns) / 2
-    return max(NOTHING * unprofiled.median_ns, min(spread, MAJOR * unprofiled.median_ns))
+    return min(spread_ns(unprofiled), MAJOR * unprofiled.median_ns)
 
 
 def gain(case: Case, saved: Worth, error: float = ERROR) -> Gain | None:
@@ -184,24 +190,10 @@ def gain(case: Case, saved: Worth, error: float = ERROR) -> Gain | None:
     unprofiled = case.timing.unprofiled
     if unprofiled is None or saved.ns <= 0 or saved.ns < tellable_ns(unprofiled):
         return None
-    step = unprofiled.median_ns
-
-    def speedup(ns: float) -> float:
-        return step / max(step - min(max(ns, 0.0), 0.95 * step), 1.0)
-
-    low, high = saved.low, saved.high
     if saved.basis != "measured":
-        spread = max(NOTHING * step, (unprofiled.high_ns - unprofiled.low_ns) / 2)
-        wide = spread if saved.bounded else max(spread, error * saved.ns)
-        low, high = min(low, saved.ns - wide), max(high, saved.ns + wide)
-    return Gain(
-        ns=round(saved.ns),
-        speedup=speedup(saved.ns),
-        low=speedup(low),
-        high=speedup(high),
-        basis=saved.basis,
-        source=saved.source,
-    )
+        spread = spread_ns(unprofiled)
+        saved = saved.give_or_take(spread if saved.bounded else max(spread, error * saved.ns))
+    return gained(unprofiled.median_ns, replace(saved, low=max(saved.low, 0.0), high=max(saved.high, 0.0)))
 
 
 LONG_NS = 200_000  # a host range without a launch; a launch call that takes longer on an idle device loads code

@@ -23,13 +23,13 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.step.records import Record
-from loraprof.diagnosis.case import ERROR, NOTHING, Case
+from loraprof.diagnosis.case import ERROR, Case, spread_ns
 from loraprof.diagnosis.findings.comparability import ISSUING_NS
 from loraprof.diagnosis.findings.host import prepared_ahead
 from loraprof.diagnosis.rows import element_bytes, like
 from loraprof.diagnosis.select import of_rows, roles, worth
-from loraprof.diagnosis.worth import Worth
-from loraprof.model.report import Gain
+from loraprof.diagnosis.worth import Worth, gained
+from loraprof.model.finding import Gain
 from loraprof.model.vocabulary import ROLE
 
 PASSES: Final[Mapping[str, int]] = {"AdamW": 7, "Adam": 7, "Adagrad": 5, "SGD": 3}  # tensors read and written
@@ -48,30 +48,12 @@ Expected = Gain | str
 
 def expected(case: Case) -> dict[str, Expected]:
     """Of each change that is known here."""
-    if case.timing.unprofiled is None or not case.timed:
-        return dict.fromkeys(_EFFECTS, "no step was timed without the profiler")
-    found = {arm: effect(case) for arm, effect in _EFFECTS.items()}
-    return {arm: one if isinstance(one, str) else _gain(case, one) for arm, one in found.items()}
-
-
-def _gain(case: Case, saved: Worth) -> Gain:
-    """Also of a loss, and of less than could be told."""
     unprofiled = case.timing.unprofiled
-    assert unprofiled is not None
-    step = unprofiled.median_ns
-    spread = max(NOTHING * step, (unprofiled.high_ns - unprofiled.low_ns) / 2)
-
-    def speedup(ns: float) -> float:
-        return step / max(step - min(ns, 0.95 * step), 1.0)
-
-    return Gain(
-        ns=round(saved.ns),
-        speedup=speedup(saved.ns),
-        low=speedup(min(saved.low, saved.ns - spread)),
-        high=speedup(max(saved.high, saved.ns + spread)),
-        basis=saved.basis,
-        source=saved.source,
-    )
+    if unprofiled is None or not case.timed:
+        return dict.fromkeys(_EFFECTS, "no step was timed without the profiler")
+    step_ns, spread = unprofiled.median_ns, spread_ns(unprofiled)
+    found = {arm: effect(case) for arm, effect in _EFFECTS.items()}
+    return {arm: w if isinstance(w, str) else gained(step_ns, w.give_or_take(spread)) for arm, w in found.items()}
 
 
 def _bounded(ns: float, low: float, high: float) -> Worth:

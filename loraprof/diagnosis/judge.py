@@ -17,7 +17,7 @@ from loraprof.diagnosis.findings.power import POWER_FINDINGS
 from loraprof.diagnosis.glossary import terms
 from loraprof.diagnosis.rule import Rule
 from loraprof.errors import UsageError
-from loraprof.model.report import Finding
+from loraprof.model.finding import Finding
 
 RULES: dict[str, Rule] = {
     rule.id: rule

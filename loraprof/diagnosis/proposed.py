@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from loraprof import units
-from loraprof.model.report import Finding, RemedyKind, RemedyReport
+from loraprof.model.finding import Finding, RemedyKind, RemedyReport
 
 SAME: Final[tuple[RemedyKind, ...]] = ("same_training", "numerics", "data")
 OTHERWISE: Final[tuple[RemedyKind, ...]] = ("other_training", "hardware")

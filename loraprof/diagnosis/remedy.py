@@ -10,8 +10,8 @@ from msgspec import Struct
 from loraprof.diagnosis.case import NOTHING, Case, gain
 from loraprof.diagnosis.stack import Stack, stacks
 from loraprof.diagnosis.worth import Assumed, Worth
+from loraprof.model.finding import RemedyKind, RemedyReport
 from loraprof.model.recording import Workload
-from loraprof.model.report import RemedyKind, RemedyReport
 
 Values = Mapping[str, Any]
 Saved = Callable[[Case, Values], Worth | None]

@@ -9,7 +9,7 @@ from loraprof.diagnosis.case import MAJOR, Case
 from loraprof.diagnosis.catalogue import Entry, texts
 from loraprof.diagnosis.remedy import Remedy, Values, in_order
 from loraprof.diagnosis.worth import Worth
-from loraprof.model.report import Evidence, Finding, RemedyReport, Severity
+from loraprof.model.finding import Evidence, Finding, RemedyReport, Severity
 
 
 class Family(Struct, frozen=True):

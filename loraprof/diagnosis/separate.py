@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.judge import rule_of
 from loraprof.diagnosis.remedy import COMPARED, compare_command, target
-from loraprof.model.report import Finding
+from loraprof.model.finding import Finding
 
 
 def unclear(case: Case, found: Sequence[Finding]) -> str | None:

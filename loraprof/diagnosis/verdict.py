@@ -4,8 +4,9 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.analysis.prediction.counterfactual import Counterfactual
+from loraprof.model.finding import Finding
 from loraprof.model.fix import Fix
-from loraprof.model.report import Adapter, Finding, Proven, Step, TimingReport, Verdict
+from loraprof.model.report import Adapter, Proven, Step, TimingReport, Verdict
 from loraprof.model.vocabulary import ADAPTER_ROLES, Role
 
 SURE = 1.005  # low end of a speed-up that is one

@@ -22,7 +22,7 @@ from loraprof.diagnosis.judge import rule_of
 from loraprof.diagnosis.proposed import OTHERWISE, SAME, Proposed, best, gains
 from loraprof.diagnosis.select import reported, saved_ns
 from loraprof.diagnosis.worth import HostEdit, Taken, Worth
-from loraprof.model.report import Finding, Gain, GainBasis
+from loraprof.model.finding import Finding, Gain, GainBasis
 from loraprof.model.trace import Int64
 from loraprof.model.what_if import Choice, Outcome, WhatIf
 

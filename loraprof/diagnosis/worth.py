@@ -4,7 +4,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loraprof.analysis.step.unprofiled import Floats
-from loraprof.model.report import GainBasis
+from loraprof.model.finding import Gain, GainBasis
 from loraprof.model.trace import Bool
 
 
@@ -78,7 +78,27 @@ class Worth(Struct, frozen=True):
         """With the ends of two others."""
         return replace(self, low=min(self.low, low.low), high=max(self.high, high.high))
 
+    def give_or_take(self, ns: float) -> "Worth":
+        """With a range of at least ``ns`` to either side."""
+        return replace(self, low=min(self.low, self.ns - ns), high=max(self.high, self.ns + ns))
+
     @property
     def at_most(self) -> "Worth":
         """Where something else may take the place of what goes."""
         return replace(self, low=0.0)
+
+
+def gained(step_ns: int, saved: Worth) -> Gain:
+    """The speed-up of a step of ``step_ns`` by what is saved (a loss where negative); none goes beyond 20."""
+
+    def speedup(ns: float) -> float:
+        return step_ns / max(step_ns - min(ns, 0.95 * step_ns), 1.0)
+
+    return Gain(
+        ns=round(saved.ns),
+        speedup=speedup(saved.ns),
+        low=speedup(saved.low),
+        high=speedup(saved.high),
+        basis=saved.basis,
+        source=saved.source,
+    )

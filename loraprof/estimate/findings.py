@@ -15,7 +15,7 @@ from loraprof.estimate.memory import memory
 from loraprof.estimate.step import Question, ratio_span
 from loraprof.estimate.work import variant
 from loraprof.model.estimate import ArmEstimate, Span
-from loraprof.model.report import Evidence, Finding, Gain, RemedyKind, RemedyReport, Severity
+from loraprof.model.finding import Evidence, Finding, Gain, RemedyKind, RemedyReport, Severity
 
 FEW_TARGETS: Final = {"gpt2": ("c_attn",), "qwen": ("c_attn",), "phi3": ("qkv_proj",), "t5": ("q", "v")}
 VISION_TARGETS: Final = ("query", "value")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loraprof.live_remedies.program import Program
-from loraprof.model.report import RemedyKind
+from loraprof.model.finding import RemedyKind
 
 Undo = Callable[[], None]
 

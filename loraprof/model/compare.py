@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from loraprof.model.report import Finding
+from loraprof.model.finding import Finding
 from loraprof.model.vocabulary import Cause, Phase, Role
 
 SCHEMA = "loraprof.compare/1"

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from loraprof.model.compare import Waterfall
-from loraprof.model.report import Finding
+from loraprof.model.finding import Finding
 from loraprof.model.vocabulary import Phase
 
 SCHEMA = "loraprof.estimate/1"

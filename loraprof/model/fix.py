@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from loraprof.model.report import Gain, RemedyKind
+from loraprof.model.finding import Gain, RemedyKind
 
 SCHEMA = "loraprof.fix/1"
 

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from loraprof.model.compilation import CompiledReport
+from loraprof.model.finding import Finding
 from loraprof.model.ranks import Communication, RankRow, RankSummary
 from loraprof.model.recording import How
 from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
@@ -17,9 +18,6 @@ from loraprof.model.vocabulary import Cause, Class, Kind, Phase, Role
 SCHEMA = "loraprof.report/1"
 
 Basis = Literal["measured", "predicted"]
-GainBasis = Literal["model", "replay", "measured", "assumed"]
-RemedyKind = Literal["same_training", "numerics", "other_training", "data", "hardware"]
-Severity = Literal["info", "minor", "major", "blocker"]
 FIELDS = ("kind", "class_", "cause", "phase", "role")  # of a row
 NAMELESS = 0.05  # of the busy time: from here on a trace's work of unknown role is said, and how to record it
 Bound = Literal["compute", "memory", "latency", "unknown"]
@@ -297,52 +295,6 @@ class NvmlReport(msgspec.Struct, frozen=True, kw_only=True):
     tensor_active: float | None = None
     dram_active: float | None = None
     sampled_step_ns: int | None = None  # a step of the loop that was sampled; energy is scaled to the timed step
-
-
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    what: str
-    value: float | int | str | None
-    unit: str
-
-
-class Gain(msgspec.Struct, frozen=True, kw_only=True):
-    """What a change saves of the step without the profiler, and the speed-up with its interval. ``basis``: measured;
-    replayed launches; a model of this recording's bytes, FLOPs and times; or assumed, a range from ``source``."""
-
-    ns: int
-    speedup: float
-    low: float
-    high: float
-    basis: GainBasis
-    source: str | None = None
-
-
-class RemedyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What to change. ``stack``: the library or trainer that the text is written for; ``arm``: what
-    ``compare`` or ``fix`` calls the change where they can make it in process, None where they cannot."""
-
-    kind: RemedyKind
-    stack: str
-    text: str
-    arm: str | None = None
-    gain: Gain | None = None
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
-    severity: Severity
-    title: str
-    evidence: list[Evidence]
-    remedy: str  # the text of the first of ``remedies``
-    gain: Gain | None = None
-    see: list[str] = []
-    remedies: list[RemedyReport] = []
-    gate: bool = False  # about whether the numbers mean what they seem to mean
-
-    @property
-    def is_cause(self) -> bool:
-        """Whether it says where time goes, and more than for information: of the gates, what gains."""
-        return self.severity != "info" and (self.gain is not None or not self.gate)
 
 
 class Closure(msgspec.Struct, frozen=True, kw_only=True):

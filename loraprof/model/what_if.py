@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from loraprof.model.report import GainBasis, RemedyKind
+from loraprof.model.finding import GainBasis, RemedyKind
 
 
 class Choice(Struct, frozen=True):

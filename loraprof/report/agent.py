@@ -9,7 +9,8 @@ from shlex import quote
 from typing import Final
 
 from loraprof import units
-from loraprof.model.report import Finding, Report
+from loraprof.model.finding import Finding
+from loraprof.model.report import Report
 from loraprof.report.markdown import to_markdown, unescape
 from loraprof.report.shown import Shown
 from loraprof.report.views.answer import headline, shares, sure

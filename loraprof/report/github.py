@@ -5,8 +5,8 @@ Format and escaping: GitHub's "Workflow commands" page and actions/toolkit, pack
 
 from loraprof.model.compare import Comparison
 from loraprof.model.estimate import Estimate
+from loraprof.model.finding import Finding
 from loraprof.model.fix import Fix
-from loraprof.model.report import Finding
 from loraprof.model.sweep import Sweep
 from loraprof.model.watch import Watch
 from loraprof.report.shown import Shown, document_of

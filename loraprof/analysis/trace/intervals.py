@@ -206,12 +206,3 @@ def _innermost_crossing(s: Int64, e: Int64, rows: Int64) -> tuple[Int64, Int64, 
     begin, stop = cuts[:-1], cuts[1:]
     keep = owner >= 0
     return begin[keep], stop[keep], rows[owner[keep]]
-
-
-def contains(start: Int64, end: Int64, t: Int64) -> Bool:
-    """Whether each instant lies in the union of the intervals."""
-    cover = union(start, end)
-    if not len(cover.start):
-        return np.zeros(len(t), dtype=np.bool_)
-    i = np.searchsorted(cover.start, t, side="right") - 1
-    return (i >= 0) & (t < cover.end[np.maximum(i, 0)])

@@ -38,11 +38,6 @@ class Work(Struct, frozen=True):
     def min_bytes(self) -> int:
         return self.read_bytes + self.write_bytes
 
-    @property
-    def gemm_like(self) -> bool:
-        """Whether the matrix units do the work."""
-        return self.kind in ("gemm", "conv", "attention")
-
 
 Rule = Callable[[str, Inputs], Work]
 

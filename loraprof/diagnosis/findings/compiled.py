@@ -13,7 +13,7 @@ from loraprof.diagnosis.remedies.host import COMPILE_ONCE
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.worth import Worth
 from loraprof.model.compilation import Compilation, CompiledReport
-from loraprof.model.report import Evidence
+from loraprof.model.finding import Evidence
 from loraprof.model.vocabulary import ROLE
 
 

@@ -19,7 +19,7 @@ from loraprof.diagnosis.findings.dtensor import DTENSOR_DISPATCH
 from loraprof.diagnosis.remedies import devices as remedies
 from loraprof.diagnosis.rule import DEVICES, Rule, Seen, evidence
 from loraprof.diagnosis.worth import Worth
-from loraprof.model.report import Evidence
+from loraprof.model.finding import Evidence
 from loraprof.model.trace import Int64
 
 EXPOSED_SHARE = 0.10  # D1, D6: of the step

@@ -13,8 +13,8 @@ from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import base as remedies
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
 from loraprof.diagnosis.select import of_rows, total_ns, worth
+from loraprof.model.finding import Evidence
 from loraprof.model.regression import Regression
-from loraprof.model.report import Evidence
 from loraprof.model.trace import Bool, Shapes
 from loraprof.model.vocabulary import HostKind
 from loraprof.store.regressions import load_regressions

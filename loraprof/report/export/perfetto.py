@@ -21,7 +21,7 @@ import numpy as np
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.step.scene import launched_after
 from loraprof.analysis.step.segments import Segments, segments
-from loraprof.model.report import Finding
+from loraprof.model.finding import Finding
 from loraprof.model.trace import Trace
 from loraprof.model.vocabulary import CLASSES
 from loraprof.report.export.files import replacing

@@ -6,8 +6,8 @@ from typing import Final
 from msgspec import Struct
 
 from loraprof import units
+from loraprof.model.finding import Gain
 from loraprof.model.fix import Fix, Measured
-from loraprof.model.report import Gain
 from loraprof.report.page.svg import escape, figure, label, rect
 
 WIDTH, LEFT, RIGHT, ROW = 900, 220, 30, 28

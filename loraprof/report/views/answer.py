@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from loraprof import units
-from loraprof.model.report import NAMELESS, Adapter, Finding, Report, Step
+from loraprof.model.finding import Finding
+from loraprof.model.report import NAMELESS, Adapter, Report, Step
 from loraprof.model.vocabulary import ADAPTER_ROLES
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "mixed": "mixed"}

@@ -1,8 +1,8 @@
 """What does ``fix`` show? The best first, a table of prediction beside measurement, and what to write; pure."""
 
 from loraprof import units
+from loraprof.model.finding import Gain
 from loraprof.model.fix import Fix, Measured, Tried
-from loraprof.model.report import Gain
 from loraprof.report.document import Block, Cell, Column, Document, Facts, Paragraph, Row, Section, Table
 
 _TONES = {"kept": "good", "loss differs": "bad", "failed": "bad"}

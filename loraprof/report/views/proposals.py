@@ -4,7 +4,8 @@ from typing import Final
 
 from loraprof import units
 from loraprof.diagnosis.proposed import OTHERWISE, SAME, best, gains
-from loraprof.model.report import Finding, RemedyReport, Report
+from loraprof.model.finding import Finding, RemedyReport
+from loraprof.model.report import Report
 from loraprof.report.document import Block, Paragraph, Proposal, Proposals, Section
 
 GROUPS: Final = (("Do this, same training", SAME), ("Or change what is trained, or on what", OTHERWISE))

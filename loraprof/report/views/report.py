@@ -11,14 +11,8 @@ from msgspec.structs import replace
 
 from loraprof import units
 from loraprof.model.compilation import CompiledReport
-from loraprof.model.report import (
-    Finding,
-    MemoryReport,
-    NvmlReport,
-    Report,
-    Step,
-    Traffic,
-)
+from loraprof.model.finding import Finding
+from loraprof.model.report import MemoryReport, NvmlReport, Report, Step, Traffic
 from loraprof.report.document import (
     Bar,
     Block,

@@ -7,7 +7,8 @@ from typing import Final
 from loraprof.diagnosis.build import Diagnosis
 from loraprof.diagnosis.expected import Expected, expected
 from loraprof.live_remedies.remedy import LiveRemedy
-from loraprof.model.report import Finding, Gain, Report
+from loraprof.model.finding import Finding, Gain
+from loraprof.model.report import Report
 
 NOTHING_SEEN: Final = "the recording shows nothing that it would help against"
 NOT_TOLD: Final = "the recording shows the cause, and not what this change would save of it"

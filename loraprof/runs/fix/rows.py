@@ -7,8 +7,8 @@ from typing import Final
 from loraprof import units
 from loraprof.analysis.statistics import median_interval
 from loraprof.live_remedies.remedy import LiveRemedy
+from loraprof.model.finding import Finding, Gain
 from loraprof.model.fix import Measured, Status, Tried, Unchanged
-from loraprof.model.report import Finding, Gain
 from loraprof.runs.fix.job import Found
 from loraprof.runs.fix.judge import Repeats, loss_change, measured
 from loraprof.runs.fix.promises import Promises
