@@ -259,10 +259,7 @@ def test_head_and_loss_of_a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_faster_attention_saves() -> None:
-    def call(ran: int | None, faster: int | None, count: int) -> Any:
-        return SimpleNamespace(ran_ns=ran, faster_ns=faster, count=count)
-
-    mean, *ends = attention._shares([call(100, 50, 1), call(200, 20, 2), call(100, 120, 5)])
+    mean, *ends = attention._shares([(1, 100, 50), (2, 200, 20), (5, 100, 120)])
     assert mean == pytest.approx((0.5 * 100 + 0.9 * 400 + 0) / 1000)
     assert ends == [0, 0.9]
     found = attention._saved(Worth(1000, 800, 1200), (0.5, 0.25, 0.75))
