@@ -219,5 +219,5 @@ def test_the_ends_of_what_single_calls_save_bound_the_whole() -> None:
     assert _saved(whole, None) == whole.share(UNTIMED)
     assert (UNTIMED.low, UNTIMED.likely, UNTIMED.high) == (0.2, 0.5, 0.8)  # 24 % of a whole step in the source
     assert _saved(None, (0.3, 0.2, 0.4)) is None
-    assert _shares([noted(ran_ns=100, faster_ns=40, count=2), noted(ran_ns=300, faster_ns=180)]) == (0.48, 0.4, 0.6)
-    assert _shares([noted(ran_ns=100, faster_ns=150)]) == (0.0, 0.0, 0.0)
+    assert _shares([(2, 100, 40), (1, 300, 180)]) == (0.48, 0.4, 0.6)
+    assert _shares([(1, 100, 150)]) == (0.0, 0.0, 0.0)
