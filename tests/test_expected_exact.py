@@ -9,7 +9,8 @@ from handmade import case, kernels, worths
 
 from loraprof.analysis.limits.rates import Rates
 from loraprof.diagnosis import expected
-from loraprof.diagnosis.worth import Worth
+from loraprof.diagnosis.case import spread_ns
+from loraprof.diagnosis.worth import Worth, gained
 from loraprof.model.recording import Calibration, GemmRate
 from loraprof.model.report import Unprofiled
 from loraprof.model.vocabulary import ROLE
@@ -31,9 +32,8 @@ def bounds(found: Worth | str) -> tuple[float, ...]:
     ],
 )
 def test_a_gain_may_be_a_loss(saved: Worth, steps: tuple[int, int], step_ns: tuple[int, ...]) -> None:
-    given = case()
-    given.timing.unprofiled = Unprofiled(median_ns=1000, low_ns=steps[0], high_ns=steps[1], steps=9)
-    found = expected._gain(given, saved)
+    spread = spread_ns(Unprofiled(median_ns=1000, low_ns=steps[0], high_ns=steps[1], steps=9))
+    found = gained(1000, saved.give_or_take(spread))
     assert found.ns == saved.ns
     assert (found.high, found.speedup, found.low) == pytest.approx([1000 / ns for ns in step_ns])
 
