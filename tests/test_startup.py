@@ -79,7 +79,7 @@ print("loaded:", *(name for name in set(sys.modules) - before if name.startswith
 """
 
 
-@pytest.mark.parametrize("form", ["terminal", "markdown", "agent"])
+@pytest.mark.parametrize("form", ["terminal", "markdown", "agent", "json"])
 def test_what_writes_a_report_is_loaded_before_there_is_one(form: str) -> None:
     """The page follows its report within milliseconds, the first of a process too."""
     recording = profiles_dir() / "recordings" / "h100-sxm" / "minimind-26m.loraprof"

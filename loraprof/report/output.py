@@ -79,7 +79,8 @@ def same_folder() -> Iterator[None]:
 def make_ready(form: Format) -> None:
     """Loads what writes ``form``, before there is anything to write: the page then follows the report at once."""
     renderer(form.value)
-    import_module("loraprof.report.views.proposals")
+    if form is not Format.json:
+        import_module("loraprof.report.views.proposals")
     if form is Format.terminal:
         import_module("rich.console")
 

@@ -1,6 +1,6 @@
 """What a tensor of the counted step is made of: weights alone, or activations and the products they went through.
 
-Structs of msgspec: made for every op, in a third of the time that a dataclass takes.
+Structs of msgspec: made for every op, in less than half of the time that a dataclass takes.
 """
 
 from typing import ClassVar
