@@ -5,19 +5,12 @@ import re
 from collections import Counter
 from typing import Any, Final
 
-import msgspec
 import numpy as np
-from msgspec import Struct, field
 
 from loraprof.model.trace import (
-    Bool,
-    Collective,
-    DeviceFacts,
     DeviceTable,
     Faults,
-    Group,
     HostTable,
-    Int8,
     Int32,
     Int64,
     Shapes,
@@ -25,8 +18,10 @@ from loraprof.model.trace import (
     distinct,
 )
 from loraprof.model.vocabulary import MARKER_PREFIX, HostKind
-from loraprof.store.kineto.columns import Column, Growing, Interner, equal_to_previous, ranked, sort_rows
-from loraprof.store.kineto.nanoseconds import LIMIT_NS, MISSING, NOT_FINITE
+from loraprof.store.kineto.columns import Column, Interner, equal_to_previous, ranked, sort_rows
+from loraprof.store.kineto.facts import Facts
+from loraprof.store.kineto.nanoseconds import LIMIT_NS
+from loraprof.store.kineto.rows import Rows, Thread, parsed
 
 # Ranges written as ops: the first three in files of 2021, the others by torch.compile, at run time and at work.
 _RANGES: Final = re.compile(
@@ -34,20 +29,6 @@ _RANGES: Final = re.compile(
     r"|TorchDynamo Cache Lookup|Torch-Compiled Region|Pregraph bytecode|AOTDispatcher )"
     r"|^(dynamo|entire_frame_compile|inductor_compile)$|\(dynamo_timed\)$"
 )
-Thread = tuple[int | str | None, int | str | None]
-
-_HOST: Final[dict[str, type[np.generic]]] = {
-    **dict.fromkeys(("start", "end", "correlation", "sequence", "fwd_thread"), np.int64),
-    **dict.fromkeys(("name", "thread", "shapes", "collective"), np.int32),
-    "code": np.int8,
-}
-_DEVICE: Final[dict[str, type[np.generic]]] = {
-    **dict.fromkeys(("start", "end", "stream", "correlation", "graph_node", "bytes", "blocks"), np.int64),
-    **dict.fromkeys(("name", "device", "threads", "collective"), np.int32),
-    "code": np.int8,
-}
-
-_LIST: Final = msgspec.json.Decoder(list[Any])
 _SAID: Final = {
     "zero_timestamps": "{} device records have no start or no duration and were left out",
     "missing_ts": "{} events have no time and were left out",
@@ -55,57 +36,6 @@ _SAID: Final = {
     "not_finite": "{} events have a time that is not a number or too large, and were left out",
     "duplicates": "{} events are exact copies of another and were counted once",
 }
-
-
-class Facts(Struct, frozen=True):
-    """What the file says outside its events."""
-
-    gpus: tuple[DeviceFacts, ...]
-    base_ns: int | None
-    rank: int | None
-    world_size: int | None
-    groups: tuple[Group, ...]
-    rocm: bool
-
-
-class Volumes(dict[bytes, int]):
-    """Of grids and blocks by their JSON: the product; -1 where it is not a list of counts."""
-
-    def __missing__(self, text: bytes) -> int:
-        sides, *_ = _parsed(text)
-        counts = type(sides) is list and sides and all(type(side) is int and side >= 0 for side in sides)
-        volume = self[text] = math.prod(sides) if counts else -1
-        return volume
-
-
-class Rows(Struct):
-    """What was read so far, in the order of the file."""
-
-    host: Growing = field(default_factory=lambda: Growing(_HOST))
-    device: Growing = field(default_factory=lambda: Growing(_DEVICE))
-    names: Interner[str] = field(default_factory=Interner)
-    threads: Interner[Thread] = field(default_factory=Interner)
-    # Dims, types, strides, concrete inputs as JSON, commas between; bytes and FLOPs where a compiler counted them.
-    shapes: Interner[bytes] = field(default_factory=Interner)
-    collectives: Interner[Collective] = field(default_factory=Interner)
-    volumes: Volumes = field(default_factory=Volumes)
-    unknown: Counter[str] = field(default_factory=Counter)
-    unread: set[str] = field(default_factory=set)  # unknown categories of an accelerator's records
-    faults: Counter[str] = field(default_factory=Counter)
-    known: bool = False  # an event of a known category was seen
-
-    def usable(self, start: Int64, dur: Int64, status: Int8 | None, on_device: bool) -> Bool:
-        """Which rows have times that can be used; the others are counted, each once."""
-        use = np.ones(len(start), np.bool_)
-        checks = [("negative_durations", dur < 0), ("not_finite", start > LIMIT_NS - np.maximum(dur, 0))]
-        if status is not None:
-            checks[:0] = [("missing_ts", status == MISSING), ("not_finite", status == NOT_FINITE)]
-        if on_device:
-            checks.append(("zero_timestamps", start <= 0))
-        for fault, wrong in checks:
-            self.faults[fault] += int((wrong & use).sum())
-            use &= ~wrong
-        return use
 
 
 def assemble(rows: Rows, facts: Facts) -> Trace:
@@ -239,7 +169,7 @@ def _distinct(rows: dict[str, Column], head: list[str], same: list[str], others:
 
 def _shapes(texts: bytes) -> Shapes | None:
     """Parsed shapes; ``None`` where the file holds something else."""
-    dims, types, strides, concrete, moved_bytes, flops, *_ = *_parsed(texts), None, None
+    dims, types, strides, concrete, moved_bytes, flops, *_ = *parsed(texts), None, None
     if not isinstance(dims, list) and moved_bytes is None:
         return None
     return Shapes(
@@ -250,14 +180,6 @@ def _shapes(texts: bytes) -> Shapes | None:
         moved_bytes=moved_bytes,
         flops=flops,
     )
-
-
-def _parsed(texts: bytes) -> list[Any]:
-    """Values with commas between; bytes that are not UTF-8 are replaced, ``None`` stands for what cannot be read."""
-    try:
-        return _LIST.decode(f"[{texts.decode('utf-8', 'replace')}]")
-    except msgspec.DecodeError:
-        return [None] * 4
 
 
 def _inputs(values: list[Any]) -> tuple[tuple[object, ...], ...]:

@@ -12,9 +12,9 @@ import msgspec
 
 from loraprof.errors import InputError
 from loraprof.model.vocabulary import MARKER_PREFIX, HostKind
+from loraprof.store.kineto.contents import keys
 from loraprof.store.kineto.events import HOST_CATEGORIES
 from loraprof.store.kineto.feed import Feed, Inflated, repaired
-from loraprof.store.kineto.read import keys
 from loraprof.store.places import Place
 
 Change = Callable[[bytes], bytes]  # "[event, ...]" -> the same list, changed
