@@ -6,7 +6,7 @@ import numpy as np
 
 from loraprof.analysis.step.records import Record, conversion_of
 from loraprof.diagnosis.case import Case
-from loraprof.model.trace import Bool, distinct
+from loraprof.model.trace import Bool, among, distinct
 
 
 def like(case: Case, rows: list[Record]) -> Bool:
@@ -16,8 +16,7 @@ def like(case: Case, rows: list[Record]) -> Bool:
         len(attribution.paths) + 1
     )
     key += attribution.module
-    found: Bool = np.isin(key, key[[r.row for r in rows]])
-    return found
+    return among(key, key[[r.row for r in rows]])
 
 
 def element_bytes(dtype: str) -> int:

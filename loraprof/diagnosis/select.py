@@ -15,7 +15,7 @@ from loraprof.analysis.partition.ledger import Ledger, idle_kind
 from loraprof.diagnosis.case import Case, TimedLedger
 from loraprof.diagnosis.worth import Taken, Worth
 from loraprof.model.recording import ModuleInfo
-from loraprof.model.trace import Bool
+from loraprof.model.trace import Bool, among
 from loraprof.model.vocabulary import PHASE, ROLE, Cause, Phase, Role
 
 Select = Callable[[Ledger], Bool]
@@ -47,7 +47,7 @@ def modules(case: Case, test: Callable[[ModuleInfo], bool]) -> Select:
     """Entries of the modules that pass, forward and backward, idle ones included. Nothing without a recording."""
     table = case.recording.modules if case.recording else []
     wanted = [i for i, m in enumerate(table) if test(m)]
-    return lambda ledger: np.isin(ledger.module, wanted)
+    return lambda ledger: among(ledger.module, wanted)
 
 
 def within(case: Case, pattern: str) -> Select:

@@ -28,6 +28,15 @@ def distinct(column: npt.NDArray[Integer]) -> npt.NDArray[Integer]:
     return ordered[first]
 
 
+def among(column: npt.NDArray[Integer], values: npt.ArrayLike) -> Bool:
+    """Which of a column are in ``values``: ``np.isin`` for many different values, without ``np.unique``."""
+    known = distinct(np.asarray(values, column.dtype))
+    if not len(known):
+        return np.zeros(len(column), dtype=np.bool_)
+    found: Bool = known[np.minimum(np.searchsorted(known, column), len(known) - 1)] == column
+    return found
+
+
 class Shapes(Struct, frozen=True):
     """Inputs of an op as recorded with ``record_shapes``; a scalar or absent input has the empty shape.
 

@@ -10,7 +10,7 @@ import numpy as np
 from loraprof.analysis.attribution.weights import PRODUCT
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import AdapterOps
-from loraprof.model.trace import Bool, Int8, Int32, Trace
+from loraprof.model.trace import Bool, Int8, Int32, Trace, among
 from loraprof.model.vocabulary import ROLE, HostKind, Role
 
 Label = tuple[int, Role]
@@ -24,7 +24,7 @@ def observed(
     number = {name: i for i, name in enumerate(trace.names)}
     labels = {o.module * width + number[o.op]: o.labels for o in ops if o.op in number}
     key = module.astype(np.int64) * width + host.name
-    issued: Bool = np.isin(key, np.array(list(labels))) & (module >= 0) & (host.kind == HostKind.OP)
+    issued: Bool = among(key, list(labels)) & (module >= 0) & (host.kind == HostKind.OP)
     above = np.append(tree.nearest(issued), -1)[tree.parent]
     issued &= ~((above >= 0) & (np.append(module, -1)[above] == module))  # what the op itself calls has its name
     seen: dict[tuple[int, int], int] = defaultdict(int)

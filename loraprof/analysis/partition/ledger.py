@@ -38,17 +38,15 @@ class Ledger(Struct, frozen=True, eq=False):
         several = len(names) > 1
         key = (self.kind * len(PHASES) + self.phase) * len(ROLES) + self.role
         key = key * (len(names) + 1) + (belongs + 1 if several else 0)
-        unique, inverse = np.unique(key, return_inverse=True)
-        ns = np.zeros(len(unique), dtype=np.int64)
-        events = np.zeros(len(unique), dtype=np.int64)
-        where = np.full(len(unique), -1, dtype=np.int64)
-        np.add.at(ns, inverse, self.ns)
-        np.add.at(events, inverse, self.events)
-        np.maximum.at(where, inverse, belongs)
+        size = int(key.max(initial=-1)) + 1
+        ns, events = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+        where = np.full(size, -1, dtype=np.int64)
+        np.add.at(ns, key, self.ns)
+        np.add.at(events, key, self.events)
+        np.maximum.at(where, key, belongs)
         out = []
-        for k, total, count, of in zip(unique.tolist(), ns.tolist(), events.tolist(), where.tolist(), strict=True):
-            if not total and not count:
-                continue
+        for k in np.flatnonzero((ns != 0) | (events != 0)).tolist():
+            total, count, of = int(ns[k]), int(events[k]), int(where[k])
             kind, rest = divmod(k // (len(names) + 1), len(PHASES) * len(ROLES))
             phase, role = divmod(rest, len(ROLES))
             busy = kind < len(CLASSES)

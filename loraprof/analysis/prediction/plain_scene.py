@@ -17,6 +17,7 @@ from loraprof.analysis.prediction.replayed import StepReplay
 from loraprof.analysis.step.scene import HOST, TONES, Names, cells, lanes, partition_row, row
 from loraprof.analysis.step.segments import device_segments
 from loraprof.model.scene import Scene, SliceRow
+from loraprof.model.trace import distinct
 from loraprof.model.vocabulary import ROLES
 
 
@@ -48,7 +49,7 @@ def _rows(analysis: Analysis, step: Moved, names: Names) -> Iterator[SliceRow]:
 
 def _streams(analysis: Analysis, step: Moved, names: Names) -> Iterator[SliceRow]:
     device, work = analysis.trace.device, step.work
-    for stream in np.unique(device.stream[work.rows]).tolist():
+    for stream in distinct(device.stream[work.rows]).tolist():
         at = np.flatnonzero((device.stream[work.rows] == stream) & (work.end > work.start))
         at = at[(work.end[at] > 0) & (work.start[at] < step.window.end)]
         levels = np.array(lanes(work.start[at].tolist(), work.end[at].tolist()), np.int64)
@@ -61,7 +62,7 @@ def _streams(analysis: Analysis, step: Moved, names: Names) -> Iterator[SliceRow
 
 def _hosts(analysis: Analysis, step: Moved, names: Names) -> Iterator[tuple[int, SliceRow]]:
     """What each thread that launched something was doing."""
-    threads = np.unique(analysis.trace.host.thread[step.work.launch[step.work.launch >= 0]])
+    threads = distinct(analysis.trace.host.thread[step.work.launch[step.work.launch >= 0]])
     for thread in threads.tolist():
         if thread in step.states:
             yield thread, _host(f"thread {analysis.trace.threads[thread][1]}", step.states[thread], step, names)

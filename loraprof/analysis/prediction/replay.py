@@ -236,8 +236,9 @@ def _pressed(trace: Trace, links: Links, start: Int64) -> Bool:
 
 def _stream(trace: Trace, records: Int64) -> Int64:
     """One number per (device, stream)."""
-    pairs = np.stack((trace.device.device[records].astype(np.int64), trace.device.stream[records]), axis=1)
-    numbers: Int64 = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    streams, stream = np.unique(trace.device.stream[records], return_inverse=True)
+    pair = trace.device.device[records].astype(np.int64) * len(streams) + stream
+    numbers: Int64 = np.unique(pair, return_inverse=True)[1]
     return numbers
 
 

@@ -9,7 +9,7 @@ from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.best_times import Limits
 from loraprof.analysis.step.busy import Busy
 from loraprof.model.report import Kernel, Traffic
-from loraprof.model.trace import Bool
+from loraprof.model.trace import Bool, among
 from loraprof.model.vocabulary import ROLES, DeviceClass
 
 
@@ -67,4 +67,4 @@ def _known(ledger: Ledger, busy: Busy) -> Bool:
     """Rows of ops whose work is known, whichever of their kernels it was given to."""
     op = ledger.op[busy.rows]
     has = np.array([w is not None for w in busy.work], dtype=np.bool_)
-    return np.isin(op, op[has])
+    return among(op, op[has])

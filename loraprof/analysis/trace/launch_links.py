@@ -7,7 +7,7 @@ for a graph launch. ``External id`` is not unique and never used.
 import numpy as np
 from msgspec import Struct
 
-from loraprof.model.trace import Bool, Int64, Trace, distinct
+from loraprof.model.trace import Bool, Int64, Trace, among, distinct
 from loraprof.model.vocabulary import HostKind
 
 
@@ -43,7 +43,7 @@ def link(trace: Trace) -> Links:
     is_launch = np.zeros(len(host), dtype=np.bool_)
     is_launch[launch[launch >= 0]] = True
     calls = np.flatnonzero((host.kind == HostKind.RUNTIME) & named[host.name] & (host.correlation >= 0))
-    without = calls[~np.isin(host.correlation[calls], device.correlation)]
+    without = calls[~among(host.correlation[calls], device.correlation)]
     captured = _captured(trace, without)
     without = without[~captured]
     is_launch[calls] = True

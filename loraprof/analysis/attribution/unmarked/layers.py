@@ -6,7 +6,7 @@ from loraprof.analysis.attribution.unmarked.adapters import Pairs
 from loraprof.analysis.attribution.unmarked.calls import Calls
 from loraprof.analysis.work.tensors import KINETO
 from loraprof.model.recording import AdapterSite
-from loraprof.model.trace import Int64, Trace
+from loraprof.model.trace import Int64, Trace, distinct
 
 
 def layers_of(trace: Trace, calls: Calls, pairs: Pairs) -> tuple[Int64, tuple[AdapterSite, ...]]:
@@ -14,7 +14,7 @@ def layers_of(trace: Trace, calls: Calls, pairs: Pairs) -> tuple[Int64, tuple[Ad
     layer = np.full(len(calls), -1, np.int64)
     if not len(pairs):
         return layer, ()
-    base = np.unique(pairs.base)
+    base = distinct(pairs.base)
     run = calls.run[base]
     first = np.searchsorted(run, run) if (np.diff(run) >= 0).all() else _first(run)
     number = np.arange(len(base)) - first

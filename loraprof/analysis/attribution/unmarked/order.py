@@ -11,7 +11,7 @@ import numpy as np
 
 from loraprof.analysis.attribution.unmarked.adapters import ENDS, Pairs
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort
-from loraprof.model.trace import Bool, Int8, Int64
+from loraprof.model.trace import Bool, Int8, Int64, among
 from loraprof.model.vocabulary import ROLE, Role
 
 Give = Callable[[Bool, Role], None]
@@ -124,7 +124,7 @@ def _activations(calls: Calls, give: Give) -> None:
     before, _ = _neighbours(np.isin(calls.sort, _PRODUCTS), calls.run)
     sizes, size = np.unique(calls.numel, return_inverse=True)
     place = (before + 1) * (len(sizes) + 1) + size
-    give(np.isin(place, place[calls.composed]), "activation")
+    give(among(place, place[calls.composed]), "activation")
 
 
 def _head(calls: Calls, pairs: Pairs, role: Int8, give: Give) -> None:
