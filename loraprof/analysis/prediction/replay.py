@@ -17,6 +17,7 @@ and a step in which it was not seen must fail this gate. Related: Daydream (ATC'
 """
 
 from enum import IntEnum
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -129,7 +130,7 @@ def replayed(
         begin: list[int] = []
         host, opened = t, last
         t += lead if index else 0
-        at = 0
+        records = zip(streams, lengths, awaited, strict=True)
         for gap, duration, count, wait in zip(gaps, durations, counts, waits, strict=True):
             s = t + gap
             t = s + duration
@@ -137,18 +138,16 @@ def replayed(
                 if len(started) >= queue and started[-queue] > t:
                     t = started[-queue]
                 ready = s + latency_ns
-                for record in range(at, at + count):
-                    stream = streams[record]
+                for stream, length, before in islice(records, count):
                     queued = free[stream] + turnaround_ns
                     begins = ready if ready > queued else queued
-                    if awaited[record] >= 0:
-                        begins = max(begins, free.get(awaited[record], begins))
+                    if before >= 0:
+                        begins = max(begins, free.get(before, begins))
                     begin.append(begins)
-                    free[stream] = ended = begins + lengths[record]
+                    free[stream] = ended = begins + length
                     if ended > last:
                         last = ended
-                started.append(begin[at])
-                at += count
+                started.append(begin[-count])
             if wait and started and last + SYNC_NS > t:
                 t = last + SYNC_NS
             start.append(s)

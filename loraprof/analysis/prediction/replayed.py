@@ -7,6 +7,7 @@ not matter.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from msgspec import Struct
@@ -43,7 +44,7 @@ class Added(Struct, frozen=True):
     ns: float
 
 
-class StepReplay(Struct, frozen=True, eq=False):
+class StepReplay(Struct, frozen=True, eq=False, dict=True):
     """The reported step's calls without the profiler, and who issued them. ``sigma``, the speed of the host that is
     left, is None where no counterfactual may be printed: the calls are the profiled ones then."""
 
@@ -97,15 +98,15 @@ class StepReplay(Struct, frozen=True, eq=False):
         call = np.insert(_are(self.role, gone), order, False)
         record = np.insert(_are(self.record_role, gone), self.step.calls.first[order], False)
         edited = without(longer, call, record)
-        return self._window(edited) - self._window(self.step.calls)
+        return self._window(edited) - self._now_ns
 
     def faster_ns(self, share: float) -> int:
         """What the step would save on a host that takes ``share`` of its time, ns."""
-        return self._window(self.step.calls) - self._window(self.step.calls, share)
+        return self._now_ns - self._window(self.step.calls, share)
 
     def merged_ns(self, record: Bool) -> int:
         """What the step would save where flagged records that follow each other are launched as one, ns."""
-        return self._window(self.step.calls) - self._window(merged(self.step.calls, record))
+        return self._now_ns - self._window(merged(self.step.calls, record))
 
     def edited_ns(self, left: Floats, launched: Floats, joined: Bool | None, share: float) -> int:
         """The window, ns, in which each record takes the part ``left`` of its time and its launch the part
@@ -115,6 +116,10 @@ class StepReplay(Struct, frozen=True, eq=False):
         gone = launched <= 0
         calls = without(calls, np.zeros(len(self.role), dtype=np.bool_), gone)
         return self._window(calls if joined is None else merged(calls, joined[~gone]), share)
+
+    @cached_property
+    def _now_ns(self) -> int:
+        return self._window(self.step.calls)
 
     def _window(self, calls: Calls, share: float = 1.0) -> int:
         sigma = 1.0 if self.sigma is None else self.sigma
