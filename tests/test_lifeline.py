@@ -21,9 +21,9 @@ print("{OUTLIVED}", file=pipe)
 """
 STARTERS = {
     "a cell of a sweep": """
-from loraprof.runs.sweep.cells import run_cells
-jobs = {"rank=4": ({"rank": "4"}, b"")}
-list(run_cells(jobs, folder, lambda job, answer: [sys.executable, worker], print))
+from loraprof.model.sweep import SweepCell
+from loraprof.runs.executor import in_turn
+list(in_turn(lambda job, answer: [sys.executable, worker], SweepCell, print)({"rank=4": b""}))
 """,
     "an arm of a script": """
 from loraprof.runs.compare.job import Job

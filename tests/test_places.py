@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 import msgspec
 import pytest
+from fakeray import FakeRay
 from fleets import fleet
 from recordings import write_recording
 
@@ -121,53 +122,14 @@ def test_address_without_ray_and_where_it_makes_no_sense(
     assert "--address is for many ranks" in capsys.readouterr().err
 
 
-class FakeRay:
-    """Runs tasks here, through pickle as Ray does; one task dies."""
-
-    class exceptions:
-        class RayError(Exception):
-            pass
-
-    def __init__(self, dies: int | None = None) -> None:
-        self.dies, self.started, self.open = dies, 0, False
-
-    def init(self, **_: object) -> None:
-        self.open = True
-
-    def shutdown(self) -> None:
-        self.open = False
-
-    def remote(self, **_: object) -> object:
-        import pickle
-
-        ray = self
-
-        class Task:
-            def __init__(self, run: object) -> None:
-                self.run = pickle.loads(pickle.dumps(run))
-
-            def remote(self, job: object) -> object:
-                ray.started += 1
-                number = ray.started - 1
-                made = lambda: pickle.loads(pickle.dumps(self.run(pickle.loads(pickle.dumps(job)))))  # noqa: E731
-                return None if number == ray.dies else made
-
-        return Task
-
-    def get(self, task: object) -> object:
-        if task is None:
-            raise self.exceptions.RayError("worker died\nout of memory")
-        return task()  # type: ignore[operator]
-
-
 def test_ranks_as_ray_tasks_give_the_same_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loraprof.runs.ray_ranks import on_ray
+    from loraprof.runs.ray_ranks import ranks_on_ray
 
     place = fleet(3)
     ray = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.chdir(place.parent)
-    assert render(loraprof.diagnose(place.name, on_ray("local")), "json") == render(
+    assert render(loraprof.diagnose(place.name, ranks_on_ray("local")), "json") == render(
         loraprof.diagnose(place.name), "json"
     )
     assert (ray.started, ray.open) == (3, False)
@@ -175,27 +137,27 @@ def test_ranks_as_ray_tasks_give_the_same_report(monkeypatch: pytest.MonkeyPatch
 
 def test_ranks_on_ray_itself() -> None:
     pytest.importorskip("ray", reason="pip install 'loraprof[ray]'")
-    from loraprof.runs.ray_ranks import on_ray
+    from loraprof.runs.ray_ranks import ranks_on_ray
 
     place = fleet(3)
-    assert render(loraprof.diagnose(place, on_ray("local")), "json") == render(loraprof.diagnose(place), "json")
+    assert render(loraprof.diagnose(place, ranks_on_ray("local")), "json") == render(loraprof.diagnose(place), "json")
 
 
 def test_a_ray_task_that_dies_leaves_its_rank_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loraprof.runs.ray_ranks import on_ray
+    from loraprof.runs.ray_ranks import ranks_on_ray
 
     monkeypatch.setitem(sys.modules, "ray", FakeRay(dies=2))
-    report = loraprof.diagnose(fleet(3), on_ray("local"))
+    report = loraprof.diagnose(fleet(3), ranks_on_ray("local"))
     assert [row.rank for row in report.ranks or []] == [0, 1]
     assert any("rank 2 left out" in note and "out of memory" in note for note in report.closure.notes)
 
 
 def test_ray_workers_see_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from loraprof.runs.ray_ranks import on_ray
+    from loraprof.runs.ray_ranks import ranks_on_ray
 
     monkeypatch.setitem(sys.modules, "ray", FakeRay())
     with pytest.raises(UsageError, match="no other process sees it"):
-        loraprof.diagnose(upload(fleet(2), f"{BUCKET}/x.loraprof"), on_ray("local"))
+        loraprof.diagnose(upload(fleet(2), f"{BUCKET}/x.loraprof"), ranks_on_ray("local"))
 
 
 def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

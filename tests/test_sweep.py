@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from fakeray import FakeRay
 from msgspec.structs import replace
 from rich.console import Console
 
@@ -19,7 +21,8 @@ from loraprof.comparison.grid import crossovers, grid, key_of, parse_axes, resiz
 from loraprof.errors import UsageError
 from loraprof.model.sweep import Sweep, SweepCell
 from loraprof.report.terminal.render import render, to_text
-from loraprof.runs.sweep.cells import ATTEMPTS, finished, keep, open_folder, run_cells
+from loraprof.runs.executor import ATTEMPTS, Execute, in_turn, on_ray
+from loraprof.runs.sweep.cells import CellJob, finished, keep, open_folder, run_cells
 from loraprof.store.specs import list_workloads, load_workload
 
 
@@ -128,10 +131,10 @@ def test_the_prediction_stays_beside_the_measurement_in_80_columns() -> None:
 
 
 WORKER = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 job, answer = map(Path, sys.argv[1:])
-tries = Path(job.read_text())
+tries = Path(json.loads(job.read_text())["workload"])
 count = len(tries.read_text()) if tries.exists() else 0
 tries.write_text('x' * (count + 1))
 if count < {deaths}:
@@ -140,14 +143,19 @@ answer.write_text('{{"values": {{"rank": "4"}}, "speedup": 1.5}}')
 """
 
 
-def fake(deaths: int):  # type: ignore[no-untyped-def]
-    return lambda job, answer: [sys.executable, "-c", WORKER.format(deaths=deaths), str(job), str(answer)]
+def fake(deaths: int, say: Callable[[str], None] = lambda _: None) -> Execute[CellJob, SweepCell]:
+    return in_turn(
+        lambda job, answer: [sys.executable, "-c", WORKER.format(deaths=deaths), str(job), str(answer)], SweepCell, say
+    )
+
+
+def job_of(tries: Path) -> dict[str, CellJob]:
+    return {"rank=4": CellJob(workload=str(tries), overrides={}, values={"rank": "4"}, budget_ns=1)}
 
 
 def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
     said: list[str] = []
-    jobs = {"rank=4": ({"rank": "4"}, str(tmp_path / "tries").encode())}
-    found = dict(run_cells(jobs, tmp_path, fake(1), said.append))
+    found = dict(run_cells(job_of(tmp_path / "tries"), tmp_path, fake(1, said.append)))
     assert found["rank=4"].speedup == 1.5
     assert said == ["the process of rank=4 died (signal 9); running it again"]
     assert finished(tmp_path, "rank=4") == found["rank=4"]
@@ -155,13 +163,29 @@ def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
 
 def test_a_cell_that_always_dies_is_no_result_and_tried_again_next_time(tmp_path: Path) -> None:
     tries = tmp_path / "tries"
-    jobs = {"rank=4": ({"rank": "4"}, str(tries).encode())}
-    found = dict(run_cells(jobs, tmp_path, fake(99), lambda _: None))
+    jobs = job_of(tries)
+    found = dict(run_cells(jobs, tmp_path, fake(99)))
     assert found["rank=4"].status == "failed"
     assert found["rank=4"].reason == f"its process died {ATTEMPTS} times: signal 9"
     assert len(tries.read_text()) == ATTEMPTS
     assert finished(tmp_path, "rank=4") is None
-    assert dict(run_cells(jobs, tmp_path, fake(0), lambda _: None))["rank=4"].speedup == 1.5
+    assert dict(run_cells(jobs, tmp_path, fake(0)))["rank=4"].speedup == 1.5
+
+
+def test_cells_as_ray_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = {f"rank={i}": replace(job_of(tmp_path)["rank=4"], values={"rank": str(i)}) for i in range(3)}
+    ray = FakeRay(dies=1)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    found = dict(run_cells(jobs, tmp_path, on_ray("local", measured, device=True)))
+    assert [*found] == ["rank=2", "rank=1", "rank=0"]  # as they end
+    assert found["rank=1"] == SweepCell(values={"rank": "1"}, status="failed", reason="out of memory")
+    assert found["rank=2"] == finished(tmp_path, "rank=2") == measured(jobs["rank=2"])
+    assert finished(tmp_path, "rank=1") is None
+    assert not ray.open
+
+
+def measured(job: CellJob) -> SweepCell:
+    return SweepCell(values=job.values, speedup=1.5)
 
 
 def test_a_folder_holds_one_sweep(tmp_path: Path) -> None:

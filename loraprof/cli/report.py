@@ -72,9 +72,9 @@ def job_of(path: str, address: str | None, cached: bool) -> "Job":
         return replace(job, run=_processes)
     if len(job.source.traces) < 2:
         raise UsageError(f"{job.source.path}: --address is for many ranks, this is one trace", "leave --address out")
-    from loraprof.runs.ray_ranks import on_ray
+    from loraprof.runs.ray_ranks import ranks_on_ray
 
-    return replace(job, run=on_ray(address))
+    return replace(job, run=ranks_on_ray(address))
 
 
 def _loaded(path: str) -> "Source":

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from loraprof import units
@@ -20,8 +19,6 @@ from loraprof.model.sweep import Sweep, SweepCell
 from loraprof.model.workload import WorkloadSpec
 from loraprof.report.output import Format, clean_stdout, emit, refuse_existing, say, terminable
 from loraprof.store.specs import default_workload, load_workload
-
-Jobs = dict[str, tuple[dict[str, str], bytes]]
 
 
 @workload_options
@@ -106,7 +103,8 @@ def _measure(
     quiet: bool,
 ) -> dict[str, SweepCell]:
     """Every cell, by key: those that are there, then those that are not."""
-    from loraprof.runs.sweep.cells import finished, open_folder, run_cells
+    from loraprof.runs.executor import in_turn, on_ray
+    from loraprof.runs.sweep.cells import CellJob, finished, open_folder, run_cells
     from loraprof.runs.worker import of_module
 
     open_folder(folder, shared, force)
@@ -114,18 +112,18 @@ def _measure(
     if there:
         say(f"{len(there)} of {len(cells)} cells are already there", quiet)
     jobs = {
-        key: (values, msgspec.json.encode({**shared, "overrides": own, "values": values}))
+        key: CellJob(**{**shared, "overrides": own, "values": values})
         for key, (values, own) in cells.items()
         if key not in there
     }
     if address is not None:
-        from loraprof.runs.sweep.ray import run_on_ray
+        from loraprof.runs.sweep.cell import measure_cell
 
-        running = run_on_ray(jobs, folder, address)
+        execute = on_ray(address, measure_cell, device=True)
     else:
-        running = run_cells(jobs, folder, of_module("loraprof.runs.sweep.cell"), lambda text: say(text, quiet))
+        execute = in_turn(of_module("loraprof.runs.sweep.cell"), SweepCell, lambda text: say(text, quiet))
     with _progress(len(jobs), quiet) as advance:
-        for key, cell in running:
+        for key, cell in run_cells(jobs, folder, execute):
             there[key] = cell
             advance(key, cell)
     return there

@@ -4,38 +4,29 @@ The files must be where the workers see them: behind a URL, or on a file system 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from msgspec.structs import replace
 
 from loraprof.analysis.ranks.examine import LeftOut, Result, Run, examine
 from loraprof.errors import UsageError
-from loraprof.runs.ray_cluster import cluster
+from loraprof.runs.executor import Lost, on_ray
 from loraprof.store.directories import RankFile
 from loraprof.store.places import Place, RemotePath
 
-RETRIES = 2
 
-
-def on_ray(address: str) -> Run:
+def ranks_on_ray(address: str) -> Run:
     """How the ranks of one report are run on the cluster at ``address``."""
 
     def run(files: Sequence[RankFile]) -> Iterator[Result]:
-        jobs = [_seen_from_afar(file) for file in files]
-        with cluster(address) as ray:
-            start = ray.remote(num_cpus=1, max_retries=RETRIES)(examine)
-            for task, job in [(start.remote(job), job) for job in jobs]:
-                yield _result(ray, task, job)
+        jobs = {str(file.trace): _seen_from_afar(file) for file in files}
+        found = dict(on_ray(address, examine)(jobs))
+        for file in files:
+            answer = found[str(file.trace)]
+            if isinstance(answer, Lost):
+                answer = LeftOut(file.rank, file.trace.name, f"its Ray task failed, {answer.reason}")
+            yield answer
 
     return run
-
-
-def _result(ray: Any, task: Any, job: RankFile) -> Result:
-    try:
-        found: Result = ray.get(task)
-    except ray.exceptions.RayError as error:
-        return LeftOut(job.rank, job.trace.name, f"its Ray task failed, {str(error).strip().splitlines()[-1]}")
-    return found
 
 
 def _seen_from_afar(file: RankFile) -> RankFile:

@@ -4,9 +4,6 @@ Full and LoRA in turn in this process, then a profile pass of LoRA for the predi
 result too.
 """
 
-from typing import Any
-
-import msgspec
 from msgspec.structs import replace
 
 from loraprof.capture.device.kinds import measured
@@ -17,6 +14,7 @@ from loraprof.errors import LoraprofError
 from loraprof.model.sweep import SweepCell
 from loraprof.runs.compare.measure import side_by_side
 from loraprof.runs.compare.workers import profile_pass, settings
+from loraprof.runs.sweep.cells import CellJob
 from loraprof.runs.worker import answer
 from loraprof.store.leftovers import scratch
 from loraprof.store.specs import load_workload
@@ -24,16 +22,6 @@ from loraprof.workloads.models import torch_device
 
 ARMS = ("full", "lora")
 TIMED = 20  # unprofiled steps of the profile pass: the prediction starts from their median
-
-
-class CellJob(msgspec.Struct, frozen=True, kw_only=True):
-    """``overrides`` are those of the whole sweep and the cell's own."""
-
-    workload: str
-    overrides: dict[str, Any]
-    values: dict[str, str]
-    budget_ns: int
-    predict: bool = True
 
 
 def measure_cell(job: CellJob) -> SweepCell:

@@ -1,25 +1,33 @@
-"""Runs the cells of a sweep, one process each, and keeps what is finished: a folder that can be taken up again.
+"""Runs the cells of a sweep and keeps what is finished: a folder that can be taken up again.
 
     FOLDER/sweep.json        what every cell shares; another sweep is not mixed in
     FOLDER/KEY.json          a finished cell, renamed into place when complete
 
-A process that dies is started again up to ATTEMPTS times; then its cell counts as failed and no file is written, so
-that the next run tries again.
+A cell whose process dies each time counts as failed and no file is written, so that the next run tries again.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from loraprof.errors import UsageError
 from loraprof.model.sweep import SweepCell
-from loraprof.runs.worker import Command, ask
+from loraprof.runs.executor import Execute, Lost
 from loraprof.store.writing import disk, write
 
-ATTEMPTS: Final = 3
 SETTINGS: Final = "sweep.json"
+
+
+class CellJob(msgspec.Struct, frozen=True, kw_only=True):
+    """``overrides`` are those of the whole sweep and the cell's own."""
+
+    workload: str
+    overrides: dict[str, Any]
+    values: dict[str, str]
+    budget_ns: int
+    predict: bool = True
 
 
 def open_folder(folder: Path, settings: Mapping[str, object], force: bool) -> None:
@@ -51,19 +59,12 @@ def keep(folder: Path, key: str, cell: SweepCell) -> None:
 
 
 def run_cells(
-    jobs: Mapping[str, tuple[dict[str, str], bytes]], folder: Path, command: Command, say: Callable[[str], None]
+    jobs: Mapping[str, CellJob], folder: Path, execute: Execute[CellJob, SweepCell]
 ) -> Iterator[tuple[str, SweepCell]]:
-    """Runs ``jobs`` (key to values and the job's JSON) one by one and yields each cell when it is done."""
-    for key, (values, job) in jobs.items():
-        for left in reversed(range(ATTEMPTS)):
-            cell, ended = ask(command, job, SweepCell)
-            if cell is not None:
-                break
-            died = f"signal {-ended.code}" if ended.code < 0 else ended.said
-            if left:
-                say(f"the process of {key} died ({died}); running it again")
-        if cell is None:
-            yield key, SweepCell(values=values, status="failed", reason=f"its process died {ATTEMPTS} times: {died}")
+    """Yields each cell of ``jobs`` when it is done, and keeps it."""
+    for key, cell in execute(jobs):
+        if isinstance(cell, Lost):
+            yield key, SweepCell(values=jobs[key].values, status="failed", reason=cell.reason)
             continue
         keep(folder, key, cell)
         yield key, cell
