@@ -14,6 +14,9 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: threads would fight with other workers for cores
 
 os.environ["LORAPROF_CACHE"] = ""  # what an earlier version analysed is not tested
+# Containers often forbid compiled files: every process that a test starts would compile the whole package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import kept
 
