@@ -16,9 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: threads wou
 os.environ["LORAPROF_CACHE"] = ""  # what an earlier version analysed is not tested
 # Containers often forbid compiled files: every process that a test starts would compile the whole package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 import kept
+
+sys.dont_write_bytecode = False
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -86,3 +86,10 @@ def test_what_writes_a_report_is_loaded_before_there_is_one(form: str) -> None:
     command = [sys.executable, "-c", PAGE, str(recording), form]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].split() == ["loaded:"]
+
+
+def test_an_interrupt_while_it_loads_is_one_line() -> None:
+    code = "import sys; sys.path_hooks.insert(0, interrupt); sys.path_importer_cache.clear(); main()"
+    begin = "from loraprof.__main__ import main\ndef interrupt(path):\n    raise KeyboardInterrupt\n"
+    done = subprocess.run([sys.executable, "-c", begin + code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "loraprof: interrupted\n")
