@@ -1,5 +1,6 @@
 """Errors a user can act on: one line, a hint, and an exit code."""
 
+from collections.abc import Sequence
 from typing import Final
 
 MEANINGS: Final = {
@@ -10,6 +11,13 @@ MEANINGS: Final = {
     5: "unreadable input",
     130: "interrupted",
 }  # any other is the profiled script's own, or 1 for an error inside loraprof
+
+MISPLACED: Final = "what stands behind the script is its own: loraprof's options stand before it"
+
+
+def misplaced(code: int, words: Sequence[str]) -> str | None:
+    """The hint for a program that ended with ``code`` and was given ``words``, where it may not have known them."""
+    return MISPLACED if code == 2 and any(word.startswith("-") for word in words) else None
 
 
 class LoraprofError(Exception):

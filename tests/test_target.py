@@ -7,7 +7,7 @@ from typer.main import get_command
 
 from loraprof.cli.app import ClickException, app
 from loraprof.cli.workload_options import workload_options
-from loraprof.errors import UsageError
+from loraprof.errors import UsageError, misplaced
 from loraprof.runs.compare.workers import settings
 
 
@@ -63,3 +63,11 @@ def test_any_field_of_a_preset_can_be_set() -> None:
     assert parsed("tiny-llama-cpu", "--set", "lr=0.1", "--set", "clip=2")["set"] == ["lr=0.1", "clip=2"]
     with pytest.raises(UsageError, match="is not KEY=VALUE"):
         verb(set=["lr"])
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "said"),
+    [(2, ["--only", "L2"], True), (2, ["data.txt"], False), (1, ["--only", "L2"], False), (2, [], False)],
+)
+def test_a_script_that_refuses_an_option_is_hinted_at_ours(code: int, words: list[str], said: bool) -> None:
+    assert (misplaced(code, words) is not None) == said

@@ -16,7 +16,7 @@ import msgspec
 
 from loraprof import units
 from loraprof.diagnosis.load import diagnosis_of
-from loraprof.errors import LoraprofError, MeasurementError, UsageError
+from loraprof.errors import LoraprofError, MeasurementError, UsageError, misplaced
 from loraprof.live_remedies.catalogue import REMEDIES, remedy_named
 from loraprof.live_remedies.remedy import LiveRemedy
 from loraprof.model.fix import Fix, Together, Tried
@@ -150,7 +150,8 @@ def _tried(
     bench = Bench(server, asked.command, deadline_ns, folder, asked.say)
     survey = bench.survey()
     if survey.status != "ok":
-        raise MeasurementError(f"{asked.name} cannot be measured: {survey.reason}", None)
+        hint = misplaced(survey.exit_code, asked.command.target[1:])
+        raise MeasurementError(f"{asked.name} cannot be measured: {survey.reason}", hint)
     fitting = [r for r in wanted if r.name not in survey.unfit]
     fitting.sort(key=lambda r: -promises.speedup(r))
     bench.warmup = max(WARM_UP, survey.period or 0)

@@ -17,7 +17,7 @@ from loraprof.capture.passes.progress import Progress
 from loraprof.capture.passes.session import Session
 from loraprof.capture.ranks.launch import launch
 from loraprof.capture.ranks.write import PartLost, Writer
-from loraprof.errors import MeasurementError, UsageError
+from loraprof.errors import MeasurementError, UsageError, misplaced
 from loraprof.model.recording import Workload
 from loraprof.report.output import same_folder, say
 from loraprof.runs.profile.order import Ended, Order
@@ -40,7 +40,7 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
     with _torn_down(order) if several else nullcontext():
         code = run_watched(session, target, module, order.arm, keep=several)
     if session.recorded is None:
-        _incomplete(session, code, order, writer)
+        _incomplete(session, code, order, writer, misplaced(code, target[1:]))
     workload = Workload(name=Path(target[0]).name, kind="script", argv=without_secrets(target), arm=order.arm)
     try:
         if several and (code or not session.done):  # the job falls apart
@@ -91,7 +91,7 @@ def _torn_down(order: Order) -> Iterator[None]:
             signal.signal(signal.SIGTERM, order.patience.shorten)
 
 
-def _incomplete(session: Session, code: int, order: Order, writer: Writer) -> NoReturn:
+def _incomplete(session: Session, code: int, order: Order, writer: Writer, hint: str | None) -> NoReturn:
     """Too few steps: leaves with the script's own code where it failed, else raises the reason."""
     own, missing = launch(), explain_missing(session.steps, session.needed)
     prefix = f"rank {own.rank}: " if own.world > 1 else ""
@@ -99,4 +99,6 @@ def _incomplete(session: Session, code: int, order: Order, writer: Writer) -> No
     if not code:
         raise MeasurementError(f"{prefix}{missing.message}", missing.hint)
     order.say(f"{prefix}the script exited with code {code} before the recording was complete; nothing was written")
+    if hint:
+        order.say(hint)
     raise typer.Exit(code)
