@@ -92,7 +92,8 @@ def tree_of(trace: Trace) -> Tree:
         parent[rows] = np.where(above >= 0, rows[np.maximum(above, 0)], -1)
         depth[rows] = level
     deepest = int(depth.max()) if len(depth) else -1
-    order = np.argsort(depth, kind="stable").astype(np.int32)
+    narrow = depth.astype(np.int16) if deepest < 1 << 15 else depth  # sorted by digits
+    order = np.argsort(narrow, kind="stable").astype(np.int32)
     bounds = np.searchsorted(depth[order], np.arange(deepest + 2))
     levels = tuple(order[bounds[d] : bounds[d + 1]] for d in range(deepest + 1))
     return Tree(parent, depth, levels, crossing)

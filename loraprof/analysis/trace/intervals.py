@@ -103,11 +103,11 @@ def nesting(start: Int64, end: Int64) -> tuple[Int64, Int64, bool]:
     if not n:
         empty = np.zeros(0, dtype=np.int64)
         return empty, empty, True
-    closed = np.searchsorted(np.sort(end), start, side="right")
+    closed = np.searchsorted(np.sort(end, kind="stable"), start, side="right")
     depth = np.arange(n, dtype=np.int64) - closed
     zero = end <= start
     if zero.any():  # an empty interval is counted as closed at its own start
-        same = np.searchsorted(np.sort(end[zero]), start, side="right")
+        same = np.searchsorted(np.sort(end[zero], kind="stable"), start, side="right")
         before: Int64 = np.cumsum(zero) - zero
         depth += same - before
     deepest = int(depth.max())
@@ -124,7 +124,7 @@ def nesting(start: Int64, end: Int64) -> tuple[Int64, Int64, bool]:
 def _parents_by_level(depth: Int64, solid: Bool, deepest: int) -> Int64:
     """Of each interval the last one before it that is one level up."""
     parent = np.full(len(depth), -1, dtype=np.int64)
-    level = np.argsort(depth, kind="stable")
+    level = np.argsort(depth.astype(np.int16), kind="stable")  # below MANY_LEVELS: sorted by digits
     bounds = np.searchsorted(depth[level], np.arange(deepest + 2))
     for d in range(1, deepest + 1):
         above = level[bounds[d - 1] : bounds[d]]
