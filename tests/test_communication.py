@@ -213,6 +213,13 @@ def test_saved_communication_is_part_of_the_prediction() -> None:
     assert comm_ns is not None
     assert total_ns / -(-sent.saved_bytes // BUCKET_BYTES) <= comm_ns <= total_ns
     assert "are not counted" not in report.verdict.sentence
+    step = report.plain_step() or report.step()
+    assert step is not None
+    reduced = sum(p.ns for p in step.partition if p.class_ == "comm" and p.phase == "backward")
+    frozen = report.adapter.predicted_frozen_interval
+    assert frozen is not None
+    assert report.adapter.predicted_frozen_ns is not None
+    assert 0 < reduced <= report.adapter.predicted_frozen_ns - frozen.low
     none = predictable(fleet(2, made=one, elements=elements // number // 10), 2)
     assert none.adapter is not None
     assert none.adapter.savings.comm_ns is None  # messages of a tenth are too small to tell

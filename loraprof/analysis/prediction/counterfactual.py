@@ -12,16 +12,18 @@ for other ranks), nothing is predicted. What is added was measured alone, on thi
 
 The interval has parts that vary by themselves and add in squares: the unprofiled median's own, the spread of the
 adapter path over the recorded steps, ADAPTER of that path for the frozen step, and MODEL of the weight gradients and
-of the optimizer, clipping and accumulation:
-what benchmarks/predictions.py finds between work measured alone and the same work within a step; where gradients are
-reduced over ranks, the bounds of what more communication adds (comm_savings). On a CPU, RUNS of the step for the full
-one: a machine that is slower for one run than for the next is slower for the step, not for what was measured alone.
+of the optimizer, clipping and accumulation: what benchmarks/predictions.py finds between work measured alone and the
+same work within a step; where gradients are reduced over ranks, the bounds of what more communication adds
+(comm_savings), and a frozen step that may do without the reductions of this one's backward pass (the adapters'
+gradients, or activations: the trace does not tell). On a CPU, RUNS of the step for the full one: a machine that is
+slower for one run than for the next is slower for the step, not for what was measured alone.
 """
 
 import math
 from collections.abc import Sequence
 from statistics import median
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
@@ -31,6 +33,7 @@ from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction.comm_savings import MoreCommunication
 from loraprof.analysis.prediction.gradients import factor, gradients, missing_inputs, module_ns, tied_ns
 from loraprof.analysis.prediction.replayed import Added, StepReplay
+from loraprof.analysis.ranks.messages import KIND, kind_of
 from loraprof.analysis.step.unprofiled import Floats, unprofiled_ns
 from loraprof.model.recording import GradientCost, Recording
 from loraprof.model.report import Interval, Savings, Unprofiled
@@ -41,6 +44,7 @@ RUNS = (
     0.13  # of a CPU's step: the same command ten times, on two quiet shared cores, was off its own median by up to 11 %
 )
 ADAPTER = 0.3  # of the adapter path: of three on a GPU one was 26 % longer than predicted (benchmarks/coverage.py)
+REDUCTIONS = (KIND["all_reduce"], KIND["reduce_scatter"])
 WAIT_SHARE = 0.05  # of a GPU step, for the host or for other ranks: below it, order hardly matters
 
 
@@ -104,6 +108,7 @@ def counterfactual(
     frozen, full = times[0], times[1] + comm
     spread = _half([p.adapter for p in each])
     timing = (unprofiled.high_ns - unprofiled.low_ns) / 2
+    least = _interval(frozen, timing, spread, ADAPTER * parts.adapter)
     halves = (timing, spread, MODEL * wgrad, MODEL * end, 0.0 if analysis.on_gpu else RUNS * now)
     return Counterfactual(
         full_ns=round(full),
@@ -112,7 +117,9 @@ def counterfactual(
             high=_interval(full, *halves, comm_high - comm).high,
         ),
         frozen_ns=round(frozen),
-        frozen=_interval(frozen, timing, spread, ADAPTER * parts.adapter),
+        frozen=msgspec.structs.replace(
+            least, low=max(0, least.low - (round(_reduced(analysis, own, time)) if extra else 0))
+        ),
         savings=Savings(
             wgrad_ns=round(wgrad + accumulate),
             optimizer_ns=cost.optimizer_ns,
@@ -181,6 +188,14 @@ def _communication(
         return 0.0, 0.0, 0.0
     backward = ledger.busy & (ledger.phase == PHASE["backward"])
     return extra.exposed_ns(float(time[backward].sum()) + wgrad)
+
+
+def _reduced(analysis: Analysis, ledger: Ledger, time: Floats) -> float:
+    """Exposed reductions over ranks in the backward pass, ns."""
+    names = analysis.trace.names
+    reducing = np.array([kind_of(name) in REDUCTIONS for name in names] + [False])  # index -1: idle
+    of_backward = (ledger.kind == DeviceClass.COMM) & (ledger.phase == PHASE["backward"])
+    return float(time[ledger.busy & of_backward & reducing[ledger.name]].sum())
 
 
 def _parts(ledger: Ledger, time: Floats, recording: Recording, known: list[GradientCost]) -> _Parts:
