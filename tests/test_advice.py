@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 from provoke import advice, facts, found, made, shaped, synthetic, workload
 from recorded import profiled
 
@@ -142,3 +143,18 @@ def test_adapters_pay_from_the_width_at_which_a_gradient_takes_as_long_as_their_
     )
     two_bytes = crossover_hidden("V1", 400e12 / 2e12)
     assert _crossover(cast(Case, case)) == pytest.approx(two_bytes * bytes_per_element / 2)
+
+
+@pytest.mark.parametrize(
+    ("cls", "part", "fused"), [("LlamaForCausalLM", "gate_proj", True), ("GPT2LMHeadModel", "c_fc", False)]
+)
+def test_kernels_that_replace_a_gated_block_are_named_where_there_is_one(cls: str, part: str, fused: bool) -> None:
+    run = shaped(variant="V5", hidden=2048, ffn=5632, tokens=2048)
+    first, *rest = run.recording.modules
+    modules = [
+        replace(first, cls=cls, origin="transformers.models"),
+        *(replace(m, path=m.path.replace("up_proj", part)) for m in rest),
+    ]
+    remedies = [r for f in found(made(run, modules=modules)).values() for r in f.remedies]
+    assert remedies
+    assert any("FastLanguageModel" in r.text for r in remedies) == fused

@@ -16,6 +16,7 @@ Stack = Literal[
     "torchtune",
     "litgpt",
     "peft",
+    "transformers-gated-lm",
     "transformers-causal-lm",
     "transformers-model",
     "plain",
@@ -32,6 +33,13 @@ ORIGINS: Final[tuple[tuple[Stack, tuple[str, ...]], ...]] = (
 def causal(case: Case) -> bool:
     """Whether there is a language model that predicts the next token, by the class names of transformers."""
     return _has(case, ("ForCausalLM", "LMHeadModel"))
+
+
+def gated(case: Case) -> bool:
+    """Whether layers have a gated MLP as Llama names it: what Unsloth, axolotl's and Liger's kernels replace."""
+    return causal(case) and any(
+        m.path.endswith((".gate_proj", ".gate_up_proj")) for m in (case.recording.modules if case.recording else ())
+    )
 
 
 def one_label_a_row(case: Case) -> bool:
@@ -57,7 +65,7 @@ def stacks(case: Case) -> tuple[Stack, ...]:
         if any(origin.startswith(starts) for origin in origins):
             found.add(stack)
     if "transformers-model" in found and causal(case):
-        found.add("transformers-causal-lm")
+        found |= {"transformers-causal-lm"} | ({"transformers-gated-lm"} if gated(case) else set())
     if case.peft:
         found.add("peft")
     if found & {"trl", "axolotl", "llamafactory", "swift", "unsloth"} and "transformers-model" in found:

@@ -41,7 +41,7 @@ FUSED = Remedy(
     kind="same_training",
     text={
         "axolotl": "lora_mlp_kernel: true, lora_qkv_kernel: true, lora_o_kernel: true (needs lora_dropout: 0)",
-        "transformers-causal-lm": "a fused LoRA: Unsloth's FastLanguageModel.get_peft_model, or axolotl's "
+        "transformers-gated-lm": "a fused LoRA: Unsloth's FastLanguageModel.get_peft_model, or axolotl's "
         "lora_mlp_kernel, lora_qkv_kernel and lora_o_kernel",
         "plain": "one autograd function per layer for base and adapter: torch.addmm(base, x @ A.T, B.T, alpha=scale) "
         "adds in the product, and so does its backward",

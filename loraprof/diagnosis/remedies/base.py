@@ -95,9 +95,9 @@ PADDED_HEADS = Remedy(
 LIGER = Remedy(
     kind="same_training",
     text={
-        "transformers": "fused norms and cross-entropy: Liger-Kernel (TrainingArguments(use_liger_kernel=True))",
-        "transformers-causal-lm": "fused norms and cross-entropy: liger_kernel.transformers.AutoLigerKernelForCausalLM",
-        "plain": "fused norms and cross-entropy: torch.compile, or Liger-Kernel",
+        "transformers-gated-lm": "fused norms and cross-entropy: liger_kernel.transformers.AutoLigerKernelForCausalLM, "
+        "or TrainingArguments(use_liger_kernel=True)",
+        "plain": "fused norms and cross-entropy: torch.compile, or Liger-Kernel's layers",
     },
     saved=unknown,
 )
