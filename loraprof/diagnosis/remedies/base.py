@@ -211,8 +211,8 @@ FEWER_MICRO_BATCHES = Remedy(
 LARGER_BATCH = Remedy(
     kind="other_training",
     text={
-        "transformers": "a micro-batch twice as large: per_device_train_batch_size x 2",
-        "plain": "a micro-batch twice as large",
+        "transformers": "a micro-batch twice as large: per_device_train_batch_size x 2 (time for the same tokens)",
+        "plain": "a micro-batch twice as large (time for the same tokens)",
     },
     fits=lambda case, values: not _several(case, values),
 )
