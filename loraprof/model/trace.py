@@ -1,10 +1,10 @@
 """A profiler trace as columns: what the file said, in integer nanoseconds, with names interned.
 
 Events are columns, not objects: a trace has up to tens of millions of them. All columns of one table have the
-same length; ``-1`` in an id column means the file did not say. Nothing here is inferred.
+same length; ``NONE`` in an id column means the file did not say. Nothing here is inferred.
 """
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ Int8 = npt.NDArray[np.int8]
 Bool = npt.NDArray[np.bool_]
 Integer = TypeVar("Integer", bound=np.integer)
 
+NONE: Final = -1
+
 
 def distinct(column: npt.NDArray[Integer]) -> npt.NDArray[Integer]:
     """Each value once, ascending.
@@ -26,6 +28,13 @@ def distinct(column: npt.NDArray[Integer]) -> npt.NDArray[Integer]:
     first = np.ones(len(ordered), dtype=np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
     return ordered[first]
+
+
+def taken(column: npt.NDArray[np.integer], at: npt.NDArray[np.integer], default: int = NONE) -> Int64:
+    """``column[at]``; ``default`` where ``at`` is ``NONE``."""
+    if not len(column):
+        return np.full(len(at), default, dtype=np.int64)
+    return np.where(at != NONE, column[at], default).astype(np.int64)
 
 
 class Shapes(Struct, frozen=True):
@@ -140,3 +149,8 @@ class Trace(Struct, frozen=True, eq=False):
     unread: tuple[str, ...] = ()  # categories of records of an accelerator whose meaning is not known
     faults: Faults = field(default_factory=Faults)
     notes: tuple[str, ...] = ()
+
+    def shapes_of(self, row: int) -> Shapes | None:
+        """The inputs of a host row; None where they were not recorded."""
+        at = int(self.host.shapes[row])
+        return None if at == NONE else self.shapes[at]

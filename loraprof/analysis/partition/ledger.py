@@ -5,7 +5,7 @@ from msgspec import Struct
 
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap, Part
-from loraprof.model.trace import Int32, Int64
+from loraprof.model.trace import NONE, Int32, Int64, taken
 from loraprof.model.vocabulary import CAUSE, CAUSES, CLASSES, PHASE, PHASES, ROLE, ROLES, Cause
 
 
@@ -41,7 +41,7 @@ class Ledger(Struct, frozen=True, eq=False):
         unique, inverse = np.unique(key, return_inverse=True)
         ns = np.zeros(len(unique), dtype=np.int64)
         events = np.zeros(len(unique), dtype=np.int64)
-        where = np.full(len(unique), -1, dtype=np.int64)
+        where = np.full(len(unique), NONE, dtype=np.int64)
         np.add.at(ns, inverse, self.ns)
         np.add.at(events, inverse, self.events)
         np.maximum.at(where, inverse, belongs)
@@ -61,16 +61,14 @@ class Ledger(Struct, frozen=True, eq=False):
                     role=ROLES[role],
                     ns=total,
                     events=count,
-                    network=names[of] if of >= 0 else None,
+                    network=names[of] if of != NONE else None,
                 )
             )
         return out
 
     def _networks(self, network: Int32 | None) -> Int64:
         """Per entry its network, -1 none."""
-        if network is None or not len(network):
-            return np.full(len(self.ns), -1, dtype=np.int64)
-        return np.where(self.module >= 0, network[np.clip(self.module, 0, len(network) - 1)], -1).astype(np.int64)
+        return taken(np.zeros(0, np.int32) if network is None else network, self.module)
 
     @property
     def busy(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
