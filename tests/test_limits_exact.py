@@ -45,9 +45,9 @@ def copied(*sizes: tuple[int, int]) -> Calibration:
 
 def test_a_rate_between_shapes_is_weighed_by_the_inverse_square_of_their_distance() -> None:
     for seed in range(20):
-        rng = random.Random(seed)
-        known = [gemm(*(rng.choices(range(1, 50), k=4)))  # type: ignore[arg-type] for _ in range(3)]
-        m, n, k = (rng.randint(60, 90) for _ in range(3))
+        r = random.Random(seed).randint
+        known = [gemm(r(1, 50), r(1, 50), r(1, 50), r(1, 50)) for _ in range(3)]
+        m, n, k = (r(60, 90) for _ in range(3))
         weights = [1 / (math.log10(g.m / m) ** 2 + math.log10(g.n / n) ** 2 + math.log10(g.k / k) ** 2) for g in known]
         rate = math.prod(
             (2 * g.m * g.n * g.k / g.ns) ** (w / sum(weights)) for g, w in zip(known, weights, strict=True)

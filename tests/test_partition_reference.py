@@ -238,9 +238,8 @@ def cpu_rows(
     for t in range(window.start, window.end):
         here = [i for i in rows if host.start[i] <= t < host.end[i]]
         # clipped to the window those that began before it start together, the longest first
-        owner.append(
-            max(here, key=lambda i: (max(host.start[i], window.start), -min(host.end[i], window.end), i), default=NONE)
-        )
+        shown = {i: (max(int(host.start[i]), window.start), -min(int(host.end[i]), window.end), i) for i in here}
+        owner.append(max(shown, key=shown.__getitem__, default=NONE))
 
     def data(row: int) -> bool:
         while row != NONE:

@@ -23,7 +23,8 @@ _PRODUCTS = [Sort.PRODUCT, Sort.FREE, Sort.CORE]
 def norms_of(calls: Calls) -> Bool:
     """Calls of norms written as several ops: what leads to an rsqrt and what scales by it."""
     at = np.flatnonzero(calls.rsqrt)
-    begin, stop = _reach(calls.before_norm, calls.run, at, -1), _reach(calls.after_norm, calls.run, at, 1)
+    begin, last = _back(calls.before_norm, calls.run, at), len(calls) - 1
+    stop = last - _back(calls.after_norm[::-1], calls.run[::-1], last - at)
     return _covered(len(calls), begin, stop + 1)
 
 
@@ -50,21 +51,11 @@ def roles_in_order(calls: Calls, pairs: Pairs, norms: Bool) -> Int8:
     return np.where(role == _UNSAID, calls.role, role).astype(np.int8)
 
 
-def _reach(flag: Bool, run: Int64, at: Int64, step: int) -> Int64:
-    """How far from each place the flag holds without a break, in its run."""
-    index = np.arange(len(flag))
-    stops = ~flag
-    if step < 0:
-        stops |= np.append(True, run[1:] != run[:-1])  # the first of a run cannot be passed
-        last = np.maximum.accumulate(np.where(stops, index, NONE))
-        before = np.append(NONE, last)[at]
-        first: Int64 = np.where((before != NONE) & flag[before], before, before + 1)
-        return np.minimum(first, at)
-    stops |= np.append(run[1:] != run[:-1], True)
-    following = np.minimum.accumulate(np.where(stops, index, len(flag))[::-1])[::-1]
-    after = np.append(following, len(flag))[at + 1]
-    end: Int64 = np.where((after < len(flag)) & np.append(flag, False)[after], after, after - 1)
-    return np.maximum(end, at)
+def _back(flag: Bool, run: Int64, at: Int64) -> Int64:
+    """How far back from each place the flag holds without a break, in its run."""
+    passed = np.append(False, flag[:-1] & (run[1:] == run[:-1]))[: len(run)]  # from here to the one before
+    reach: Int64 = np.maximum.accumulate(np.where(passed, 0, np.arange(len(run))))[at]
+    return reach
 
 
 def _covered(size: int, begin: Int64, stop: Int64) -> Bool:
