@@ -54,8 +54,9 @@ class _Place(Struct, frozen=True, eq=False):
         tail = run.host + sigma * (clock.times(part.at[after], cost) - last)
         body = np.interp(clock.times(np.maximum(part.at, low), cost), x, y)
         state = int(part.state[np.searchsorted(part.at, reach, side="right") - 1]) if len(part.at) else PYTHON
-        at = np.concatenate(([run.host], np.minimum(tail, start), body))
-        states = np.concatenate(([state], part.state[after], part.state)).astype(np.int8)
+        earlier = np.minimum(body - run.window_ns, run.host)  # calls of the step before that came after its last record
+        at = np.concatenate((earlier, [run.host], np.minimum(tail, start), body))
+        states = np.concatenate((part.state, [state], part.state[after], part.state)).astype(np.int8)
         return Timeline(np.maximum.accumulate(self.at(at)), states)
 
     def work(self, work: DeviceWork) -> DeviceWork:
