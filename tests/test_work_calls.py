@@ -261,7 +261,7 @@ CONV_NAMES |= {"transposed": "transposed", "output_padding": "output_padding"}
 @pytest.mark.parametrize("op", conv.LAYOUTS)
 def test_where_convolutions_keep_their_arguments(op: str) -> None:
     at, known = conv.LAYOUTS[op]._asdict(), names(op)
-    assert at == {ours: known.index(theirs) if theirs in known else -1 for ours, theirs in CONV_NAMES.items()}
+    assert at == {ours: known.index(theirs) if theirs in known else None for ours, theirs in CONV_NAMES.items()}
 
 
 @pytest.mark.parametrize("op", reduce.REDUCE)
@@ -270,7 +270,7 @@ def test_where_reductions_keep_their_arguments(op: str) -> None:
     overloads = [names(op, one) for one in getattr(aten, op).overloads()]
     along = max((one for one in overloads if one[dim : dim + 1] == ["dim"] and "out" not in one), key=len)
     assert along[keep] == "keepdim"
-    assert along.index("dtype") == dtype if "dtype" in along else dtype == -1
+    assert along.index("dtype") == dtype if "dtype" in along else dtype is None
     whole = [one for one in overloads if "dim" not in one and "out" not in one and "other" not in one]
     assert everything == max(map(len, whole), default=0)
 

@@ -14,7 +14,7 @@ from loraprof.analysis.trace.launch_links import Links, link
 from loraprof.analysis.trace.step_windows import Marks, cpu_windows, finished, marks_of, windows
 from loraprof.model.recording import Recording
 from loraprof.model.report import Closure, Launches, Step
-from loraprof.model.trace import Int64, Trace, distinct
+from loraprof.model.trace import NONE, Int64, Trace, distinct
 
 
 class Analysis(Struct, frozen=True, eq=False):
@@ -111,7 +111,7 @@ def launch_floor(trace: Trace, links: Links) -> int | None:
     The trace's first record is none: work from before the trace may have been in its way.
     """
     device = trace.device
-    rows = np.flatnonzero(links.launch >= 0)
+    rows = np.flatnonzero(links.launch != NONE)
     rows = rows[rows > 0]
     if not len(rows):
         return None
@@ -140,7 +140,7 @@ def _step(ledger: Ledger, attribution: Attribution, launches: Launches | None) -
 def _launches(trace: Trace, links: Links, work: DeviceWork, ledger: Ledger, tau: int, floor: int | None) -> Launches:
     window, host = ledger.window, trace.host
     inside = work.overlapping(window)
-    inside = inside[(work.start[inside] >= window.start) & (work.launch[inside] >= 0)]
+    inside = inside[(work.start[inside] >= window.start) & (work.launch[inside] != NONE)]
     calls = distinct(work.launch[inside])
     durations = host.end[calls] - host.start[calls]
     return Launches(

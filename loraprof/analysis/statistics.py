@@ -178,22 +178,24 @@ def three_way(estimate: Estimate, floor: float, cycles: Estimate | None = None, 
     return verdict
 
 
-def _change(samples: Floats) -> int | None:
-    """First index after a significant drop that leaves at least LEAST_AFTER steps, or ``None``.
-
-    Whether: for every split t the Mann-Whitney statistic U_t = 2 R_t - t (n + 1), R_t the rank sum before t, over
-    the root of its variance t (n - t) (n + 1) / 3; the maximum over t (Pettitt 1979, standardised so that a short
-    warm-up keeps its power). Where: the split with the least absolute deviation from the two medians, which
-    spikes and slow drift move less than the maximum of U.
-    """
+def _scores(samples: Floats, t: npt.NDArray[np.int64]) -> Floats:
+    """For every split t the Mann-Whitney statistic U_t = 2 R_t - t (n + 1), R_t the rank sum before t, over the root of
+    its variance t (n - t) (n + 1) / 3."""
     n = len(samples)
     ranks = np.empty(n)
     ranks[np.argsort(samples, kind="stable")] = np.arange(1, n + 1)
-    t = np.arange(1, n - LEAST_AFTER + 1)
-    if not len(t):
-        return None
-    z = (2 * np.cumsum(ranks)[: len(t)] - t * (n + 1)) / np.sqrt(t * (n - t) * (n + 1) / 3)
-    if z.max() <= CHANGE_Z:
+    return (2 * np.cumsum(ranks)[t - 1] - t * (n + 1)) / np.sqrt(t * (n - t) * (n + 1) / 3)
+
+
+def _change(samples: Floats) -> int | None:
+    """First index after a significant drop that leaves at least LEAST_AFTER steps, or ``None``.
+
+    Whether: the greatest score of a split (Pettitt 1979, standardised so that a short warm-up keeps its power). Where:
+    the split with the least absolute deviation from the two medians, which spikes and slow drift move less than the
+    maximum of U.
+    """
+    t = np.arange(1, len(samples) - LEAST_AFTER + 1)
+    if not len(t) or _scores(samples, t).max() <= CHANGE_Z:
         return None
     logs = np.log(samples)
     split = min(t.tolist(), key=lambda at: _deviation(logs[:at]) + _deviation(logs[at:]))
@@ -207,14 +209,8 @@ def shift(samples: Sequence[float]) -> int | None:
     The levels lie further apart than successive steps do (median absolute difference).
     """
     values = np.asarray(samples, dtype=np.float64)
-    n = len(values)
-    t = np.arange(LEAST_LEVEL, n - LEAST_LEVEL + 1)
-    if not len(t):
-        return None
-    ranks = np.empty(n)
-    ranks[np.argsort(values, kind="stable")] = np.arange(1, n + 1)
-    z = (2 * np.cumsum(ranks)[t - 1] - t * (n + 1)) / np.sqrt(t * (n - t) * (n + 1) / 3)
-    if np.abs(z).max() <= SHIFT_Z:
+    t = np.arange(LEAST_LEVEL, len(values) - LEAST_LEVEL + 1)
+    if not len(t) or np.abs(_scores(values, t)).max() <= SHIFT_Z:
         return None
     logs = np.log(values)
     least = max(math.log(SHIFT_RATIO), float(np.median(np.abs(np.diff(logs)))))

@@ -1,10 +1,10 @@
 """A profiler trace as columns: what the file said, in integer nanoseconds, with names interned.
 
 Events are columns, not objects: a trace has up to tens of millions of them. All columns of one table have the
-same length; ``-1`` in an id column means the file did not say. Nothing here is inferred.
+same length; ``NONE`` in an id column means the file did not say. Nothing here is inferred.
 """
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ Int32 = npt.NDArray[np.int32]
 Int8 = npt.NDArray[np.int8]
 Bool = npt.NDArray[np.bool_]
 Integer = TypeVar("Integer", bound=np.integer)
+
+NONE: Final = -1
 
 
 def distinct(column: npt.NDArray[Integer]) -> npt.NDArray[Integer]:
@@ -35,6 +37,13 @@ def among(column: npt.NDArray[Integer], values: npt.ArrayLike) -> Bool:
         return np.zeros(len(column), dtype=np.bool_)
     found: Bool = known[np.minimum(np.searchsorted(known, column), len(known) - 1)] == column
     return found
+
+
+def taken(column: npt.NDArray[np.integer], at: npt.NDArray[np.integer], default: int = NONE) -> Int64:
+    """``column[at]``; ``default`` where ``at`` is ``NONE``."""
+    if not len(column):
+        return np.full(len(at), default, dtype=np.int64)
+    return np.where(at != NONE, column[at], default).astype(np.int64)
 
 
 class Shapes(Struct, frozen=True):
@@ -149,3 +158,8 @@ class Trace(Struct, frozen=True, eq=False):
     unread: tuple[str, ...] = ()  # categories of records of an accelerator whose meaning is not known
     faults: Faults = field(default_factory=Faults)
     notes: tuple[str, ...] = ()
+
+    def shapes_of(self, row: int) -> Shapes | None:
+        """The inputs of a host row; None where they were not recorded."""
+        at = int(self.host.shapes[row])
+        return None if at == NONE else self.shapes[at]

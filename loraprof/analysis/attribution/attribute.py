@@ -23,7 +23,7 @@ from loraprof.analysis.attribution.unmarked.forward import Unmarked, unmarked
 from loraprof.analysis.attribution.unmarked.frames import framed
 from loraprof.analysis.trace.call_tree import Tree, tree_of
 from loraprof.model.recording import AdapterSite, ModuleInfo, Recording
-from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, HostKind
 
 _HOW: Final = {
@@ -81,14 +81,14 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
         _by_shapes(trace, tree, (table, opens), around, recomputed) if recording is None else (table, (), None)
     )
 
-    module = np.full(len(host), -1, dtype=np.int32)
+    module = np.full(len(host), NONE, dtype=np.int32)
     module[around.marked] = opens[host.name[around.marker[around.marked]]]
     phase = np.full(len(host), PHASE["other"], dtype=np.int8)
     phase[around.forward], phase[around.recompute] = PHASE["forward"], PHASE["recompute"]
     phase[around.backward], phase[around.update] = PHASE["backward"], PHASE["optimizer"]
     roles = roles_of(table, recording, sites)
     code = Compiled(trace, recording, roles, tree, around.marker, around.evaluate)
-    role = forward_roles(trace, roles, np.where(code.inside, -1, module).astype(np.int32), around.marker, tree)
+    role = forward_roles(trace, roles, np.where(code.inside, NONE, module).astype(np.int32), around.marker, tree)
     claimed, in_backward = around.marked, around.backward
     if found is not None and alone:
         claimed = _claim(found, ~(code.inside | around.update), module, phase, role)
@@ -101,13 +101,13 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
     paths = [m.path or "<model>" for m in table]
     special = {name: len(paths) + i for i, name in enumerate((OPTIMIZER, GRAD_CLIP, LOSS))}
     compiled = code.fill(special[LOSS], module, phase, role)
-    module[(role == ROLE["loss"]) & (module >= 0)] = special[LOSS]
+    module[(role == ROLE["loss"]) & (module != NONE)] = special[LOSS]
     module[around.update], role[around.update] = special[OPTIMIZER], ROLE["optimizer"]
     claimed = claimed | (code.inside & ~in_backward)
     running = code.inside & (phase == PHASE["forward"]) & (host.kind == HostKind.ANNOTATION)
-    edges = (around.forward & (opens[host.name] >= 0), running, claimed | in_backward)
+    edges = (around.forward & (opens[host.name] != NONE), running, claimed | in_backward)
     _outside(trace, tree, names, around, edges, special, (module, phase, role), alone)
-    module[state.unplaced_loss & (module < 0) & ~code.inside] = special[LOSS]
+    module[state.unplaced_loss & (module == NONE) & ~code.inside] = special[LOSS]
     _of_neither(trace, tree, names, opens, (module, phase, role))
     networks = networks_of(recording)
     phase[sampling(trace, recording, networks, opens) & (phase == PHASE["forward"])] = PHASE["generate"]
@@ -133,15 +133,15 @@ def attribute(trace: Trace, recording: Recording | None = None) -> Attribution:
 
 def _around(trace: Trace, tree: Tree, names: Names, opens: Int64) -> _Around:
     host = trace.host
-    marker = tree.nearest(opens[host.name] >= 0)
+    marker = tree.nearest(opens[host.name] != NONE)
     evaluate = tree.nearest(names.evaluate[host.name] & (host.kind == HostKind.OP))
     optimizer = tree.nearest(names.optimizer[host.name] & (host.kind == HostKind.ANNOTATION))
-    depth = np.append(tree.depth, -1)  # index -1 reads the sentinel
+    depth = np.append(tree.depth, NONE)  # index -1 reads the sentinel
     inner = np.maximum(depth[marker], depth[evaluate])  # a closure's passes run inside the optimizer's range
-    update = (optimizer >= 0) & (depth[optimizer] >= inner)
+    update = (optimizer != NONE) & (depth[optimizer] >= inner)
     backward = (depth[evaluate] > depth[marker]) & ~update
-    recompute = (evaluate >= 0) & (marker >= 0) & ~backward & ~update
-    forward = (evaluate < 0) & (marker >= 0) & ~update
+    recompute = (evaluate != NONE) & (marker != NONE) & ~backward & ~update
+    forward = (evaluate == NONE) & (marker != NONE) & ~update
     return _Around(marker, evaluate, optimizer, forward, recompute, backward, update)
 
 
@@ -177,7 +177,7 @@ def _outside(
     tops = (opened | running, around.evaluate, around.optimizer)
     place_between(trace, names, outside, tops, special, module, phase, role)
     if alone:
-        updates = np.flatnonzero((tree.nearest(names.updates[host.name]) >= 0) & ~around.backward & work)
+        updates = np.flatnonzero((tree.nearest(names.updates[host.name]) != NONE) & ~around.backward & work)
         module[updates], phase[updates], role[updates] = special[OPTIMIZER], PHASE["optimizer"], ROLE["optimizer"]
 
 
@@ -187,8 +187,8 @@ def _of_neither(trace: Trace, tree: Tree, names: Names, opens: Int64, columns: t
     annotation = host.kind == HostKind.ANNOTATION
     asked = (names.comm_op[host.name] & (host.kind == HostKind.OP)) | (names.comm_range[host.name] & annotation)
     work = np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME))
-    columns[2][work & (tree.nearest(asked) >= 0)] = ROLE["comm"]
-    call, issuer = _issued(trace, tree, (opens[host.name] >= 0) | (names.optimizer[host.name] & annotation))
+    columns[2][work & (tree.nearest(asked) != NONE)] = ROLE["comm"]
+    call, issuer = _issued(trace, tree, (opens[host.name] != NONE) | (names.optimizer[host.name] & annotation))
     for column in columns:
         column[call] = column[issuer]
 
@@ -217,21 +217,21 @@ def _recorded_again(trace: Trace, tree: Tree, names: Names, evaluate: Int32) -> 
     host = trace.host
     ahead = (host.kind == HostKind.OP) & (host.sequence >= 0) & (host.fwd_thread == 0)
     ahead &= ~(names.backward | names.evaluate)[host.name]
-    depth = np.append(tree.depth, -1)
+    depth = np.append(tree.depth, NONE)
     recomputed: Bool = depth[tree.nearest(ahead)] > depth[evaluate]
     return recomputed
 
 
 def _mend(found: Unmarked, role: Int8) -> None:
     """Roles of adapters that no frame holds, in place."""
-    rows = np.flatnonzero(found.call >= 0)
-    rows = rows[found.layer[found.call[rows]] >= 0]
+    rows = np.flatnonzero(found.call != NONE)
+    rows = rows[found.layer[found.call[rows]] != NONE]
     role[rows] = found.role[found.call[rows]]
 
 
 def _claim(found: Unmarked, free: Bool, module: Int32, phase: Int8, role: Int8) -> Bool:
     """Fills the rows of calls that no module claims, in place; which they are."""
-    rows = np.flatnonzero((found.call >= 0) & free)
+    rows = np.flatnonzero((found.call != NONE) & free)
     at = found.call[rows]
     module[rows], role[rows], phase[rows] = found.layer[at], found.role[at], PHASE["forward"]
     claimed = np.zeros(len(free), dtype=np.bool_)
@@ -244,6 +244,6 @@ def _issued(trace: Trace, tree: Tree, enclosing: Bool) -> tuple[Int64, Int64]:
     host = trace.host
     op = host.kind == HostKind.OP
     nearest = tree.nearest(op | enclosing)
-    call = np.flatnonzero((host.kind == HostKind.RUNTIME) & (nearest >= 0))
+    call = np.flatnonzero((host.kind == HostKind.RUNTIME) & (nearest != NONE))
     call = call[op[nearest[call]]]
     return call, nearest[call]

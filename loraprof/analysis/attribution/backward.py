@@ -11,7 +11,7 @@ from loraprof.analysis.attribution.unmarked.nodes import role_of_node
 from loraprof.analysis.attribution.weights import ADAPTER_PARTS, PRODUCT
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import Recording
-from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Trace
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE, HostKind
 
 FUNCTION = re.compile(r"Backward$")  # of a class in Python; nodes of torch's own ops end in a number
@@ -48,15 +48,15 @@ class Backward:
             (host.kind == HostKind.OP) & (host.sequence >= 0) & (host.fwd_thread == 0) & ~self.names.backward[host.name]
         )
         source = forward_owner(self.trace, ops, numbered)
-        found = source >= 0
-        node_module = np.full(len(host), -1, dtype=np.int32)
+        found = source != NONE
+        node_module = np.full(len(host), NONE, dtype=np.int32)
         node_role = np.full(len(host), ROLE["other"], dtype=np.int8)
-        node_module[numbered] = np.where(found, module[source], -1)
+        node_module[numbered] = np.where(found, module[source], NONE)
         if self.unmarked:
             said = np.array([ROLE[role_of_node(n)] for n in self.trace.names], dtype=np.int8)
             node_role[nodes] = said[host.name[nodes]]
         node_role[numbered] = np.where(found, role[source], node_role[numbered])
-        lossy = numbered[found & (module[np.maximum(source, 0)] < 0)]
+        lossy = numbered[found & (module[source] == NONE)]
         disagreements = self._rule_b(numbered, source, module, node_module, node_role)
         self._gradients(node_module, node_role)
         self._follow(nodes, node_module, node_role)
@@ -66,11 +66,11 @@ class Backward:
         self._functions(rows, module, role)
         self._sums(rows, module, role)
         if (
-            not self.unmarked and (module[ops] >= 0).any()
+            not self.unmarked and (module[ops] != NONE).any()
         ):  # beside modules that are known, what ran outside them is the loss function's
             outside = np.zeros(len(host), dtype=np.bool_)
             outside[lossy] = True
-            self.unplaced_loss = self.flag & outside[np.maximum(self.evaluate, 0)] & (module < 0)
+            self.unplaced_loss = self.flag & outside[self.evaluate] & (module == NONE)
             role[self.unplaced_loss] = ROLE["loss"]
         return disagreements
 
@@ -79,14 +79,14 @@ class Backward:
         if self.recording is None or not self.recording.calls:
             return None
         owner = interval_owner(self.trace, self.recording.calls, nodes)
-        known = owner >= 0
+        known = owner != NONE
         differs = known & (node_module[nodes] != owner)
         for i in np.flatnonzero(differs).tolist():
             row = int(source[i])
-            op = self.trace.names[self.trace.host.name[row]] if row >= 0 else ""
+            op = self.trace.names[self.trace.host.name[row]] if row != NONE else ""
             node_module[nodes[i]] = owner[i]
             node_role[nodes[i]] = ROLE[self.roles.of(int(owner[i]), op)]
-        both = known & (source >= 0) & (module[np.maximum(source, 0)] >= 0)
+        both = known & (source != NONE) & (module[source] != NONE)
         return int((differs & both).sum()) if both.any() else None
 
     def _gradients(self, node_module: Int32, node_role: Int8) -> None:
@@ -94,11 +94,11 @@ class Backward:
         host, recording = self.trace.host, self.recording
         if recording is None or not recording.parameters:
             return
-        rows = np.flatnonzero((host.kind == HostKind.MARKER) & (self.names.gradient[host.name] >= 0))
+        rows = np.flatnonzero((host.kind == HostKind.MARKER) & (self.names.gradient[host.name] != NONE))
         for row in rows.tolist():
             number = int(self.names.gradient[host.name[row]])
             node = int(self.evaluate[row])
-            if node < 0 or number >= len(recording.parameters):
+            if node == NONE or number >= len(recording.parameters):
                 continue
             parameter = recording.parameters[number]
             node_module[node] = parameter.module
@@ -112,7 +112,7 @@ class Backward:
         summing = nodes[self.names.accumulate[self.trace.host.name[nodes]]]
         before = np.searchsorted(made, summing) - 1  # rows are in the order of thread and start
         thread = self.trace.host.thread
-        known = np.append(thread[made], -1)[before] == thread[summing]  # index -1 reads the sentinel
+        known = np.append(thread[made], NONE)[before] == thread[summing]  # index -1 reads the sentinel
         node_module[summing[known]] = node_module[made[before[known]]]
         node_role[summing[known]] = node_role[made[before[known]]]
 
@@ -123,9 +123,8 @@ class Backward:
         own = np.array([bool(FUNCTION.search(n)) for n in trace.names] or [False])[trace.host.name[self.evaluate[rows]]]
         product = np.array([bool(PRODUCT.search(n)) for n in trace.names] or [False])[trace.host.name[rows]]
         for row in rows[own & product & np.array([*mixed, False])[module[rows]]].tolist():
-            shape = int(trace.host.shapes[row])
-            given = trace.shapes[shape] if shape >= 0 else None
-            role[row] = ROLE[self.roles.of_gradient(int(module[row]), trace.names[trace.host.name[row]], given)]
+            name = trace.names[trace.host.name[row]]
+            role[row] = ROLE[self.roles.of_gradient(int(module[row]), name, trace.shapes_of(row))]
 
     def _sums(self, rows: Int64, module: Int32, role: Int8) -> None:
         """Sums of gradients run inside a node but outside its own function.
@@ -137,22 +136,22 @@ class Backward:
         host, table = self.trace.host, self.roles.table
         add = np.array([n in ("aten::add", "aten::add_") for n in self.trace.names], dtype=np.bool_)
         sums = rows[add[host.name[rows]]]
-        sums = sums[(self.tree.parent[sums] == self.evaluate[sums]) & ((module[sums] >= 0) | self.unmarked)]
+        sums = sums[(self.tree.parent[sums] == self.evaluate[sums]) & ((module[sums] != NONE) | self.unmarked)]
         active = {i for i, site in enumerate(self.roles.sites) if site.active}
-        site = np.array([m.site if m.site in active else -1 for m in table], dtype=np.int64)
-        site = np.append(site, [-1, -1, -1])[module[sums]]
+        site = np.array([m.site if m.site in active else NONE for m in table], dtype=np.int64)
+        site = np.append(site, [NONE, NONE, NONE])[module[sums]]
         now = role[sums]
         of_adapter = np.isin(now, _ADAPTER)
         dense = np.array([s.kind not in _ACTIVATION_SPACE for s in self.roles.sites] or [False])[site]
-        joins = (site >= 0) & ((of_adapter != self._base_first(module, role)[site]) | (of_adapter & dense))
+        joins = (site != NONE) & ((of_adapter != self._base_first(module, role)[site]) | (of_adapter & dense))
         own = np.isin(now, _PASSES_NOTHING)
         role[sums] = np.where(joins, ROLE["adapter.elementwise"], np.where(own, now, ROLE["residual"]))
 
     def _base_first(self, module: Int32, role: Int8) -> Bool:
         """Per site: the base reads the input before A does."""
-        rows = np.flatnonzero((self.evaluate < 0) & (module >= 0) & (module < len(self.roles.table)))
+        rows = np.flatnonzero((self.evaluate == NONE) & (module != NONE) & (module < len(self.roles.table)))
         site = np.array([-1 if m.site is None else m.site for m in self.roles.table], dtype=np.int64)
-        rows = rows[site[module[rows]] >= 0]
+        rows = rows[site[module[rows]] != NONE]
         of_adapter = np.isin(role[rows], _ADAPTER)
         first = np.full((2, max(len(self.roles.sites), 1)), np.iinfo(np.int64).max)
         for side, chosen in enumerate((rows[~of_adapter], rows[of_adapter])):

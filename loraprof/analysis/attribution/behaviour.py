@@ -7,7 +7,7 @@ import numpy as np
 from loraprof.analysis.attribution.containers import CORE, Behaviour, behaves
 from loraprof.analysis.attribution.roles import ATTENTION, REPEATED, Roles
 from loraprof.analysis.attribution.weights import free_product
-from loraprof.model.trace import Int32, Int64, Trace
+from loraprof.model.trace import NONE, Int32, Int64, Trace
 
 
 def behaviour_of(trace: Trace, roles: Roles, module: Int32, tops: Int64) -> dict[int, Behaviour]:
@@ -15,12 +15,12 @@ def behaviour_of(trace: Trace, roles: Roles, module: Int32, tops: Int64) -> dict
     host = trace.host
     issued: dict[int, set[tuple[str, int]]] = defaultdict(set)
     for number, op in roles.compiled:
-        issued[number].add((op, -1))
+        issued[number].add((op, NONE))
     key = module[tops].astype(np.int64) * len(trace.names) + host.name[tops]
     for row in tops[np.unique(key * (len(trace.shapes) + 1) + host.shapes[tops], return_index=True)[1]].tolist():
         issued[int(module[row])].add((trace.names[host.name[row]], int(host.shapes[row])))
     free = {
-        m: any(free_product(op, trace.shapes[s] if s >= 0 else None, roles.weights, m) for op, s in ops)
+        m: any(free_product(op, trace.shapes[s] if s != NONE else None, roles.weights, m) for op, s in ops)
         for m, ops in issued.items()
     }
     attention = {m.id for m in roles.table if ATTENTION.search(m.cls) and m.site is None}

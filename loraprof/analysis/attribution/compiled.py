@@ -18,7 +18,7 @@ from loraprof.analysis.attribution.roles import Roles
 from loraprof.analysis.attribution.sequence import forward_owner
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import Recording
-from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace, distinct
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Trace, distinct
 from loraprof.model.vocabulary import PHASE, ROLE, HostKind
 
 REGION = re.compile(r"^Torch-Compiled Region(?:: (.+))?$")
@@ -44,7 +44,7 @@ def compile_ranges(trace: Trace, tree: Tree) -> Bool | None:
     named = np.array([bool(COMPILING.search(n)) for n in trace.names], dtype=np.bool_)
     if not named.any():
         return None
-    flag: Bool = tree.nearest(named[trace.host.name]) >= 0
+    flag: Bool = tree.nearest(named[trace.host.name]) != NONE
     return flag
 
 
@@ -54,7 +54,8 @@ def compilations(trace: Trace, tree: Tree, compiling: Bool | None) -> Int64:
         return np.zeros(0, dtype=np.int64)
     rows = np.flatnonzero(compiling & (trace.host.kind == HostKind.ANNOTATION))
     above = tree.parent[rows]
-    return rows[(above < 0) | ~compiling[np.maximum(above, 0)]]
+    outermost: Int64 = rows[(above == NONE) | ~compiling[above]]
+    return outermost
 
 
 class _Names(Struct, frozen=True, eq=False):
@@ -94,7 +95,7 @@ class Compiled:
         self.graphs = Graphs(recording, roles)
         self.names = names = _names(trace)
         code = tree.nearest((names.function | names.backward | names.call)[trace.host.name])
-        depth = np.append(tree.depth, -1)  # index -1 reads the sentinel
+        depth = np.append(tree.depth, NONE)  # index -1 reads the sentinel
         # A graph may be cut: a module then runs as it is.
         self.inside: Bool = depth[code] > depth[marker]
 
@@ -108,9 +109,9 @@ class Compiled:
         scopes = np.flatnonzero(names.call[host.name])
         if not len(scopes):
             scopes = np.flatnonzero((names.function | names.backward)[host.name] & (host.kind == HostKind.OP))
-        phase[(inside | (region >= 0)) & (phase == PHASE["other"])] = PHASE["forward"]
+        phase[(inside | (region != NONE)) & (phase == PHASE["other"])] = PHASE["forward"]
         role[inside] = ROLE["other"]
-        calls = np.full(len(host), -1, dtype=np.int32)  # per row: the kernel call it is
+        calls = np.full(len(host), NONE, dtype=np.int32)  # per row: the kernel call it is
         known, mixed = (np.zeros(len(host), dtype=np.bool_) for _ in range(2))
         entered = self._scopes(scopes, region, backward, module)
         for row, children in self._children(scopes).items():
@@ -127,32 +128,32 @@ class Compiled:
                 mixed[child] = place.mixed
                 unknown = place.role == ROLE["other"]  # a product in a layer that is base and adapter in one
                 role[child] = self._guess(child, scope.backward) if unknown else place.role
-        call = tree.nearest(calls >= 0)
-        call[~inside] = -1
-        rows = np.flatnonzero(call >= 0)
+        call = tree.nearest(calls != NONE)
+        call[~inside] = NONE
+        rows = np.flatnonzero(call != NONE)
         for column in (module, role, known, mixed):
             column[rows] = column[call[rows]]
-        return CompiledRows(inside, call >= 0, known, mixed, entered, self.graphs)
+        return CompiledRows(inside, call != NONE, known, mixed, entered, self.graphs)
 
     def _scopes(self, scopes: Int64, region: Int32, backward: Int32, module: Int32) -> dict[int, Scope]:
         host, source = self.trace.host, self._sources(scopes, region, backward)
         out = {}
         for row in scopes.tolist():
             forward = source.get(row, row)
-            where = REGION.match(self.trace.names[host.name[region[forward]]]) if region[forward] >= 0 else None
+            where = REGION.match(self.trace.names[host.name[region[forward]]]) if region[forward] != NONE else None
             out[row] = Scope((where[1] or "") if where else "", row in source, int(module[forward]))
         return out
 
     def _sources(self, scopes: Int64, region: Int32, backward: Int32) -> dict[int, int]:
         """Backward scopes, each with the forward row it differentiates (itself where that is not in the trace)."""
-        host, depth = self.trace.host, np.append(self.tree.depth, -1)
+        host, depth = self.trace.host, np.append(self.tree.depth, NONE)
         nested = scopes[depth[backward[scopes]] > depth[region[scopes]]]
         nodes = self.evaluate[nested].astype(np.int64)
         functions = np.flatnonzero(self.names.function[host.name] & (host.sequence >= 0) & (host.fwd_thread == 0))
-        numbered = distinct(nodes[nodes >= 0])
+        numbered = distinct(nodes[nodes != NONE])
         owner = dict(zip(numbered.tolist(), forward_owner(self.trace, functions, numbered).tolist(), strict=True))
-        found = ((s, owner.get(n, -1)) for s, n in zip(nested.tolist(), nodes.tolist(), strict=True))
-        return {scope: forward if forward >= 0 else scope for scope, forward in found}
+        found = ((s, owner.get(n, NONE)) for s, n in zip(nested.tolist(), nodes.tolist(), strict=True))
+        return {scope: forward if forward != NONE else scope for scope, forward in found}
 
     def _children(self, scopes: Int64) -> dict[int, Int64]:
         """The ops that each scope calls itself, in order."""
@@ -164,8 +165,7 @@ class Compiled:
         return {scope: np.array(nested, dtype=np.int64) for scope, nested in out.items()}
 
     def _guess(self, row: int, backward: bool) -> int:
-        host = self.trace.host
-        name, shape = self.trace.names[host.name[row]], int(host.shapes[row])
+        name = self.trace.names[self.trace.host.name[row]]
         if name in _PRODUCTS:
-            return ROLE[role_of_product(name, self.trace.shapes[shape] if shape >= 0 else None, self.sites, backward)]
+            return ROLE[role_of_product(name, self.trace.shapes_of(row), self.sites, backward)]
         return ROLE[role_of_kernel(name)]

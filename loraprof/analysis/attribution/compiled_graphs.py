@@ -18,6 +18,7 @@ from loraprof.analysis.attribution.roles import Context, Roles
 from loraprof.analysis.attribution.weights import PRODUCT
 from loraprof.model.compilation import CompiledGraph, FusedOp
 from loraprof.model.recording import AdapterOps, Recording
+from loraprof.model.trace import NONE
 from loraprof.model.vocabulary import ADAPTER_ROLES, LOSS, ROLE, ROLES, Role
 
 _PREFIX = re.compile(r"^graph_\d+_")
@@ -96,7 +97,7 @@ class Graphs:
 
     def _moved(self, graph: CompiledGraph, inside: int) -> dict[int, int]:
         """Equal modules share a graph: its modules in the one that was running. Empty: it was made for that one."""
-        if inside < 0 or graph.root < 0:
+        if inside < 0 or graph.root == NONE:
             return {}
         there, here = self._table[graph.root], self._table[inside]
         if here.cls != there.cls or here.path == there.path:
@@ -104,14 +105,14 @@ class Graphs:
         out = {}
         for m in self._table:
             if m.path == there.path or m.path.startswith(f"{there.path}."):
-                out[m.id] = self._by_path.get(here.path + m.path[len(there.path) :], -1)
+                out[m.id] = self._by_path.get(here.path + m.path[len(there.path) :], NONE)
         return out
 
     def _order(self, graph: CompiledGraph) -> "_Order":
         core: dict[int, int] = defaultdict(lambda: _FAR)
         head = _FAR
         for op in (op for call in graph.calls for op in call.ops):
-            if op.sequence < 0 or op.module < 0:
+            if op.sequence < 0 or op.module == NONE:
                 continue
             if any(word in op.op for word in _CORE):
                 core[op.module] = min(core[op.module], op.sequence)
@@ -123,12 +124,12 @@ class Graphs:
         weights: Counter[Role] = Counter()
         modules: set[int] = set()
         for op in ops:
-            number = moved.get(op.module, op.module) if op.module >= 0 else -1
+            number = moved.get(op.module, op.module)
             weights[self._role(op, order)] += op.count
-            if number >= 0:
+            if number != NONE:
                 modules.add(number)
         if not weights:
-            return Placed(-1, ROLE["other"], False)
+            return Placed(NONE, ROLE["other"], False)
         own = {role: n for role, n in weights.items() if role not in ADAPTER_ROLES} or weights
         known = {role: n for role, n in own.items() if role != "other"} or own
         role = min(known, key=lambda r: (-known[r], ROLES.index(r)))
@@ -137,23 +138,23 @@ class Graphs:
 
     def _role(self, op: FusedOp, order: "_Order") -> Role:
         after = order.head < op.sequence
-        if op.module < 0:
+        if op.module == NONE:
             return "loss" if after else "other"
         told = self._told.get((order.region, op.module, op.op, op.sequence))
         if told is not None:
             return told
         if op.module in self._several and PRODUCT.search(op.op):
             return "other"  # shapes decide
-        before = 0 <= op.sequence < order.core.get(op.module, -1)
+        before = 0 <= op.sequence < order.core.get(op.module, NONE)
         return self._roles.of(op.module, op.op, None, Context(after, before))
 
     def _common(self, modules: set[int]) -> int:
         """The innermost module around all of these; -1 none."""
         if len(modules) < 2:
-            return next(iter(modules), -1)
+            return next(iter(modules), NONE)
         paths = [self._table[m].path.split(".") for m in modules]
         shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
-        return self._by_path.get(".".join(parts[0] for parts in shared), -1)
+        return self._by_path.get(".".join(parts[0] for parts in shared), NONE)
 
 
 class _Order(Struct, frozen=True):

@@ -6,7 +6,7 @@ from loraprof.analysis.attribution.behaviour import behaviour_of
 from loraprof.analysis.attribution.observed import place_observed
 from loraprof.analysis.attribution.roles import HEAD, Context, Roles
 from loraprof.analysis.trace.call_tree import Tree
-from loraprof.model.trace import Bool, Int8, Int32, Int64, Shapes, Trace
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Shapes, Trace
 from loraprof.model.vocabulary import ROLE, HostKind
 
 
@@ -14,13 +14,13 @@ def forward_roles(trace: Trace, roles: Roles, module: Int32, marker: Int32, tree
     """Roles of rows under a marker; fills ``roles.behaviour`` from what the modules were seen to do."""
     host = trace.host
     role = np.full(len(host), ROLE["other"], dtype=np.int8)
-    rows = np.flatnonzero((module >= 0) & (host.kind != HostKind.MARKER))
+    rows = np.flatnonzero((module != NONE) & (host.kind != HostKind.MARKER))
     top = _tops(trace, tree)[rows]
     roles.behaviour = behaviour_of(trace, roles, module, rows[top == rows])
     if not len(rows):
         return role
     core = _before_core(trace, rows, marker)
-    opened = np.flatnonzero((host.kind != HostKind.OP) & (module >= 0) & (marker == np.arange(len(host))))
+    opened = np.flatnonzero((host.kind != HostKind.OP) & (module != NONE) & (marker == np.arange(len(host))))
     heads = np.array([m.id in roles.heads or bool(HEAD.search(m.path)) for m in roles.table], dtype=np.bool_)
     ends = host.end[opened[heads[module[opened]]]]
     late = _after(trace, marker, rows, ends, heads[module[rows]])
@@ -36,17 +36,17 @@ def forward_roles(trace: Trace, roles: Roles, module: Int32, marker: Int32, tree
 
 def _decided(trace: Trace, roles: Roles, module: Int32, rows: Int64, top: Int32, late: Bool, core: Bool) -> Int8:
     host = trace.host
-    above = np.where(top == rows, -1, np.maximum(top, 0))
+    above = np.where(top == rows, NONE, top)
     wide = len(trace.shapes) + 1
     own = (module[rows].astype(np.int64) * len(trace.names) + host.name[rows]) * wide + host.shapes[rows] + 1
-    called = np.where(above >= 0, host.name[above].astype(np.int64) * wide + host.shapes[above] + 1, -1)
+    called = np.where(above != NONE, host.name[above].astype(np.int64) * wide + host.shapes[above] + 1, NONE)
     _, own = np.unique((own * 2 + late) * 2 + core, return_inverse=True)
     callers, called = np.unique(called, return_inverse=True)
     _, first, inverse = np.unique(own * len(callers) + called, return_index=True, return_inverse=True)
     decided = np.zeros(len(first), dtype=np.int8)
     for i, at in enumerate(first.tolist()):
         row, over = int(rows[at]), int(above[at])
-        name, shapes = _call(trace, over) if over >= 0 else ("", None)
+        name, shapes = _call(trace, over) if over != NONE else ("", None)
         op, given = _call(trace, row)
         decided[i] = ROLE[roles.of(int(module[row]), op, given, Context(bool(late[at]), bool(core[at]), name, shapes))]
     out: Int8 = decided[inverse]
@@ -54,8 +54,7 @@ def _decided(trace: Trace, roles: Roles, module: Int32, rows: Int64, top: Int32,
 
 
 def _call(trace: Trace, row: int) -> tuple[str, Shapes | None]:
-    shape = int(trace.host.shapes[row])
-    return trace.names[trace.host.name[row]], trace.shapes[shape] if shape >= 0 else None
+    return trace.names[trace.host.name[row]], trace.shapes_of(row)
 
 
 def _tops(trace: Trace, tree: Tree) -> Int32:
@@ -72,8 +71,8 @@ def _after(trace: Trace, marker: Int32, rows: Int64, ends: Int64, excepted: Bool
     if not len(ends):
         return np.zeros(len(rows), dtype=np.bool_)
     i = np.searchsorted(ends, host.start[rows], side="right") - 1
-    begin = np.where(marker[rows] >= 0, host.start[marker[rows]], np.iinfo(np.int64).max)
-    late: Bool = (i >= 0) & (ends[np.maximum(i, 0)] >= begin) & ~excepted
+    begin = np.where(marker[rows] != NONE, host.start[marker[rows]], np.iinfo(np.int64).max)
+    late: Bool = (i >= 0) & (ends[i] >= begin) & ~excepted
     return late
 
 

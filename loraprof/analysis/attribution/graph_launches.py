@@ -15,7 +15,7 @@ from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.trace.launch_links import Links
 from loraprof.analysis.trace.step_windows import Marks
 from loraprof.model.recording import Recording
-from loraprof.model.trace import Bool, Int64, Trace, among, distinct
+from loraprof.model.trace import NONE, Bool, Int64, Trace, among, distinct
 from loraprof.model.vocabulary import LOSS, ROLE
 
 Found = tuple[int, int, int]  # module, phase, role
@@ -42,7 +42,7 @@ def graph_work(
 ) -> GraphWork | None:
     """None without a graph launch."""
     named = np.array(["GraphLaunch" in n for n in trace.names], dtype=np.bool_)
-    linked = links.launch >= 0
+    linked = links.launch != NONE
     of_graph = linked.copy()
     of_graph[linked] = named[trace.host.name[links.launch[linked]]]
     if not of_graph.any():
@@ -98,7 +98,7 @@ def _by_calls(trace: Trace, links: Links, attribution: Attribution, left: Bool) 
     nearest = attribution.tree.nearest(inside)
     device = trace.device
     launches = links.launch[left]
-    for launch in distinct(launches[nearest[launches] >= 0]).tolist():
+    for launch in distinct(launches[nearest[launches] != NONE]).tolist():
         rows = np.flatnonzero(left & (links.launch == launch))
         rows = rows[np.argsort(device.start[rows], kind="stable")]
         scope = scopes[int(nearest[launch])]
@@ -115,14 +115,14 @@ def _by_order(
     """The n-th kernel of a name in a step is the n-th of that name in the step without graphs, where both have as
     many."""
     device, launch = trace.device, links.launch
-    step = np.full(len(device), -1, dtype=np.int64)
-    linked = np.flatnonzero(launch >= 0)
+    step = np.full(len(device), NONE, dtype=np.int64)
+    linked = np.flatnonzero(launch != NONE)
     called = trace.host.start[launch[linked]]
     at = np.searchsorted(np.array(marks.start), called, side="right") - 1
     within = (at >= 0) & (called < np.array([*marks.end, 0])[at])
     step[linked[within]] = at[within]
-    graphed = distinct(step[of_graph & (step >= 0)])
-    plain = step[~of_graph & (step >= 0) & ~np.isin(step, graphed)]
+    graphed = distinct(step[of_graph & (step != NONE)])
+    plain = step[~of_graph & (step != NONE) & ~np.isin(step, graphed)]
     if not len(plain) or not left.any():
         return
     reference = int(np.bincount(plain).argmax())

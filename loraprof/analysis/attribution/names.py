@@ -8,7 +8,7 @@ from msgspec import Struct
 from loraprof.analysis.trace.call_tree import MODULE_FRAME
 from loraprof.analysis.trace.step_windows import DATA
 from loraprof.model.recording import ModuleInfo, Recording
-from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.trace import NONE, Bool, Int64, Trace
 from loraprof.model.vocabulary import GRADIENT_MARKER, MODULE_MARKER
 
 EVALUATE = "autograd::engine::evaluate_function: "
@@ -41,7 +41,7 @@ class Names(Struct, frozen=True, eq=False):
 def names_of(trace: Trace) -> Names:
     def number(name: str, prefix: str) -> int:
         found = _MARKER.fullmatch(name)
-        return int(found[2]) if found is not None and found[1] == prefix else -1
+        return int(found[2]) if found is not None and found[1] == prefix else NONE
 
     names = trace.names or ("",)
     evaluate = [n.startswith(EVALUATE) for n in names]
@@ -67,9 +67,9 @@ def modules_of(trace: Trace, recording: Recording | None) -> tuple[list[ModuleIn
     """The module table and, per interned name, the module a row of that name opens (-1 none)."""
     opens = names_of(trace).module
     if recording is not None and recording.modules:
-        return recording.modules, np.where(opens < len(recording.modules), opens, -1)
+        return recording.modules, np.where(opens < len(recording.modules), opens, NONE)
     table: list[ModuleInfo] = []
-    out = np.full(len(opens), -1, dtype=np.int64)
+    out = np.full(len(opens), NONE, dtype=np.int64)
     for i, name in enumerate(trace.names):
         if name.startswith(MODULE_FRAME):
             path = name.removeprefix(MODULE_FRAME)

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from loraprof.model.recording import Recording
-from loraprof.model.trace import Bool, Int32, Int64, Trace
+from loraprof.model.trace import NONE, Bool, Int32, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 
 SAMPLED: Final = 4  # calls in a row: a loop over tokens; a reference or a pass over micro-batches makes fewer
@@ -48,10 +48,10 @@ def networks_of(recording: Recording | None) -> tuple[Network, ...]:
 
 def network_of(recording: Recording | None, networks: tuple[Network, ...], count: int) -> Int32:
     """Per module (``count`` of them, those that are none included) the number of its network, -1 none."""
-    out = np.full(count, -1, dtype=np.int32)
+    out = np.full(count, NONE, dtype=np.int32)
     if recording is not None and networks:
         number = {one.root: i for i, one in enumerate(networks)}
-        out[: len(recording.modules)] = [number.get(m.root, -1) for m in recording.modules]
+        out[: len(recording.modules)] = [number.get(m.root, NONE) for m in recording.modules]
     return out
 
 
@@ -61,7 +61,7 @@ def sampling(trace: Trace, recording: Recording | None, networks: tuple[Network,
     if recording is None:
         return flag
     first = {m.root: m.id for m in reversed(recording.modules)}
-    opened = np.where(trace.host.kind == HostKind.MARKER, opens[trace.host.name], -1)
+    opened = np.where(trace.host.kind == HostKind.MARKER, opens[trace.host.name], NONE)
     for one in networks:
         rows = np.flatnonzero(opened == first[one.root])
         calls = [c for c in recording.calls if c.module == first[one.root]]

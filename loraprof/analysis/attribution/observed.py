@@ -10,7 +10,7 @@ import numpy as np
 from loraprof.analysis.attribution.weights import PRODUCT
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import AdapterOps
-from loraprof.model.trace import Bool, Int8, Int32, Trace, among
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Trace, among
 from loraprof.model.vocabulary import ROLE, HostKind, Role
 
 Label = tuple[int, Role]
@@ -24,9 +24,9 @@ def observed(
     number = {name: i for i, name in enumerate(trace.names)}
     labels = {o.module * width + number[o.op]: o.labels for o in ops if o.op in number}
     key = module.astype(np.int64) * width + host.name
-    issued: Bool = among(key, list(labels)) & (module >= 0) & (host.kind == HostKind.OP)
-    above = np.append(tree.nearest(issued), -1)[tree.parent]
-    issued &= ~((above >= 0) & (np.append(module, -1)[above] == module))  # what the op itself calls has its name
+    issued: Bool = among(key, list(labels)) & (module != NONE) & (host.kind == HostKind.OP)
+    above = np.append(tree.nearest(issued), NONE)[tree.parent]
+    issued &= ~((above != NONE) & (np.append(module, NONE)[above] == module))  # what the op itself calls has its name
     seen: dict[tuple[int, int], int] = defaultdict(int)
     found: dict[int, Label] = {}
     for row in np.flatnonzero(issued).tolist():
@@ -44,13 +44,13 @@ def place_observed(trace: Trace, ops: list[AdapterOps], module: Int32, marker: I
     if not ops:
         return
     issued, found = observed(trace, ops, module, marker, tree)
-    placed = np.full(len(trace.host), -1, dtype=np.int8)
+    placed = np.full(len(trace.host), NONE, dtype=np.int8)
     for row, label in found.items():
         placed[row] = ROLE[label[1]]
         _wrap(trace, tree, module, row, placed)
-    nearest = tree.nearest((placed >= 0) | issued)
-    rows = np.flatnonzero((nearest >= 0) & (module >= 0))
-    rows = rows[(placed[nearest[rows]] >= 0) & (module[nearest[rows]] == module[rows])]
+    nearest = tree.nearest((placed != NONE) | issued)
+    rows = np.flatnonzero((nearest != NONE) & (module != NONE))
+    rows = rows[(placed[nearest[rows]] != NONE) & (module[nearest[rows]] == module[rows])]
     role[rows] = placed[nearest[rows]]
 
 
@@ -58,7 +58,7 @@ def _wrap(trace: Trace, tree: Tree, module: Int32, row: int, placed: Int8) -> No
     """Gives a row's role to the ops around it that its module called, a product's before any other."""
     host, product = trace.host, bool(PRODUCT.search(trace.names[trace.host.name[row]]))
     above = int(tree.parent[row])
-    while above >= 0 and host.kind[above] == HostKind.OP and module[above] == module[row]:
-        if placed[above] < 0 or product:
+    while above != NONE and host.kind[above] == HostKind.OP and module[above] == module[row]:
+        if placed[above] == NONE or product:
             placed[above] = placed[row]
         above = int(tree.parent[above])

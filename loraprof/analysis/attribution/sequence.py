@@ -8,7 +8,7 @@ innermost recorded module call with ``before <= number < after``. Numbers count 
 import numpy as np
 
 from loraprof.model.recording import ModuleCall
-from loraprof.model.trace import Int64, Trace, distinct
+from loraprof.model.trace import NONE, Int64, Trace, distinct
 
 
 def logical_threads(trace: Trace, ops: Int64, nodes: Int64) -> dict[int, int]:
@@ -30,7 +30,7 @@ def forward_owner(trace: Trace, ops: Int64, nodes: Int64) -> Int64:
     Where none began before, the last of all: numbers that start over are told apart by time, clocks may be off.
     """
     host = trace.host
-    out = np.full(len(nodes), -1, dtype=np.int64)
+    out = np.full(len(nodes), NONE, dtype=np.int64)
     threads = logical_threads(trace, ops, nodes)
     for logical, thread in threads.items():
         candidates = ops[host.thread[ops] == thread]
@@ -42,7 +42,7 @@ def forward_owner(trace: Trace, ops: Int64, nodes: Int64) -> Int64:
         wanted = host.sequence[nodes[which]]
         for limit in (len(candidates), earlier):
             at = np.searchsorted(key, wanted * (len(candidates) + 1) + limit) - 1
-            hit = (at >= 0) & (np.append(host.sequence[candidates], -1)[at] == wanted)
+            hit = (at >= 0) & (np.append(host.sequence[candidates], NONE)[at] == wanted)
             out[which[hit]] = candidates[at[hit]]
     return out
 
@@ -50,7 +50,7 @@ def forward_owner(trace: Trace, ops: Int64, nodes: Int64) -> Int64:
 def interval_owner(trace: Trace, calls: list[ModuleCall], nodes: Int64) -> Int64:
     """Rule (b): per node the module of the shortest recorded call interval that holds its number, -1 none."""
     host = trace.host
-    out = np.full(len(nodes), -1, dtype=np.int64)
+    out = np.full(len(nodes), NONE, dtype=np.int64)
     numbers = host.sequence[nodes]
     by_thread: dict[int, list[ModuleCall]] = {}
     for call in calls:
@@ -60,7 +60,7 @@ def interval_owner(trace: Trace, calls: list[ModuleCall], nodes: Int64) -> Int64
     several = len(by_thread) > 1
     for thread, candidates in by_thread.items():
         low = min(c.before for c in candidates)
-        paint = np.full(max(c.after for c in candidates) - low, -1, dtype=np.int64)
+        paint = np.full(max(c.after for c in candidates) - low, NONE, dtype=np.int64)
         # Longest first, and of equals the outer (recorded later, when it returned) first: the innermost paints over.
         for _, c in sorted(enumerate(candidates), key=lambda item: (item[1].before - item[1].after, -item[0])):
             paint[c.before - low : c.after - low] = c.module

@@ -3,7 +3,7 @@
 import numpy as np
 
 from loraprof.analysis.attribution.names import Names
-from loraprof.model.trace import Bool, Int8, Int32, Trace
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Trace
 from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, HostKind
 
 
@@ -26,8 +26,8 @@ def place_between(
     index = np.arange(len(host))
     tops = [
         np.flatnonzero(opened & (host.kind != HostKind.RUNTIME)),
-        np.flatnonzero((evaluate == index) & (evaluate >= 0)),
-        np.flatnonzero((optimizer == index) & (optimizer >= 0)),
+        np.flatnonzero((evaluate == index) & (evaluate != NONE)),
+        np.flatnonzero((optimizer == index) & (optimizer != NONE)),
     ]
     where = np.concatenate(tops)
     if not len(where):
@@ -37,11 +37,11 @@ def place_between(
     starts, kind = host.start[where][order], kind[order]
     rows = np.flatnonzero(outside)
     i = np.searchsorted(starts, host.start[rows], side="right")
-    before = np.where(i > 0, kind[np.maximum(i - 1, 0)], -1)
-    after = np.where(i < len(kind), kind[np.minimum(i, len(kind) - 1)], -1)
+    around = np.append(kind, NONE)
+    before, after = around[i - 1], around[i]
     loss = rows[(before == 0) & (after == 1)]
     module[loss], phase[loss], role[loss] = special[LOSS], PHASE["forward"], ROLE["loss"]
-    tail = (before == 1) & (after == 2) & (module[rows] < 0)
+    tail = (before == 1) & (after == 2) & (module[rows] == NONE)
     segment = i[tail]
     late = rows[tail]
     first = np.full(len(kind) + 1, np.iinfo(np.int64).max)

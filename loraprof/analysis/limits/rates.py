@@ -27,7 +27,7 @@ class Rates(Struct, frozen=True):
         exact = [g.ns for g in known if (g.m, g.n, g.k) == (m, n, k)]
         if exact:
             return float(exact[0])
-        weights = [1.0 / (_distance(g, m, n, k) ** 2 + 1e-9) for g in known]
+        weights = [_distance(g, m, n, k) ** -2 for g in known]
         logs = [math.log(2.0 * g.m * g.n * g.k / g.ns) for g in known]
         rate = math.exp(sum(w * x for w, x in zip(weights, logs, strict=True)) / sum(weights))
         return 2.0 * m * n * k / rate

@@ -16,6 +16,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -57,9 +58,11 @@ class Ceiling(Struct, frozen=True):
             return None
         if not self.copies or nbytes <= 0 or nbytes >= self.copies[-1][0]:
             return nbytes / self.bytes_per_s * 1e9
-        above = bisect_left(self.copies, (math.ceil(nbytes), 0))
+        above = bisect_left(self.copies, nbytes, key=itemgetter(0))
         (low, fast), (high, slow) = self.copies[max(above - 1, 0)], self.copies[above]
-        part = math.log(nbytes / low) / math.log(high / low) if high > low else 0.0
+        if low == high:
+            return nbytes * fast / low
+        part = math.log(nbytes / low) / math.log(high / low)
         return nbytes * math.exp((1 - part) * math.log(fast / low) + part * math.log(slow / high))
 
     def far_bytes(self, nbytes: int, reused_bytes: int | None) -> int:
@@ -82,17 +85,17 @@ def calibrated(
     """
     rates: dict[str, float] = {}
     for g in calibration.gemm:
-        rates[g.dtype] = max(rates.get(g.dtype, 0.0), 2e9 * g.m * g.n * g.k / g.ns)
+        rates[g.dtype] = _higher(2e9 * g.m * g.n * g.k / g.ns, rates.get(g.dtype))
     copies = tuple(sorted((c.bytes, c.ns) for c in calibration.copy))
     if not rates and not copies:
         return None
-    scale = [rate / peak for dtype, rate in rates.items() if spec and (peak := spec.peak(dtype))]
-    if spec and scale:
-        others = {d: peak * max(scale) for d in DTYPES if d not in rates and (peak := spec.peak(d))}
-        rates = others | rates
+    peaks = {d: peak for d in DTYPES if (peak := spec.peak(d))} if spec else {}
+    scale = [rate / peaks[d] for d, rate in rates.items() if d in peaks]
+    if scale:
+        rates = {d: peak * max(scale) for d, peak in peaks.items()} | rates
     tiny = calibration.turnaround_ns if on_gpu else calibration.op_ns
     stream = copies[-1][0] / copies[-1][1] * 1e9 if copies else None
-    most = {d: max(rate, (spec.peak(d, spec.max_sm_mhz) if spec else None) or 0.0) for d, rate in rates.items()}
+    most = {d: _higher(rate, spec.peak(d, spec.max_sm_mhz) if spec else None) for d, rate in rates.items()}
     return Ceiling(
         flops_per_s=rates,
         most_flops_per_s=most,
@@ -103,7 +106,7 @@ def calibrated(
         sms=sms,
         cache_bytes=cache_bytes,
         cache="L2" if on_gpu else "cache",
-        most_bytes_per_s=max(stream, (spec.dram_bytes_per_s if spec else None) or 0.0) if stream else None,
+        most_bytes_per_s=_higher(stream, spec.dram_bytes_per_s if spec else None) if stream else None,
         surplus="beyond calibration",
     )
 
@@ -121,29 +124,35 @@ class Reached(Struct, frozen=True):
 def lifted(ceiling: Ceiling, reached: Iterable[Reached]) -> Ceiling:
     """The ceiling that is the best of what was calibrated and of what the step reached. What exceeds the data sheet, or
     MOST_LIFT where there is none, is no work that was done: it lifts nothing."""
-    flops, curve, stream = dict(ceiling.flops_per_s), dict(ceiling.copies), ceiling.bytes_per_s or 0.0
-    most_bytes = _most(stream, ceiling.most_bytes_per_s)
+    known, flops, curve = ceiling.bytes_per_s, dict(ceiling.flops_per_s), dict(ceiling.copies)
+    if known is None:  # then no call has a roof
+        return ceiling
+    stream, most_bytes = known, _most(known, ceiling.most_bytes_per_s)
     largest = max(curve, default=0)
     for r in reached:
         if r.limit == "compute":
-            rate, known = r.flops / r.ns * 1e9, ceiling.flops_per_s.get(r.unit, 0.0)
-            if rate <= _most(known, ceiling.most_flops_per_s.get(r.unit)):
+            rate = r.flops / r.ns * 1e9
+            if rate <= _most(ceiling.flops_per_s[r.unit], ceiling.most_flops_per_s.get(r.unit)):
                 flops[r.unit] = max(flops[r.unit], rate)
         elif r.min_bytes >= largest:
             rate = r.min_bytes / r.ns * 1e9
             stream = max(stream, rate) if rate <= most_bytes else stream
         elif r.ns * MOST_LIFT >= (ceiling.memory_ns(r.min_bytes) or 0.0):
             curve[r.min_bytes] = min(curve.get(r.min_bytes, math.inf), r.ns)
-    if largest and ceiling.bytes_per_s:  # a curve that ends in the stream's rate still does
-        curve[largest] = curve[largest] * ceiling.bytes_per_s / stream
+    if curve:  # one that ends in the stream's rate still does
+        curve[largest] = curve[largest] * known / stream
     return replace(
         ceiling,
         flops_per_s=flops,
-        most_flops_per_s={d: max(rate, ceiling.most_flops_per_s.get(d, 0.0)) for d, rate in flops.items()},
-        bytes_per_s=stream or ceiling.bytes_per_s,
-        most_bytes_per_s=max(stream, ceiling.most_bytes_per_s or 0.0) or None,
+        most_flops_per_s={d: _higher(rate, ceiling.most_flops_per_s.get(d)) for d, rate in flops.items()},
+        bytes_per_s=stream,
+        most_bytes_per_s=_higher(stream, ceiling.most_bytes_per_s),
         copies=tuple(sorted(curve.items())),
     )
+
+
+def _higher(rate: float, other: float | None) -> float:
+    return rate if other is None else max(rate, other)
 
 
 def _most(known: float, most: float | None) -> float:
@@ -195,7 +204,7 @@ def roof(
         return None
     flops = work.least_flops if work.kind == "attention" else work.flops  # a mask's half is never computed
     compute = flops / rate * 1e9 if rate else 0.0
-    fastest = max(most or 0.0, ceiling.most_flops_per_s.get("tf32", 0.0) if dtype == "float32" else 0.0)
+    fastest = most and _higher(most, ceiling.most_flops_per_s.get("tf32") if dtype == "float32" else None)
     ns = max(compute, memory)
     small = 0 <= blocks < (ceiling.sms or 0) or ns < ceiling.least_ns
     limit: Bound = "compute" if compute >= memory else "memory"

@@ -13,7 +13,7 @@ from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.trace.launch_links import Links
 from loraprof.model.recording import Recording
 from loraprof.model.report import Closure
-from loraprof.model.trace import Trace
+from loraprof.model.trace import NONE, Trace
 from loraprof.model.vocabulary import ROLE, HostKind
 
 PROGRAMMATIC: Final = (9, 0)  # compute capability from which a kernel may start before its forerunner ends
@@ -46,7 +46,7 @@ def _unattributed(ledger: Ledger | None) -> int:
     """Busy time of no module, ns; copies and collectives need none."""
     if ledger is None:
         return 0
-    free = ledger.busy & (ledger.module < 0) & (ledger.role != ROLE["comm"]) & (ledger.role != ROLE["copy"])
+    free = ledger.busy & (ledger.module == NONE) & (ledger.role != ROLE["comm"]) & (ledger.role != ROLE["copy"])
     return int(ledger.ns[free].sum())
 
 

@@ -14,7 +14,7 @@ from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, 
 from loraprof.analysis.trace.intervals import Cover, innermost, union
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap
-from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.trace import NONE, Bool, Int64, Trace, taken
 from loraprof.model.vocabulary import ROLE, Cause, DeviceClass, HostKind
 
 
@@ -30,7 +30,7 @@ class Slices(Struct, frozen=True, eq=False):
         """The op (not a loader's) that comes at or after each instant; -1 none."""
         begin, owner = self.begin[~self.data], self.owner[~self.data]
         at = np.searchsorted(begin, t, side="left")
-        return np.append(owner, -1)[at]
+        return np.append(owner, NONE)[at]
 
 
 def slices_of(trace: Trace, attribution: Attribution, window: Window) -> Slices:
@@ -78,7 +78,7 @@ def split_cpu(trace: Trace, attribution: Attribution, window: Window) -> Ledger:
     columns = [np.concatenate((b, i)).astype(np.int64) for b, i in zip(busy, idle, strict=True)]
     kind, phase, role, module, name, op, ns, full, events = columns
     overlap = _overlap(trace, attribution, window, begin[~data], stop[~data])
-    blank = np.full(len(ns), -1, dtype=np.int64)
+    blank = np.full(len(ns), NONE, dtype=np.int64)
     return Ledger(window, kind, phase, role, module, name, op, blank, blank, ns, full, events, overlap)
 
 
@@ -86,7 +86,7 @@ def split_unread(_trace: Trace, _who: Attribution, window: Window) -> Ledger:
     """One window of a trace whose accelerator's records cannot be read: when it worked and for what is unknown."""
     some = int(window.end > window.start)
     ns = np.full(some, window.end - window.start, np.int64)
-    one, blank = np.ones(some, np.int64), np.full(some, -1, np.int64)
+    one, blank = np.ones(some, np.int64), np.full(some, NONE, np.int64)
     kind, phase, role = one * idle_kind("unknown"), one * OTHER_PHASE, one * OTHER_ROLE
     return Ledger(window, kind, phase, role, blank, blank, blank, blank, blank, ns, ns, one, ())
 
@@ -126,11 +126,9 @@ def _idle(trace: Trace, attribution: Attribution, window: Window, slices: Slices
     some = ns > 0
     cause, ns, row = cause[some], ns[some], row[some]
     comm = cause == idle_kind("sync")
-    safe = np.maximum(row, 0)
-    phase = np.where(row >= 0, attribution.phase[safe] if len(attribution.phase) else -1, OTHER_PHASE)
-    role = np.where(row >= 0, attribution.role[safe] if len(attribution.role) else -1, OTHER_ROLE)
-    module = np.where(row >= 0, attribution.module[safe] if len(attribution.module) else -1, -1)
-    blank = np.full(len(ns), -1, dtype=np.int64)
+    phase, role = taken(attribution.phase, row, OTHER_PHASE), taken(attribution.role, row, OTHER_ROLE)
+    module = taken(attribution.module, row)
+    blank = np.full(len(ns), NONE, dtype=np.int64)
     return cause, phase, np.where(comm, ROLE["comm"], role), module, blank, blank, ns, ns, np.ones(len(ns), np.int64)
 
 
@@ -156,7 +154,7 @@ def waits_of(trace: Trace, attribution: Attribution, window: Window, low: Int64,
     middle = np.searchsorted(low, (start + end) // 2, side="right") - 1
     begin, stop = [], []
     for gap, by_half in ((last, False), (middle, True)):
-        known = gap >= 0
+        known = gap != NONE
         s, e, at = start[known], end[known], gap[known]
         from_, to = np.maximum(s, low[at]), np.minimum(e, high[at])
         hit = 2 * (to - from_) > e - s if by_half else e <= high[at]

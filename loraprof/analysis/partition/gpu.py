@@ -18,7 +18,7 @@ from loraprof.analysis.trace.intervals import Cover, cover_of_disjoint, gaps, ow
 from loraprof.analysis.trace.launch_links import Links
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap
-from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace, distinct
+from loraprof.model.trace import NONE, Bool, Int64, Trace, distinct, taken
 from loraprof.model.vocabulary import CLASSES, ROLE, Cause, DeviceClass, DeviceKind, HostKind
 
 # Libraries of collectives; the kernels of torch's symmetric memory and of inference engines that do without one.
@@ -74,25 +74,16 @@ def device_work(
     is_copy = device.kind[rows] != DeviceKind.KERNEL
     is_comm = ~is_copy & comm[device.name[rows]]
     kind = np.where(is_copy, DeviceClass.COPY, np.where(is_comm, DeviceClass.COMM, DeviceClass.COMPUTE))
-    known = launch >= 0
-    at = np.maximum(launch, 0)
-    empty = not len(trace.host)
-
-    def through(column: Int32 | Int8, default: int) -> Int64:
-        if empty:
-            return np.full(len(rows), default, dtype=np.int64)
-        return np.where(known, column[at].astype(np.int64), default)
-
-    module = through(attribution.module, -1)
-    phase, role = through(attribution.phase, OTHER_PHASE), through(attribution.role, OTHER_ROLE)
+    module = taken(attribution.module, launch)
+    phase, role = taken(attribution.phase, launch, OTHER_PHASE), taken(attribution.role, launch, OTHER_ROLE)
     if graphs is not None:
         graphs.into(rows, module, phase, role)
     role = np.where(is_copy & (role == OTHER_ROLE), ROLE["copy"], role)
     role = np.where(is_comm, ROLE["comm"], np.where(dequant[device.name[rows]], ROLE["dequant"], role))
-    op = through(attribution.tree.nearest(trace.host.kind == HostKind.OP), -1)
+    op = taken(attribution.tree.nearest(trace.host.kind == HostKind.OP), launch)
     start, end = device.start[rows], device.end[rows]
     reach = np.maximum.accumulate(end)
-    call, called = _taken(trace.host.start, launch, 0), _taken(trace.host.end, launch, 0)
+    call, called = taken(trace.host.start, launch, 0), taken(trace.host.end, launch, 0)
     causes = idle_causes(trace)
     return DeviceWork(
         rows, start, end, kind.astype(np.int64), module, phase, role, launch, call, called, op, reach, causes
@@ -108,7 +99,7 @@ def turnaround_floor(trace: Trace, links: Links) -> int:
     same = (np.diff(device.stream[order]) == 0) & (np.diff(device.device[order]) == 0)
     first, second = order[:-1][same], order[1:][same]
     launch = links.launch[second]
-    queued = (launch >= 0) & (trace.host.end[np.maximum(launch, 0)] < device.end[first])
+    queued = (launch != NONE) & (taken(trace.host.end, launch) < device.end[first])
     wait = np.sort((device.start[second] - device.end[first])[queued])
     wait = wait[wait >= 0]
     return int(wait[int(0.05 * (len(wait) - 1))]) if len(wait) else 0
@@ -125,7 +116,7 @@ def split(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Time
     idle = _idle(trace, work, low, high, states, tau)
     counted = (work.start[near] >= window.start) | window.first
     device, rows, m = trace.device, work.rows[near], len(idle.ns)
-    blank = np.full(m, -1, dtype=np.int64)
+    blank = np.full(m, NONE, dtype=np.int64)
     return Ledger(
         window=window,
         kind=np.concatenate((work.kind[near], idle.kind)),
@@ -210,7 +201,7 @@ class Gaps(Struct, frozen=True, eq=False):
 
     def owner(self, column: Int64, default: int) -> Int64:
         """A column of DeviceWork per gap; ``default`` where no record ends it."""
-        return _taken(column, self.ender, default)
+        return taken(column, self.ender, default)
 
 
 def gaps_of(trace: Trace, work: DeviceWork, low: Int64, high: Int64) -> Gaps:
@@ -218,20 +209,13 @@ def gaps_of(trace: Trace, work: DeviceWork, low: Int64, high: Int64) -> Gaps:
     near = work.starting(int(high.min()), int(high.max()) + 1) if len(high) else np.zeros(0, np.int64)
     by_start = near[np.lexsort((trace.device.correlation[work.rows[near]], work.start[near]))]
     at = np.searchsorted(work.start[by_start], high)
-    ender = _taken(by_start, np.where(at < len(by_start), at, -1), -1)
-    ender = np.where(_taken(work.start, ender, 0) == high, ender, -1)
-    launch = _taken(work.launch, ender, -1)
-    call = _taken(work.call, ender, 0)
-    unknown = (launch < 0) | (call >= high)
-    called = np.clip(_taken(work.called, ender, 0), call, high)
+    ender = taken(by_start, np.where(at < len(by_start), at, NONE))
+    ender = np.where(taken(work.start, ender, 0) == high, ender, NONE)
+    launch = taken(work.launch, ender)
+    call = taken(work.call, ender, 0)
+    unknown = (launch == NONE) | (call >= high)
+    called = np.clip(taken(work.called, ender, 0), call, high)
     return Gaps(low, high, ender, launch, call, called, unknown, ~unknown & (call <= low))
-
-
-def _taken(column: Int64 | Int32, at: Int64, default: int) -> Int64:
-    """``column[at]``; ``default`` where ``at`` is negative."""
-    if not len(column):
-        return np.full(len(at), default, dtype=np.int64)
-    return np.where(at >= 0, column[np.maximum(at, 0)].astype(np.int64), default)
 
 
 def _idle(trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[int, Timeline], tau: int) -> _Idle:
@@ -243,14 +227,14 @@ def _idle(trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[
     waiting = ~gap.unknown & ~gap.queued
     pieces["launch_api"] = np.where(waiting, gap.called - gap.call, 0)
     pieces["launch_latency"] = np.where(waiting, high - gap.called, 0)
-    thread = _taken(trace.host.thread, gap.launch, -1)
+    thread = taken(trace.host.thread, gap.launch)
     for one in distinct(thread[waiting]).tolist():
         of_class = np.flatnonzero(waiting & (thread == one))
         spent = measure(states[one], low[of_class], gap.call[of_class])
         for i, cause in enumerate(work.causes):
             pieces.setdefault(cause, np.zeros(len(low), dtype=np.int64))[of_class] += spent[i]
     phase, role = gap.owner(work.phase, OTHER_PHASE), gap.owner(work.role, OTHER_ROLE)
-    module = gap.owner(work.module, -1)
+    module = gap.owner(work.module, NONE)
     columns: list[tuple[Int64, ...]] = []
     for cause, ns in pieces.items():
         some = np.flatnonzero(ns)

@@ -13,7 +13,7 @@ from msgspec import Struct
 from loraprof.analysis.trace.intervals import union
 from loraprof.analysis.trace.launch_links import Links
 from loraprof.analysis.trace.step_windows import DATA
-from loraprof.model.trace import Int8, Int64, Trace, distinct
+from loraprof.model.trace import NONE, Int8, Int64, Trace, distinct, taken
 from loraprof.model.vocabulary import Cause, HostKind
 
 STATES: tuple[Cause, ...] = ("profiler", "sync", "allocator", "launch_api", "data", "framework", "python")
@@ -82,7 +82,7 @@ def _blocking_copies(trace: Trace, links: Links) -> Int64:
         return launches
     median = np.sort(host.end[launches] - host.start[launches])[(len(launches) - 1) // 2]
     to_host = np.array(["DtoH" in n or "DeviceToHost" in n for n in trace.names], dtype=np.bool_)
-    rows = links.launch[to_host[device.name] & (links.launch >= 0)]
+    rows = links.launch[to_host[device.name] & (links.launch != NONE)]
     slow: Int64 = rows[host.end[rows] - host.start[rows] > 10 * median]
     return slow
 
@@ -117,7 +117,7 @@ def stand_in(thread: Timeline, main: Timeline) -> Timeline:
 
 def _sample(line: Timeline, at: Int64) -> Int8:
     i = np.searchsorted(line.at, at, side="right") - 1
-    return np.where(i < 0, PYTHON, line.state[np.maximum(i, 0)]).astype(np.int8)
+    return taken(line.state, i, PYTHON).astype(np.int8)
 
 
 def measure(line: Timeline, start: Int64, end: Int64) -> Int64:
@@ -144,8 +144,8 @@ def timelines(trace: Trace, links: Links, main: int) -> dict[int, Timeline]:
     host = trace.host
     state = classify(trace, links)
     out: dict[int, Timeline] = {}
-    used = distinct(host.thread[links.launch[links.launch >= 0]]).tolist()
-    for thread in {*used, main} - {-1}:
+    used = distinct(host.thread[links.launch[links.launch != NONE]]).tolist()
+    for thread in {*used, main} - {NONE}:
         rows = host.thread == thread
         out[thread] = timeline(host.start[rows], host.end[rows], state[rows])
     return out

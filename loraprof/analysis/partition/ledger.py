@@ -5,7 +5,7 @@ from msgspec import Struct
 
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap, Part
-from loraprof.model.trace import Int32, Int64
+from loraprof.model.trace import NONE, Int32, Int64, taken
 from loraprof.model.vocabulary import CAUSE, CAUSES, CLASSES, PHASE, PHASES, ROLE, ROLES, Cause
 
 
@@ -40,7 +40,7 @@ class Ledger(Struct, frozen=True, eq=False):
         key = key * (len(names) + 1) + (belongs + 1 if several else 0)
         size = int(key.max(initial=-1)) + 1
         ns, events = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
-        where = np.full(size, -1, dtype=np.int64)
+        where = np.full(size, NONE, dtype=np.int64)
         np.add.at(ns, key, self.ns)
         np.add.at(events, key, self.events)
         np.maximum.at(where, key, belongs)
@@ -59,16 +59,14 @@ class Ledger(Struct, frozen=True, eq=False):
                     role=ROLES[role],
                     ns=total,
                     events=count,
-                    network=names[of] if of >= 0 else None,
+                    network=names[of] if of != NONE else None,
                 )
             )
         return out
 
     def _networks(self, network: Int32 | None) -> Int64:
         """Per entry its network, -1 none."""
-        if network is None or not len(network):
-            return np.full(len(self.ns), -1, dtype=np.int64)
-        return np.where(self.module >= 0, network[np.clip(self.module, 0, len(network) - 1)], -1).astype(np.int64)
+        return taken(np.zeros(0, np.int32) if network is None else network, self.module)
 
     @property
     def busy(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from loraprof.analysis.prediction.replay import Call, Calls
-from loraprof.model.trace import Bool, Int64
+from loraprof.model.trace import NONE, Bool, Int64
 
 Floats = npt.NDArray[np.float64]
 
@@ -100,6 +100,6 @@ def with_launches(calls: Calls, launches: list[Launch]) -> Calls:
         record_ns=added(calls.record_ns, records_at, [x.record_ns for x in launches]),
         own=None if calls.own is None else np.insert(calls.own, at, np.full(len(launches), True)),
         stream=added(calls.stream, records_at, [x.stream for x in launches]),
-        waits=None if calls.waits is None else added(calls.waits, records_at, [-1] * len(launches)),
+        waits=None if calls.waits is None else added(calls.waits, records_at, [NONE] * len(launches)),
         span_ns=None,
     )

@@ -16,6 +16,7 @@ from loraprof.analysis.limits.rates import Rates
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.unprofiled import Floats
 from loraprof.model.recording import GradientCost, ModuleInfo, ParameterInfo, Recording
+from loraprof.model.trace import NONE
 from loraprof.model.vocabulary import PHASE, ROLE, Phase
 
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -85,7 +86,7 @@ def adapted_roots(recording: Recording) -> set[int]:
 def module_ns(ledger: Ledger, time: Floats, phase: Phase, recording: Recording) -> dict[int, float]:
     """Unprofiled busy ns in ``phase`` of each module that has any; a frozen layer's products that its adapted layer
     computes itself are the frozen layer's."""
-    rows = ledger.busy & (ledger.phase == PHASE[phase]) & (ledger.module >= 0)
+    rows = ledger.busy & (ledger.phase == PHASE[phase]) & (ledger.module != NONE)
     base = {m.site: m.id for m in recording.modules if m.site is not None and m.part == "base"}
     module, product = ledger.module[rows], ledger.role[rows] == ROLE["base.linear"]
     owner = np.arange(max(len(recording.modules), int(module.max(initial=0)) + 1))

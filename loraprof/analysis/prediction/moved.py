@@ -18,7 +18,7 @@ from loraprof.analysis.prediction.host_clock import Floats
 from loraprof.analysis.prediction.replay import Replayed, replayed
 from loraprof.analysis.prediction.replayed import StepReplay
 from loraprof.analysis.trace.step_windows import Window
-from loraprof.model.trace import Int64
+from loraprof.model.trace import NONE, Int64
 
 
 class _Place(Struct, frozen=True, eq=False):
@@ -54,16 +54,17 @@ class _Place(Struct, frozen=True, eq=False):
         tail = run.host + sigma * (clock.times(part.at[after], cost) - last)
         body = np.interp(clock.times(np.maximum(part.at, low), cost), x, y)
         state = int(part.state[np.searchsorted(part.at, reach, side="right") - 1]) if len(part.at) else PYTHON
-        at = np.concatenate(([run.host], np.minimum(tail, start), body))
-        states = np.concatenate(([state], part.state[after], part.state)).astype(np.int8)
+        earlier = np.minimum(body - run.window_ns, run.host)  # calls of the step before that came after its last record
+        at = np.concatenate((earlier, [run.host], np.minimum(tail, start), body))
+        states = np.concatenate((part.state, [state], part.state[after], part.state)).astype(np.int8)
         return Timeline(np.maximum.accumulate(self.at(at)), states)
 
     def work(self, work: DeviceWork) -> DeviceWork:
         """The records of ``work`` that were replayed, at their places."""
         step, trace = self.replay.step, self.analysis.trace
-        place = np.full(len(trace.device), -1, dtype=np.int64)
+        place = np.full(len(trace.device), NONE, dtype=np.int64)
         place[step.record] = np.arange(len(step.record))
-        chosen = np.flatnonzero(place[work.rows] >= 0)
+        chosen = np.flatnonzero(place[work.rows] != NONE)
         at = place[work.rows[chosen]]
         begin = np.array(self.run.begin, dtype=np.int64)
         start, end = self.at(begin), self.at(begin + step.calls.record_ns)

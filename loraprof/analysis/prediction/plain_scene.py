@@ -17,7 +17,7 @@ from loraprof.analysis.prediction.replayed import StepReplay
 from loraprof.analysis.step.scene import HOST, TONES, Names, cells, lanes, partition_row, row
 from loraprof.analysis.step.segments import device_segments
 from loraprof.model.scene import Scene, SliceRow
-from loraprof.model.trace import distinct
+from loraprof.model.trace import NONE, distinct
 from loraprof.model.vocabulary import ROLES
 
 
@@ -37,12 +37,12 @@ def _rows(analysis: Analysis, step: Moved, names: Names) -> Iterator[SliceRow]:
     thread = analysis.trace.host.thread
     after = np.searchsorted(step.work.start, pieces.end)
     for i, record in enumerate(after.tolist()):
-        if split.tone[i] < len(ROLES) or record >= len(step.work.rows) or step.work.launch[record] < 0:
+        if split.tone[i] < len(ROLES) or record >= len(step.work.rows) or step.work.launch[record] == NONE:
             continue
         place = next((n for n, (t, _) in enumerate(hosts) if t == int(thread[step.work.launch[record]])), None)
         if place is not None:
             found = bisect_right(hosts[place][1].start, int(step.work.call[record])) - 1
-            if found >= 0:
+            if found != NONE:
                 split.blame[i] = (1 + len(streams) + place) << 32 | found
     yield from (split, *streams, *(made for _, made in hosts))
 
@@ -62,7 +62,7 @@ def _streams(analysis: Analysis, step: Moved, names: Names) -> Iterator[SliceRow
 
 def _hosts(analysis: Analysis, step: Moved, names: Names) -> Iterator[tuple[int, SliceRow]]:
     """What each thread that launched something was doing."""
-    threads = distinct(analysis.trace.host.thread[step.work.launch[step.work.launch >= 0]])
+    threads = distinct(analysis.trace.host.thread[step.work.launch[step.work.launch != NONE]])
     for thread in threads.tolist():
         if thread in step.states:
             yield thread, _host(f"thread {analysis.trace.threads[thread][1]}", step.states[thread], step, names)

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from loraprof.analysis.partition.host_state import STATES, classify
 from loraprof.analysis.trace.launch_links import Links
-from loraprof.model.trace import Bool, Int8, Int32, Int64, Trace, distinct
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Trace, distinct
 from loraprof.model.vocabulary import HostKind
 
 QUEUE: Final = 1022
@@ -119,7 +119,7 @@ def replayed(
     counts, lead = np.diff(calls.first).tolist(), round(sigma * calls.lead_ns)
     waits = ((calls.kind == Call.SYNC) | (calls.kind == Call.BLOCKING)).tolist()
     lengths, streams = calls.record_ns.tolist(), calls.stream.tolist()
-    awaited = [-1] * len(streams) if calls.waits is None else calls.waits.tolist()
+    awaited = [NONE] * len(streams) if calls.waits is None else calls.waits.tolist()
     long_ago = -latency_ns - turnaround_ns  # no stream is busy when the first pass begins
     free: dict[int, int] = dict.fromkeys(streams, long_ago)
     started: list[int] = []
@@ -141,7 +141,7 @@ def replayed(
                 for stream, length, before in islice(records, count):
                     queued = free[stream] + turnaround_ns
                     begins = ready if ready > queued else queued
-                    if before >= 0:
+                    if before != NONE:
                         begins = max(begins, free.get(before, begins))
                     begin.append(begins)
                     free[stream] = ended = begins + length
@@ -182,7 +182,7 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int], noted: tuple
     Calls of all launching threads in order of start. A driver call inside a runtime call belongs to the outer one.
     """
     host, device = trace.host, trace.device
-    chosen = np.flatnonzero((device.start >= window[0]) & (device.start < window[1]) & (links.launch >= 0))
+    chosen = np.flatnonzero((device.start >= window[0]) & (device.start < window[1]) & (links.launch != NONE))
     if not len(chosen):
         none = np.zeros(0, np.int64)
         return StepCalls(Calls(none, none, np.zeros(0, np.int8), np.zeros(1, np.int64), none, none), none, none)
@@ -226,7 +226,7 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int], noted: tuple
 def _pressed(trace: Trace, links: Links, start: Int64) -> Bool:
     """Calls made at ``start`` when about as many launches were on their way as ever: the queue may be full."""
     rows, first = np.unique(links.launch, return_index=True)  # device records stand in order of start
-    known = rows >= 0
+    known = rows != NONE
     called, begun = np.sort(trace.host.start[rows[known]]), np.sort(trace.device.start[first[known]])
     ahead = np.searchsorted(called, start) - np.searchsorted(begun, start)
     found: Bool = ahead >= max(SHALLOW, FULL * ahead.max(initial=0))

@@ -169,7 +169,7 @@ def step_replay(analysis: Analysis, ledger: Ledger, unprofiled: Unprofiled | Non
             solved = plain.sigma * host_ns(plain.calls) / host_ns(step.calls)
         step = replace(step, calls=plain.calls)
     attribution = analysis.attribution
-    launch = np.maximum(analysis.links.launch[step.record], 0)
+    launch = analysis.links.launch[step.record]
     role = attribution.role[step.row].astype(np.int64)
     record_role = attribution.role[launch].astype(np.int64)
     if analysis.graphs is not None:

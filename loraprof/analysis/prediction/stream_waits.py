@@ -12,7 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from loraprof.analysis.prediction.replay import StepCalls
-from loraprof.model.trace import Bool, Int64, Trace, distinct
+from loraprof.model.trace import NONE, Bool, Int64, Trace, distinct
 
 HANDOVER_NS: Final = 5000  # from the end of what is waited for to the start, at most
 LONG_AGO: Final = np.iinfo(np.int64).min // 2
@@ -35,7 +35,7 @@ def with_waits(trace: Trace, step: StepCalls, latency_ns: int, turnaround_ns: in
     latest, which = over.max(axis=0), over.argmax(axis=0)
     seen = (start - latest <= HANDOVER_NS) & (start - ready > HANDOVER_NS)
     told = _told_to(trace, step)[call] & (latest > LONG_AGO)
-    return replace(step, calls=replace(calls, waits=np.where(seen | told, streams[which], -1)))
+    return replace(step, calls=replace(calls, waits=np.where(seen | told, streams[which], NONE)))
 
 
 def _ended(of_stream: Bool, end: Int64) -> Int64:

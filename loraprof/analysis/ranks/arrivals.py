@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from loraprof.analysis.ranks.clocks import Clocks
 from loraprof.analysis.ranks.matching import Matched
-from loraprof.model.trace import Int64
+from loraprof.model.trace import NONE, Int64
 
 
 class Arrivals(Struct, frozen=True, eq=False):
@@ -42,7 +42,7 @@ def arrivals(count: int, groups: Sequence[Matched], clocks: Clocks) -> Arrivals 
 
 def transfers(rank: int, calls: int, step: int, groups: Sequence[Matched]) -> Int64:
     """Shortest duration over the ranks of each of one rank's collectives in a step, ns; -1 where none is matched."""
-    out = np.full(calls, -1, np.int64)
+    out = np.full(calls, NONE, np.int64)
     for m in groups:
         member = np.flatnonzero(m.members == rank)
         if len(member):

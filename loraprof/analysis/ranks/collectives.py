@@ -18,7 +18,7 @@ from loraprof.analysis.ranks.gloo import ran
 from loraprof.analysis.ranks.messages import KINDS, kind_of, size_of
 from loraprof.analysis.trace.intervals import owned
 from loraprof.model.report import Step
-from loraprof.model.trace import Bool, Collective, Group, Int64, Trace
+from loraprof.model.trace import NONE, Bool, Collective, Group, Int64, Trace
 from loraprof.model.vocabulary import DeviceClass
 
 UNKNOWN: Final = -1
@@ -66,7 +66,7 @@ def _on_device(analysis: Analysis, ledger: Ledger) -> Collectives:
     groups = _Groups(trace)
     columns = []
     for row in rows.tolist():
-        told = known[int(device.collective[row])] if device.collective[row] >= 0 else None
+        told = known[int(device.collective[row])] if device.collective[row] != NONE else None
         named = told.name if told and told.name else trace.names[int(device.name[row])]
         size = size_of(told) if told else None
         sequence = told.sequence if told else None
@@ -82,7 +82,7 @@ def _on_cpu(analysis: Analysis, ledger: Ledger) -> Collectives:
     trace, window = analysis.trace, ledger.window
     groups = _Groups(trace)
     only = groups.only()
-    found = [one for one in ran(trace, groups.all[only] if only >= 0 else None) if _inside(trace, one.row, ledger)]
+    found = [one for one in ran(trace, groups.all[only] if only != NONE else None) if _inside(trace, one.row, ledger)]
     rows = np.array([one.row for one in found], np.int64)
     start, end = trace.host.start[rows], trace.host.end[rows]
     low, high = free_of(slices_of(trace, analysis.attribution, window), window)

@@ -17,7 +17,7 @@ from loraprof.analysis.ranks.collectives import Collectives
 from loraprof.analysis.ranks.messages import KINDS, bus_factor
 from loraprof.model.ranks import CollectiveRow, Communication, TransferBasis
 from loraprof.model.recording import REPLACED, ParameterInfo, Recording
-from loraprof.model.trace import Int64, distinct
+from loraprof.model.trace import NONE, Int64, distinct
 
 LARGE_BYTES: Final = 1 << 20  # messages that show the wire's rate, not its latency
 FLOATS: Final = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -85,7 +85,7 @@ def _rows(found: Collectives, transfer: Int64 | None) -> list[CollectiveRow]:
 
 def _row(found: Collectives, at: Int64, transfer: Int64 | None) -> CollectiveRow:
     name, number = KINDS[int(found.kind[at[0]])], int(found.group[at[0]])
-    group = found.groups[number] if number >= 0 else None
+    group = found.groups[number] if number != NONE else None
     began = at[found.began[at]]
     sizes = found.nbytes[began]
     known = bool((sizes >= 0).all())
@@ -120,7 +120,7 @@ def _times_of(found: Collectives, at: Int64, transfer: Int64 | None) -> tuple[In
 def wire_of(found: Collectives, transfer: Int64 | None) -> Wire | None:
     """None where no message of ``LARGE_BYTES`` went through a group of known size."""
     sizes = np.array([group.size or 0 for group in found.groups], np.int64)
-    ranks = np.where(found.group >= 0, sizes[found.group], 0) if len(sizes) else np.zeros(len(found), np.int64)
+    ranks = np.where(found.group != NONE, sizes[found.group], 0) if len(sizes) else np.zeros(len(found), np.int64)
     at = np.flatnonzero(found.began & (found.nbytes >= LARGE_BYTES) & (ranks > 1))
     if not len(at):
         return None

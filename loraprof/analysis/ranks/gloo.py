@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Struct
 
 from loraprof.analysis.ranks.messages import KINDS, kind_of, width_of
-from loraprof.model.trace import Group, Int64, Shapes, Trace
+from loraprof.model.trace import Group, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 
 RANGE: Final = re.compile(r"^(gloo|mpi|ucc):")
@@ -80,7 +80,7 @@ def _whole(kind: int, share: int | None, group: Group | None) -> int | None:
 
 def _elements(trace: Trace, row: int) -> tuple[int, int]:
     """Elements of the first two inputs, tensor lists in all; 0 where there is none."""
-    shapes = _shapes(trace, row)
+    shapes = trace.shapes_of(row)
     counts = [_count(dims) for dims in shapes.dims[:2]] if shapes else []
     first, second = (*counts, 0, 0)[:2]
     return first, second
@@ -96,11 +96,6 @@ def _count(dims: Any) -> int:
 
 def _bytes(trace: Trace, rows: tuple[int, ...], elements: int) -> int | None:
     """By the first element type that one of the rows knows; a tensor list has none."""
-    types = [kind for row in rows if (shapes := _shapes(trace, row)) for kind in shapes.types[:2]]
+    types = [kind for row in rows if (shapes := trace.shapes_of(row)) for kind in shapes.types[:2]]
     width = next((w for w in map(width_of, types) if w is not None), None)
     return elements * width if elements and width is not None else None
-
-
-def _shapes(trace: Trace, row: int) -> Shapes | None:
-    at = int(trace.host.shapes[row])
-    return trace.shapes[at] if at >= 0 else None

@@ -19,7 +19,7 @@ from loraprof.analysis.trace.call_tree import Tree
 from loraprof.analysis.work import PRODUCTS, RULES, VIEWS, WRAPPERS, work_of
 from loraprof.analysis.work.rule import Work
 from loraprof.model.recording import Recording
-from loraprof.model.trace import Bool, Int32, Int64, Trace
+from loraprof.model.trace import NONE, Bool, Int64, Trace, taken
 from loraprof.model.vocabulary import ROLE, HostKind
 
 _NOTHING = Work(0, 0, 0, "view")
@@ -61,10 +61,9 @@ def workers(trace: Trace, tree: Tree) -> Int64:
     product = op & _named(trace, PRODUCTS)
     product[_around(tree, product)] = False
     ruled = op & _named(trace, RULES.keys() - PRODUCTS - WRAPPERS - frozenset(VIEWS))
-    inside = np.flatnonzero(ruled & (tree.parent >= 0))
-    ruled[inside[tree.nearest(ruled)[tree.parent[inside]] >= 0]] = False
+    ruled &= taken(tree.nearest(ruled), tree.parent) == NONE
     products, others = tree.nearest(product), tree.nearest(ruled)
-    return np.where(products >= 0, products, others)
+    return np.where(products != NONE, products, others)
 
 
 def _named(trace: Trace, names: frozenset[str] | set[str]) -> Bool:
@@ -73,32 +72,30 @@ def _named(trace: Trace, names: frozenset[str] | set[str]) -> Bool:
     return named
 
 
-def _around(tree: Tree, flag: Bool) -> Int32:
+def _around(tree: Tree, flag: Bool) -> Int64:
     """Flagged rows that enclose another one."""
-    above = tree.parent[np.flatnonzero(flag)]
-    outer = tree.nearest(flag)[above[above >= 0]]
-    return outer[outer >= 0]
+    outer = taken(tree.nearest(flag), tree.parent[flag])
+    around: Int64 = outer[outer != NONE]
+    return around
 
 
 def _leaves(trace: Trace, tree: Tree) -> Bool:
     """Ops without ops inside, views aside."""
     op: Bool = trace.host.kind == HostKind.OP
     out = op.copy()
-    inner = np.flatnonzero(op & ~_named(trace, frozenset(VIEWS)))
-    above = tree.parent[inner]
-    enclosing = tree.nearest(op)[above[above >= 0]]
-    out[enclosing[enclosing >= 0]] = False
+    enclosing = taken(tree.nearest(op), tree.parent[op & ~_named(trace, frozenset(VIEWS))])
+    out[enclosing[enclosing != NONE]] = False
     return out
 
 
 def _folded(analysis: Analysis, ledger: Ledger, rows: Int64, worker: Int64) -> tuple[Int64, Int64]:
     """Entries of workers, and of leaves that no worker covers, with the time of all that they cover."""
     op = ledger.op[rows]
-    owner = np.where(worker[op] >= 0, worker[op], op)
+    owner = np.where(worker[op] != NONE, worker[op], op)
     spent = np.zeros(len(worker), dtype=np.int64)
     np.add.at(spent, owner, ledger.ns[rows])
     leaf = _leaves(analysis.trace, analysis.attribution.tree)
-    kept = (owner == op) & ((worker[op] >= 0) | leaf[op])
+    kept = (owner == op) & ((worker[op] != NONE) | leaf[op])
     return rows[kept], spent[op[kept]]
 
 
@@ -114,7 +111,7 @@ def _work(
         name, shape = int(trace.host.name[row]), int(trace.host.shapes[row])
         key = name, shape, trained if role in _UPDATES else None
         if key not in known:
-            known[key] = work_of(trace.names[name], trace.shapes[shape], key[2]) if shape >= 0 else None
+            known[key] = work_of(trace.names[name], trace.shapes[shape], key[2]) if shape != NONE else None
         return known[key]
 
     given: dict[int, int] = {}
@@ -123,7 +120,7 @@ def _work(
     work: list[Work | None] = []
     ops: list[str | None] = []
     for i, (row, role) in enumerate(zip(ledger.op[rows].tolist(), ledger.role[rows].tolist(), strict=True)):
-        if row < 0:
+        if row == NONE:
             work.append(None)
             ops.append(None)
             continue
@@ -141,11 +138,11 @@ def _less_fills(analysis: Analysis, op: Int64, work: list[Work | None]) -> list[
     trace, tree = analysis.trace, analysis.attribution.tree
     fills = _named(trace, _FILLS)
     launching = np.zeros(len(fills), dtype=np.bool_)
-    launching[op[op >= 0]] = True
+    launching[op[op != NONE]] = True
     above = tree.nearest(launching & ~fills)
     filled: dict[int, int] = defaultdict(int)
     for row, one in zip(op.tolist(), work, strict=True):
-        if one is not None and row >= 0 and fills[row] and above[row] >= 0:
+        if one is not None and row != NONE and fills[row] and above[row] != NONE:
             filled[int(above[row])] += one.write_bytes
     if not filled:
         return work
@@ -165,5 +162,5 @@ def mixed_ns(rows: CompiledRows | None, ledger: Ledger) -> int:
     """Time of a step's kernels that hold adapter ops and count as another role."""
     if rows is None:
         return 0
-    at = np.flatnonzero(ledger.busy & (ledger.op >= 0))
+    at = np.flatnonzero(ledger.busy & (ledger.op != NONE))
     return int(ledger.ns[at][rows.mixed[ledger.op[at]]].sum())

@@ -5,7 +5,7 @@ import numpy as np
 from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.model.report import NetworkRow
-from loraprof.model.trace import Bool
+from loraprof.model.trace import Bool, taken
 from loraprof.model.vocabulary import PHASE, Phase
 
 
@@ -14,7 +14,7 @@ def rows_of(analysis: Analysis, ledger: Ledger, number: int) -> Bool:
     network = analysis.attribution.network
     if network is None:
         return np.zeros(len(ledger.ns), dtype=np.bool_)
-    own: Bool = (ledger.module >= 0) & (network[np.maximum(ledger.module, 0)] == number)
+    own: Bool = taken(network, ledger.module) == number
     return own
 
 

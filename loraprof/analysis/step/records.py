@@ -6,6 +6,7 @@ from loraprof.analysis.analyse import Analysis
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.busy import Busy
 from loraprof.model.recording import ModuleInfo
+from loraprof.model.trace import NONE
 from loraprof.model.vocabulary import PHASES, ROLES, Phase, Role
 
 GEMMS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
@@ -50,8 +51,7 @@ def records_of(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[Record]:
     out = []
     for i, row in enumerate(busy.rows.tolist()):
         op, module = int(ledger.op[row]), int(ledger.module[row])
-        shape = int(trace.host.shapes[op]) if op >= 0 else -1
-        given = trace.shapes[shape] if shape >= 0 else None
+        given = None if op == NONE else trace.shapes_of(op)
         out.append(
             Record(
                 row=op,

@@ -16,7 +16,7 @@ from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.segments import Segments, segments
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.scene import PartitionCell, Scene, SliceRow
-from loraprof.model.trace import Int64, distinct
+from loraprof.model.trace import NONE, Int64, distinct
 from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLES, HostKind
 
 MOST: Final = 200_000  # slices
@@ -103,9 +103,9 @@ def launched_after(analysis: Analysis, end: Int64) -> Int64:
     if analysis.work is None:
         rows = np.flatnonzero((host.kind == HostKind.OP) & (host.thread == analysis.marks.thread))
         after = np.searchsorted(host.start[rows], end)
-        return np.where(after < len(rows), np.append(rows, -1)[np.minimum(after, len(rows))], -1)
+        return np.where(after < len(rows), np.append(rows, NONE)[np.minimum(after, len(rows))], NONE)
     after = np.searchsorted(device.start, end)
-    return np.append(analysis.links.launch, -1)[np.minimum(after, len(device))].astype(np.int64)
+    return np.append(analysis.links.launch, NONE)[np.minimum(after, len(device))].astype(np.int64)
 
 
 def _streams(analysis: Analysis, window: Window, names: Names) -> Iterator[SliceRow]:
@@ -141,7 +141,7 @@ def row(
 ) -> SliceRow:
     first, last = np.maximum(start, window.start), np.minimum(end, window.end)
     since, ns = (first - window.start).tolist(), (last - first).tolist()
-    return SliceRow(title, group, depth, since, ns, name, tone, [-1] * len(name))  # type: ignore[arg-type]
+    return SliceRow(title, group, depth, since, ns, name, tone, [NONE] * len(name))  # type: ignore[arg-type]
 
 
 def cells(analysis: Analysis, ledger: Ledger) -> Iterator[PartitionCell]:
@@ -160,8 +160,8 @@ def cells(analysis: Analysis, ledger: Ledger) -> Iterator[PartitionCell]:
             busy=busy,
             phase=PHASES[phase],
             role=ROLES[role],
-            module=analysis.attribution.paths[module] if module >= 0 else "",
-            name=analysis.trace.names[name] if busy and name >= 0 else CAUSES[kind - len(CLASSES)] if not busy else "?",
+            module=analysis.attribution.paths[module] if module != NONE else "",
+            name=(analysis.trace.names[name] if name != NONE else "?") if busy else CAUSES[kind - len(CLASSES)],
             ns=time,
             events=events[kind, phase, role, module, name],
         )

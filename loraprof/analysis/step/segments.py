@@ -18,7 +18,7 @@ from loraprof.analysis.partition.host_state import PYTHON, Timeline, idle_causes
 from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.trace.intervals import cover_of_disjoint, gaps, meet, owned, union
 from loraprof.analysis.trace.step_windows import Window, windows
-from loraprof.model.trace import Int64, Trace, distinct
+from loraprof.model.trace import NONE, Int64, Trace, distinct
 from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLE, ROLES, Cause, DeviceClass
 
 FAR = np.int64(2**62)
@@ -60,7 +60,7 @@ def segments(analysis: Analysis) -> Iterator[Segments]:
     if analysis.work is None:
         for ledger in analysis.ledgers:
             pieces = _unread(ledger) if analysis.unread else _cpu(trace, analysis.attribution, ledger.window)
-            yield _segments(ledger.window, -1, pieces)
+            yield _segments(ledger.window, NONE, pieces)
         return
     states = states_of(trace, analysis.links, analysis.marks.thread)
     device = trace.device.device

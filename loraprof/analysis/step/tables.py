@@ -11,6 +11,7 @@ from loraprof.analysis.step.best_times import Limits
 from loraprof.analysis.step.busy import Busy
 from loraprof.model.recording import AdapterSite, Nvml, Recording
 from loraprof.model.report import Adapter, AdapterLayer, Kernel, MemoryReport, ModuleRow, NvmlReport, Savings
+from loraprof.model.trace import NONE
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES, ROLES
 
 
@@ -31,7 +32,7 @@ def kernels(analysis: Analysis, ledger: Ledger, busy: Busy, limits: Limits) -> l
                 name=analysis.trace.names[name],
                 role=ROLES[role],
                 phase=PHASES[phase],
-                module=analysis.attribution.paths[module] if module >= 0 else None,
+                module=analysis.attribution.paths[module] if module != NONE else None,
                 count=len(members),
                 total_ns=total_ns,
                 flops=sum(w.flops for w in known) if known else None,
@@ -65,7 +66,7 @@ def modules(analysis: Analysis, ledger: Ledger, busy: Busy) -> list[ModuleRow]:
             launches=launches[m, r],
         )
         for m, r in {*busy_ns, *idle_ns}
-        if m >= 0
+        if m != NONE
     ]
     return sorted(rows, key=lambda r: (-r.busy_ns - r.idle_ns, r.path, r.role))
 

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from loraprof.analysis.trace.intervals import MANY_LEVELS, nesting, outlasting
-from loraprof.model.trace import Bool, HostTable, Int32, Int64, Trace
+from loraprof.model.trace import NONE, Bool, HostTable, Int32, Int64, Trace, taken
 from loraprof.model.vocabulary import HostKind
 
 MODULE_FRAME = "nn.Module: "  # with_stack frames of module calls, in traces loraprof did not record
@@ -27,17 +27,17 @@ class Tree(Struct, frozen=True, eq=False):
 
     def nearest(self, flag: Bool) -> Int32:
         """Per row: itself or the innermost enclosing row where ``flag`` holds; -1 none."""
-        found = np.where(flag & (self.depth >= 0), np.arange(len(flag), dtype=np.int32), np.int32(-1))
+        found = np.where(flag & (self.depth >= 0), np.arange(len(flag), dtype=np.int32), np.int32(NONE))
         if len(self.levels) > MANY_LEVELS:
             return self._leaping(found)
         for rows in self.levels[1:]:
-            up = rows[found[rows] < 0]
+            up = rows[found[rows] == NONE]
             found[up] = found[self.parent[up]]
         return found
 
     def _leaping(self, found: Int32) -> Int32:
         """The same for deep trees: with each pass every row looks twice as far up."""
-        above = np.append(np.where(found >= 0, found, self.parent), np.int32(-1))  # -1, the last one, is its own
+        above = np.append(np.where(found != NONE, found, self.parent), np.int32(NONE))  # -1, the last one, is its own
         while not np.array_equal(further := above[above], above):
             above = further
         return above[:-1]
@@ -47,9 +47,9 @@ class Tree(Struct, frozen=True, eq=False):
         while True:
             yield rows
             above = self.parent[rows]
-            if not (above >= 0).any():
+            if not (above != NONE).any():
                 return
-            rows = np.where(above >= 0, above, rows)
+            rows = np.where(above != NONE, above, rows)
 
     def overlapping(self, host: HostTable, thread: int, low: int, high: int) -> Int64:
         """Rows of a thread that share time with ``[low, high)``, in the table's order; no look at any other row.
@@ -75,8 +75,8 @@ def tree_of(trace: Trace) -> Tree:
     step = np.array([n.startswith("ProfilerStep") for n in trace.names], dtype=np.bool_)
     taking = (host.kind != HostKind.OVERHEAD) & ((host.kind != HostKind.PYTHON) | frame[host.name])
     taking &= ~((host.kind == HostKind.ANNOTATION) & step[host.name])  # Optimizer.step ranges may cross step edges
-    parent = np.full(len(host), -1, dtype=np.int32)
-    depth = np.full(len(host), -1, dtype=np.int32)
+    parent = np.full(len(host), NONE, dtype=np.int32)
+    depth = np.full(len(host), NONE, dtype=np.int32)
     crossing = 0
     threads = np.searchsorted(host.thread, np.arange(len(trace.threads) + 1)).tolist()
     for begin, end in pairwise(threads):
@@ -89,7 +89,7 @@ def tree_of(trace: Trace) -> Tree:
             ranged = (host.kind[rows] == HostKind.ANNOTATION) | (host.kind[rows] == HostKind.PYTHON)
             rows = rows[~outlasting(host.start[rows], host.end[rows], ranged)]
             above, level, _ = nesting(host.start[rows], host.end[rows])
-        parent[rows] = np.where(above >= 0, rows[np.maximum(above, 0)], -1)
+        parent[rows] = taken(rows, above)
         depth[rows] = level
     deepest = int(depth.max()) if len(depth) else -1
     narrow = depth.astype(np.int16) if deepest < 1 << 15 else depth  # sorted by digits

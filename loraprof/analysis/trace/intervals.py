@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from loraprof.model.trace import Bool, Int64, distinct
+from loraprof.model.trace import NONE, Bool, Int64, distinct, taken
 
 MANY_LEVELS: Final = 200  # a pass per level costs less than one per row below
 
@@ -112,8 +112,8 @@ def nesting(start: Int64, end: Int64) -> tuple[Int64, Int64, bool]:
         depth += same - before
     deepest = int(depth.max())
     parent = _parents_by_level(depth, ~zero, deepest) if deepest < MANY_LEVELS else _crossing(start, end)[0]
-    inside = (parent < 0) | ((end <= end[parent]) & (start <= end[parent]))
-    rooted = (depth > 0) == (parent >= 0)
+    inside = (parent == NONE) | ((end <= end[parent]) & (start <= end[parent]))
+    rooted = (depth > 0) == (parent != NONE)
     nested = bool(inside.all() and rooted.all())
     if nested:
         return parent, depth, True
@@ -123,7 +123,7 @@ def nesting(start: Int64, end: Int64) -> tuple[Int64, Int64, bool]:
 
 def _parents_by_level(depth: Int64, solid: Bool, deepest: int) -> Int64:
     """Of each interval the last one before it that is one level up."""
-    parent = np.full(len(depth), -1, dtype=np.int64)
+    parent = np.full(len(depth), NONE, dtype=np.int64)
     level = np.argsort(depth.astype(np.int16), kind="stable")  # below MANY_LEVELS: sorted by digits
     bounds = np.searchsorted(depth[level], np.arange(deepest + 2))
     for d in range(1, deepest + 1):
@@ -131,13 +131,13 @@ def _parents_by_level(depth: Int64, solid: Bool, deepest: int) -> Int64:
         above = above[solid[above]]
         here = level[bounds[d] : bounds[d + 1]]
         at = np.searchsorted(above, here) - 1
-        parent[here] = np.where(at >= 0, above[np.maximum(at, 0)], -1) if len(above) else -1
+        parent[here] = taken(above, at)
     return parent
 
 
 def _crossing(start: Int64, end: Int64) -> tuple[Int64, Int64]:
     """Nesting with partial overlaps: the parent is the latest-started interval still open."""
-    parent = np.full(len(start), -1, dtype=np.int64)
+    parent = np.full(len(start), NONE, dtype=np.int64)
     depth = np.zeros(len(start), dtype=np.int64)
     stack: list[int] = []
     starts, ends = start.tolist(), end.tolist()
@@ -186,14 +186,14 @@ def innermost(start: Int64, end: Int64) -> tuple[Int64, Int64, Int64]:
     after = np.concatenate((parent, index))[order]
     at = at[order]
     begin, stop, owner = at[:-1], at[1:], after[:-1]
-    keep = (stop > begin) & (owner >= 0)
+    keep = (stop > begin) & (owner != NONE)
     return begin[keep], stop[keep], rows[owner[keep]]
 
 
 def _innermost_crossing(s: Int64, e: Int64, rows: Int64) -> tuple[Int64, Int64, Int64]:
     cuts = distinct(np.concatenate((s, e)))
     first, last = np.searchsorted(cuts, s).tolist(), np.searchsorted(cuts, e).tolist()
-    owner = np.full(max(len(cuts) - 1, 0), -1, dtype=np.int64)
+    owner = np.full(max(len(cuts) - 1, 0), NONE, dtype=np.int64)
     opened: list[int] = []  # later rows started later, or are the shorter of two that start together
     coming = 0
     for k in range(len(owner)):
@@ -202,7 +202,7 @@ def _innermost_crossing(s: Int64, e: Int64, rows: Int64) -> tuple[Int64, Int64, 
             coming += 1
         while opened and last[opened[-1]] <= k:
             opened.pop()
-        owner[k] = opened[-1] if opened else -1
+        owner[k] = opened[-1] if opened else NONE
     begin, stop = cuts[:-1], cuts[1:]
-    keep = owner >= 0
+    keep = owner != NONE
     return begin[keep], stop[keep], rows[owner[keep]]

@@ -7,7 +7,7 @@ for a graph launch. ``External id`` is not unique and never used.
 import numpy as np
 from msgspec import Struct
 
-from loraprof.model.trace import Bool, Int64, Trace, among, distinct
+from loraprof.model.trace import NONE, Bool, Int64, Trace, among, distinct, taken
 from loraprof.model.vocabulary import HostKind
 
 
@@ -41,16 +41,16 @@ def link(trace: Trace) -> Links:
     order = runtime[np.lexsort((host.start[runtime], host.correlation[runtime]))]
     launch, ambiguous = _join(host.correlation[order], host.start[order], order, device.correlation, device.start)
     is_launch = np.zeros(len(host), dtype=np.bool_)
-    is_launch[launch[launch >= 0]] = True
+    is_launch[launch[launch != NONE]] = True
     calls = np.flatnonzero((host.kind == HostKind.RUNTIME) & named[host.name] & (host.correlation >= 0))
     without = calls[~among(host.correlation[calls], device.correlation)]
     captured = _captured(trace, without)
     without = without[~captured]
     is_launch[calls] = True
-    missing = launch < 0
+    missing = launch == NONE
     first = int(host.correlation[order].min()) if len(order) else 0
     orphans = int((missing & (device.correlation >= 0) & (device.correlation < first)).sum())
-    late = ~missing & (host.start[np.maximum(launch, 0)] >= device.start) if len(host) else missing & False
+    late = ~missing & (taken(host.start, launch) >= device.start)
     return Links(
         launch=launch,
         is_launch=is_launch,
@@ -73,7 +73,7 @@ def _captured(trace: Trace, calls: Int64) -> Bool:
     last = np.searchsorted(rows, calls) - 1
     if not len(rows):
         return np.zeros(len(calls), np.bool_)
-    before = rows[np.maximum(last, 0)]
+    before = rows[last]
     found: Bool = (last >= 0) & (host.thread[before] == host.thread[calls]) & (edge[host.name[before]] > 0)
     return found
 
@@ -81,7 +81,7 @@ def _captured(trace: Trace, calls: Int64) -> Bool:
 def _join(keys: Int64, starts: Int64, rows: Int64, wanted: Int64, when: Int64) -> tuple[Int64, int]:
     """Row whose key matches; where several do, the last that started before the record, else the first."""
     if not len(keys):
-        return np.full(len(wanted), -1, dtype=np.int64), 0
+        return np.full(len(wanted), NONE, dtype=np.int64), 0
     low = np.searchsorted(keys, wanted, side="left")
     high = np.searchsorted(keys, wanted, side="right")
     found = (high > low) & (wanted >= 0)
@@ -90,4 +90,4 @@ def _join(keys: Int64, starts: Int64, rows: Int64, wanted: Int64, when: Int64) -
     for i in several.tolist():
         before = np.searchsorted(starts[low[i] : high[i]], when[i], side="left") - 1
         pick[i] = low[i] + max(int(before), 0)
-    return np.where(found, rows[pick], -1), len(distinct(wanted[several]))
+    return np.where(found, rows[pick], NONE), len(distinct(wanted[several]))

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Struct
 
 from loraprof.analysis.trace.launch_links import Links
-from loraprof.model.trace import Bool, Int64, Trace
+from loraprof.model.trace import NONE, Bool, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 
 STEP = re.compile(r"^ProfilerStep ?#(\d+)$")
@@ -75,9 +75,9 @@ def _inferred(trace: Trace) -> Marks:
     work = np.flatnonzero(np.isin(host.kind, (HostKind.OP, HostKind.RUNTIME, HostKind.MARKER)))
     starts = np.concatenate((host.start[work], device.start))
     if not len(starts):
-        return Marks((), (), (), -1, "the trace holds no work")
+        return Marks((), (), (), NONE, "the trace holds no work")
     low, high = int(starts.min()), int(np.concatenate((host.end[work], device.end)).max())
-    thread = int(np.bincount(host.thread[work]).argmax()) if len(work) else -1
+    thread = int(np.bincount(host.thread[work]).argmax()) if len(work) else NONE
     optimizer = np.array([n.startswith(OPTIMIZER_STEP) for n in trace.names], dtype=np.bool_)
     rows = np.flatnonzero((host.kind == HostKind.ANNOTATION) & optimizer[host.name])
     if len(rows) < 2:
@@ -101,7 +101,7 @@ def finished(marks: Marks, count: int | None) -> Marks:
 def windows(marks: Marks, trace: Trace, links: Links, on_device: Bool) -> list[Window]:
     """Tiling windows for one device; ``on_device`` selects its records."""
     device = trace.device
-    linked = np.flatnonzero(on_device & (links.launch >= 0))
+    linked = np.flatnonzero(on_device & (links.launch != NONE))
     linked = linked[np.argsort(trace.host.start[links.launch[linked]], kind="stable")]
     launched = trace.host.start[links.launch[linked]]
     ends = device.end[linked]

@@ -14,14 +14,14 @@ from loraprof.analysis.work.tensors import Inputs, Tensor, UnknownInput, dense
 
 
 class Layout(NamedTuple):
-    """Positions of the arguments of one convolution op; -1: it has none."""
+    """Positions of the arguments of one convolution op; None: it has none."""
 
-    bias: int
+    bias: int | None
     stride: int
     padding: int
-    dilation: int
-    transposed: int = -1
-    output_padding: int = -1
+    dilation: int | None
+    transposed: int | None = None
+    output_padding: int | None = None
 
 
 LAYOUTS = {
@@ -29,8 +29,8 @@ LAYOUTS = {
     "convolution": Layout(2, 3, 4, 5, 6, 7), "_convolution": Layout(2, 3, 4, 5, 6, 7),
     "convolution_overrideable": Layout(2, 3, 4, 5, 6, 7),
     "mkldnn_convolution": Layout(2, 4, 3, 5), "miopen_convolution": Layout(2, 4, 3, 5),
-    "cudnn_convolution": Layout(-1, 3, 2, 4), "miopen_depthwise_convolution": Layout(2, 4, 3, 5),
-    "_slow_conv2d_forward": Layout(3, 4, 5, -1), "thnn_conv2d": Layout(3, 4, 5, -1),
+    "cudnn_convolution": Layout(None, 3, 2, 4), "miopen_depthwise_convolution": Layout(2, 4, 3, 5),
+    "_slow_conv2d_forward": Layout(3, 4, 5, None), "thnn_conv2d": Layout(3, 4, 5, None),
     "_conv_depthwise2d": Layout(3, 4, 5, 6),
 }  # fmt: skip
 
@@ -40,23 +40,20 @@ def _out_dims(x: Tensor, w: Tensor, inputs: Inputs, at: Layout) -> tuple[tuple[i
     if axes < 1 or len(x.dims) != axes + 2:
         raise UnknownInput("layout")
     stride, pad = _axes(inputs, at.stride, axes, 1), _axes(inputs, at.padding, axes, 0)
-    dilation, extra = _axes(inputs, at.dilation, axes, 1), _axes(inputs, at.output_padding, axes, 0)
-    transposed = at.transposed >= 0 and inputs.flag(at.transposed)
-    spatial = []
-    for i in range(axes):
-        span = dilation[i] * (w.dims[i + 2] - 1)
-        if transposed:
-            spatial.append((x.dims[i + 2] - 1) * stride[i] - 2 * pad[i] + span + extra[i] + 1)
-        else:
-            spatial.append((x.dims[i + 2] + 2 * pad[i] - span - 1) // stride[i] + 1)
-    if not transposed:
-        return (x.dims[0], w.dims[0], *spatial), False
-    groups = int(inputs.text(at.transposed + 2))
-    return (x.dims[0], w.dims[1] * groups, *spatial), True
+    dilation = _axes(inputs, at.dilation, axes, 1)
+    spans = [d * (taps - 1) for d, taps in zip(dilation, w.dims[2:], strict=True)]
+    if at.transposed is not None and inputs.flag(at.transposed):
+        groups, extra = int(inputs.text(at.transposed + 2)), _axes(inputs, at.output_padding, axes, 0)
+        grown = zip(x.dims[2:], stride, pad, spans, extra, strict=True)
+        spatial = [(size - 1) * s - 2 * p + span + e + 1 for size, s, p, span, e in grown]
+        return (x.dims[0], w.dims[1] * groups, *spatial), True
+    shrunk = zip(x.dims[2:], stride, pad, spans, strict=True)
+    spatial = [(size + 2 * p - span - 1) // s + 1 for size, s, p, span in shrunk]
+    return (x.dims[0], w.dims[0], *spatial), False
 
 
-def _axes(inputs: Inputs, i: int, axes: int, default: int) -> list[int]:
-    values = inputs.ints(i) if i >= 0 else []
+def _axes(inputs: Inputs, i: int | None, axes: int, default: int) -> list[int]:
+    values = [] if i is None else inputs.ints(i)
     return values * axes if len(values) == 1 else values or [default] * axes
 
 
@@ -70,7 +67,7 @@ def forward(op: str, inputs: Inputs) -> Work:
     x, w = inputs.tensor(0), inputs.tensor(1)
     dims, transposed = _out_dims(x, w, inputs, at)
     flops = 2 * (x.numel if transposed else prod(dims)) * prod(w.dims[1:])
-    reads = [x, w, *present(inputs.optional(at.bias) if at.bias >= 0 else None)]
+    reads = [x, w, *present(None if at.bias is None else inputs.optional(at.bias))]
     return product(flops, reads, [dense(dims, x.dtype)], "conv", x.dtype, _winograd(flops, w))
 
 

@@ -30,7 +30,7 @@ def embedding_backward(op: str, inputs: Inputs) -> Work:
 
 
 def index_select(op: str, inputs: Inputs) -> Work:
-    x, index, axis = inputs.tensor(0), inputs.tensor(2), inputs.ints(1)[0] % max(len(inputs.tensor(0).dims), 1)
+    x, index, axis = inputs.tensor(0), inputs.tensor(2), inputs.ints(1)[0]
     others = x.numel // max(x.dims[axis], 1)
     read = dense((min(index.numel, x.dims[axis]), others), x.dtype)
     return memory([index, read], [dense((index.numel, others), x.dtype)])

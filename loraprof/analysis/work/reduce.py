@@ -10,12 +10,12 @@ from math import prod
 from loraprof.analysis.work.rule import Rule, Work, memory, present
 from loraprof.analysis.work.tensors import Inputs, Tensor, UnknownInput, category, dense
 
-# op -> (arguments of the overload over all elements, position of dim, keepdim, dtype or -1)
-REDUCE = {
-    "sum": (2, 1, 2, 3), "mean": (2, 1, 2, 3), "nansum": (0, 1, 2, 3), "prod": (2, 1, 2, 3), "amax": (0, 1, 2, -1),
-    "amin": (0, 1, 2, -1), "logsumexp": (0, 1, 2, -1), "linalg_vector_norm": (0, 2, 3, 4), "any": (1, 1, 2, -1),
-    "all": (1, 1, 2, -1), "argmax": (0, 1, 2, -1), "argmin": (0, 1, 2, -1), "var": (2, 1, 3, -1),
-    "std": (2, 1, 3, -1), "var_mean": (2, 1, 3, -1), "max": (1, 1, 2, -1), "min": (1, 1, 2, -1),
+# op -> (arguments of the overload over all elements, position of dim, keepdim, dtype or None)
+REDUCE: dict[str, tuple[int, int, int, int | None]] = {
+    "sum": (2, 1, 2, 3), "mean": (2, 1, 2, 3), "nansum": (0, 1, 2, 3), "prod": (2, 1, 2, 3), "amax": (0, 1, 2, None),
+    "amin": (0, 1, 2, None), "logsumexp": (0, 1, 2, None), "linalg_vector_norm": (0, 2, 3, 4), "any": (1, 1, 2, None),
+    "all": (1, 1, 2, None), "argmax": (0, 1, 2, None), "argmin": (0, 1, 2, None), "var": (2, 1, 3, None),
+    "std": (2, 1, 3, None), "var_mean": (2, 1, 3, None), "max": (1, 1, 2, None), "min": (1, 1, 2, None),
     "norm": (3, 2, 3, 4),
 }  # fmt: skip
 
@@ -34,8 +34,10 @@ def reduction(op: str, inputs: Inputs) -> Work:
         return memory([x, second], [dense(x.dims, x.dtype)])
     dtype = _result_dtype(op, x)
     try:
-        at = dtype_at if len(inputs) > everything else everything - 1  # the last one of that overload
-        if dtype_at >= 0 and at < len(inputs):
+        at = dtype_at
+        if at is not None and len(inputs) <= everything:
+            at = everything - 1  # the last one of that overload
+        if at is not None and at < len(inputs):
             dtype = inputs.dtype(at, dtype)
         if len(inputs) <= everything:
             return memory([x], [dense((), dtype)])
@@ -92,7 +94,7 @@ def batch_norm_backward(op: str, inputs: Inputs) -> Work:
     masked = len(inputs.shapes.concrete) > 9 and inputs.text(9).startswith("[")
     wanted = inputs.flags(9) if masked else [True] * 3
     outputs = (dense(x.dims, x.dtype), channels, channels)
-    return memory(inputs.tensors(), [t for t, on in zip(outputs, wanted, strict=False) if on])
+    return memory(inputs.tensors(), [t for t, on in zip(outputs, wanted, strict=True) if on])
 
 
 def pool(op: str, inputs: Inputs) -> Work:

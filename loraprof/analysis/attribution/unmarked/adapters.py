@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct
 
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort
-from loraprof.model.trace import Bool, Int64
+from loraprof.model.trace import NONE, Bool, Int64
 
 QUARTER = 4
 NEAR = 12  # products between the three: as many adapters share a base
@@ -39,13 +39,13 @@ def pairs_of(calls: Calls, ends: Bool) -> Pairs:
     barriers = np.concatenate(([0], np.cumsum(ends | np.isin(calls.sort, ENDS))))
     down, up = _chains(calls.take(at), at, barriers)
     sums = np.concatenate(([0], np.cumsum(calls.sort == Sort.ADD)))
-    base = np.full(len(down), -1, np.int64)
+    base = np.full(len(down), NONE, np.int64)
     for held in (np.ones(len(down), np.bool_), base):  # once more without the chains that have no base
         free = np.ones(len(at), np.bool_)
-        free[down[held >= 0]], free[up[held >= 0]] = False, False
+        free[down[held != NONE]], free[up[held != NONE]] = False, False
         found = _bases(calls, at, (barriers + sums, barriers), (down, up), free)
-        base[base < 0] = found[base < 0]
-    known = base >= 0
+        base[base == NONE] = found[base == NONE]
+    known = base != NONE
     down, up, base = down[known], up[known], base[known]
     last = _sums(calls, at, barriers, up, base, free)
     added = last >= 0
@@ -85,13 +85,13 @@ def _bases(calls: Calls, at: Int64, between: tuple[Int64, Int64], chain: tuple[I
     First one before it without a sum between, then one after it; a base with several pairs has their sums between.
     """
     p, (down, up) = calls.take(at), chain
-    base = np.full(len(down), -1, np.int64)
+    base = np.full(len(down), NONE, np.int64)
     for barriers, sign, end in ((between[0], -1, down), (between[0], 1, up), (between[1], -1, down)):
         for distance in range(1, NEAR + 1):
             b = end + sign * distance
             inside = (b >= 0) & (b < len(p))
             b = np.where(inside, b, 0)
-            fits = inside & (base < 0) & (p.run[b] == p.run[down]) & free[b] if len(p) else inside
+            fits = inside & (base == NONE) & (p.run[b] == p.run[down]) & free[b] if len(p) else inside
             fits &= (p.rows[b] == p.rows[down]) & (p.inner[b] == p.inner[down]) & (p.outer[b] == p.outer[up])
             if barriers is between[1]:  # what was added to it meanwhile is a pair's
                 fits &= np.isin(b, base) | (_adding(calls, p.rows[b] * p.outer[b], at[b]) > at[end])
@@ -111,7 +111,7 @@ def _sums(calls: Calls, at: Int64, barriers: Int64, up: Int64, base: Int64, free
     itself = calls.adds[at[up]] | (calls.adds[at[base]] & (base > up))
     hit = _adding(calls, size, at[later])
     fits = (hit < limit) & _open(barriers, at[later], hit)
-    return np.where(fits, hit, np.where(itself, at[later], -1))
+    return np.where(fits, hit, np.where(itself, at[later], NONE))
 
 
 def _adding(calls: Calls, size: Int64, after: Int64) -> Int64:

@@ -15,7 +15,7 @@ from loraprof.analysis.attribution.unmarked.order import norms_of, roles_in_orde
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.analysis.trace.step_windows import DATA, STEP
 from loraprof.model.recording import AdapterSite, ModuleInfo
-from loraprof.model.trace import Bool, Int32, Int64, Trace
+from loraprof.model.trace import NONE, Bool, Int32, Int64, Trace
 from loraprof.model.vocabulary import HostKind
 
 _BEGINS = [Sort.PRODUCT, Sort.CORE, Sort.EMBEDDING, Sort.NORM, Sort.LOSS]
@@ -41,7 +41,7 @@ def unmarked(trace: Trace, tree: Tree, around: tuple[Int32, Int32], recomputed: 
     """``around``: per host row the backward node and the optimizer range around it, -1 none. ``again``: rows inside
     nodes that a checkpoint runs again."""
     evaluate, optimizer = around
-    outside = ((evaluate < 0) | recomputed) & (optimizer < 0)
+    outside = ((evaluate == NONE) | recomputed) & (optimizer == NONE)
     call, rows = _calls(trace, tree, outside)
     calls = calls_of(trace, rows, _runs(trace, rows, evaluate, optimizer))
     norms = norms_of(calls)
@@ -49,7 +49,7 @@ def unmarked(trace: Trace, tree: Tree, around: tuple[Int32, Int32], recomputed: 
     calls, norms = calls.take(kept), norms[kept]
     pairs = pairs_of(calls, norms)
     layer, sites = layers_of(trace, calls, pairs)
-    place = np.full(len(trace.host) + 1, -1, np.int64)
+    place = np.full(len(trace.host) + 1, NONE, np.int64)
     place[calls.row] = np.arange(len(calls))
     return Unmarked(calls, pairs, roles_in_order(calls, pairs, norms), layer, place[call], sites)
 
@@ -61,14 +61,14 @@ def _calls(trace: Trace, tree: Tree, outside: Bool) -> tuple[Int32, Int64]:
     op = (host.kind == HostKind.OP) & outside
     named = op & spaced
     loader = np.array([bool(DATA.search(n)) for n in trace.names], dtype=np.bool_)
-    loads = tree.nearest(loader[host.name] & (host.kind == HostKind.ANNOTATION)) >= 0
+    loads = tree.nearest(loader[host.name] & (host.kind == HostKind.ANNOTATION)) != NONE
     calling = tree.nearest(op & ~spaced)
     holds = np.zeros(len(host) + 1, np.bool_)
     holds[calling[named]] = True  # functions that call ops of a namespace are looked through
     flag = (named | (op & ~spaced & ~holds[:-1])) & ~loads
-    inner = np.flatnonzero(flag & (tree.parent >= 0))
+    inner = np.flatnonzero(flag & (tree.parent != NONE))
     around = tree.nearest(flag)
-    flag[inner[around[tree.parent[inner]] >= 0]] = False
+    flag[inner[around[tree.parent[inner]] != NONE]] = False
     return tree.nearest(flag), np.flatnonzero(flag)
 
 

@@ -20,7 +20,7 @@ from loraprof.analysis.attribution.unmarked.forward import Unmarked
 from loraprof.analysis.attribution.unmarked.layers import layers_of, site_of
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import AdapterSite, ModuleInfo
-from loraprof.model.trace import Bool, Int32, Int64, Trace, among, distinct
+from loraprof.model.trace import NONE, Bool, Int32, Int64, Trace, among, distinct, taken
 
 _WRAPPER = re.compile(r"(?i)lora|linear|conv")
 MOST = 16  # products of a frame that is one layer
@@ -40,14 +40,14 @@ def framed(
     ``marker``: the frame around each host row.
     """
     host, calls = trace.host, found.calls
-    above = np.append(marker, np.int32(-1))
+    above = np.append(marker, np.int32(NONE))
     outer = above[tree.parent]  # per row the frame around its parent
     frame = marker[calls.row]
-    around = np.where(frame >= 0, outer[np.maximum(frame, 0)], -1)
+    around = taken(outer, frame)
     module = opens[host.name]
     first: dict[int, int] = {}
-    for row in distinct(np.concatenate((frame, around))).tolist():
-        if row >= 0:
+    for row in distinct(np.concatenate((frame, around)).astype(np.int64)).tolist():
+        if row != NONE:
             first.setdefault(int(module[row]), row)
     starts = np.array(sorted(first.values()), np.int64)
     inside: dict[int, list[int]] = defaultdict(list)
@@ -75,13 +75,13 @@ def framed(
         pair = Pairs(*(np.array(c) for c in (held.downs, held.ups, [held.base] * len(held.downs), held.ups)))
         path = table[int(module[row])].path
         sites.append(msgspec.structs.replace(site_of(trace, calls, pair, held.base, path), how="observed"))
-    frames = np.flatnonzero((marker == np.arange(len(host))) & (outer >= 0))
+    frames = np.flatnonzero((marker == np.arange(len(host))) & (outer != NONE))
     holding = [m for m, (_, part) in parts.items() if part in ("wrapper", "fused")]
     frames = frames[among(module[outer[frames]], holding)]
     for row in frames[np.unique(module[frames], return_index=True)[1]].tolist():  # dropout, say
         parts.setdefault(int(module[row]), (parts[int(module[outer[row]])][0], "elementwise"))
     placed = [_placed(m, parts.get(m.id)) for m in table]
-    free = ~among(module[np.maximum(frame, 0)], [*parts])[found.pairs.base]
+    free = ~among(taken(module, frame), [*parts])[found.pairs.base]
     pairs = Pairs(*(getattr(found.pairs, name)[free] for name in Pairs.__struct_fields__))
     layer, others = layers_of(trace, calls, pairs)
     return placed, (*sites, *others), replace(found, pairs=pairs, layer=layer)

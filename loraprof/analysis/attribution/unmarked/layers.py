@@ -6,12 +6,12 @@ from loraprof.analysis.attribution.unmarked.adapters import Pairs
 from loraprof.analysis.attribution.unmarked.calls import Calls
 from loraprof.analysis.work.tensors import KINETO
 from loraprof.model.recording import AdapterSite
-from loraprof.model.trace import Int64, Trace, distinct
+from loraprof.model.trace import NONE, Int64, Trace, distinct
 
 
 def layers_of(trace: Trace, calls: Calls, pairs: Pairs) -> tuple[Int64, tuple[AdapterSite, ...]]:
     """Adapted layers in the order of their bases in a run: every run of a model comes by the same ones."""
-    layer = np.full(len(calls), -1, np.int64)
+    layer = np.full(len(calls), NONE, np.int64)
     if not len(pairs):
         return layer, ()
     base = distinct(pairs.base)
@@ -21,7 +21,7 @@ def layers_of(trace: Trace, calls: Calls, pairs: Pairs) -> tuple[Int64, tuple[Ad
     of_pair = number[np.searchsorted(base, pairs.base)]
     for begin, stop, n in zip(pairs.first.tolist(), pairs.last.tolist(), of_pair.tolist(), strict=True):
         layer[begin : stop + 1] = n
-    flat = pairs.base[calls.flat[pairs.base] & calls.view[pairs.base - 1] & (layer[pairs.base - 1] < 0)] - 1
+    flat = pairs.base[calls.flat[pairs.base] & calls.view[pairs.base - 1] & (layer[pairs.base - 1] == NONE)] - 1
     layer[flat] = layer[flat + 1]
     sites = []
     for n in range(int(number.max()) + 1):
@@ -55,6 +55,6 @@ def site_of(trace: Trace, calls: Calls, pairs: Pairs, base: int, path: str) -> A
 
 def _dtype(trace: Trace, row: int) -> str:
     """Of a product's second operand; "" where the trace does not say."""
-    shape = int(trace.host.shapes[row])
-    known = [KINETO[t] for t in trace.shapes[shape].types if t in KINETO] if shape >= 0 else []
+    given = trace.shapes_of(row)
+    known = [KINETO[t] for t in given.types if t in KINETO] if given else []
     return known[1] if len(known) > 1 else ""

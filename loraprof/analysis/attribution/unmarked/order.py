@@ -11,7 +11,7 @@ import numpy as np
 
 from loraprof.analysis.attribution.unmarked.adapters import ENDS, Pairs
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort
-from loraprof.model.trace import Bool, Int8, Int64, among
+from loraprof.model.trace import NONE, Bool, Int8, Int64, among
 from loraprof.model.vocabulary import ROLE, Role
 
 Give = Callable[[Bool, Role], None]
@@ -23,7 +23,8 @@ _PRODUCTS = [Sort.PRODUCT, Sort.FREE, Sort.CORE]
 def norms_of(calls: Calls) -> Bool:
     """Calls of norms written as several ops: what leads to an rsqrt and what scales by it."""
     at = np.flatnonzero(calls.rsqrt)
-    begin, stop = _reach(calls.before_norm, calls.run, at, -1), _reach(calls.after_norm, calls.run, at, 1)
+    begin, last = _back(calls.before_norm, calls.run, at), len(calls) - 1
+    stop = last - _back(calls.after_norm[::-1], calls.run[::-1], last - at)
     return _covered(len(calls), begin, stop + 1)
 
 
@@ -50,21 +51,11 @@ def roles_in_order(calls: Calls, pairs: Pairs, norms: Bool) -> Int8:
     return np.where(role == _UNSAID, calls.role, role).astype(np.int8)
 
 
-def _reach(flag: Bool, run: Int64, at: Int64, step: int) -> Int64:
-    """How far from each place the flag holds without a break, in its run."""
-    index = np.arange(len(flag))
-    stops = ~flag
-    if step < 0:
-        stops |= np.append(True, run[1:] != run[:-1])  # the first of a run cannot be passed
-        last = np.maximum.accumulate(np.where(stops, index, -1))
-        before = np.append(-1, last)[at]
-        first: Int64 = np.where((before >= 0) & flag[np.maximum(before, 0)], before, before + 1)
-        return np.minimum(first, at)
-    stops |= np.append(run[1:] != run[:-1], True)
-    following = np.minimum.accumulate(np.where(stops, index, len(flag))[::-1])[::-1]
-    after = np.append(following, len(flag))[at + 1]
-    end: Int64 = np.where((after < len(flag)) & np.append(flag, False)[after], after, after - 1)
-    return np.maximum(end, at)
+def _back(flag: Bool, run: Int64, at: Int64) -> Int64:
+    """How far back from each place the flag holds without a break, in its run."""
+    passed = np.append(False, flag[:-1] & (run[1:] == run[:-1]))[: len(run)]  # from here to the one before
+    reach: Int64 = np.maximum.accumulate(np.where(passed, 0, np.arange(len(run))))[at]
+    return reach
 
 
 def _covered(size: int, begin: Int64, stop: Int64) -> Bool:
@@ -79,9 +70,9 @@ def _covered(size: int, begin: Int64, stop: Int64) -> Bool:
 def _neighbours(flag: Bool, run: Int64) -> tuple[Int64, Int64]:
     """Per place the flagged one before it and after it, itself aside, in its run; -1 and the length: none."""
     index, size = np.arange(len(flag)), len(flag)
-    before = np.append(-1, np.maximum.accumulate(np.where(flag, index, -1)))[:-1]
+    before = np.append(NONE, np.maximum.accumulate(np.where(flag, index, NONE)))[:-1]
     after = np.append(np.minimum.accumulate(np.where(flag, index, size)[::-1])[::-1], size)[1:]
-    before = np.where((before >= 0) & (run[np.maximum(before, 0)] == run), before, -1)
+    before = np.where((before != NONE) & (run[before] == run), before, NONE)
     last = np.minimum(after, max(size - 1, 0))
     return before, np.where((after < size) & (run[last] == run), after, size)
 
@@ -89,7 +80,7 @@ def _neighbours(flag: Bool, run: Int64) -> tuple[Int64, Int64]:
 def _first_of_input(calls: Calls, pairs: Pairs, role: Int8) -> Int64:
     """Per product, the first of those before it that read an input of this size with nothing between (queries, keys,
     values); per other call its own place, with -1 last."""
-    out = np.append(np.arange(len(calls)), -1)
+    out = np.append(np.arange(len(calls)), NONE)
     at = np.flatnonzero(role == ROLE["base.linear"])
     ends = np.cumsum(
         (role == ROLE["norm"]) | np.isin(calls.sort, ENDS) | ((calls.sort == Sort.ADD) & (role == _UNSAID))
@@ -105,13 +96,13 @@ def _attention(calls: Calls, pairs: Pairs, role: Int8, give: Give) -> None:
     """Between the product before a core and the one after it; what rotates comes ahead of the core."""
     before, after = _neighbours(np.isin(calls.sort, _PRODUCTS), calls.run)
     soft = np.flatnonzero(calls.sort == Sort.SOFTMAX)
-    soft = soft[(before[soft] >= 0) & (after[soft] < len(calls))]
+    soft = soft[(before[soft] != NONE) & (after[soft] < len(calls))]
     soft = soft[(calls.sort[before[soft]] == Sort.FREE) & (calls.sort[after[soft]] == Sort.FREE)]
     core = np.flatnonzero(calls.sort == Sort.CORE)
     begin, stop = np.concatenate((core, before[soft])), np.concatenate((core, after[soft]))
     give(_covered(len(calls), begin, stop + 1), "attention")
     outer, rest = _first_of_input(calls, pairs, role)[before[begin]], after[stop]
-    ahead = _covered(len(calls), outer[outer >= 0] + 1, begin[outer >= 0])
+    ahead = _covered(len(calls), outer[outer != NONE] + 1, begin[outer != NONE])
     if (ahead & calls.negates).any():
         give(ahead & calls.rotates, "position")
     give(ahead, "attention")
@@ -143,4 +134,4 @@ def _head(calls: Calls, pairs: Pairs, role: Int8, give: Give) -> None:
         head[last[role[last] == ROLE["base.linear"]]] = True
     role[head] = ROLE["head"]
     before, _ = _neighbours(head, calls.run)
-    give(before >= 0, "loss")
+    give(before != NONE, "loss")

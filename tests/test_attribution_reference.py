@@ -1,0 +1,356 @@
+"""Attribution against plain loops over small random inputs: whose a node is, what lies between, what is a pair."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import Host, note, op, trace_of
+
+from loraprof.analysis.attribution.names import names_of
+from loraprof.analysis.attribution.roles import Behaviour
+from loraprof.analysis.attribution.sequence import forward_owner, interval_owner, logical_threads
+from loraprof.analysis.attribution.surroundings import place_between
+from loraprof.analysis.attribution.unmarked import adapters, order
+from loraprof.analysis.attribution.unmarked.adapters import ENDS, NEAR, pairs_of
+from loraprof.analysis.attribution.unmarked.calls import Calls, Sort, _dims, _said, _sort
+from loraprof.model.recording import ModuleCall
+from loraprof.model.trace import NONE, Shapes
+from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE
+
+SEEDS = range(150)
+
+
+def column(values: list[int]) -> Any:
+    return np.array(values, np.int64)
+
+
+def numbered(rng: random.Random) -> tuple[list[Host], list[Host]]:
+    """Forward ops of two threads, some of one number, and nodes that name a logical thread; times in any order."""
+    ops, nodes = list[Host](), list[Host]()
+    for _ in range(rng.randrange(1, 9)):
+        start = rng.randrange(20)
+        ops.append(op("aten::f", start, start + rng.randrange(1, 6), rng.choice((1, 2)), rng.randrange(4)))
+    for _ in range(rng.randrange(1, 7)):
+        start = rng.randrange(30)
+        nodes.append(op("node", start, start + 1, 3, rng.randrange(5), fwd_thread=rng.choice((1, 2))))
+    return ops, nodes
+
+
+def test_whose_forward_op_a_node_is_of() -> None:
+    for seed in SEEDS:
+        ops, called = numbered(random.Random(seed))
+        trace = trace_of([*ops, *called])
+        host = trace.host
+        forward = np.flatnonzero(host.fwd_thread == 0)
+        nodes = np.flatnonzero(host.fwd_thread > 0)
+        threads = logical_threads(trace, forward, nodes)
+        for logical in {*host.fwd_thread[nodes].tolist()}:
+            asked = {int(host.sequence[n]) for n in nodes if host.fwd_thread[n] == logical}
+            shared = {t: len(asked & {int(host.sequence[o]) for o in forward if host.thread[o] == t}) for t in (0, 1)}
+            best = max(shared, key=lambda t: (shared[t], -t))
+            assert threads.get(logical) == (best if shared[best] else None)
+        found = forward_owner(trace, forward, nodes)
+        for node, owner in zip(nodes.tolist(), found.tolist(), strict=True):
+            thread = threads.get(int(host.fwd_thread[node]))
+            fit = [o for o in forward.tolist() if host.thread[o] == thread and host.sequence[o] == host.sequence[node]]
+            fit.sort(key=lambda o: (host.start[o], -host.end[o]))
+            before = [o for o in fit if host.start[o] < host.start[node]]
+            assert owner == ((before or fit or [NONE])[-1]), seed
+
+
+def test_whose_recorded_call_a_node_is_of() -> None:
+    """The shortest interval that holds its number; of equals the one that returned first."""
+    for seed in SEEDS:
+        rng = random.Random(seed)
+        several = rng.random() < 0.5
+        calls = []
+        for number in range(rng.randrange(7)):
+            low = rng.randrange(6)
+            calls.append(
+                ModuleCall(number, rng.choice((1, 2)) if several else 1, low, low + rng.randrange(4), False, 0)
+            )
+        rows = [op("aten::f", i, i + 1, rng.choice((1, 2)), rng.randrange(8)) for i in range(8)]
+        rows += [op("node", 20 + i, 21 + i, 3, rng.randrange(-1, 10), fwd_thread=rng.choice((1, 2))) for i in range(6)]
+        trace = trace_of(rows)
+        host = trace.host
+        nodes = np.flatnonzero(host.fwd_thread > 0)
+        forward = np.flatnonzero((host.sequence >= 0) & (host.fwd_thread == 0))
+        threads = logical_threads(trace, forward, nodes)
+        used = [c for c in calls if c.after > c.before]
+        many = len({c.thread for c in used}) > 1
+        for node, owner in zip(nodes.tolist(), interval_owner(trace, calls, nodes).tolist(), strict=True):
+            own = threads.get(int(host.fwd_thread[node]))
+            fit = [
+                (c.after - c.before, i, c.module)
+                for i, c in enumerate(used)
+                if c.before <= host.sequence[node] < c.after
+                and (not many or (own is not None and trace.threads[own][1] == str(c.thread)))
+            ]
+            assert owner == (min(fit)[2] if fit else NONE), seed
+
+
+def test_work_outside_has_the_place_of_its_neighbours() -> None:
+    """forward, here, backward: the loss; backward, a norm, here, optimizer: clipping; AMP's ops: the optimizer."""
+    special = {OPTIMIZER: 90, GRAD_CLIP: 91, LOSS: 92}
+    names = ("aten::linalg_vector_norm", "aten::mul", "aten::_amp_update_scale_", "aten::sum")
+    for seed in SEEDS:
+        rng = random.Random(seed)
+        rows, what = list[Host](), list[str]()
+        for at in range(rng.randrange(1, 12)):
+            kind = rng.choice(("opened", "node", "optimizer", "out", "out", "out"))
+            made = note if kind == "optimizer" else op
+            rows.append(made(rng.choice(names), 10 * at, 10 * at + 5))
+            what.append(kind)
+        trace = trace_of(rows)
+        index = np.arange(len(rows))
+        flags = {kind: np.array([w == kind for w in what], np.bool_) for kind in ("opened", "node", "optimizer", "out")}
+        marks = (flags["opened"], *(np.where(flags[k], index, NONE).astype(np.int32) for k in ("node", "optimizer")))
+        held = np.array([rng.random() < 0.2 for _ in rows], np.bool_)
+        module = np.where(held, 5, NONE).astype(np.int32)
+        phase, role = np.zeros(len(rows), np.int8), np.zeros(len(rows), np.int8)
+        expected = []
+        for i, kind in enumerate(what):
+            place = (int(module[i]), 0, 0)
+            before = next((j for j in range(i - 1, -1, -1) if what[j] != "out"), None)
+            after = next((what[j] for j in range(i + 1, len(what)) if what[j] != "out"), None)
+            earlier = what[before] if before is not None else None
+            if kind == "out" and any(w != "out" for w in what):
+                own = rows[i].name
+                gap = [j for j in range((before or 0), i + 1) if what[j] == "out" and not held[j]]
+                normed = any("norm" in rows[j].name for j in gap)
+                if (earlier, after) == ("opened", "node"):
+                    place = (92, PHASE["forward"], ROLE["loss"])
+                elif (earlier, after) == ("node", "optimizer") and not held[i] and normed:
+                    place = (91, PHASE["optimizer"], ROLE["grad_clip"])
+                if "_amp_" in own:
+                    place = (90, PHASE["optimizer"], ROLE["optimizer"])
+            expected.append(place)
+        place_between(trace, names_of(trace), flags["out"], marks, special, module, phase, role)  # type: ignore[arg-type]
+        assert [*zip(module.tolist(), phase.tolist(), role.tolist(), strict=True)] == expected, seed
+
+
+def test_how_far_a_flag_holds_and_its_neighbours() -> None:
+    for seed in SEEDS:
+        rng = random.Random(seed)
+        size = rng.randrange(1, 10)
+        run = sorted(rng.choices(range(3), k=size))
+        flag = [rng.random() < 0.6 for _ in range(size)]
+        at = [i for i in range(size) if rng.random() < 0.5]
+        before, after = order._neighbours(np.array(flag), column(run))
+        for i in range(size):
+            left = [j for j in range(i) if flag[j]][-1:]
+            right = [j for j in range(i + 1, size) if flag[j]][:1]
+            assert before[i] == (left[0] if left and run[left[0]] == run[i] else NONE)
+            assert after[i] == (right[0] if right and run[right[0]] == run[i] else size)
+        back = order._back(np.array(flag), column(run), column(at))
+        for place, first in zip(at, back.tolist(), strict=True):
+            low = place
+            while low > 0 and run[low - 1] == run[low] and flag[low - 1]:
+                low -= 1
+            assert first == low, seed
+        ranges = [sorted(rng.choices(range(size + 1), k=2)) for _ in range(rng.randrange(4))]
+        covered = order._covered(size, column([a for a, _ in ranges]), column([b for _, b in ranges]))
+        assert covered.tolist() == [any(a <= i < b for a, b in ranges) for i in range(size)]
+
+
+WAYS = ("BDUS", "DUBS", "BDSUS", "BDUSDUS", "BDDUUSS", "BDU", "DUB", "BDUOS", "DBUS")
+PRODUCTS = {"B": (16, 16), "D": (16, 4), "U": (4, 16), "W": (16, 5), "X": (0, 16)}
+
+
+def calls_of(rng: random.Random, layers: int) -> Calls:
+    """Layers with adapters in many orders, in which some calls are missing, doubled or other ones."""
+    made = [*"".join(rng.choice(WAYS) for _ in range(layers))]
+    for _ in range(rng.randrange(4)):
+        at = rng.randrange(len(made) + 1)
+        made[at : at + rng.randrange(2)] = rng.choice("BDUSNOWX")
+    size = len(made)
+    sorts = [Sort.PRODUCT if m in PRODUCTS else {"S": Sort.ADD, "N": Sort.NORM, "O": Sort.OTHER}[m] for m in made]
+    products = np.array([m in PRODUCTS for m in made], np.bool_)
+    count = [rng.choice((2,) * 15 + (3,)) for _ in made]
+    inner, outer = (column([PRODUCTS.get(m, (0, 0))[i] for m in made]) for i in (0, 1))
+    flags = {name: np.zeros(size, np.bool_) for name in Calls.__struct_fields__[7:-1]}
+    flags["adds"] = products & np.array([rng.random() < 0.2 for _ in made], np.bool_)
+    return Calls(
+        row=np.arange(size), run=column(sorted(rng.choices(range(2), (9, 1), k=size))), sort=np.array(sorts, np.int8),
+        rows=np.where(products, column(count), 0), inner=inner, outer=outer,
+        numel=np.where(products, 0, 16 * column(count)), role=np.zeros(size, np.int8), **flags,
+    )  # fmt: skip
+
+
+class Plain:
+    """The search for pairs, in loops."""
+
+    def __init__(self, calls: Calls, ends: list[bool]) -> None:
+        self.c = calls
+        self.at = [i for i in range(len(calls)) if calls.sort[i] == Sort.PRODUCT and calls.inner[i] > 0]
+        self.ends = [e or s in ENDS for e, s in zip(ends, calls.sort.tolist(), strict=True)]
+
+    def open(self, a: int, b: int, sums: bool = False) -> bool:
+        low, high = sorted((a, b))
+        between = range(low, high)
+        return not any(self.ends[i] or (sums and self.c.sort[i] == Sort.ADD) for i in between)
+
+    def adding(self, size: int, after: int) -> int:
+        later = (i for i in range(after + 1, len(self.c)) if self.c.sort[i] == Sort.ADD and self.c.numel[i] == size)
+        return next(later, len(self.c))
+
+    def chains(self) -> list[tuple[int, int]]:
+        c, at = self.c, self.at
+        out, taken = list[tuple[int, int]](), set[int]()
+        for distance in range(1, NEAR + 1):
+            found = []
+            for a in range(len(at) - distance):
+                x, y = at[a], at[a + distance]
+                narrow = 4 * c.outer[x] <= c.inner[x] and c.inner[y] == c.outer[x] and c.outer[y] >= 4 * c.inner[y]
+                free = not {a, a + distance} & taken and c.run[x] == c.run[y] and c.rows[y] <= c.rows[x]
+                if narrow and free and self.open(x, y):
+                    found.append((a, a + distance))
+            out += found
+            taken |= {i for pair in found for i in pair}
+        return out
+
+    def bases(self, chains: list[tuple[int, int]], free: list[bool]) -> list[int]:
+        c, at = self.c, self.at
+        base = [NONE] * len(chains)
+        for sums, sign, end in ((True, -1, 0), (True, 1, 1), (False, -1, 0)):
+            for distance in range(1, NEAR + 1):
+                known = {*base}
+                for i, chain in enumerate(chains):
+                    b = chain[end] + sign * distance
+                    if base[i] != NONE or not 0 <= b < len(at) or not free[b]:
+                        continue
+                    x, down, up = at[b], at[chain[0]], at[chain[1]]
+                    fits = c.run[x] == c.run[down] and c.rows[x] == c.rows[down]
+                    fits = fits and c.inner[x] == c.inner[down] and c.outer[x] == c.outer[up]
+                    if not sums and not (b in known or self.adding(int(c.rows[x] * c.outer[x]), x) > down):
+                        continue
+                    if fits and self.open(x, at[chain[end]], sums):
+                        base[i] = b
+        return base
+
+    def pairs(self) -> list[tuple[int, int, int, int]]:
+        c, at, chains = self.c, self.at, self.chains()
+        free = [i not in {j for pair in chains for j in pair} for i in range(len(at))]
+        base = self.bases(chains, free)
+        free = [
+            i not in {j for pair, b in zip(chains, base, strict=True) if b != NONE for j in pair}
+            for i in range(len(at))
+        ]
+        again = self.bases(chains, free)
+        base = [a if b == NONE else b for a, b in zip(again, base, strict=True)]
+        out = []
+        for (down, up), b in zip(chains, base, strict=True):
+            if b == NONE:
+                continue
+            later = max(up, b)
+            limit = next((at[i] for i in range(later + 1, len(at)) if free[i]), len(c))
+            hit = self.adding(int(c.rows[at[up]] * c.outer[at[up]]), at[later])
+            if hit < limit and self.open(at[later], hit):
+                out.append((at[down], at[up], at[b], hit))
+            elif c.adds[at[up]] or (c.adds[at[b]] and b > up):
+                out.append((at[down], at[up], at[b], at[later]))
+        return out
+
+
+def test_pairs_of_products() -> None:
+    many = 0
+    for seed in range(400):
+        rng = random.Random(seed)
+        calls = calls_of(rng, rng.randrange(4))
+        ends = [rng.random() < 0.05 for _ in range(len(calls))]
+        found = pairs_of(calls, np.array(ends, np.bool_))
+        truth = Plain(calls, ends).pairs()
+        rows = zip(found.down.tolist(), found.up.tolist(), found.base.tolist(), found.last.tolist(), strict=True)
+        assert [*rows] == truth, seed
+        many += len(truth)
+        assert found.first.tolist() == [min(row[:3]) for row in truth]
+    assert many > 250
+    assert adapters.QUARTER == 4
+
+
+@pytest.mark.parametrize(
+    ("op", "tensors", "dims"),
+    [
+        ("aten::linear", [(2, 3, 5), (7, 5)], (6, 5, 7)),
+        ("aten::linear", [(5,), (7, 5)], (1, 5, 7)),
+        ("aten::linear", [(3, 5)], (0, 0, 0)),
+        ("aten::mm", [(3, 5), (5, 7)], (3, 5, 7)),
+        ("aten::mm", [(3,), (5, 7)], (0, 0, 0)),
+        ("aten::addmm", [(3, 7), (3, 5), (5, 7)], (3, 5, 7)),
+        ("aten::einsum", [(2, 3, 5), (7, 5)], (6, 5, 7)),
+        ("aten::matmul", [(2, 5, 5), (5, 5)], (10, 5, 5)),
+        ("aten::conv2d", [(2, 3, 8, 8), (4, 3, 5, 5)], (128, 75, 4)),
+        ("aten::conv_transpose2d", [(2, 3, 8, 8), (3, 4, 5, 5)], (128, 3, 4)),
+        ("aten::conv1d", [(2, 0, 8), (4, 0, 5)], (0, 0, 4)),
+        ("aten::conv1d", [(3,), (4, 3, 5)], (0, 0, 0)),
+    ],
+)
+def test_dimensions_of_products(op: str, tensors: list[tuple[int, ...]], dims: tuple[int, int, int]) -> None:
+    assert _dims(op, tensors) == dims
+    assert _sort(op, tensors) == (Sort.PRODUCT, dims)
+
+
+@pytest.mark.parametrize(
+    ("op", "tensors", "sort", "dims"),
+    [
+        ("aten::bmm", [(2, 3, 5), (2, 5, 7)], Sort.FREE, (0, 0, 0)),
+        ("aten::matmul", [(2, 3, 5), (2, 5, 7)], Sort.FREE, (0, 0, 0)),
+        ("aten::matmul", [(2, 3, 5), (5, 7)], Sort.PRODUCT, (6, 5, 7)),
+        ("aten::embedding", [(50, 7), (2, 3)], Sort.EMBEDDING, (0, 50, 7)),
+        ("aten::embedding", [], Sort.EMBEDDING, (0, 0, 0)),
+        ("aten::embedding", [(2, 50, 7)], Sort.EMBEDDING, (0, 0, 0)),
+        ("aten::layer_norm", [(50, 7)], Sort.NORM, (0, 0, 0)),
+        ("aten::_log_softmax", [(50, 7)], Sort.LOSS, (0, 0, 0)),
+        ("aten::_softmax", [(50, 7)], Sort.SOFTMAX, (0, 0, 0)),
+        ("aten::gelu", [(50, 7)], Sort.ACTIVATION, (0, 0, 0)),
+        ("aten::scaled_dot_product_attention", [(2, 3, 5, 7)] * 3, Sort.CORE, (0, 0, 0)),
+        ("aten::add", [(3, 4), (2, 6)], Sort.ADD, (0, 0, 0)),
+        ("aten::add", [(3, 4), (3, 1)], Sort.OTHER, (0, 0, 0)),
+        ("aten::add", [(3, 4)], Sort.OTHER, (0, 0, 0)),
+        ("aten::view", [(3, 4)], Sort.OTHER, (0, 0, 0)),
+    ],
+)  # fmt: skip
+def test_what_a_call_is(op: str, tensors: list[tuple[int, ...]], sort: Sort, dims: tuple[int, int, int]) -> None:
+    assert _sort(op, tensors) == (sort, dims)
+
+
+def said(name: str, *dims: tuple[int, ...]) -> set[str]:
+    facts = _said(name, Shapes(dims, ("float",) * len(dims)), Behaviour())
+    return {key for key, value in facts._asdict().items() if value is True}
+
+
+@pytest.mark.parametrize(
+    ("op", "dims", "flags"),
+    [
+        ("aten::addmm", [(3, 7), (3, 5), (5, 7)], {"adds", "flat"}),
+        ("aten::addmm", [(1, 7), (3, 5), (5, 7)], {"flat"}),
+        ("aten::mm", [(3, 5), (5, 7)], {"flat"}),
+        ("aten::linear", [(3, 5), (7, 5)], set()),
+        ("aten::matmul", [(2, 3, 5), (5, 7)], set()),
+        ("aten::tanh", [(3, 5)], {"composed"}),
+        ("aten::relu", [(3, 5)], set()),
+        ("aten::to", [(3, 5)], {"cast", "before_norm", "after_norm"}),
+        ("aten::pow", [(3, 5)], {"before_norm"}),
+        ("aten::mul", [(3, 5), (5,)], {"before_norm", "after_norm", "rotates"}),
+        ("aten::mul", [(3, 5), (3, 1)], {"before_norm", "after_norm", "rotates"}),
+        ("aten::mul", [(3, 5), (1,)], {"before_norm", "rotates"}),
+        ("aten::mul", [(3, 5), (3, 5)], {"before_norm", "rotates"}),
+        ("aten::add", [(3, 1)], {"before_norm", "after_norm", "rotates"}),
+        ("aten::add", [(3, 5), (5,)], {"after_norm", "rotates"}),
+        ("aten::add", [(3, 1), (3, 1)], {"after_norm", "rotates"}),
+        ("aten::add", [(3, 5), (3, 5)], {"rotates"}),
+        ("aten::view", [(3, 5)], {"view"}),
+        ("aten::neg", [(3, 5)], {"negates", "rotates"}),
+        ("aten::rsqrt", [(3, 1)], {"rsqrt"}),
+    ],
+)
+def test_what_is_said_of_a_call(op: str, dims: list[tuple[int, ...]], flags: set[str]) -> None:
+    assert said(op, *dims) == flags
+
+
+def test_sizes_of_calls() -> None:
+    assert _said("aten::relu", Shapes(((3, 5), (2, 9)), ("float",) * 2), Behaviour()).numel == 18
+    assert _said("aten::relu", None, Behaviour()).numel == 0
+    facts = _said("aten::linear", Shapes(((3, 5), (7, 5)), ("float",) * 2), Behaviour())
+    assert (facts.rows, facts.inner, facts.outer, facts.role) == (3, 5, 7, ROLE["base.linear"])

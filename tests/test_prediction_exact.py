@@ -1,0 +1,386 @@
+"""The sums of a prediction, of numbers that cannot be taken for one another."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import call, kernel, op, overhead, step, trace_of
+from msgspec.structs import replace
+from recordings import recording
+
+from loraprof.analysis.limits.rates import Rates
+from loraprof.analysis.partition.ledger import Ledger
+from loraprof.analysis.prediction import counterfactual as room
+from loraprof.analysis.prediction.comm_savings import BUCKET_BYTES, MoreCommunication, more_communication
+from loraprof.analysis.prediction.counterfactual import ADAPTER, MODEL, RUNS, counterfactual, unpredicted
+from loraprof.analysis.prediction.gradients import factor, gradients, missing_inputs, module_ns, tied_ns
+from loraprof.analysis.prediction.host_clock import HostClock, host_clock, on_clock, unslowed
+from loraprof.analysis.prediction.replay import step_calls
+from loraprof.analysis.step.unprofiled import scaled_ledger, unprofiled_ns
+from loraprof.analysis.trace.launch_links import link
+from loraprof.analysis.trace.step_windows import Window
+from loraprof.model.recording import (
+    AdapterOps,
+    AdapterSite,
+    Calibration,
+    CopyRate,
+    CountedOp,
+    GemmRate,
+    GradientCost,
+    ModuleCall,
+    ModuleInfo,
+    ParameterInfo,
+    Recording,
+    TrainingCost,
+)
+from loraprof.model.report import Interval, Unprofiled
+from loraprof.model.trace import NONE
+from loraprof.model.vocabulary import CLASSES, PHASE, ROLE, DeviceClass
+
+SITE = AdapterSite(path="a", kind="lora", rank=2, in_features=5, out_features=7, dtype="float32", base_dtype="float32")
+UNIT = Calibration(gemm=[GemmRate(m=1, n=1, k=1, dtype="float32", ns=1)], copy=[CopyRate(bytes=100, ns=1000)])
+UNPROFILED = Unprofiled(median_ns=10_000, low_ns=9_900, high_ns=10_140, steps=9)
+COST = TrainingCost(
+    parameters=1, sampled=1, optimizer_ns=307, clip_ns=53, accumulate_ns=29, reread_ns=11,
+    gradients=[GradientCost(module=0, calls=3, weight_ns=101, input_ns=97)],
+)  # fmt: skip
+
+
+def ledger(*rows: tuple[int, str, str, int, int]) -> Ledger:
+    """(class, or -1 idle; phase; role; module; ns)"""
+    kind = np.array([len(CLASSES) if k < 0 else k for k, *_ in rows], np.int64)
+    phase, role = np.array([PHASE[r[1]] for r in rows], np.int64), np.array([ROLE[r[2]] for r in rows], np.int64)  # type: ignore[index]
+    module, ns = (np.array([r[i] for r in rows], np.int64) for i in (3, 4))
+    blank = np.full(len(rows), NONE, np.int64)
+    window = Window("w", 0, int(ns.sum()), 0, int(ns.sum()), 0)
+    return Ledger(window, kind, phase, role, module, blank, blank, blank, blank, ns, ns, blank, ())
+
+
+BUSY, COMM = int(DeviceClass.COMPUTE), int(DeviceClass.COMM)
+STEP = ledger(
+    (BUSY, "forward", "adapter.down", 1, 1000), (BUSY, "backward", "adapter.up", 2, 500),
+    (BUSY, "backward", "base.linear", 0, 400), (BUSY, "optimizer", "optimizer", NONE, 70),
+    (BUSY, "optimizer", "grad_clip", NONE, 30), (-1, "other", "other", NONE, 8000),
+)  # fmt: skip
+
+
+def analysis(*ledgers: Ledger, on_gpu: bool = False) -> Any:
+    return SimpleNamespace(ledgers=ledgers, on_gpu=on_gpu)
+
+
+def made(**changes: Any) -> Recording:
+    modules = [ModuleInfo(id=i, path=p, cls="Linear", site=0, part=p) for i, p in enumerate(("base", "down", "up"))]
+    weight = ParameterInfo(id=0, name="w", module=0, shape=(7, 5), dtype="float32", trainable=False, device="cpu")
+    known: dict[str, Any] = {"modules": modules, "parameters": [weight], "sites": [SITE], "calibration": UNIT}
+    found = replace(recording(), **(known | {"training_cost": COST} | changes))
+    return replace(found, workload=replace(found.workload, micro_batches=4))
+
+
+def predicted(*steps: Ledger, recorded: Recording | None = None, **more: Any) -> room.Counterfactual:
+    given = {"step": None, "plain": None} | more
+    on_gpu = given.pop("on_gpu", False)
+    found = counterfactual(analysis(*steps, on_gpu=on_gpu), steps[0], recorded or made(), UNPROFILED, **given)
+    assert found is not None
+    return found
+
+
+SLOWER = 400 / 291  # the input gradient within the step against the same alone
+WGRAD, END = SLOWER * 303, 307 + 53 + 3 * 29
+FROZEN = 10_000 - 1500 - 70 - 30
+
+
+def interval(value: float, *halves: float) -> Interval:
+    half = math.hypot(*halves)
+    return Interval(low=round(value - half), high=round(value + half))
+
+
+def test_on_a_cpu() -> None:
+    """Of three steps one that did nothing does not count; their adapters took 1,500 and, freed and scaled, 3,000."""
+    slow = ledger((BUSY, "forward", "adapter.down", 1, 3000), (BUSY, "backward", "base.linear", 0, 7000))
+    one, two = predicted(STEP), predicted(STEP, slow, ledger((BUSY, "forward", "loss", NONE, 0)))
+    full = FROZEN + WGRAD + END + 11
+    assert (one.full_ns, one.frozen_ns, one.trained_ns, one.added_ns) == (round(full), FROZEN, 100, 10_000 - FROZEN)
+    assert one.full == interval(full, 120, 0, MODEL * WGRAD, MODEL * END, RUNS * 10_000)
+    assert one.frozen == interval(FROZEN, 120, 0, ADAPTER * 1500)
+    assert (one.savings.wgrad_ns, one.savings.optimizer_ns, one.savings.grad_clip_ns, one.savings.comm_ns) == (
+        round(WGRAD + 3 * 29), 307, 53, None,
+    )  # fmt: skip
+    assert two.frozen_ns == 10_000 - 2250 - 50  # the median of two parts
+    assert two.frozen == interval(two.frozen_ns, 120, 750, ADAPTER * 2250)
+
+
+def test_without_clipping_and_micro_batches() -> None:
+    rows = ledger((BUSY, "backward", "base.linear", 0, 400), (BUSY, "forward", "adapter.down", 1, 9600))
+    plain = made()
+    plain = replace(plain, workload=replace(plain.workload, micro_batches=None))
+    found = predicted(rows, recorded=plain)
+    assert (found.savings.grad_clip_ns, found.savings.wgrad_ns) == (0, round(WGRAD))
+    assert found.full_ns == round(10_000 - 9600 + WGRAD + 307 + 11)
+
+
+def test_what_is_sent_besides() -> None:
+    """400 ns of 500 of backward work hide nothing of it on a CPU; the bounds are its own."""
+    extra = MoreCommunication(1000.0, 3, False)
+    one, more = predicted(STEP), predicted(STEP, extra=extra)
+    low, most = 700 - (900 + WGRAD), 1300.0
+    exposed = max(low, 700 / 3)
+    assert more.full_ns - one.full_ns == 1000
+    assert more.savings.comm_ns == 1000
+    half = (MODEL * WGRAD, MODEL * END, RUNS * 10_000)
+    full = FROZEN + WGRAD + END + 11 + 1000
+    assert more.full == Interval(
+        low=interval(full, 120, 0, *half, 1000 - exposed).low, high=interval(full, 120, 0, *half, most - 1000).high
+    )
+
+
+def replayed(sigma: float | None) -> Any:
+    """A step that takes a hundredth of what is added to it, and twice what follows it."""
+
+    def delta_ns(added: list[Any], after: float | None) -> float:
+        return sum(a.ns for a in added) / 100 + 2 * (after or 0.0) - (1 if after is None else 0)
+
+    return SimpleNamespace(sigma=sigma, delta_ns=delta_ns)
+
+
+def test_on_a_gpu_the_step_is_replayed_and_its_entries_without_the_profiler_count() -> None:
+    plain = replace(STEP, ns=STEP.ns * 2)
+    found = predicted(STEP, step=replayed(0.5), plain=plain, on_gpu=True)
+    slower = 2.0  # 800 of 291, but no more than twice
+    wgrad = slower * 303
+    assert (found.frozen_ns, found.trained_ns) == (10_000 - 1, 200)
+    assert found.full_ns == round(10_000 + slower * 303 / 100 + 2 * (END + 11))
+    assert found.full == interval(10_000 + slower * 303 / 100 + 2 * (END + 11), 120, 0, MODEL * wgrad, MODEL * END, 0)
+    assert found.frozen == interval(9_999, 120, 0, ADAPTER * 3000)
+    extra = MoreCommunication(5000.0, 2, True)
+    sent = predicted(STEP, step=replayed(0.5), plain=plain, on_gpu=True, extra=extra)
+    assert sent.savings.comm_ns == round(5000 - 1800 - wgrad)  # what backward does not hide
+
+
+@pytest.mark.parametrize(("idle", "known"), [(500, True), (501, False)])
+def test_a_step_that_cannot_be_replayed_is_added_up_unless_it_waits(idle: int, known: bool) -> None:
+    rows = ledger(
+        (BUSY, "backward", "base.linear", 0, 400), (BUSY, "forward", "adapter.down", 1, 10_000 - 400 - idle),
+        (-1, "other", "other", NONE, idle // 2), (COMM, "other", "comm", NONE, idle - idle // 2),
+    )  # fmt: skip
+    arguments = (analysis(rows, on_gpu=True), rows, made(), UNPROFILED, replayed(None), None)
+    assert (counterfactual(*arguments) is not None) == known
+
+
+@pytest.mark.parametrize(("comm", "untold", "known"), [(500, True, True), (501, True, False), (501, False, True)])
+def test_a_step_that_communicates_for_what_it_does_not_show(comm: int, untold: bool, known: bool) -> None:
+    rows = ledger(
+        (BUSY, "backward", "base.linear", 0, 400), (-1, "other", "other", NONE, 9600 - comm),
+        (COMM, "other", "comm", NONE, comm),
+    )  # fmt: skip
+    one = analysis(rows, on_gpu=True)
+    assert (counterfactual(one, rows, made(), UNPROFILED, replayed(1.0), None, None, untold) is not None) == known
+    assert counterfactual(one, STEP, made(), UNPROFILED, replayed(1.0), STEP, None, untold) is not None
+
+
+def test_what_is_missing_is_named() -> None:
+    one = analysis(STEP)
+    missing: dict[str, dict[str, Any]] = {
+        "no calibration was recorded": {"calibration": None},
+        "what training the frozen weights would cost was not measured": {"training_cost": None},
+        "no adapted layer was recorded": {"sites": []},
+    }
+    for why, changes in missing.items():
+        assert counterfactual(one, STEP, made(**changes), UNPROFILED, None, None) is None
+        assert unpredicted(made(**changes), UNPROFILED) == f"full fine-tuning is not predicted: {why}"
+    assert counterfactual(one, STEP, None, UNPROFILED, None, None) is None
+    assert counterfactual(one, STEP, made(), None, None, None) is None
+    convolution = ModuleInfo(id=0, path="c", cls="Conv2d")
+    other = made(modules=[convolution], training_cost=replace(COST, gradients=[]))
+    assert counterfactual(one, STEP, other, UNPROFILED, None, None) is None
+    assert "no rate of this device tells it" in unpredicted(other, UNPROFILED)
+    assert "waits or communicates" in unpredicted(made(), UNPROFILED)
+    assert "no step was timed" in unpredicted(made(), None)
+
+
+def exchange(strategy: str | None, saved: int | None) -> Any:
+    return SimpleNamespace(strategy=strategy, saved_bytes=saved)
+
+
+def test_pieces_of_more_communication() -> None:
+    wire: Any = SimpleNamespace(ranks=4, bus_bytes_per_s=1e9)
+    for saved, pieces in ((1, 1), (BUCKET_BYTES, 1), (BUCKET_BYTES + 1, 2)):
+        found, why = more_communication(exchange("ddp", saved), wire, True, 0.5)
+        assert why is None
+        assert found is not None
+        assert (found.pieces, found.beside) == (pieces, True)
+        assert found.total_ns == pytest.approx(saved * 1.5)
+    for unknown in (exchange(None, 5), exchange("ddp", None)):
+        found, why = more_communication(unknown, wire, True, 0.5)
+        assert found is None
+        assert why is not None
+    assert more_communication(exchange("ddp", 0), None, False, 0.5) == (MoreCommunication(0.0, 1, False), None)
+
+
+RATES = Rates(UNIT)
+
+
+def test_a_tied_table_has_two_gradients_that_are_added() -> None:
+    """A head of the embedding's shape that owns no weight: three times 7 x 5 elements in two bytes, 10 ns a byte."""
+    modules = [
+        ModuleInfo(id=0, path="e", cls="Embedding"),
+        ModuleInfo(id=1, path="h", cls="Linear", in_features=5, out_features=7),
+    ]
+    table = ParameterInfo(id=0, name="w", module=0, shape=(7, 5), dtype="bfloat16", trainable=False, device="cpu")
+    tied = made(modules=modules, parameters=[table])
+    assert tied_ns(tied, RATES) == pytest.approx(3 * 35 * 2 * 10)
+    assert tied_ns(replace(tied, parameters=[replace(table, dtype="strange")]), RATES) == pytest.approx(3 * 35 * 4 * 10)
+    assert tied_ns(tied, Rates(Calibration(gemm=[], copy=[]))) == 0
+    for other in (
+        [replace(table, trainable=True)], [replace(table, shape=(7, 6))], [],
+        [table, replace(table, id=1, module=1)],
+    ):  # fmt: skip
+        assert tied_ns(replace(tied, parameters=other), RATES) == 0
+    named = replace(tied, modules=[replace(modules[0], cls="Linear"), modules[1]])
+    assert tied_ns(named, RATES) == 0
+
+
+def counted(module: int, shapes: str, flops: int, phase: str = "forward") -> CountedOp:
+    return CountedOp(module=module, phase=phase, op="mm", shapes=shapes, count=1, flops=flops, min_bytes=0)
+
+
+def test_layers_that_were_not_measured_take_what_their_shapes_take() -> None:
+    """Three modules of one site and a layer of another network; 8 tokens in 2 micro-batches."""
+    modules = [
+        ModuleInfo(id=0, path="w", cls="Linear", site=0, part="wrapper"),
+        ModuleInfo(id=1, path="w.base", cls="Linear", site=0, part="base", in_features=5, out_features=7),
+        ModuleInfo(id=2, path="w.down", cls="Linear", site=0, part="down", in_features=5, out_features=2),
+        ModuleInfo(id=3, path="other", cls="Linear", in_features=3, out_features=3, root=3),
+    ]
+    weight = ParameterInfo(id=0, name="w", module=1, shape=(7, 5), dtype="float32", trainable=False, device="cpu")
+    base = made(modules=modules, parameters=[weight], training_cost=replace(COST, gradients=[]))
+    told = replace(base, workload=replace(base.workload, micro_batches=2, tokens_per_step=8))
+    took = round(RATES.gemm_ns(7, 5, 4, "float32") or 0)
+    other = round(RATES.gemm_ns(4, 5, 7, "float32") or 0)
+    expected = [GradientCost(module=1, calls=2, weight_ns=took, input_ns=other)]
+    assert gradients(told, RATES) == expected
+    assert (
+        gradients(replace(told, calls=[ModuleCall(0, 1, 0, 1, False, 0)]), RATES) == expected
+    )  # its wrapper was called
+    assert gradients(replace(told, calls=[ModuleCall(3, 1, 0, 1, False, 0)]), RATES) == []
+    assert gradients(told, Rates(replace(UNIT, gemm=[]))) is None
+    untold = replace(told, workload=replace(told.workload, tokens_per_step=None))
+    assert gradients(untold, RATES) is None
+    rows = [
+        counted(1, "1x1 2x2", 2 * 35 * 6), counted(0, "8x5 7x5", 2 * 35 * 2), counted(0, "8x5 5x2", 10**6),
+        counted(3, "8x5 7x5", 10**6), counted(1, "1x1", 10**6, "backward"),
+    ]  # fmt: skip
+    assert gradients(replace(untold, counted=rows), RATES) == expected
+    bf16 = [replace(weight, dtype="bfloat16")]
+    assert gradients(replace(told, parameters=bf16), RATES) is None  # nothing was calibrated in its dtype
+    assert gradients(replace(told, parameters=[]), RATES) == expected  # else its adapter's dtype
+    labelled = [AdapterOps(3, "mm", ((0, "adapter.down"), None))]  # type: ignore[arg-type]
+    both = gradients(replace(told, adapter_ops=labelled), RATES)
+    assert both is not None
+    assert [g.module for g in both] == [1, 3]
+
+
+def test_products_that_an_adapted_layer_computes_itself_are_its_base_s() -> None:
+    modules = [
+        ModuleInfo(id=i, path=p, cls="Linear", site=0, part=p) for i, p in enumerate(("wrapper", "base", "down"))
+    ]
+    modules += [ModuleInfo(id=3, path="x", cls="Linear"), ModuleInfo(id=4, path="y", cls="Linear", part="base")]
+    rows = ledger(
+        (BUSY, "backward", "base.linear", 0, 3), (BUSY, "backward", "adapter.down", 0, 5),
+        (BUSY, "backward", "other", 9, 7), (BUSY, "forward", "base.linear", 0, 11),
+        (-1, "backward", "base.linear", 0, 13), (BUSY, "backward", "loss", NONE, 17),
+        (BUSY, "backward", "base.linear", 3, 19), (BUSY, "backward", "base.linear", 4, 23),
+    )  # fmt: skip
+    found = module_ns(rows, rows.ns.astype(np.float64), "backward", made(modules=modules))
+    assert found == {0: 5, 1: 3, 3: 19, 4: 23, 9: 7}
+    assert module_ns(ledger((-1, "other", "other", NONE, 3)), np.ones(1), "backward", made(modules=[])) == {}
+
+
+def test_input_gradients_that_a_step_did_without() -> None:
+    known = [GradientCost(module=m, calls=1, weight_ns=5, input_ns=ns) for m, ns in enumerate((10, 20, None, 40))]
+    modules = [ModuleInfo(id=i, path=str(i), cls="Linear") for i in range(4)]
+    weights = [
+        ParameterInfo(id=i, name="w", module=i, shape=(7, 5), dtype="float32", trainable=i == 0, device="cpu")
+        for i in range(4)
+    ]
+    base = made(modules=modules, parameters=weights, calls=[ModuleCall(m, 1, 0, 1, False, 0) for m in (0, 1, 3)])
+    assert [g.module for g in missing_inputs(base, known, {0: 1.0})] == [3]  # 1 is the first that owns frozen weights
+    assert [g.module for g in missing_inputs(replace(base, calls=[]), known, {})] == [0, 1, 3]
+    assert factor(known, {0: 15.0, 1: 30.0, 2: 99.0}) == 1.5
+    assert factor(known, {0: 5.0}) == 1.0
+    assert factor(known, {0: 25.0}) == 2.0
+    assert factor(known, {2: 5.0}) == 1.0
+
+
+def test_entries_without_the_profiler() -> None:
+    """A GPU's kernels keep their time; a CPU's events are freed of what they cost, the idle ones of half of that."""
+    rows = ledger((BUSY, "forward", "other", NONE, 600), (-1, "other", "other", NONE, 400))
+    gpu, cpu = analysis(rows, on_gpu=True), analysis(rows)
+    timed = made(calibration=replace(UNIT, event_ns=100.0))
+    assert unprofiled_ns(gpu, rows, timed, 800).tolist() == [600, 200]
+    assert unprofiled_ns(gpu, rows, timed, 500).tolist() == [500, 0]
+    assert unprofiled_ns(gpu, replace(rows, ns=rows.ns * np.array([1, 0])), timed, 900).tolist() == [900, 0]
+    assert unprofiled_ns(cpu, rows, made(), 500).tolist() == [300, 200]
+    assert unprofiled_ns(cpu, rows, timed, 850) == pytest.approx([500, 350])  # just the cost
+    assert unprofiled_ns(cpu, rows, timed, 1200) == pytest.approx([720, 480])  # it adds nothing
+    assert unprofiled_ns(cpu, rows, timed, 55) == pytest.approx([30, 25])  # three times the cost, then scaled
+    tiny = ledger((BUSY, "forward", "other", NONE, 100), (-1, "other", "other", NONE, 400))
+    assert unprofiled_ns(cpu, tiny, timed, 140) == pytest.approx([30 * 140 / 310, 280 * 140 / 310])
+    thirds = ledger(*[(BUSY, "forward", "other", NONE, 1)] * 3)
+    assert scaled_ledger(cpu, thirds, made(), 100).ns.tolist() == [34, 33, 33]
+
+
+HOST = [
+    step(0, 0, 100), op("a", 10, 30), overhead("Buffer Flush", 20, 26), op("b", 90, 130), op("far", 140, 150),
+    op("elsewhere", 12, 14, thread=3), op("aside", 41, 55, thread=2),
+]  # fmt: skip
+DEVICE = [kernel(60, 70, (40, 50), thread=2), kernel(80, 95, (60, 72))]
+
+
+def test_the_cuts_of_a_step_s_host() -> None:
+    """Edges of the launching threads and the main thread within the annotation; an edge is half of its event."""
+    trace = trace_of(HOST, DEVICE)
+    calls = step_calls(trace, link(trace), (0, 100), (0, 100))
+    clock = host_clock(trace, calls, (0, 100), 0)
+    assert clock.at.tolist() == [0, 10, 30, 40, 41, 50, 55, 60, 72, 90, 100]
+    assert clock.length.tolist() == [10, 20 - 6, 10, 1, 9, 5, 5, 12, 18, 10]
+    assert clock.events.tolist() == [0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25]
+    wide = host_clock(trace, calls, (45, 65), 0)  # the calls reach beyond it
+    assert (wide.at[0], wide.at[-1]) == (40, 72)
+    assert 0 in host_clock(trace, calls, (-5, 100), 0).at
+    main = host_clock(trace, calls, (0, 100), trace.threads.index(("1", "3")))
+    assert {12, 14} < {*main.at.tolist()}
+
+
+def test_calls_on_a_clock_that_ran_twice_as_fast() -> None:
+    trace = trace_of(HOST, DEVICE)
+    calls = step_calls(trace, link(trace), (0, 100), (0, 100))
+    clock = HostClock(np.array([0, 50, 100]), np.array([50.0, 50.0]), np.array([10.0, 5.0]))
+    assert calls.calls.lead_ns == 40 + 28
+    found = on_clock(trace, calls, clock, 2.5)
+    assert found.gap_ns.tolist() == [0, round(10 * 0.75)]
+    assert found.duration_ns.tolist() == [5, 9]
+    assert found.lead_ns == round(40 * 0.5 + 28 * 0.75)
+    assert found.span_ns is None
+    none = replace(calls, calls=replace(calls.calls, lead_ns=0))
+    assert on_clock(trace, none, clock, 2.5).lead_ns == 0
+
+
+def test_a_host_that_is_freed_of_the_profiler_then_made_faster() -> None:
+    """One launch of 20 ns after 80 of the host's own; events cost up to 10 of 50 each way, then all gets faster."""
+    trace = trace_of([step(0, 0, 100), call("cudaEventRecord", 0, 0)], [kernel(120, 121, (80, 100))])
+    calls = step_calls(trace, link(trace), (0, 200), (0, 100))
+    clock = HostClock(np.array([0, 80, 100]), np.array([80.0, 20.0]), np.array([2.0, 1.0]))
+    at_once = unslowed(trace, calls, clock, 10**6, (20, 1), None)
+    assert at_once is not None
+    assert (at_once.cost_ns, at_once.sigma) == (0, 1)
+    assert clock.most_ns == pytest.approx(0.7 * 40)
+    freed = unslowed(trace, calls, clock, 80, (1, 1), None)
+    assert freed is not None
+    assert 0 < freed.cost_ns < clock.most_ns
+    assert freed.sigma == 1
+    capped = unslowed(trace, calls, clock, 60, (1, 1), 3.0)  # an event costs no more than was calibrated
+    assert capped is not None
+    assert capped.cost_ns == 3.0
+    assert 0 < capped.sigma < 1
