@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from recorded import profiled
+from said import say_report
 from synthetic.lora import Shape, program
 from synthetic.machine import Hardware
 from synthetic.presets import preset
@@ -28,6 +29,7 @@ CALIBRATION = Calibration(
 
 def found(path: Path) -> dict[str, Finding]:
     report = loraprof.diagnose(path)
+    say_report(report)
     for finding in report.findings:
         _sound(finding)
     return {f.id: f for f in report.findings}

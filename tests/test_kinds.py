@@ -15,6 +15,7 @@ from builders import Document
 from contradictions import contradictions
 from fleets import fleet
 from provoke import made, shaped, synthetic, workload
+from said import say_more, say_report
 from synthetic.faults import events, mapped, on_gpu, without
 from synthetic.presets import PRESETS
 from synthetic.randomised import random_run
@@ -183,6 +184,8 @@ def assert_unchanged(name: str, seen: dict[str, str]) -> None:
 def test_a_report_is_exact_and_contradicts_itself_nowhere(name: str) -> None:
     job = Job(partial(load_source, KINDS[name]()))
     report = job.report
+    say_report(report)
+    say_more(job.diagnosis, job.drawn())
     said = contradictions(msgspec.to_builtins(report))
     assert [line for line in said if not line.startswith(ROOFS)] == []
     for step in [*report.steps, *filter(None, [report.plain_step()])]:

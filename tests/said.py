@@ -1,0 +1,126 @@
+"""All that steps of known numbers say, beside what their tests ask for: held against ``tests/golden/said``.
+
+A line per finding: its evidence, gain and remedies, and of texts what has a digit in it. Where a change is meant::
+
+    rm tests/golden/said/*; LORAPROF_GOLDEN=write pytest -n0 -q tests
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from itertools import zip_longest
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+from loraprof.diagnosis.build import Diagnosis
+from loraprof.diagnosis.expected import expected
+from loraprof.diagnosis.rule import Seen
+from loraprof.diagnosis.worth import Worth
+from loraprof.model.finding import Finding, Gain
+from loraprof.model.report import Report
+from loraprof.model.scene import Drawn
+
+FOLDER = Path(__file__).parent / "golden" / "said"
+SECTION = "== "
+SAME = 1e-5  # numbers that differ by less, of their size
+lines: list[str] = []  # of the running test
+
+
+def say(*values: Any) -> None:
+    """One line."""
+    lines.append(" ".join(map(plain, values)))
+
+
+def say_report(report: Report) -> None:
+    v = report.verdict
+    say("verdict", *(digits(text) for text in (v.sentence, v.unclear)), v.speedup_vs_full, v.ideal_speedup, v.proven)
+    say("notes", digits(" ".join(report.closure.notes)))
+    for finding in report.findings:
+        say_finding(finding)
+
+
+def say_more(diagnosis: Diagnosis, drawn: Drawn) -> None:
+    """What changes give together, and those that answer no finding."""
+    if diagnosis.case is not None:
+        for arm, effect in expected(diagnosis.case).items():
+            say(arm, *([digits(effect)] if isinstance(effect, str) else _gain(effect)))
+    if drawn.what_if is not None:
+        for one in drawn.what_if.choices:
+            say("choice", one.id, one.kind, digits(one.text), digits(one.apart))
+        for i, outcome in enumerate(drawn.what_if.outcomes):
+            say(i, outcome.step_ns, outcome.speedup, outcome.low, outcome.high, outcome.basis)
+
+
+def say_seen(seen: Seen) -> None:
+    """What a rule's test saw."""
+    values = [one for value in seen.values.values() for one in (worth(value) if isinstance(value, Worth) else [value])]
+    say("saw", [e.value for e in seen.evidence], seen.severity, seen.spent_ns, *worth(seen.saved), "for", *values)
+
+
+def worth(one: Worth | None) -> Iterable[Any]:
+    return (one.ns, one.low, one.high, one.basis, one.bounded) if one else ()
+
+
+def say_finding(finding: Finding) -> None:
+    """Once in a test."""
+    told = len(lines)
+    say(finding.id, finding.severity, "says", [e.value for e in finding.evidence], "gains", *_gain(finding.gain))
+    for one in finding.remedies:
+        say(f"  {one.kind}", one.stack, one.arm, digits(one.text), "gains", *_gain(one.gain))
+    block = lines[told:]
+    if any(lines[i : i + len(block)] == block for i in range(told)):
+        lines[told:] = [f"{finding.id} as before"]
+
+
+def _gain(gain: Gain | None) -> Iterable[Any]:
+    return (gain.ns, gain.speedup, gain.low, gain.high, gain.basis) if gain else ()
+
+
+def digits(text: str | None) -> str:
+    """The words that have one."""
+    return " ".join(re.findall(r"\S*\d\S*", text or ""))
+
+
+def plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"[{', '.join(map(plain, value))}]" if isinstance(value, list | tuple) else str(value)
+
+
+def check(test: str) -> None:
+    """What was said since the last test began, against what the file says; ``test``: its pytest name."""
+    if not lines:
+        return
+    module, _, name = test.partition("::")
+    path = FOLDER / f"{Path(module).stem}.txt"
+    known = sections(path)
+    if os.environ.get("LORAPROF_GOLDEN") == "write":
+        known[name] = [*lines]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{SECTION}{name}\n" + "".join(f"{line}\n" for line in known[name]) for name in known))
+    for seen, before in zip_longest(lines, known.get(name, []), fillvalue=""):
+        assert _same(seen, before), f"{path.name}, {name}:\n-{before}\n+{seen}"
+
+
+def sections(path: Path) -> dict[str, list[str]]:
+    """The lines of each test."""
+    found: dict[str, list[str]] = {}
+    for section in path.read_text(encoding="utf-8").split(f"\n{SECTION}") if path.exists() else ():
+        name, *rest = section.removeprefix(SECTION).removesuffix("\n").split("\n")
+        found[name] = rest
+    return found
+
+
+def _same(seen: str, before: str) -> bool:
+    if seen == before:
+        return True
+    both = [re.split(r"([^\w.+-]+)", line) for line in (seen, before)]
+    return len(both[0]) == len(both[1]) and all(map(_near, *both))
+
+
+def _near(seen: str, before: str) -> bool:
+    try:
+        return seen == before or isclose(float(seen), float(before), rel_tol=SAME)
+    except ValueError:
+        return False
