@@ -2,22 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import msgspec
 from recorded import profiled
-from said import say_report
+from said import say_more, say_report
 from synthetic.lora import Shape, program
 from synthetic.machine import Hardware
 from synthetic.presets import preset
 from synthetic.program import Module, Op, Program
 from synthetic.simulate import Synthetic, simulate
 
-import loraprof
 from loraprof.model.finding import Finding
 from loraprof.model.recording import Calibration, CopyRate, GemmRate, Nvml, Recording, Timing
+from loraprof.report.export.job import Job
+from loraprof.store.recordings import load_source
 
 CALIBRATION = Calibration(
     gemm=[GemmRate(m=4096, n=4096, k=4096, dtype="bfloat16", ns=343_597)],  # 400 TFLOP/s
@@ -28,8 +30,10 @@ CALIBRATION = Calibration(
 
 
 def found(path: Path) -> dict[str, Finding]:
-    report = loraprof.diagnose(path)
+    job = Job(partial(load_source, path))
+    report = job.report
     say_report(report)
+    say_more(job.diagnosis)
     for finding in report.findings:
         _sound(finding)
     return {f.id: f for f in report.findings}

@@ -16,10 +16,10 @@ from typing import Any
 from loraprof.diagnosis.build import Diagnosis
 from loraprof.diagnosis.expected import expected
 from loraprof.diagnosis.rule import Seen
+from loraprof.diagnosis.what_if import what_if
 from loraprof.diagnosis.worth import Worth
 from loraprof.model.finding import Finding, Gain
 from loraprof.model.report import Report
-from loraprof.model.scene import Drawn
 
 FOLDER = Path(__file__).parent / "golden" / "said"
 SECTION = "== "
@@ -40,16 +40,20 @@ def say_report(report: Report) -> None:
         say_finding(finding)
 
 
-def say_more(diagnosis: Diagnosis, drawn: Drawn) -> None:
-    """What changes give together, and those that answer no finding."""
-    if diagnosis.case is not None:
-        for arm, effect in expected(diagnosis.case).items():
-            say(arm, *([digits(effect)] if isinstance(effect, str) else _gain(effect)))
-    if drawn.what_if is not None:
-        for one in drawn.what_if.choices:
-            say("choice", one.id, one.kind, digits(one.text), digits(one.apart))
-        for i, outcome in enumerate(drawn.what_if.outcomes):
-            say(i, outcome.step_ns, outcome.speedup, outcome.low, outcome.high, outcome.basis)
+def say_more(diagnosis: Diagnosis) -> None:
+    """What changes would give that answer no finding, and what each two and all give together that do."""
+    case = diagnosis.case
+    if case is None or case.timing.unprofiled is None:
+        return
+    for arm, effect in expected(case).items():
+        say(arm, *([digits(effect)] if isinstance(effect, str) else _gain(effect)))
+    together = what_if(case, diagnosis.report.findings)
+    if together is None:
+        return
+    say("together", *(one.id for one in together.choices), "apart", *(one.id for one, _ in together.alone))
+    for i, one in enumerate(together.outcomes):
+        if i.bit_count() == 2 or i + 1 == len(together.outcomes):
+            say(f"  {i:b}", one.step_ns, one.speedup, one.low, one.high, one.basis)
 
 
 def say_seen(seen: Seen) -> None:

@@ -185,7 +185,7 @@ def test_a_report_is_exact_and_contradicts_itself_nowhere(name: str) -> None:
     job = Job(partial(load_source, KINDS[name]()))
     report = job.report
     say_report(report)
-    say_more(job.diagnosis, job.drawn())
+    say_more(job.diagnosis)
     said = contradictions(msgspec.to_builtins(report))
     assert [line for line in said if not line.startswith(ROOFS)] == []
     for step in [*report.steps, *filter(None, [report.plain_step()])]:
