@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from recorded import profiled
 from said import say_more, say_report
+from synthetic.faults import events, on_gpu, without
 from synthetic.lora import Shape, program
 from synthetic.machine import Hardware
 from synthetic.presets import preset
@@ -65,6 +66,13 @@ def made(run: Synthetic, nvml: Nvml | None = None, **changes: Any) -> Path:
     if nvml is not None:
         (place / "nvml.json").write_bytes(msgspec.json.encode(nvml))
     return place
+
+
+def on_cpu(run: Synthetic, **changes: Any) -> Path:
+    """The host's part of the trace, as of a step on a CPU."""
+    gone = [e for e in events(run.document) if on_gpu(e) or e["cat"] == "cuda_runtime"]
+    device = msgspec.structs.replace(run.recording.device, kind="cpu", name="CPU", capability=None)
+    return made(replace(run, document=without(run.document, *gone)), device=device, **changes)
 
 
 def timing(run: Synthetic) -> Timing:

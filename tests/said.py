@@ -7,11 +7,13 @@ A line per finding: its evidence, gain and remedies, and of texts what has a dig
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from math import isclose
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from loraprof.diagnosis.build import Diagnosis
 from loraprof.diagnosis.expected import expected
@@ -33,27 +35,46 @@ def say(*values: Any) -> None:
 
 
 def say_report(report: Report) -> None:
-    v = report.verdict
+    v, notes = report.verdict, report.closure.notes
     say("verdict", *(digits(text) for text in (v.sentence, v.unclear)), v.speedup_vs_full, v.ideal_speedup, v.proven)
-    say("notes", digits(" ".join(report.closure.notes)))
+    say(len(notes), "notes", digits(" ".join(notes)))
     for finding in report.findings:
         say_finding(finding)
 
 
+def say_parts(report: Report) -> None:
+    """How many numbers and words each part has, whatever their order, and the sums of numbers and of their roots."""
+    for name, part in msgspec.to_builtins(report).items():
+        leaves = [one for one in _leaves(part) if one is not None]
+        numbers = [float(one) for one in leaves if not isinstance(one, str)]
+        if leaves and name not in ("source", "verdict", "findings"):
+            say(f"{name}: {len(leaves)}", sum(numbers), sum(abs(n) ** 0.5 for n in numbers))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(one)
+    else:
+        yield value
+
+
 def say_more(diagnosis: Diagnosis) -> None:
-    """What changes would give that answer no finding, and what each two and all give together that do."""
+    """What changes give that answer no finding; of those that do, each with the next one, and all together."""
     case = diagnosis.case
     if case is None or case.timing.unprofiled is None:
         return
     for arm, effect in expected(case).items():
-        say(arm, *([digits(effect)] if isinstance(effect, str) else _gain(effect)))
+        if words := digits(effect) if isinstance(effect, str) else plain([*_gain(effect)]):
+            say(arm, words)
     together = what_if(case, diagnosis.report.findings)
     if together is None:
         return
-    say("together", *(one.id for one in together.choices), "apart", *(one.id for one, _ in together.alone))
-    for i, one in enumerate(together.outcomes):
-        if i.bit_count() == 2 or i + 1 == len(together.outcomes):
-            say(f"  {i:b}", one.step_ns, one.speedup, one.low, one.high, one.basis)
+    say("together", *(one.id for one in together.choices), "alone", *(one.id for one, _ in together.alone))
+    count = len(together.choices)
+    for chosen in dict.fromkeys((*(0b11 << i for i in range(count - 1)), 2**count - 1)):
+        one = together.outcomes[chosen]
+        say(f"  {chosen:b}", one.step_ns, one.speedup, one.low, one.high, one.basis)
 
 
 def say_seen(seen: Seen) -> None:

@@ -14,12 +14,13 @@ import pytest
 from builders import Document
 from contradictions import contradictions
 from fleets import fleet
-from provoke import made, shaped, synthetic, workload
-from said import say_more, say_report
+from provoke import made, on_cpu, shaped, synthetic, workload
+from said import say_more, say_parts, say_report
 from synthetic.faults import events, mapped, on_gpu, without
 from synthetic.presets import PRESETS
 from synthetic.randomised import random_run
 from synthetic.simulate import Synthetic, simulate
+from varied import varied
 
 import loraprof
 from loraprof.model.recording import AttentionCall, CountedOp, GradientCost, Memory, TrainingCost
@@ -41,13 +42,6 @@ def random(seed: int) -> Path:
 def bare(run: Synthetic) -> Path:
     """The trace alone."""
     return made(run) / "rank0.trace.json.gz"
-
-
-def on_cpu(run: Synthetic, **changes: Any) -> Path:
-    """The host's part of the trace, as of a step on a CPU."""
-    gone = [e for e in events(run.document) if on_gpu(e) or e["cat"] == "cuda_runtime"]
-    device = msgspec.structs.replace(run.recording.device, kind="cpu", name="CPU", capability=None)
-    return made(replace(run, document=without(run.document, *gone)), device=device, **changes)
 
 
 def coarse(run: Synthetic, grid_us: int) -> Synthetic:
@@ -143,6 +137,7 @@ KINDS: dict[str, Callable[[], Path]] = {
     "h100-trace": lambda: H100 / "rank0.trace.json.gz",
     "recorded": lambda: recorded(shaped(**LARGE)),
     "recorded-v5": lambda: recorded(shaped(**LARGE, variant="V5", checkpoint=True)),
+    **{f"varied-{seed}": partial(varied, seed) for seed in range(24)},
     "ranks": lambda: fleet(4),
     "ranks-gather": lambda: fleet(3, collective="_all_gather_base", slow=2, offsets_ns={1: 5_000_000, 2: -7_000_000}),
     "ranks-machines": lambda: fleet(4, slow=None, machines=lambda rank: f"node{rank // 2}", numbered=False),
@@ -172,8 +167,6 @@ def pinned(place: Path) -> dict[str, str]:
 
 def assert_unchanged(name: str, seen: dict[str, str]) -> None:
     """As it was when this was first asked: the folder is that of one run of the mutants."""
-    if not PINS:
-        pytest.skip("only a run of benchmarks/mutants.py asks whether anything changes")
     place = Path(PINS) / f"{name}.json"
     if not place.exists():
         place.write_text(json.dumps(seen))
@@ -185,6 +178,7 @@ def test_a_report_is_exact_and_contradicts_itself_nowhere(name: str) -> None:
     job = Job(partial(load_source, KINDS[name]()))
     report = job.report
     say_report(report)
+    say_parts(report)
     say_more(job.diagnosis)
     said = contradictions(msgspec.to_builtins(report))
     assert [line for line in said if not line.startswith(ROOFS)] == []
@@ -199,6 +193,10 @@ def test_a_report_is_exact_and_contradicts_itself_nowhere(name: str) -> None:
         )
 
 
+pinning = pytest.mark.skipif(not PINS, reason="only a run of benchmarks/mutants.py asks whether anything changes")
+
+
+@pinning
 @pytest.mark.parametrize("name", KINDS)
 def test_a_report_stays_as_it_is(name: str) -> None:
     assert_unchanged(name, pinned(KINDS[name]()))
@@ -226,6 +224,7 @@ ESTIMATES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pinning
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_an_estimate_stays_as_it_is(name: str) -> None:
     model, options = ESTIMATES[name]
