@@ -9,6 +9,7 @@ import pytest
 from said import say, say_seen
 
 from loraprof.analysis.partition.ledger import idle_kind
+from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.rule import Seen
 from loraprof.diagnosis.select import Select
 from loraprof.diagnosis.worth import Worth
@@ -56,7 +57,11 @@ def case(*, median: int | None = None, on_gpu: bool = True, **facts: Any) -> Any
         "ledger": None, "rates": None, "step": Parts(), "kernels": [], "records": [], "sites": [], "scale": 1.0,
         "timed": [], "wall_ns": 1000, "busy_ns": 1000, "op_names": frozenset(),
     }  # fmt: skip
-    return SimpleNamespace(**{**usual, **facts})
+    return Facts(**{**usual, **facts})
+
+
+class Facts(SimpleNamespace):
+    micro_batches = Case.micro_batches
 
 
 def values(seen: Seen | None) -> list[Any]:

@@ -36,7 +36,14 @@ def say(*values: Any) -> None:
 
 def say_report(report: Report) -> None:
     v, notes = report.verdict, report.closure.notes
-    say("verdict", *(digits(text) for text in (v.sentence, v.unclear)), v.speedup_vs_full, v.ideal_speedup, v.proven)
+    say(
+        "verdict",
+        len(v.sentence.split()),
+        *(digits(text) for text in (v.sentence, v.unclear)),
+        v.speedup_vs_full,
+        v.ideal_speedup,
+        v.proven,
+    )
     say(len(notes), "notes", digits(" ".join(notes)))
     for finding in report.findings:
         say_finding(finding)

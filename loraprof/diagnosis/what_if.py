@@ -77,7 +77,8 @@ def _worth(case: Case, proposed: Proposed) -> Worth | None:
     seen = rule.test(case) if rule.test else None
     if seen is None:
         return None
-    fitting = (r for r in seen.remedies or rule.remedies if r.report(case, seen.values, seen.saved) == wanted)
+    suiting = (r for r in seen.remedies or rule.remedies if r.suits(case, seen.values))
+    fitting = (r for r in suiting if r.report(case, seen.values, seen.saved) == wanted)
     return next((r.worth(case, seen.values, seen.saved) for r in fitting), None)
 
 

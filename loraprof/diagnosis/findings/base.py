@@ -229,8 +229,9 @@ def expert_loop(case: Case) -> Seen | None:
 
 def slow_products(case: Case) -> Seen | None:
     """B10: the base's own products run far below what this device reached in calibration, and had it to themselves."""
-    rows = [k for k in case.kernels if k.role == "base.linear" and k.flops]
-    flops, spent = sum(k.flops or 0 for k in rows), sum(k.total_ns for k in rows)
+    rows = [k for k in case.kernels if k.role == "base.linear"]
+    work = [(k.flops, k.total_ns) for k in rows if k.flops]
+    flops, spent = map(sum, zip(*work, strict=True)) if work else (0, 0)
     peak = case.gemm_flops_per_s
     if not peak or not spent or case.busy_ns < BUSY_SHARE * case.wall_ns or case.timing.crowded:
         return None
@@ -239,8 +240,8 @@ def slow_products(case: Case) -> Seen | None:
         return None
     convolved = any("conv" in (k.op or "") for k in rows)
     odd = [s for s in case.sites if s.in_features % 8 or s.out_features % 8]
-    best = max((k.flops or 0) / k.total_ns for k in rows if k.total_ns)
-    slow = sum(k.total_ns - (k.flops or 0) / best for k in rows) / spent  # at the rate of the best of them
+    best = max(count / ns for count, ns in work if ns)
+    slow = sum(ns - count / best for count, ns in work) / spent  # at the rate of the best of them
     products = worth(case, roles("base.linear"), waiting=False)
     odd_shapes = bool(odd) and not convolved
     return Seen(

@@ -153,7 +153,7 @@ def _read(case: Case) -> Again | None:
 def _waited(case: Case, reading: Bool, inside: Bool) -> tuple[int, Worth | None]:
     """On a GPU the device's idle time while the host waited; on a CPU the ops' own time. The first read stays."""
     host, names = case.analysis.trace.host, case.analysis.trace.names
-    left = 1 - 1 / max(int(reading.sum()), 1)
+    left = 1 - 1 / int(reading.sum())
     if not case.analysis.on_gpu:
         select = of_rows(case, reading)
         value = worth(case, select)
