@@ -35,15 +35,11 @@ def say(*values: Any) -> None:
 
 
 def say_report(report: Report) -> None:
-    v, notes = report.verdict, report.closure.notes
-    say(
-        "verdict",
-        len(v.sentence.split()),
-        *(digits(text) for text in (v.sentence, v.unclear)),
-        v.speedup_vs_full,
-        v.ideal_speedup,
-        v.proven,
-    )
+    v, notes, sentence = report.verdict, report.closure.notes, report.verdict.sentence
+    for text in (text for f in report.findings for text in (f.title, *(one.text for one in f.remedies))):
+        sentence = sentence.replace(text, "")
+    words = (digits(text) for text in (sentence, v.unclear))
+    say("verdict", len(sentence.split()), *words, v.speedup_vs_full, v.ideal_speedup, v.proven)
     say(len(notes), "notes", digits(" ".join(notes)))
     for finding in report.findings:
         say_finding(finding)

@@ -118,7 +118,7 @@ def recorded(run: Synthetic) -> Path:
 
 KINDS: dict[str, Callable[[], Path]] = {
     **{name: lambda name=name: made(synthetic(name)) for name in PRESETS},  # type: ignore[misc]
-    **{f"random-{seed}": partial(random, seed) for seed in range(8)},
+    **{f"random-{seed}": partial(random, seed) for seed in range(3)},
     "trace-v1": lambda: bare(synthetic("bandwidth-v1")),
     "trace-v5": lambda: bare(synthetic("bandwidth-v5")),
     "trace-random": lambda: bare(simulate(*random_run(5))),
@@ -137,7 +137,7 @@ KINDS: dict[str, Callable[[], Path]] = {
     "h100-trace": lambda: H100 / "rank0.trace.json.gz",
     "recorded": lambda: recorded(shaped(**LARGE)),
     "recorded-v5": lambda: recorded(shaped(**LARGE, variant="V5", checkpoint=True)),
-    **{f"varied-{seed}": partial(varied, seed) for seed in range(24)},
+    **{f"varied-{seed}": partial(varied, seed) for seed in range(40)},
     "ranks": lambda: fleet(4),
     "ranks-gather": lambda: fleet(3, collective="_all_gather_base", slow=2, offsets_ns={1: 5_000_000, 2: -7_000_000}),
     "ranks-machines": lambda: fleet(4, slow=None, machines=lambda rank: f"node{rank // 2}", numbered=False),

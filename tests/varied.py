@@ -13,6 +13,7 @@ from synthetic.program import Op, Program
 from synthetic.randomised import random_run
 from synthetic.simulate import Synthetic, simulate
 
+from loraprof.model.compilation import Compilation, CompilePass
 from loraprof.model.recording import (
     AttentionCall,
     Calibration,
@@ -26,6 +27,7 @@ from loraprof.model.recording import (
     Recording,
     RepeatedOp,
     Timing,
+    Trainer,
     TrainingCost,
 )
 
@@ -34,8 +36,10 @@ NAMES = {  # by role, ops that a rule looks for
     "adapter.elementwise": ("aten::mul", "aten::native_dropout", "aten::bernoulli_", "aten::add"),
     "attention": ("aten::bmm", "aten::_softmax", "aten::scaled_dot_product_attention"),
     "embedding": ("aten::index_select", "aten::nonzero", "aten::embedding"),
+    "residual": ("PythonSubclass", "Redistribute", "aten::mm"),
     "norm": ("aten::item", "aten::rms_norm", "aten::to", "aten::exp"),
 }
+TRAINERS: list[Trainer] = ["axolotl", "unsloth", "trl", "transformers", "lightning", "kohya", "torchtune", "litgpt"]
 change = msgspec.structs.replace
 
 
@@ -52,7 +56,8 @@ def varied(seed: int) -> Path:
 def _renamed(program: Program, rng: random.Random) -> Program:
     """Ops that rules look for, by names, shapes, dtypes and kernels, in the place of some."""
     dtype, vocab = DTYPES[rng.choice(("bfloat16", "float32", "float16"))], rng.choice((128, 8192))
-    split, fused, moved, dense = (rng.random() < 0.3 for _ in range(4))
+    split, fused, moved, dense, slow = (rng.random() < 0.3 for _ in range(5))
+    weight = [program.sites[0].out_features, program.sites[0].in_features] if program.sites else [64, 64]
 
     def kernels(op: Op, name: str, **fields: Any) -> Op:
         return replace(op, kernels=tuple(replace(k, name=name, **fields) for k in op.kernels))
@@ -66,11 +71,16 @@ def _renamed(program: Program, rng: random.Random) -> Program:
             return replace(op, grad=(*op.grad[:-1], kernels(op.grad[-1], "splitKreduce_kernel")))
         if op.role == "loss":
             return replace(op, args={"Input Dims": [[512, vocab]], "Input type": [rng.choice([*DTYPES.values()])]})
-        if op.role == "adapter.elementwise" and dense and program.sites:
-            weight = [program.sites[0].out_features, program.sites[0].in_features]
+        if op.role == "head" and slow:
+            m, k = op.args["Input Dims"][0]
+            op = replace(op, kernels=tuple(replace(one, ns=9 * one.ns) for one in op.kernels), name="aten::addmm")
+            return replace(
+                op, args={"Input Dims": [[vocab], [m, k], [k, vocab]], "Input type": [DTYPES["bfloat16"]] * 3}
+            )
+        if op.role == "adapter.elementwise" and dense:
             return replace(op, args={**op.args, "Input Dims": [weight]})
         if op.role == "activation" and moved:
-            return kernels(op, "Memcpy HtoD (Pinned -> Device)", sort=MEMCPY, bytes=4096)
+            return kernels(op, "Memcpy HtoD (Pinned -> Device)", sort=MEMCPY, bytes=2 * weight[0] * weight[1])
         return op
 
     return with_ops(program, other)
@@ -115,12 +125,30 @@ def _recorded(run: Synthetic, rng: random.Random) -> dict[str, Any]:
         "training_cost": _cost(one, rng),
         **_repeated(one, rng),
         "device": change(one.device, capability=rng.choice(((7, 5), (8, 0), (9, 0), None))),
+        "environment": change(
+            one.environment, world_size=rng.choice((1, 2)), platform=rng.choice(("Linux", "Windows"))
+        ),
+        "compilation": _compilation(rng),
     }
     return {name: part for name, part in parts.items() if rng.random() < 0.7}
 
 
+def _compilation(rng: random.Random) -> Compilation:
+    passes = [
+        CompilePass(name=n, steps=1, compilations=1, recompilations=1, graph_breaks=1, compile_ns=rng.randrange(10**9))
+        for n in ("timing", "ProfilerStep#3")
+    ]
+    reasons = ["guard failed", "in f at line 3", "another"]
+    return Compilation(
+        passes=passes,
+        timed_ns=[rng.randrange(10**6) for _ in range(rng.randrange(5))],
+        recompile_reasons=reasons[: rng.randrange(4)],
+        break_reasons=reasons[rng.randrange(4) :],
+    )
+
+
 def _workload(one: Recording, rng: random.Random) -> Any:
-    tokens = rng.choice((512, 1000, 4096))
+    tokens, down = rng.choice((512, 1000, 4096)), [m.path for m in one.modules if m.part == "down"]
     return change(
         one.workload,
         tokens_per_step=tokens,
@@ -131,7 +159,14 @@ def _workload(one: Recording, rng: random.Random) -> Any:
         checkpointing=rng.choice((None, "none", "reentrant", "non-reentrant")),
         optimizer=rng.choice((None, "AdamW(foreach)", "SGD", "Lion")),
         autocast=rng.choice((None, "bfloat16")),
-        compiled=rng.choice((None, False)),
+        compiled=rng.choice((None, False, True)),
+        recompiles=rng.choice((None, 0, 2)),
+        graph_breaks=rng.choice((None, 0, 3)),
+        kind=rng.choice(("builtin", "script")),
+        argv=rng.choice(([], ["train.py", "--lr", "1 e"], ["my.module"])),
+        options={"batch": rng.choice((None, 4)), "rank": rng.choice((8, 16))},
+        missing_gradients=[f"{path}.weight" for path in rng.sample(down, min(2, len(down)) * rng.randrange(2))],
+        trainers=rng.sample(TRAINERS, rng.randrange(3)),
     )
 
 
@@ -143,6 +178,8 @@ def _sites(one: Recording, rng: random.Random) -> Any:
 def _parameters(one: Recording, rng: random.Random) -> Any:
     odd = rng.randrange(len(one.parameters))
     wide, trained, astray = (rng.random() < 0.4 for _ in range(3))
+    if rng.random() < 0.1:
+        return []
 
     def other(i: int, p: Any) -> Any:
         p = change(p, dtype="float32") if wide and i % 5 == 0 else p
@@ -157,11 +194,23 @@ def _parameters(one: Recording, rng: random.Random) -> Any:
 
 
 def _modules(one: Recording, rng: random.Random) -> Any:
-    """Now and then, layers as experts of one block."""
-    if rng.random() < 0.7:
-        return one.modules
+    """Now and then, layers as experts of one block, classes that say more, and a second model."""
+    cls, origin = rng.choice(("Linear4bit", "Linear")), rng.choice(("", "transformers.models", "torchtune.modules"))
+    tops = {"": rng.choice(("LlamaForCausalLM", "BertForSequenceClassification", "Model"))}
+    table = [
+        change(
+            m,
+            cls=cls if m.part == "base" else tops.get(m.path, m.cls),
+            origin=origin if m.id % 7 == 0 else "",
+            root=rng.choice((0, 0, 0, 1)),
+            in_features=rng.choice((None, 64)),
+        )
+        for m in one.modules
+    ]
+    if rng.random() < 0.6:
+        return table
     named = re.compile(r"\.(attn|mlp)\.([a-z])\w*_proj")
-    return [change(m, path=named.sub(lambda found: f".experts.{ord(found[2]) % 9}", m.path)) for m in one.modules]
+    return [change(m, path=named.sub(lambda found: f".experts.{ord(found[2]) % 9}", m.path)) for m in table]
 
 
 def _calibration(rng: random.Random) -> Calibration:
