@@ -61,7 +61,13 @@ def case(*, median: int | None = None, on_gpu: bool = True, **facts: Any) -> Any
 
 
 class Facts(SimpleNamespace):
+    """A case without an analysis behind it."""
+
     micro_batches = Case.micro_batches
+
+    @property
+    def numbered_sites(self) -> list[tuple[int, Any]]:
+        return list(enumerate(self.sites))
 
 
 def values(seen: Seen | None) -> list[Any]:
