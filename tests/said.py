@@ -67,9 +67,10 @@ def say_more(diagnosis: Diagnosis) -> None:
     case = diagnosis.case
     if case is None or case.timing.unprofiled is None:
         return
-    for arm, effect in expected(case).items():
-        if words := digits(effect) if isinstance(effect, str) else plain([*_gain(effect)]):
-            say(arm, words)
+    effects = ((arm, digits(e) if isinstance(e, str) else plain([*_gain(e)])) for arm, e in expected(case).items())
+    told = "besides " + "; ".join(f"{arm} {words}" for arm, words in effects if words)
+    if told not in lines:
+        say(told)
     together = what_if(case, diagnosis.report.findings)
     if together is None:
         return
@@ -93,16 +94,16 @@ def worth(one: Worth | None) -> Iterable[Any]:
 def say_finding(finding: Finding) -> None:
     """Once in a test."""
     told = len(lines)
-    say(finding.id, finding.severity, "says", [e.value for e in finding.evidence], "gains", *_gain(finding.gain))
+    say(finding.id, finding.severity, "says", [e.value for e in finding.evidence], *_gain(finding.gain))
     for one in finding.remedies:
-        say(f"  {one.kind}", one.stack, one.arm, digits(one.text), "gains", *_gain(one.gain))
+        say(f"  {one.kind}", one.stack, one.arm, digits(one.text), *_gain(one.gain))
     block = lines[told:]
     if any(lines[i : i + len(block)] == block for i in range(told)):
         lines[told:] = [f"{finding.id} as before"]
 
 
 def _gain(gain: Gain | None) -> Iterable[Any]:
-    return (gain.ns, gain.speedup, gain.low, gain.high, gain.basis) if gain else ()
+    return ("gains", gain.ns, gain.speedup, gain.low, gain.high, gain.basis) if gain else ()
 
 
 def digits(text: str | None) -> str:

@@ -71,9 +71,9 @@ def test_bytes_that_stay_where_work_is_fused(
 
 
 def test_bytes_that_stay_are_not_known_of_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    for rows in ([record(site=None)], [record(site=1)], [record(dims=())], []):
+    for rows in ([record(site=None)], [record(site=2)], [record(dims=())], []):
         worths(monkeypatch, adapter, Worth(1000, 900, 1100))
-        assert adapter._fusable(case(records=rows, sites=[site()]), 100) == (None, None)
+        assert adapter._fusable(case(records=rows, sites=[site(), site()]), 100) == (None, None)
     worths(monkeypatch, adapter, Worth(1000, 900, 1100))
     same = site(dtype="bfloat16")  # no casts: 80 values of 2 + 2 * 2 bytes
     one, apart = adapter._fusable(case(records=[record(site=None), record(row=1)][1:], sites=[same]), 960)
@@ -139,6 +139,10 @@ def test_dropout_without_a_probability_or_without_time_is_none(monkeypatch: pyte
 
     assert values(seen(0.1, 100)) == [0.1, 5, 100]
     assert seen(0.0, 100) is seen(0.1, 0) is None
+    given = case(reported=ledger((COMPUTE, "forward", "adapter.elementwise", 0, 100)), sites=[site(dropout=0.1)])
+    given.analysis.attribution.compiled = SimpleNamespace(mixed=None)
+    worths(monkeypatch, adapter)  # what of a kernel's time draws the mask is not known
+    assert values(adapter.dropout(given)) == [0.1, 0, 100, 100]
 
 
 def test_products_below_half_the_ridge(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ from loraprof.model.recording import (
 DTYPES = {"float32": "float", "bfloat16": "c10::BFloat16", "float16": "c10::Half"}
 NAMES = {  # by role, ops that a rule looks for
     "adapter.elementwise": ("aten::mul", "aten::native_dropout", "aten::bernoulli_", "aten::add"),
-    "attention": ("aten::bmm", "aten::_softmax", "aten::scaled_dot_product_attention"),
+    "attention": ("aten::bmm", "aten::_softmax", "aten::_scaled_dot_product_attention_math"),
     "embedding": ("aten::index_select", "aten::nonzero", "aten::embedding"),
     "residual": ("PythonSubclass", "Redistribute", "aten::mm"),
     "norm": ("aten::item", "aten::rms_norm", "aten::to", "aten::exp"),
@@ -171,8 +171,9 @@ def _workload(one: Recording, rng: random.Random) -> Any:
 
 
 def _sites(one: Recording, rng: random.Random) -> Any:
-    dropout, kind, off = rng.choice((0.0, 0.1)), rng.choice(("lora", "dora", "handwritten")), rng.randrange(40)
-    return [change(s, dropout=dropout, kind=kind, active=i != off) for i, s in enumerate(one.sites)]
+    dropouts = rng.choice(((0.0,), (0.1,), (0.0, 0.1)))
+    kind, off = rng.choice(("lora", "dora", "handwritten")), rng.randrange(40)
+    return [change(s, dropout=rng.choice(dropouts), kind=kind, active=i != off) for i, s in enumerate(one.sites)]
 
 
 def _parameters(one: Recording, rng: random.Random) -> Any:

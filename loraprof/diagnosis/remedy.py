@@ -78,7 +78,7 @@ def unknown(case: Case, values: Values) -> None:
 
 def in_order(remedies: Sequence[RemedyReport]) -> list[RemedyReport]:
     """Those that keep the training as it is first; of a kind by what they gain."""
-    return sorted(remedies, key=lambda r: (ORDER.index(r.kind), -(r.gain.ns if r.gain else 0)))
+    return sorted(remedies, key=lambda r: (ORDER.index(r.kind), -r.gain_ns))
 
 
 def compare_command(case: Case, arms: Sequence[str]) -> str | None:

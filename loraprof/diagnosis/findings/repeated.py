@@ -87,7 +87,7 @@ def _built(case: Case) -> Again | None:
     for op in recording.counted:
         if op.phase == "forward":
             counted[op.module, op.op] += op.count
-    shares = {(r.module, r.op): min(r.count / max(counted[r.module, r.op], r.count), 1.0) for r in outside}
+    shares = {(r.module, r.op): r.count / max(counted[r.module, r.op], r.count) for r in outside}
     attribution, host, names = case.analysis.attribution, case.analysis.trace.host, case.analysis.trace.names
     ids = {name: i for i, name in enumerate(names)}
     wanted = {(module, ids[op]): share for (module, op), share in shares.items() if op in ids}
