@@ -45,12 +45,12 @@ def say_report(report: Report) -> None:
         say_finding(finding)
 
 
-def say_parts(report: Report) -> None:
+def say_parts(whole: msgspec.Struct) -> None:
     """How many numbers and words each part has, whatever their order, and the sums of numbers and of their roots."""
-    for name, part in msgspec.to_builtins(report).items():
+    for name, part in msgspec.to_builtins(whole).items():
         leaves = [one for one in _leaves(part) if one is not None]
         numbers = [float(one) for one in leaves if not isinstance(one, str)]
-        if leaves and name not in ("source", "verdict", "findings"):
+        if numbers and name not in ("source", "verdict", "findings"):
             say(f"{name}: {len(leaves)}", sum(numbers), sum(abs(n) ** 0.5 for n in numbers))
 
 
