@@ -55,7 +55,7 @@ def say_parts(whole: msgspec.Struct) -> None:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list | tuple):
         for one in value.values() if isinstance(value, dict) else value:
             yield from _leaves(one)
     else:
