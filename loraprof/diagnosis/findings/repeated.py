@@ -101,7 +101,7 @@ def _built(case: Case) -> Again | None:
         return None
     factor = _factor(case, flag, wanted)
     value = worth(case, select)
-    kinds = Counter({r.op: 0 for r in outside})
+    kinds = Counter[str]()
     for r in outside:
         kinds[r.op] += r.count
     first = min(outside, key=lambda r: r.module)
