@@ -5,13 +5,12 @@
 Draws N mutants: the edge of a comparison, a sign, an operator, ``and``, ``not``, a number, ``min``. Left out are
 annotations, declarations, ``strict=`` and texts: docstrings, messages, formats. The map says which test runs which
 line, and for how long; it is recorded where the file is missing, and of test files that changed. A mutant meets the
-tests that run its line, those of its room first, then the quickest, then others of their files, for five seconds.
-Tests marked slow are left out. All tests are loaded once; each mutant is a fork of that process.
+tests that run its line, those of its room first, then the quickest, then others of their files, for five seconds; last,
+the whole reports of ``tests/test_kinds.py``. Tests marked slow are left out. All tests are loaded once; each mutant
+is a fork of that process.
 
-Prints killed, changed (no test fails, but some report of ``tests/test_kinds.py`` is another than without the mutant:
-a gap in the tests), late (ended by the limit of time), same (no test fails and no such report changes), unreached and
-equivalent (``mutants.toml``), and the changes of all that no test noticed. A test that fails without the mutant too
-kills nothing.
+Prints killed, late (ended by the limit of time), same (no test fails), unreached and equivalent (``mutants.toml``), and
+the changes of all that no test noticed. A test that fails without the mutant too kills nothing.
 """
 
 import argparse
@@ -22,7 +21,6 @@ import random
 import sys
 import tomllib
 from pathlib import Path
-from tempfile import mkdtemp
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose coverage.py is another
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch loads
@@ -30,7 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch loads
 import pytest  # noqa: E402
 
 from benchmarks.mutation.changes import PACKAGES, ROOT, mutants  # noqa: E402
-from benchmarks.mutation.lines import OPTIONS, PINS, Map, record  # noqa: E402
+from benchmarks.mutation.lines import OPTIONS, Map, record  # noqa: E402
 from benchmarks.mutation.trial import Session, Trial, anew, forked  # noqa: E402
 
 ENOUGH = 0.9
@@ -54,9 +52,7 @@ def main() -> int:
     os.chdir(ROOT)
     for name in LOADED:
         importlib.import_module(name)
-    os.environ["LORAPROF_PINS"] = mkdtemp(prefix="loraprof-pins-")
     forked(functools.partial(record, options.map), 1e5)
-    forked(functools.partial(anew, None, PINS), 1e5)  # what reports are without a mutant
     every = [one for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")) for one in mutants(path)]
     every = [one for one in every if options.only in one.file]
     drawn, known = random.Random(options.seed).sample(every, min(options.count, len(every))), equivalent()

@@ -18,6 +18,7 @@ os.environ["LORAPROF_CACHE"] = ""  # what an earlier version analysed is not tes
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import kept
+import said
 
 sys.dont_write_bytecode = False
 
@@ -38,7 +39,16 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     kept.used.clear()
+    said.lines.clear()
     kept.allowed = item.get_closest_marker("slow") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """What a step says in all is compared once the test has asked what it wants to know."""
+    yield
+    if item.get_closest_marker("slow") is None:  # what was recorded here has other numbers each time
+        said.check(item.nodeid)
 
 
 def pytest_runtest_teardown() -> None:

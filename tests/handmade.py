@@ -1,15 +1,20 @@
 """A step of a few numbers, for rules that are to be held against values worked out by hand."""
 
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from said import lines, plain, say, say_seen
 
+from loraprof.analysis.partition.ledger import idle_kind
+from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.rule import Seen
+from loraprof.diagnosis.select import Select
 from loraprof.diagnosis.worth import Worth
 from loraprof.model.report import Unprofiled
-from loraprof.model.vocabulary import CLASSES, PHASE, ROLE
+from loraprof.model.vocabulary import CAUSES, CLASSES, PHASE, PHASES, ROLE, ROLES
 
 COMPUTE = CLASSES.index("compute")
 
@@ -52,11 +57,22 @@ def case(*, median: int | None = None, on_gpu: bool = True, **facts: Any) -> Any
         "ledger": None, "rates": None, "step": Parts(), "kernels": [], "records": [], "sites": [], "scale": 1.0,
         "timed": [], "wall_ns": 1000, "busy_ns": 1000, "op_names": frozenset(),
     }  # fmt: skip
-    return SimpleNamespace(**{**usual, **facts})
+    return Facts(**{**usual, **facts})
+
+
+class Facts(SimpleNamespace):
+    """A case without an analysis behind it."""
+
+    micro_batches = Case.micro_batches
+
+    @property
+    def numbered_sites(self) -> list[tuple[int, Any]]:
+        return list(enumerate(self.sites))
 
 
 def values(seen: Seen | None) -> list[Any]:
     assert seen is not None
+    say_seen(seen)
     return [e.value for e in seen.evidence]
 
 
@@ -68,4 +84,30 @@ def kernels(**changes: Any) -> Any:
 def worths(monkeypatch: pytest.MonkeyPatch, room: Any, *given: Worth | None) -> None:
     """What selected work is worth, call by call."""
     left = list(given)
-    monkeypatch.setattr(room, "worth", lambda *_, **__: left.pop(0))
+
+    def worth(_: Any, select: Select, waiting: bool = True) -> Worth | None:
+        told = plain(["the worth of", *chosen(select), "waiting" if waiting else "and no waiting"])
+        if told not in lines:
+            say(told)
+        return left.pop(0)
+
+    monkeypatch.setattr(room, "worth", worth)
+
+
+def chosen(select: Select | None) -> list[Any]:
+    """Roles, phases and kinds among an entry of each with each."""
+    if select is None:
+        return ["something"]
+    kinds = (COMPUTE, *map(idle_kind, CAUSES))
+    each = ledger(*((k, p, r, 0, 1) for k, p, r in product(kinds, PHASES, ROLES)))
+    flag = select(each)
+    return [
+        *_named(each.role[flag], ROLES),
+        *_named(each.phase[flag], PHASES),
+        f"{int(flag.sum())} of {len(flag)}, {int((flag & each.busy).sum())} busy",
+    ]
+
+
+def _named(codes: Any, names: tuple[str, ...]) -> list[str]:
+    found = np.unique(codes).tolist()
+    return ["all"] if len(found) == len(names) else [names[i] for i in found]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from said import say_seen
 
 from loraprof.diagnosis.findings import base, comparability, distributed, host, power, transfers
 from loraprof.diagnosis.rule import Seen
@@ -48,6 +49,7 @@ def case(*parts: dict[str, Any], **facts: Any) -> Any:
         "recording": None,
         "nvml": None,
         "workload": None,
+        "micro_batches": 1,
         "adapter": None,
         "replay": None,
         "communication": None,
@@ -87,6 +89,7 @@ def sampled(held: int, clocks: tuple[int | None, ...] = (), **violations: int) -
 
 def facts(seen: Seen | None) -> dict[str, Any]:
     assert seen is not None
+    say_seen(seen)
     return {one.what: one.value for one in seen.evidence}
 
 
@@ -162,7 +165,10 @@ def test_where_a_rule_begins(
     rule: str, test: Callable[[Any], Seen | None], step: Callable[[int], Any], seen: list[int], unseen: list[int]
 ) -> None:
     values = [*seen, *unseen]
-    assert [test(step(value)) is not None for value in values] == [value in seen for value in values]
+    found = [test(step(value)) for value in values]
+    for one in filter(None, found):
+        say_seen(one)
+    assert [one is not None for one in found] == [value in seen for value in values]
 
 
 D_EDGES: list[tuple[str, Callable[[Any], Seen | None], Callable[[int], Any], list[int], list[int]]] = [

@@ -7,9 +7,8 @@ import pytest
 from builders import json_of as trace_json
 from builders import kernel, op, step, write
 from msgspec import structs
-from provoke import CALIBRATION, advice, facts, found, made, shaped, synthetic, workload
+from provoke import CALIBRATION, advice, facts, found, made, on_cpu, shaped, synthetic, workload
 from synthetic.machine import Hardware
-from test_kinds import on_cpu
 
 import loraprof
 from loraprof.diagnosis.case import Case

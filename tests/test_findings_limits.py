@@ -9,7 +9,9 @@ import msgspec
 import pytest
 from builders import json_of, kernel, op, step, write
 from provoke import facts, found, made, shaped, synthetic, timing, workload
+from said import say
 
+from loraprof.diagnosis.judge import RULES
 from loraprof.model.recording import Memory, Nvml, NvmlSample
 
 LARGE: dict[str, Any] = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
@@ -157,3 +159,12 @@ def test_what_a_full_and_waiting_device_shows_is_said_in_shares() -> None:
 def test_a_cold_start_says_how_cold() -> None:
     seen = facts(found(timed(1.55))["G3"])
     assert seen["first step that was timed"] == round(1.55 * seen["median step"])
+
+
+def test_the_numbers_of_rules_and_of_what_helps() -> None:
+    """What a rule asks for at least, and what others saw that a change takes away."""
+    for rule in RULES.values():
+        say(rule.id, *(f"{name} {value:g}" for name, value in rule.thresholds.items()))
+        for one in rule.remedies:
+            part = (one.assumed.low, one.assumed.likely, one.assumed.high) if one.assumed else ()
+            say(f"  {one.kind}", one.arm, *one.text, *part)

@@ -1,7 +1,6 @@
-"""Steps of every kind: what holds of each report, and, beside ``benchmarks/mutants.py``, whether one changes at all."""
+"""Steps of every kind: what holds of each report, and all that it says."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,11 +13,13 @@ import pytest
 from builders import Document
 from contradictions import contradictions
 from fleets import fleet
-from provoke import made, shaped, synthetic, workload
+from provoke import made, on_cpu, shaped, synthetic, workload
+from said import say_more, say_parts, say_report
 from synthetic.faults import events, mapped, on_gpu, without
 from synthetic.presets import PRESETS
 from synthetic.randomised import random_run
 from synthetic.simulate import Synthetic, simulate
+from varied import varied
 
 import loraprof
 from loraprof.model.recording import AttentionCall, CountedOp, GradientCost, Memory, TrainingCost
@@ -28,7 +29,6 @@ from loraprof.store.recordings import load_source
 
 H100 = profiles_dir() / "recordings" / "h100-sxm" / "minimind-26m.loraprof"
 ROOFS = "faster than its roof"  # simulated times know nothing of the calibration beside them
-PINS = os.environ.get("LORAPROF_PINS", "")
 COMPILED = Path(__file__).parent / "golden" / "compiled.loraprof"  # of scripts/compiled.py whole, on a CPU
 LARGE: dict[str, Any] = {"hidden": 4096, "ffn": 11008, "tokens": 4096, "vocab": 32000}
 
@@ -40,13 +40,6 @@ def random(seed: int) -> Path:
 def bare(run: Synthetic) -> Path:
     """The trace alone."""
     return made(run) / "rank0.trace.json.gz"
-
-
-def on_cpu(run: Synthetic, **changes: Any) -> Path:
-    """The host's part of the trace, as of a step on a CPU."""
-    gone = [e for e in events(run.document) if on_gpu(e) or e["cat"] == "cuda_runtime"]
-    device = msgspec.structs.replace(run.recording.device, kind="cpu", name="CPU", capability=None)
-    return made(replace(run, document=without(run.document, *gone)), device=device, **changes)
 
 
 def coarse(run: Synthetic, grid_us: int) -> Synthetic:
@@ -123,7 +116,7 @@ def recorded(run: Synthetic) -> Path:
 
 KINDS: dict[str, Callable[[], Path]] = {
     **{name: lambda name=name: made(synthetic(name)) for name in PRESETS},  # type: ignore[misc]
-    **{f"random-{seed}": partial(random, seed) for seed in range(8)},
+    **{f"random-{seed}": partial(random, seed) for seed in range(3)},
     "trace-v1": lambda: bare(synthetic("bandwidth-v1")),
     "trace-v5": lambda: bare(synthetic("bandwidth-v5")),
     "trace-random": lambda: bare(simulate(*random_run(5))),
@@ -142,6 +135,7 @@ KINDS: dict[str, Callable[[], Path]] = {
     "h100-trace": lambda: H100 / "rank0.trace.json.gz",
     "recorded": lambda: recorded(shaped(**LARGE)),
     "recorded-v5": lambda: recorded(shaped(**LARGE, variant="V5", checkpoint=True)),
+    **{f"varied-{seed}": partial(varied, seed) for seed in range(40)},
     "ranks": lambda: fleet(4),
     "ranks-gather": lambda: fleet(3, collective="_all_gather_base", slow=2, offsets_ns={1: 5_000_000, 2: -7_000_000}),
     "ranks-machines": lambda: fleet(4, slow=None, machines=lambda rank: f"node{rank // 2}", numbered=False),
@@ -169,20 +163,14 @@ def pinned(place: Path) -> dict[str, str]:
     return {name: digest(value) for name, value in parts.items()}
 
 
-def assert_unchanged(name: str, seen: dict[str, str]) -> None:
-    """As it was when this was first asked: the folder is that of one run of the mutants."""
-    if not PINS:
-        pytest.skip("only a run of benchmarks/mutants.py asks whether anything changes")
-    place = Path(PINS) / f"{name}.json"
-    if not place.exists():
-        place.write_text(json.dumps(seen))
-    assert seen == json.loads(place.read_text())
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_a_report_is_exact_and_contradicts_itself_nowhere(name: str) -> None:
     job = Job(partial(load_source, KINDS[name]()))
     report = job.report
+    say_report(report)
+    say_parts(report)
+    say_parts(job.drawn())
+    say_more(job.diagnosis)
     said = contradictions(msgspec.to_builtins(report))
     assert [line for line in said if not line.startswith(ROOFS)] == []
     for step in [*report.steps, *filter(None, [report.plain_step()])]:
@@ -194,11 +182,6 @@ def test_a_report_is_exact_and_contradicts_itself_nowhere(name: str) -> None:
             for row in scene.rows
             for i in range(len(row.ns))
         )
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_a_report_stays_as_it_is(name: str) -> None:
-    assert_unchanged(name, pinned(KINDS[name]()))
 
 
 @pytest.mark.parametrize(("name", "by"), [("bandwidth-v5", -6), ("sync-in-adapter", -7)])
@@ -224,6 +207,6 @@ ESTIMATES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", ESTIMATES)
-def test_an_estimate_stays_as_it_is(name: str) -> None:
+def test_an_estimate_is_what_it_was(name: str) -> None:
     model, options = ESTIMATES[name]
-    assert_unchanged(f"estimate-{name}", {"": digest(msgspec.to_builtins(loraprof.estimate_step(model, **options)))})
+    say_parts(loraprof.estimate_step(model, **options))

@@ -13,7 +13,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from benchmarks.mutation.changes import Mutant
-from benchmarks.mutation.lines import BUDGET_S, OPTIONS, PINS, Map
+from benchmarks.mutation.lines import LIMIT_S, OPTIONS, Map
 from benchmarks.mutation.loading import Finder, Loaded
 
 Run = Callable[["Mutant | None", Sequence[str]], str | None]  # the test that fails with a mutant, "" where none says
@@ -92,7 +92,7 @@ class Trial:
         self.tests = tests
         self._end = time.monotonic() + 60 * minutes
         self._sound: dict[str, bool] = {}  # a killer: whether it passes without a mutant
-        self.counts = dict.fromkeys(("killed", "late", "changed", "same", "unreached"), 0)
+        self.counts = dict.fromkeys(("killed", "late", "same", "unreached"), 0)
 
     def judge(self, mutant: Mutant, run: Run) -> None:
         if time.monotonic() > self._end:
@@ -103,17 +103,16 @@ class Trial:
             chosen = [name for name in chosen if name != fate.killer]
             fate = self._fate(mutant, chosen, run)
         word = "late" if fate.late else "same" if fate.killer is None else "killed"
-        word = "changed" if (fate.killer or "").startswith(PINS) else word
         self.counts[word if chosen else "unreached"] += 1
         if word != "killed":
             print(f"{mutant.file}:{mutant.lines.start} {word}, {len(chosen)} tests\n{mutant.change}\n", flush=True)
 
     def _fate(self, mutant: Mutant, chosen: Sequence[str], run: Run) -> Fate:
-        return forked(lambda: run(mutant, chosen), 3 * BUDGET_S) if chosen else Fate()
+        return forked(lambda: run(mutant, chosen), LIMIT_S) if chosen else Fate()
 
     def _is_sound(self, name: str, run: Run) -> bool:
         if name not in self._sound:
-            self._sound[name] = forked(lambda: run(None, [name]), 3 * BUDGET_S) == Fate()
+            self._sound[name] = forked(lambda: run(None, [name]), LIMIT_S) == Fate()
             if not self._sound[name]:
                 print(f"{name} fails without a mutant\n", flush=True)
         return self._sound[name]

@@ -41,7 +41,8 @@ class TimedLedger(Struct, frozen=True, eq=False):
 
 
 def timed_ledger(ledger: Ledger, ns: Floats) -> TimedLedger:
-    key = (ledger.module * len(PHASES) + ledger.phase) * len(ROLES) + ledger.role
+    sizes = (int(ledger.module.max(initial=-1)) + 2, len(PHASES), len(ROLES))
+    key = np.ravel_multi_index((ledger.module + 1, ledger.phase, ledger.role), sizes)
     _, group = np.unique(key, return_inverse=True)
     return TimedLedger(ledger, ns, group, np.bincount(group, ledger.busy).astype(np.float64))
 
@@ -72,6 +73,11 @@ class Case(Struct, frozen=True, eq=False, dict=True):
     @property
     def workload(self) -> Workload | None:
         return self.recording.workload if self.recording else None
+
+    @property
+    def micro_batches(self) -> int:
+        """Per optimizer step; one where that is not known."""
+        return (self.workload.micro_batches if self.workload else None) or 1
 
     @property
     def compiled(self) -> bool:
@@ -188,7 +194,7 @@ def gain(case: Case, saved: Worth, error: float = ERROR) -> Gain | None:
     None without an unprofiled time or where what is saved cannot be told from nothing.
     """
     unprofiled = case.timing.unprofiled
-    if unprofiled is None or saved.ns <= 0 or saved.ns < tellable_ns(unprofiled):
+    if unprofiled is None or saved.ns < tellable_ns(unprofiled):
         return None
     if saved.basis != "measured":
         spread = spread_ns(unprofiled)

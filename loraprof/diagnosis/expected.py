@@ -66,8 +66,8 @@ def _fused_optimizer(case: Case) -> Worth | str:
         return "the recording does not say which optimizer runs"
     trained = [p for p in case.recording.parameters if p.trainable] if case.recording else []
     stays = passes * sum(prod(p.shape) * element_bytes(p.dtype) for p in trained)
-    rows = [k for k in case.kernels if k.role == "optimizer" and k.min_bytes]
-    moved, stream = sum(k.min_bytes or 0 for k in rows), case.rates.stream_bytes_per_s if case.rates else None
+    moved = sum(k.min_bytes for k in case.kernels if k.role == "optimizer" and k.min_bytes)
+    stream = case.rates.stream_bytes_per_s if case.rates else None
     if case.analysis.on_gpu:
         return _fewer_launches(case, min(stays / moved, 1.0) if moved else 1.0)
     if not moved or not stream:
@@ -131,13 +131,12 @@ def _autocast(case: Case) -> Worth | str:
 
 def _half_over_single(case: Case, products: list[Record]) -> float | None:
     """Time of all products in half precision over that in fp32, by the shapes that were calibrated in both."""
-    rates, half, single = case.rates, 0.0, 0.0
+    rates = case.rates
     known = {(g.m, g.n, g.k, g.dtype) for g in rates.calibration.gemm} if rates else set()
     if rates is None or not any((*shape, "float32") in known for *shape, dtype in known if dtype == HALF):
         return None
-    for m, n, k in filter(None, map(_sizes, products)):
-        half += rates.gemm_ns(m, n, k, HALF) or 0.0
-        single += rates.gemm_ns(m, n, k, "float32") or 0.0
+    sizes = [size for size in map(_sizes, products) if size]
+    half, single = (sum(rates.gemm_ns(*size, dtype) or 0.0 for size in sizes) for dtype in (HALF, "float32"))
     return half / single if single else None
 
 

@@ -19,8 +19,8 @@ def best(findings: Sequence[Finding], kinds: Collection[RemedyKind]) -> list[Pro
     for finding in (f for f in findings if f.is_cause):
         remedies = [r for r in finding.remedies if r.kind in kinds]
         if remedies:
-            found.append((finding, max(remedies, key=_gain_ns)))
-    return sorted(found, key=lambda pair: (_open(pair[1]), -_gain_ns(pair[1])))
+            found.append((finding, max(remedies, key=lambda r: r.gain_ns)))
+    return sorted(found, key=lambda pair: (_open(pair[1]), -pair[1].gain_ns))
 
 
 def gains(remedy: RemedyReport) -> bool:
@@ -29,7 +29,3 @@ def gains(remedy: RemedyReport) -> bool:
 
 def _open(remedy: RemedyReport) -> bool:
     return remedy.gain is None or not units.is_known(remedy.gain.low, remedy.gain.high)
-
-
-def _gain_ns(remedy: RemedyReport) -> int:
-    return remedy.gain.ns if remedy.gain else 0

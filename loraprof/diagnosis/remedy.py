@@ -42,11 +42,10 @@ class Remedy(Struct, frozen=True, kw_only=True):
         """Whether there are words for this script, and the change fits it."""
         return self._stack(case) is not None and (self.fits is None or self.fits(case, values))
 
-    def report(self, case: Case, values: Values, whole: Worth | None) -> RemedyReport | None:
-        """``whole``: what the cause costs. None where the remedy does not fit."""
+    def report(self, case: Case, values: Values, whole: Worth | None) -> RemedyReport:
+        """``whole``: what the cause costs. Of a remedy that suits."""
         stack = self._stack(case)
-        if stack is None or not self.suits(case, values):
-            return None
+        assert stack is not None
         saved = self.worth(case, values, whole)
         return RemedyReport(
             kind=self.kind,
@@ -79,7 +78,7 @@ def unknown(case: Case, values: Values) -> None:
 
 def in_order(remedies: Sequence[RemedyReport]) -> list[RemedyReport]:
     """Those that keep the training as it is first; of a kind by what they gain."""
-    return sorted(remedies, key=lambda r: (ORDER.index(r.kind), -(r.gain.ns if r.gain else 0)))
+    return sorted(remedies, key=lambda r: (ORDER.index(r.kind), -r.gain_ns))
 
 
 def compare_command(case: Case, arms: Sequence[str]) -> str | None:

@@ -12,10 +12,8 @@ from loraprof.model.trace import Bool, among, distinct
 def like(case: Case, rows: list[Record]) -> Bool:
     """Host rows, of every step, with the op, the inputs and the module of one of these."""
     host, attribution = case.analysis.trace.host, case.analysis.attribution
-    key = (host.name.astype(np.int64) * (len(case.analysis.trace.shapes) + 1) + host.shapes) * (
-        len(attribution.paths) + 1
-    )
-    key += attribution.module
+    sizes = (len(case.analysis.trace.names), len(case.analysis.trace.shapes) + 1, len(attribution.paths) + 1)
+    key = np.ravel_multi_index((host.name, host.shapes + 1, attribution.module + 1), sizes)
     return among(key, key[[r.row for r in rows]])
 
 

@@ -74,8 +74,7 @@ class Rule(Struct, frozen=True, kw_only=True):
         paying = [r for r in suiting if seen.severity or r.pays(case, seen.values, seen.saved)]
         if suiting and not paying:
             return None
-        reports = (r.report(case, seen.values, seen.saved) for r in paying)
-        remedies = in_order([r for r in reports if r]) or [self._in_words()]
+        remedies = in_order([r.report(case, seen.values, seen.saved) for r in paying]) or [self._in_words()]
         gain = max((r.gain for r in remedies if r.gain), key=lambda g: g.ns, default=None)
         spent = 0.0 if unprofiled else seen.spent_ns / case.wall_ns
         share = gain.ns / unprofiled.median_ns if gain and unprofiled else spent

@@ -77,7 +77,8 @@ def _worth(case: Case, proposed: Proposed) -> Worth | None:
     seen = rule.test(case) if rule.test else None
     if seen is None:
         return None
-    fitting = (r for r in seen.remedies or rule.remedies if r.report(case, seen.values, seen.saved) == wanted)
+    suiting = (r for r in seen.remedies or rule.remedies if r.suits(case, seen.values))
+    fitting = (r for r in suiting if r.report(case, seen.values, seen.saved) == wanted)
     return next((r.worth(case, seen.values, seen.saved) for r in fitting), None)
 
 
@@ -147,12 +148,8 @@ class _Edited(Struct, frozen=True, dict=True):
     def _entry(self) -> Int64:
         """Per replayed record its entry of the ledger, -1 none."""
         assert self.replay is not None
-        rows, record = self.replay.step.record, self.timed.ledger.record
-        place = np.full(max(int(rows.max(initial=-1)), int(record.max(initial=-1))) + 1, -1, dtype=np.int64)
-        some = np.flatnonzero(record >= 0)
-        place[record[some]] = some
-        entry: Int64 = place[rows]
-        return entry
+        place = {record: i for i, record in enumerate(self.timed.ledger.record.tolist()) if record >= 0}
+        return np.array([place.get(record, -1) for record in self.replay.step.record.tolist()], dtype=np.int64)
 
 
 def _either(one: Taken, two: Taken) -> Taken:

@@ -37,6 +37,11 @@ class RemedyReport(msgspec.Struct, frozen=True, kw_only=True):
     arm: str | None = None
     gain: Gain | None = None
 
+    @property
+    def gain_ns(self) -> int:
+        """For an order: 0 where it is not known."""
+        return self.gain.ns if self.gain else 0
+
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     id: str

@@ -36,10 +36,10 @@ def dense_delta(case: Case) -> Seen | None:
     """L7: the weight difference is built as a full matrix (DoRA's norm, parametrization) in every pass."""
     dense = _dense_rows(case)
     rows = [r for r in dense if r.phase == "forward"]
-    layers = {r.site for r in rows}
+    layers = {r.site for r in rows if r.site is not None}
     if not layers:
         return None
-    kinds = {case.recording.sites[i or 0].kind for i in layers} if case.recording else set()
+    kinds = {case.recording.sites[i].kind for i in layers} if case.recording else set()
     spent = case.spent_ns(rows)
     saved, once = (worth(case, of_rows(case, like(case, found))) for found in (dense, rows))
     return Seen(
@@ -58,6 +58,7 @@ def _dense_rows(case: Case) -> list[Record]:
 
     In forward, what they were made of in the counted step tells; backward, and in older recordings, their shapes.
     """
+    shapes: dict[int | None, set[tuple[int, ...]]]
     shapes = {i: {(s.out_features, s.in_features), (s.in_features, s.out_features)} for i, s in case.numbered_sites}
     base = [r for r in case.records if r.role == "base.linear" and r.phase == "forward"]
     tokens, known = {_tokens(case), *map(_rows_of_input, base)}, case.analysis.attribution.dense
@@ -65,7 +66,7 @@ def _dense_rows(case: Case) -> list[Record]:
     def dense(r: Record) -> bool:
         if known is not None and r.phase == "forward":
             return r.row in known
-        large = (d for d in r.dims if _matrices(d) and d[-2:] in shapes[r.site or 0])
+        large = (d for d in r.dims if _matrices(d) and d[-2:] in shapes[r.site])
         return tokens != {None} and any(not tokens & {*d, prod(d[:-1])} for d in large)
 
     return [
@@ -183,8 +184,7 @@ def slow_fused(case: Case) -> Seen | None:
         return None
     spent = sum(r.ns for r in rows)
     expected = 0.0
-    for r in rows:
-        s = case.recording.sites[r.site or 0]
+    for s in (case.recording.sites[r.site] for r in rows if r.site is not None):
         ns = rates.gemm_ns(tokens, s.out_features, s.in_features, s.base_dtype)
         if ns is None:
             return None
@@ -203,7 +203,7 @@ def slow_fused(case: Case) -> Seen | None:
 
 def _tokens(case: Case) -> int | None:
     w = case.workload
-    return w.tokens_per_step // (w.micro_batches or 1) if w and w.tokens_per_step else None
+    return w.tokens_per_step // case.micro_batches if w and w.tokens_per_step else None
 
 
 def _rows_of_input(record: Record) -> int | None:

@@ -75,8 +75,10 @@ def checkpointing(case: Case) -> Seen | None:
 
 def other_parts(case: Case) -> Seen | None:
     """B3: attention, norms, head and loss take the time, and LoRA leaves them as they are."""
+    if case.adapter is None or not case.busy_ns:
+        return None
     parts = {r: case.step.ns(kind="busy", role=r) for r in ("attention", "norm", "head", "loss")}
-    share = sum(parts.values()) / case.busy_ns if case.busy_ns else 0.0
+    share = sum(parts.values()) / case.busy_ns
     rows = [k for k in case.kernels if k.role == "attention" and k.phase == "forward" and k.op]
     rows = [k for k in rows if re.search("(?i)att", k.module or "")]  # not a router's softmax
     products = sum(k.count for k in rows if k.op in ("aten::bmm", "aten::baddbmm", "aten::mm"))
@@ -84,7 +86,7 @@ def other_parts(case: Case) -> Seen | None:
     fused = any(CORE.search(k.op or "") for k in rows)
     unfused = products > 0 and softmax > 0 and not fused
     math = any("scaled_dot_product_attention_math" in n for n in case.op_names)  # what SDPA falls back to
-    if case.adapter is None or (share < OTHER_SHARE and not unfused):
+    if share < OTHER_SHARE and not unfused:
         return None
     saved = (
         worth(case, both(roles("attention"), without(within(case, r"^aten::(bmm|baddbmm|mm|matmul)$"))))
@@ -229,18 +231,19 @@ def expert_loop(case: Case) -> Seen | None:
 
 def slow_products(case: Case) -> Seen | None:
     """B10: the base's own products run far below what this device reached in calibration, and had it to themselves."""
-    rows = [k for k in case.kernels if k.role == "base.linear" and k.flops]
-    flops, spent = sum(k.flops or 0 for k in rows), sum(k.total_ns for k in rows)
+    rows = [k for k in case.kernels if k.role == "base.linear"]
+    work = [(k.flops, k.total_ns) for k in rows if k.flops and k.total_ns]
     peak = case.gemm_flops_per_s
-    if not peak or not spent or case.busy_ns < BUSY_SHARE * case.wall_ns or case.timing.crowded:
+    if not peak or not work or case.busy_ns < BUSY_SHARE * case.wall_ns or case.timing.crowded:
         return None
+    flops, spent = map(sum, zip(*work, strict=True))
     reached = flops / spent * 1e9 / peak
     if reached >= GEMM_EFFICIENCY:
         return None
     convolved = any("conv" in (k.op or "") for k in rows)
     odd = [s for s in case.sites if s.in_features % 8 or s.out_features % 8]
-    best = max((k.flops or 0) / k.total_ns for k in rows if k.total_ns)
-    slow = sum(k.total_ns - (k.flops or 0) / best for k in rows) / spent  # at the rate of the best of them
+    best = max(count / ns for count, ns in work)
+    slow = sum(ns - count / best for count, ns in work) / spent  # at the rate of the best of them
     products = worth(case, roles("base.linear"), waiting=False)
     odd_shapes = bool(odd) and not convolved
     return Seen(

@@ -81,7 +81,7 @@ def mixed_units(case: Case) -> Seen | None:
         return None
     flat = [p for p in case.recording.parameters if p.trainable and "flat_param" in p.name]
     size, own = sum(prod(p.shape) for p in flat), _adapter_elements(case)
-    hidden = _messages(case, "reduce_scatter").bytes > FLAT * 4 * own * _micro_batches(case)
+    hidden = _messages(case, "reduce_scatter").bytes > FLAT * 4 * own * case.micro_batches
     if not own or not (hidden or size > FLAT * own):
         return None
     return Seen(
@@ -99,7 +99,7 @@ def mixed_units(case: Case) -> Seen | None:
 def needless_reduction(case: Case) -> Seen | None:
     """D4: gradients are reduced that the adapters do not have."""
     of_kind = _messages(case, "all_reduce")
-    moved, own = of_kind.bytes, 4 * _adapter_elements(case) * _micro_batches(case)
+    moved, own = of_kind.bytes, 4 * _adapter_elements(case) * case.micro_batches
     if not own or moved <= NEEDLESS * own:
         return None
     return Seen(
@@ -190,7 +190,7 @@ def _messages(case: Case, *kinds: str) -> Messages:
         none = np.zeros(0, np.int64)
         return Messages(none, none, none, 0)
     rows = found.of(*(kinds or KINDS))
-    groups = {found.groups[g].size or 0 for g in found.group[rows].tolist() if g >= 0}
+    groups = {size for g in found.group[rows].tolist() if g >= 0 and (size := found.groups[g].size)}
     rows = rows[found.nbytes[rows] > 0]
     exposed, hidden = (np.rint(ns[rows] * case.scale).astype(np.int64) for ns in (found.exposed, found.hidden))
     return Messages(found.nbytes[rows], exposed + hidden, exposed, max(groups, default=0))
@@ -225,11 +225,6 @@ def _frozen_bytes(case: Case) -> int:
 
 def _adapter_elements(case: Case) -> int:
     return sum((s.rank or 0) * (s.in_features + s.out_features) for s in case.sites)
-
-
-def _micro_batches(case: Case) -> int:
-    """How often per step gradients are reduced, at most."""
-    return (case.workload.micro_batches if case.workload else None) or 1
 
 
 def _gradients(case: Case) -> int | None:

@@ -67,17 +67,13 @@ def _fused_loss(case: Case, vocabulary: int | None) -> Worth | None:
         for d, element in zip(r.dims, map(kineto_bytes, r.types), strict=False)
         if isinstance(d, tuple) and vocabulary in d and element
     ]
-    moved = sum(k.min_bytes or 0 for k in case.kernels if k.role == "loss")
+    moved = sum(k.min_bytes for k in case.kernels if k.role == "loss" and k.min_bytes)
     spent = worth(case, roles("loss"), waiting=False)
     if not logits or not moved or spent is None:
         return None
     elements = max(count for count, _ in logits)
     once = elements * min(element for count, element in logits if count == elements)
-    return spent.times(max(1 - 2 * once * _passes(case) / moved, 0.0)).at_most  # read, and written as the gradient
-
-
-def _passes(case: Case) -> int:
-    return (case.workload.micro_batches if case.workload else None) or 1
+    return spent.times(max(1 - 2 * once * case.micro_batches / moved, 0.0)).at_most  # read, and written as the gradient
 
 
 def vocabulary_of(case: Case) -> int | None:

@@ -161,7 +161,7 @@ def python_overhead(case: Case) -> Seen | None:
 def _places(case: Case, module: Int64, ns: Int64) -> str:
     """Path of the module before which most of the time was spent."""
     paths = case.analysis.attribution.paths
-    totals = np.bincount(np.where(module >= 0, module, len(paths)), ns, minlength=len(paths) + 1)
+    totals = np.bincount(np.where(module >= 0, module, len(paths)), ns)
     best = int(totals.argmax())
     return paths[best] if best < len(paths) else "work outside every module"
 
@@ -188,8 +188,9 @@ def prepared_ahead(case: Case) -> Worth | None:
         saved = min(wait, step - wait / workers)
     """
     waits, unprofiled = worth(case, idle("data")), case.timing.unprofiled
-    if waits is None or unprofiled is None:
+    if waits is None:
         return None
+    assert unprofiled is not None  # there is no worth without
     most = max(unprofiled.median_ns - waits.ns / remedies.LOADERS, 0.0)
     saved = waits.times(most / waits.ns) if waits.ns > most else waits
     return saved if case.analysis.on_gpu else saved.at_most

@@ -136,7 +136,8 @@ def _fast(rate: Rate | None) -> bool:
 def _like(case: Case, rows: tuple[int, ...]) -> Bool:
     """Host rows, of every step, of the same op with the same kind of inputs."""
     host = case.analysis.trace.host
-    key = host.name.astype(np.int64) * (len(case.analysis.trace.shapes) + 1) + host.shapes
+    sizes = (len(case.analysis.trace.names), len(case.analysis.trace.shapes) + 1)
+    key = np.ravel_multi_index((host.name, host.shapes + 1), sizes)
     found: Bool = np.isin(key, key[[row for row in rows if row >= 0]])
     return found
 

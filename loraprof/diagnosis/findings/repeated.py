@@ -87,7 +87,7 @@ def _built(case: Case) -> Again | None:
     for op in recording.counted:
         if op.phase == "forward":
             counted[op.module, op.op] += op.count
-    shares = {(r.module, r.op): min(r.count / max(counted[r.module, r.op], r.count), 1.0) for r in outside}
+    shares = {(r.module, r.op): r.count / max(counted[r.module, r.op], r.count) for r in outside}
     attribution, host, names = case.analysis.attribution, case.analysis.trace.host, case.analysis.trace.names
     ids = {name: i for i, name in enumerate(names)}
     wanted = {(module, ids[op]): share for (module, op), share in shares.items() if op in ids}
@@ -101,7 +101,7 @@ def _built(case: Case) -> Again | None:
         return None
     factor = _factor(case, flag, wanted)
     value = worth(case, select)
-    kinds = Counter({r.op: 0 for r in outside})
+    kinds = Counter[str]()
     for r in outside:
         kinds[r.op] += r.count
     first = min(outside, key=lambda r: r.module)
@@ -153,7 +153,7 @@ def _read(case: Case) -> Again | None:
 def _waited(case: Case, reading: Bool, inside: Bool) -> tuple[int, Worth | None]:
     """On a GPU the device's idle time while the host waited; on a CPU the ops' own time. The first read stays."""
     host, names = case.analysis.trace.host, case.analysis.trace.names
-    left = 1 - 1 / max(int(reading.sum()), 1)
+    left = 1 - 1 / int(reading.sum())
     if not case.analysis.on_gpu:
         select = of_rows(case, reading)
         value = worth(case, select)

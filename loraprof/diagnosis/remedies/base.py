@@ -197,7 +197,7 @@ NO_EXPERTS = Remedy(kind="other_training", text={"peft": "leave experts out of t
 
 
 def _several(case: Case, values: Values) -> bool:
-    return case.workload is not None and (case.workload.micro_batches or 1) > 1
+    return case.micro_batches > 1
 
 
 FEWER_MICRO_BATCHES = Remedy(
