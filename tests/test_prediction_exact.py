@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import call, kernel, op, overhead, step, trace_of
+from ledgers import BUSY, COMM, ledger
 from msgspec.structs import replace
 from recordings import recording
 
@@ -20,7 +21,6 @@ from loraprof.analysis.prediction.host_clock import HostClock, host_clock, on_cl
 from loraprof.analysis.prediction.replay import step_calls
 from loraprof.analysis.step.unprofiled import scaled_ledger, unprofiled_ns
 from loraprof.analysis.trace.launch_links import link
-from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.recording import (
     AdapterOps,
     AdapterSite,
@@ -37,7 +37,6 @@ from loraprof.model.recording import (
 )
 from loraprof.model.report import Interval, Unprofiled
 from loraprof.model.trace import NONE
-from loraprof.model.vocabulary import CLASSES, PHASE, ROLE, DeviceClass
 
 SITE = AdapterSite(path="a", kind="lora", rank=2, in_features=5, out_features=7, dtype="float32", base_dtype="float32")
 UNIT = Calibration(gemm=[GemmRate(m=1, n=1, k=1, dtype="float32", ns=1)], copy=[CopyRate(bytes=100, ns=1000)])
@@ -48,17 +47,6 @@ COST = TrainingCost(
 )  # fmt: skip
 
 
-def ledger(*rows: tuple[int, str, str, int, int]) -> Ledger:
-    """(class, or -1 idle; phase; role; module; ns)"""
-    kind = np.array([len(CLASSES) if k < 0 else k for k, *_ in rows], np.int64)
-    phase, role = np.array([PHASE[r[1]] for r in rows], np.int64), np.array([ROLE[r[2]] for r in rows], np.int64)  # type: ignore[index]
-    module, ns = (np.array([r[i] for r in rows], np.int64) for i in (3, 4))
-    blank = np.full(len(rows), NONE, np.int64)
-    window = Window("w", 0, int(ns.sum()), 0, int(ns.sum()), 0)
-    return Ledger(window, kind, phase, role, module, blank, blank, blank, blank, ns, ns, blank, ())
-
-
-BUSY, COMM = int(DeviceClass.COMPUTE), int(DeviceClass.COMM)
 STEP = ledger(
     (BUSY, "forward", "adapter.down", 1, 1000), (BUSY, "backward", "adapter.up", 2, 500),
     (BUSY, "backward", "base.linear", 0, 400), (BUSY, "optimizer", "optimizer", NONE, 70),
