@@ -12,7 +12,7 @@ from loraprof.analysis.attribution.roles import Behaviour
 from loraprof.analysis.attribution.sequence import forward_owner, interval_owner, logical_threads
 from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked import adapters, order
-from loraprof.analysis.attribution.unmarked.adapters import ENDS, NEAR, pairs_of
+from loraprof.analysis.attribution.unmarked.adapters import ENDS, pairs_of
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort, _dims, _said, _sort
 from loraprof.model.recording import ModuleCall
 from loraprof.model.trace import NONE, Shapes
@@ -198,7 +198,7 @@ class Plain:
     def chains(self) -> list[tuple[int, int]]:
         c, at = self.c, self.at
         out, taken = list[tuple[int, int]](), set[int]()
-        for distance in range(1, NEAR + 1):
+        for distance in range(1, 13):
             found = []
             for a in range(len(at) - distance):
                 x, y = at[a], at[a + distance]
@@ -214,7 +214,7 @@ class Plain:
         c, at = self.c, self.at
         base = [NONE] * len(chains)
         for sums, sign, end in ((True, -1, 0), (True, 1, 1), (False, -1, 0)):
-            for distance in range(1, NEAR + 1):
+            for distance in range(1, 13):
                 known = {*base}
                 for i, chain in enumerate(chains):
                     b = chain[end] + sign * distance

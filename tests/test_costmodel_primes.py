@@ -22,6 +22,9 @@ def test_a_linear_layer() -> None:
     assert linear.full_flops(T, K, N, input_grad=False) == Pass(product, product)
     assert linear.frozen_flops(T, K, N, input_grad=False) == Pass(product, 0)
     assert linear.full_bytes(T, K, N, 4) == Pass(4 * ONE, 8 * ONE)
+    assert linear.full_bytes(T, K, N) == Pass(2 * ONE, 4 * ONE)
+    assert linear.gemm_bytes(T, K, N) == 2 * ONE
+    assert linear.intensity(T, K, R) == 2 * T * K * R / (2 * (T * K + K * R + T * R))
     assert linear.full_bytes(T, K, N, 2, input_grad=False, accumulating=True) == Pass(2 * ONE, 2 * ONE + 6 * K * N)
     assert linear.frozen_bytes(T, K, N) == Pass(2 * ONE, 2 * ONE)
     assert linear.frozen_bytes(T, K, N, input_grad=False) == Pass(2 * ONE, 0)
@@ -61,6 +64,7 @@ def test_a_trained_layer_norm_writes_two_gradients() -> None:
     frozen, trained = blocks.layer_norm_bytes(T, K, 4), blocks.layer_norm_bytes(T, K, 4, trained=True)
     assert frozen == Pass(8 * T * K + 8 * T + 8 * K, 12 * T * K + 8 * T + 4 * K)
     assert trained == Pass(frozen.forward, frozen.backward + 8 * K)
+    assert blocks.layer_norm_bytes(T, K) == Pass(4 * T * K + 8 * T + 4 * K, 6 * T * K + 8 * T + 2 * K)
 
 
 def test_dora_with_dropout_runs_the_base_product_again() -> None:
@@ -92,7 +96,8 @@ def test_a_split_product_has_as_many_times_more_blocks() -> None:
 
 
 def test_optimizers_and_exchange() -> None:
-    assert [optimizer.sgd_bytes(4), optimizer.sgd_bytes(4, momentum=True)] == [12, 20]
+    assert [optimizer.sgd_bytes(4), optimizer.sgd_bytes(4, momentum=True), optimizer.sgd_bytes()] == [12, 20, 6]
+    assert [optimizer.adamw_bytes(), optimizer.clip_bytes(), optimizer.accumulate_bytes()] == [40, 6, 6]
     assert distributed.sharded_bytes(100, 10, 4) == 3 / 4 * 210
     assert distributed.sharded_bytes(100, 10, 1) == 0
 

@@ -12,9 +12,8 @@ from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.limits.ceiling import ceiling_of, ceilings, main_gpu
 from loraprof.analysis.limits.precision import compute_dtype
 from loraprof.analysis.limits.rates import Rates, unsteady
-from loraprof.analysis.limits.reuse import SMALLEST, cached_bytes
+from loraprof.analysis.limits.reuse import cached_bytes
 from loraprof.analysis.limits.roofline import (
-    MOST_LIFT,
     Ceiling,
     Reached,
     Roof,
@@ -145,8 +144,8 @@ def test_what_a_step_reached_counts_up_to_what_the_device_allows_exactly() -> No
     assert fast.bytes_per_s == fast.most_bytes_per_s == 2e9
     assert fast.copies == ((8, 16.0), (1024, 512.0))
     assert lifted(base, [reached("memory", 511, 1024)]) == base
-    assert lifted(base, [reached("memory", 16 / MOST_LIFT, 8)]).copies[0] == (8, 16 / MOST_LIFT)
-    assert lifted(base, [reached("memory", 16 / MOST_LIFT - 0.01, 8)]) == base
+    assert lifted(base, [reached("memory", 16 / 1.5, 8)]).copies[0] == (8, 16 / 1.5)
+    assert lifted(base, [reached("memory", 16 / 1.5 - 0.01, 8)]) == base
     slower = lifted(base, [reached("memory", 11, 8), reached("memory", 12, 8)])
     assert [*slower.copies[0]] == [8, 11]
     unsaid = lifted(replace(base, most_flops_per_s={}, most_bytes_per_s=None), [reached("compute", 2, flops=3)])
@@ -209,7 +208,7 @@ def test_an_excuse_holds_to_the_tolerance_exactly() -> None:
 
 def test_reuse_until_the_cache_has_passed() -> None:
     """Three tensors of one size pass through a cache that holds as many."""
-    size = SMALLEST
+    size = 4096
     made, read = Work(0, 0, size, writes=(size,)), Work(0, size, 0, reads=(size,))
     other = Work(0, 0, 2 * size, writes=(2 * size,))
     assert cached_bytes([made, read], size) == [0, 0]

@@ -14,8 +14,8 @@ from recordings import recording
 from loraprof.analysis.limits.rates import Rates
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.prediction import counterfactual as room
-from loraprof.analysis.prediction.comm_savings import BUCKET_BYTES, MoreCommunication, more_communication
-from loraprof.analysis.prediction.counterfactual import ADAPTER, MODEL, RUNS, counterfactual, unpredicted
+from loraprof.analysis.prediction.comm_savings import MoreCommunication, more_communication
+from loraprof.analysis.prediction.counterfactual import counterfactual, unpredicted
 from loraprof.analysis.prediction.gradients import factor, gradients, missing_inputs, module_ns, tied_ns
 from loraprof.analysis.prediction.host_clock import HostClock, host_clock, on_clock, unslowed
 from loraprof.analysis.prediction.replay import step_calls
@@ -55,7 +55,8 @@ STEP = ledger(
 
 
 def analysis(*ledgers: Ledger, on_gpu: bool = False) -> Any:
-    return SimpleNamespace(ledgers=ledgers, on_gpu=on_gpu)
+    trace = SimpleNamespace(names=("ncclDevKernel_AllReduce_Sum", "ncclDevKernel_AllGather", "gemm"))
+    return SimpleNamespace(ledgers=ledgers, on_gpu=on_gpu, trace=trace)
 
 
 def made(**changes: Any) -> Recording:
@@ -90,13 +91,13 @@ def test_on_a_cpu() -> None:
     one, two = predicted(STEP), predicted(STEP, slow, ledger((BUSY, "forward", "loss", NONE, 0)))
     full = FROZEN + WGRAD + END + 11
     assert (one.full_ns, one.frozen_ns, one.trained_ns, one.added_ns) == (round(full), FROZEN, 100, 10_000 - FROZEN)
-    assert one.full == interval(full, 120, 0, MODEL * WGRAD, MODEL * END, RUNS * 10_000)
-    assert one.frozen == interval(FROZEN, 120, 0, ADAPTER * 1500)
+    assert one.full == interval(full, 120, 0, 0.15 * WGRAD, 0.15 * END, 0.13 * 10_000)
+    assert one.frozen == interval(FROZEN, 120, 0, 0.3 * 1500)
     assert (one.savings.wgrad_ns, one.savings.optimizer_ns, one.savings.grad_clip_ns, one.savings.comm_ns) == (
         round(WGRAD + 3 * 29), 307, 53, None,
     )  # fmt: skip
     assert two.frozen_ns == 10_000 - 2250 - 50  # the median of two parts
-    assert two.frozen == interval(two.frozen_ns, 120, 750, ADAPTER * 2250)
+    assert two.frozen == interval(two.frozen_ns, 120, 750, 0.3 * 2250)
 
 
 def test_without_clipping_and_micro_batches() -> None:
@@ -116,11 +117,30 @@ def test_what_is_sent_besides() -> None:
     exposed = max(low, 700 / 3)
     assert more.full_ns - one.full_ns == 1000
     assert more.savings.comm_ns == 1000
-    half = (MODEL * WGRAD, MODEL * END, RUNS * 10_000)
+    half = (0.15 * WGRAD, 0.15 * END, 0.13 * 10_000)
     full = FROZEN + WGRAD + END + 11 + 1000
     assert more.full == Interval(
         low=interval(full, 120, 0, *half, 1000 - exposed).low, high=interval(full, 120, 0, *half, most - 1000).high
     )
+
+
+def test_a_frozen_step_may_do_without_the_reductions_of_its_backward_pass() -> None:
+    """Those in it, and no other collectives."""
+    rows = ledger(
+        (COMM, "backward", "comm", NONE, 300), (COMM, "forward", "comm", NONE, 20),
+        (COMM, "backward", "comm", NONE, 50),
+        (BUSY, "backward", "base.linear", 0, 400), (BUSY, "forward", "adapter.down", 1, 1000),
+        (-1, "backward", "comm", NONE, 8230), name=[0, 0, 1, 0, 2, NONE],
+    )  # fmt: skip
+    alone, job = predicted(rows), predicted(rows, extra=MoreCommunication(1000.0, 3, False))
+    assert (job.frozen.low, job.frozen.high) == (alone.frozen.low - 300, alone.frozen.high)
+    waits = replace(rows, ns=np.array([9000, 20, 50, 400, 500, 30]))
+    assert (
+        predicted(waits, extra=MoreCommunication(1000.0, 3, False)).frozen.low == interval(9500, 120, 0, 150).low - 9000
+    )
+    slow = replace(rows, ns=np.array([9600, 0, 0, 300, 100, 0]))
+    low = predicted(slow, extra=MoreCommunication(1000.0, 3, False)).frozen.low
+    assert low == max(0, interval(9900, 120, 0, 30).low - 9600)
 
 
 def replayed(sigma: float | None) -> Any:
@@ -139,8 +159,8 @@ def test_on_a_gpu_the_step_is_replayed_and_its_entries_without_the_profiler_coun
     wgrad = slower * 303
     assert (found.frozen_ns, found.trained_ns) == (10_000 - 1, 200)
     assert found.full_ns == round(10_000 + slower * 303 / 100 + 2 * (END + 11))
-    assert found.full == interval(10_000 + slower * 303 / 100 + 2 * (END + 11), 120, 0, MODEL * wgrad, MODEL * END, 0)
-    assert found.frozen == interval(9_999, 120, 0, ADAPTER * 3000)
+    assert found.full == interval(10_000 + slower * 303 / 100 + 2 * (END + 11), 120, 0, 0.15 * wgrad, 0.15 * END, 0)
+    assert found.frozen == interval(9_999, 120, 0, 0.3 * 3000)
     extra = MoreCommunication(5000.0, 2, True)
     sent = predicted(STEP, step=replayed(0.5), plain=plain, on_gpu=True, extra=extra)
     assert sent.savings.comm_ns == round(5000 - 1800 - wgrad)  # what backward does not hide
@@ -193,7 +213,7 @@ def exchange(strategy: str | None, saved: int | None) -> Any:
 
 def test_pieces_of_more_communication() -> None:
     wire: Any = SimpleNamespace(ranks=4, bus_bytes_per_s=1e9)
-    for saved, pieces in ((1, 1), (BUCKET_BYTES, 1), (BUCKET_BYTES + 1, 2)):
+    for saved, pieces in ((1, 1), (25 << 20, 1), ((25 << 20) + 1, 2)):
         found, why = more_communication(exchange("ddp", saved), wire, True, 0.5)
         assert why is None
         assert found is not None

@@ -11,11 +11,6 @@ import pytest
 
 from loraprof.analysis import statistics
 from loraprof.analysis.statistics import (
-    LEAST_AFTER,
-    LEAST_LEVEL,
-    RESAMPLES,
-    SEED,
-    SHIFT_RATIO,
     Estimate,
     converged,
     median_interval,
@@ -46,7 +41,7 @@ def test_medians_of_resamples(labels: list[int]) -> None:
     """Blocks drawn with replacement, their values written out."""
     values = np.random.default_rng(1).normal(size=len(labels))
     blocks = max(labels) + 1
-    drawn = np.random.default_rng(7).multinomial(blocks, [1 / blocks] * blocks, size=RESAMPLES)
+    drawn = np.random.default_rng(7).multinomial(blocks, [1 / blocks] * blocks, size=2000)
     truth = sorted(
         median([v for v, b in zip(values.tolist(), labels, strict=True) for _ in range(row[b])]) for row in drawn
     )
@@ -70,7 +65,7 @@ def test_an_estimate_holds_its_interval_under_one_seed() -> None:
     of, to = np.random.default_rng(3).uniform(1, 2, (2, 12))
     found = paired_log_ratio(of.tolist(), to.tolist())
     logs = np.log(of) - np.log(to)
-    low, high = statistics._interval(logs, np.arange(12), SEED)
+    low, high = statistics._interval(logs, np.arange(12), 20250711)
     assert (found.low, found.high, found.pairs) == (low, high, 12)
     assert found.log == pytest.approx(median(logs.tolist()))
     assert [found.ratio, found.ratio_low, found.ratio_high] == pytest.approx(
@@ -103,21 +98,21 @@ def place(logs: list[float], splits: list[int]) -> int | None:
 
 
 def changed(samples: list[float]) -> int | None:
-    splits = [*range(1, len(samples) - LEAST_AFTER + 1)]
-    if max((scores(samples, at) for at in splits), default=0) <= statistics.CHANGE_Z:
+    splits = [*range(1, len(samples) - 5 + 1)]
+    if max((scores(samples, at) for at in splits), default=0) <= 3.0:
         return None
     logs = [math.log(v) for v in samples]
     at = place(logs, splits)
     assert at is not None
-    return at if median(logs[:at]) - median(logs[at:]) > math.log(statistics.CHANGE_RATIO) else None
+    return at if median(logs[:at]) - median(logs[at:]) > math.log(1.02) else None
 
 
 def shifted(samples: list[float]) -> int | None:
-    splits = [*range(LEAST_LEVEL, len(samples) - LEAST_LEVEL + 1)]
-    if max((abs(scores(samples, at)) for at in splits), default=0) <= statistics.SHIFT_Z:
+    splits = [*range(10, len(samples) - 10 + 1)]
+    if max((abs(scores(samples, at)) for at in splits), default=0) <= 5.0:
         return None
     logs = [math.log(v) for v in samples]
-    least = max(math.log(SHIFT_RATIO), median(abs(b - a) for a, b in pairwise(logs)))
+    least = max(math.log(1.03), median(abs(b - a) for a, b in pairwise(logs)))
     return place(logs, [at for at in splits if abs(median(logs[:at]) - median(logs[at:])) > least])
 
 
