@@ -106,3 +106,15 @@ def test_optimizers_and_exchange() -> None:
 def test_only_a_trained_bias_is_summed(variant: str, bias: bool, others: int) -> None:
     rows = launches.launch_table(variant, bias=bias)
     assert [(row.phase, row.others) for row in rows] == [("forward", 0), ("backward", others)]
+
+
+def test_eager_norms_and_losses() -> None:
+    """In two bytes, then in four, where nothing is cast."""
+    td = T * K
+    assert blocks.rms_norm_bytes(T, K) == Pass(36 * td + 24 * T + 2 * K, 84 * td + 40 * T + 2 * K)
+    assert blocks.rms_norm_bytes(T, K, 4) == Pass(28 * td + 24 * T + 4 * K, 76 * td + 40 * T + 4 * K)
+    assert blocks.rms_norm_bytes(T, K, trained=True).backward == 92 * td + 40 * T + 4 * K
+    assert [blocks.rms_norm_launches(), blocks.rms_norm_launches(4, trained=True)] == [Pass(8, 14), Pass(6, 14)]
+    logits = T * N
+    assert blocks.loss_bytes(T, N, 3) == Pass(14 * logits + 44 * T + 32, 22 * logits + 8 * T + 12)
+    assert blocks.loss_bytes(T, N, 3, 4) == Pass(8 * logits + 44 * T + 32, 16 * logits + 8 * T + 12)

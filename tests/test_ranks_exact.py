@@ -22,9 +22,12 @@ from loraprof.analysis.ranks.communication import (
     strategy_of,
     wire_of,
 )
+from loraprof.analysis.ranks.examine import LeftOut
 from loraprof.analysis.ranks.matching import Matched
 from loraprof.analysis.ranks.messages import KIND, KINDS, bus_factor
 from loraprof.analysis.ranks.summary import View, middle, notes_of, rows_of, summary_of
+from loraprof.analysis.ranks.survey import survey
+from loraprof.errors import InputError
 from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.trace import NONE, Group
 from loraprof.model.vocabulary import CAUSE, CLASSES, PHASE, PHASES, ROLE, ROLES, DeviceClass
@@ -412,3 +415,58 @@ def test_what_is_said_of_clocks() -> None:
 
 def test_the_middle_is_the_lower_one() -> None:
     assert [middle(v) for v in ([3], [4, 1], [5, 1, 3], [9, 1, 5, 3])] == [3, 1, 3, 3]
+
+
+def left(count: int, why: str, rank: bool = True, name: str = "") -> list[LeftOut]:
+    return [LeftOut(i if rank else None, name or f"file{i}", why) for i in range(count)]
+
+
+def test_ranks_that_cannot_be_compared_are_named() -> None:
+    """Three reasons and three files at most; what one file says of itself alone is its own."""
+
+    def said(*gone: LeftOut) -> list[str]:
+        return [*survey([rank_of(7, 100), *gone]).notes][:-1]
+
+    assert said(*left(1, "cut short")) == ["rank 0 left out: file0: cut short"]
+    assert said(LeftOut(4, "", "cut short")) == ["rank 4 left out: cut short"]
+    assert said(*left(1, "cut short", rank=False)) == ["file0 left out: cut short"]
+    assert said(LeftOut(0, "a", "cut (at 5)"), LeftOut(1, "b", "cut (at 7)")) == ["ranks 0, 1 left out: cut"]
+    assert said(*left(3, "cut", rank=False)) == ["file0, file1, file2 left out: cut"]
+    assert said(*left(5, "cut", rank=False)) == ["file0, file1, file2, 2 more files left out: cut"]
+    reasons = [LeftOut(i, f"f{i}", why) for i, why in enumerate(("a", "b", "c", "d", "e"))]
+    assert said(*reasons[:3])[2] == "rank 2 left out: f2: c"
+    assert said(*reasons)[3] == "ranks left out for 2 further reasons"
+
+
+def test_runs_that_are_not_one() -> None:
+    def other(rank: RankBreakdown, **facts: Any) -> RankBreakdown:
+        return replace(rank, **facts)
+
+    three = [rank_of(i, 100) for i in range(3)]
+    for facts, why in (
+        ({"launch": "x"}, "recorded by another run"),
+        ({"world": 8}, "recorded by a run with another number of ranks"),
+        ({"first_step": 9}, "its trace is of another step of the training"),
+    ):
+        usual = {"launch": "y", "world": 4, "first_step": 3}
+        told = [other(r, **{k: usual[k] for k in facts}) for r in three]
+        found = survey([*told[:2], other(three[2], **facts), rank_of(5, 50)])
+        assert found.notes[0] == f"rank 2 left out: {why}"
+        assert [row.rank for row in found.rows] == [0, 1, 5]  # who says nothing stays
+    renamed = replace(three[2].steps[0], name="other")
+    found = survey([*three[:2], other(three[2], steps=(renamed,))])
+    assert found.notes[0] == "rank 2 left out: its trace holds none of the steps of the others"
+    with pytest.raises(InputError, match="there is no rank"):
+        survey([])
+    with pytest.raises(InputError, match="rank 0 left out: file0: cut"):
+        survey(left(1, "cut"))
+    with pytest.raises(InputError, match="rank1 and rank1 say that they are of rank 1"):
+        survey([rank_of(1, 5), rank_of(1, 5), rank_of(2, 5)])
+
+
+def test_the_step_that_ranks_are_compared_at() -> None:
+    """That of the median of the steps' median ranks, of those that all have."""
+    found = survey([rank_of(0, 10, 30, 20, 99), rank_of(1, 12, 31, 21), rank_of(2, 500, 32, 22)])
+    assert found.step == "s2"
+    assert found.trace == "rank2"
+    assert found.transfer_ns.tolist() == []

@@ -127,6 +127,11 @@ def test_samples_of_nvml() -> None:
     assert (found.samples, found.power_w, found.utilization, found.sm_clock_mhz) == (3, 4.0, 0.5, None)
     assert (found.energy_j_per_step, found.sampled_step_ns, found.power_limit_w) == (1.5, 1000, 7.0)
     assert found.throttle == ["software power cap"]
+    bits = {0x4: "software power cap", 0x8: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal"}
+    for bit, why in (bits | {0x80: "power brake"}).items():
+        alone = nvml(replace(NVML, samples=[sample(reasons=bit), sample(reasons=0xFF), sample(reasons=0)]))
+        assert alone is not None
+        assert alone.throttle == [why]
     timed = nvml(replace(NVML, samples=samples[2:], energy_mj=6000, steps=4, loop_ns=4000), 500)
     assert timed is not None
     assert (timed.energy_j_per_step, timed.throttle, timed.power_limit_w) == (0.75, [], None)

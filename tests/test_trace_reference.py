@@ -107,7 +107,8 @@ def test_nesting(many: int, crossing: bool, monkeypatch: pytest.MonkeyPatch) -> 
         parent, level, found = intervals.nesting(*columns(rows))
         assert (parent.tolist(), level.tolist(), found) == (truth, depth, nested)
         owner = {t: max(i for i, (a, b) in enumerate(rows) if a <= t < b) for t in covered(rows)}
-        slices = zip(*(one.tolist() for one in intervals.innermost(*columns(rows))), strict=True)
+        slices = [*zip(*(one.tolist() for one in intervals.innermost(*columns(rows))), strict=True)]
+        assert all(a < b for a, b, _ in slices)
         assert {t: i for a, b, i in slices for t in range(a, b)} == owner
 
 
@@ -314,6 +315,7 @@ def test_steps_that_overlap_or_are_missing_are_told() -> None:
         note_of((0, 0, 11), (1, 10, 20))
         == "1 step annotations overlap the one before: their work is counted with the earlier step"
     )
+    assert "2 step annotations overlap" in (note_of((0, 0, 11), (1, 10, 20), (2, 19, 30), (3, 30, 40)) or "")
     assert note_of((0, 0, 10), (2, 10, 20), (3, 20, 30), (3, 30, 40)) == "steps are missing: their numbers jump 2 times"
 
 
@@ -328,6 +330,8 @@ def test_steps_inferred() -> None:
     assert (marks.names, marks.start, marks.end, marks.thread) == (
         ("OptimizerStep#0", "OptimizerStep#1"), (5, 12), (12, 25), 0,
     )  # fmt: skip
+    apart = [note("Optimizer.step#SGD.step", 10, 12, 2), note("Optimizer.step#SGD.step", 20, 25, 1)]
+    assert marks_of(trace_of([*rows, *apart])).thread == 1
     assert marks_of(trace_of([], [kernel(20, 40)])).thread == NONE
 
 

@@ -32,7 +32,7 @@ class Backward:
         tree: Tree,
         evaluate: Int32,
         flag: Bool,
-        unmarked: bool = False,
+        unmarked: bool,
     ) -> None:
         """``unmarked``: modules are adapted layers only, and most forward work has none."""
         self.unmarked = unmarked

@@ -28,6 +28,7 @@ class _Place(Struct, frozen=True, eq=False):
     replay: StepReplay
     run: Replayed
     scale: float
+    sigma: float
 
     def at(self, t: Floats | Int64) -> Int64:
         """Replayed times as ns after the window's start."""
@@ -37,7 +38,7 @@ class _Place(Struct, frozen=True, eq=False):
     def line(self, thread: int, shown: Timeline) -> Timeline:
         """A thread's states in the replayed step, and at the end of the step before it."""
         host, rows, clock, cost = self.analysis.trace.host, self.replay.step.row, self.replay.clock, self.replay.cost_ns
-        sigma, run = self.replay.sigma or 0.0, self.run
+        sigma, run = self.sigma, self.run
         low, high = int(clock.at[0]), int(clock.at[-1])
         part = shown.between(low, high)
         own = np.flatnonzero(host.thread[rows] == thread)
@@ -105,7 +106,7 @@ def moved(analysis: Analysis, ledger: Ledger, replay: StepReplay, total_ns: int)
     if replay.sigma is None or analysis.work is None:
         return None
     run = replayed(replay.step.calls, replay.sigma, replay.latency_ns, replay.turnaround_ns)
-    place = _Place(analysis, replay, run, min(1.0, total_ns / max(run.window_ns, 1)))
+    place = _Place(analysis, replay, run, min(1.0, total_ns / max(run.window_ns, 1)), replay.sigma)
     main = analysis.marks.thread
     states = stood_in({t: place.line(t, shown) for t, shown in analysis.timelines.items()}, main)
     window = replace(ledger.window, start=0, end=total_ns, first=True)

@@ -50,9 +50,8 @@ def cover_of_disjoint(start: Int64, end: Int64) -> Cover:
 
 def union(start: Int64, end: Int64) -> Cover:
     """Union of any intervals; abutting pieces are merged."""
-    keep = end > start
-    order = np.argsort(start[keep], kind="stable")
-    s, e = start[keep][order], end[keep][order]
+    order = np.argsort(start, kind="stable")
+    s, e = start[order], end[order]
     if not len(s):
         return cover_of_disjoint(s, e)
     reach = np.maximum.accumulate(e)
@@ -112,7 +111,7 @@ def nesting(start: Int64, end: Int64) -> tuple[Int64, Int64, bool]:
         depth += same - before
     deepest = int(depth.max())
     parent = _parents_by_level(depth, ~zero, deepest) if deepest < MANY_LEVELS else _crossing(start, end)[0]
-    inside = (parent == NONE) | ((end <= end[parent]) & (start <= end[parent]))
+    inside = (parent == NONE) | (end <= end[parent])
     rooted = (depth > 0) == (parent != NONE)
     nested = bool(inside.all() and rooted.all())
     if nested:
@@ -147,8 +146,7 @@ def _crossing(start: Int64, end: Int64) -> tuple[Int64, Int64]:
         if stack:
             parent[i] = stack[-1]
             depth[i] = depth[stack[-1]] + 1  # not len(stack): what lies between may have closed
-        if ends[i] > s:
-            stack.append(i)
+        stack.append(i)
     return parent, depth
 
 
@@ -193,7 +191,7 @@ def innermost(start: Int64, end: Int64) -> tuple[Int64, Int64, Int64]:
 def _innermost_crossing(s: Int64, e: Int64, rows: Int64) -> tuple[Int64, Int64, Int64]:
     cuts = distinct(np.concatenate((s, e)))
     first, last = np.searchsorted(cuts, s).tolist(), np.searchsorted(cuts, e).tolist()
-    owner = np.full(max(len(cuts) - 1, 0), NONE, dtype=np.int64)
+    owner = np.full(len(cuts) - 1, NONE, dtype=np.int64)
     opened: list[int] = []  # later rows started later, or are the shorter of two that start together
     coming = 0
     for k in range(len(owner)):

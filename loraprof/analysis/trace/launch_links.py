@@ -49,7 +49,7 @@ def link(trace: Trace) -> Links:
     is_launch[calls] = True
     missing = launch == NONE
     first = int(host.correlation[order].min()) if len(order) else 0
-    orphans = int((missing & (device.correlation >= 0) & (device.correlation < first)).sum())
+    orphans = int(((device.correlation >= 0) & (device.correlation < first)).sum())
     late = ~missing & (taken(host.start, launch) >= device.start)
     return Links(
         launch=launch,
