@@ -1,5 +1,6 @@
 """Which test runs which lines: recorded once, kept in a file, and later only what changed."""
 
+import ast
 import json
 import re
 import time
@@ -41,7 +42,7 @@ class Map:
             first = self._running(mutant.file, mutant.lines)
         else:
             named = re.compile("|".join(rf"\b{re.escape(one.rpartition('.')[2])}\b" for one in mutant.loads) or "$^")
-            first = set()
+            first = self._running(mutant.file, _bodies(mutant))  # a default's change shows in its function
             for file in self._files:
                 lines = enumerate((ROOT / file).read_text(encoding="utf-8").splitlines(), 1)
                 first |= self._running(file, [n for n, line in lines if named.search(line)])
@@ -70,6 +71,13 @@ class Map:
     def _running(self, file: str, lines: Any) -> set[str]:
         found = self._files.get(file, {})
         return {name for line in lines for name in found.get(line, ())} & self.seconds.keys()
+
+
+def _bodies(mutant: Mutant) -> list[int]:
+    """Lines of the functions and classes that the changed statement defines."""
+    nodes = [node for node in ast.walk(ast.parse(mutant.before)) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    defined = [node for node in nodes if node.name in (mutant.loads or ())]
+    return [n for node in defined for n in range(node.lineno, (node.end_lineno or node.lineno) + 1)]
 
 
 def _words(path: str) -> set[str]:
