@@ -5,16 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import Host, note, op, trace_of
+from builders import Host, marker, note, op, trace_of
+from msgspec.structs import replace
+from recordings import recording
 
 from loraprof.analysis.attribution.names import names_of
+from loraprof.analysis.attribution.networks import Network, sampling
 from loraprof.analysis.attribution.roles import Behaviour
 from loraprof.analysis.attribution.sequence import forward_owner, interval_owner, logical_threads
 from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked import adapters, order
 from loraprof.analysis.attribution.unmarked.adapters import ENDS, pairs_of
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort, _dims, _said, _sort
-from loraprof.model.recording import ModuleCall
+from loraprof.model.recording import ModuleCall, ModuleInfo
 from loraprof.model.trace import NONE, Shapes
 from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE
 
@@ -354,3 +357,44 @@ def test_sizes_of_calls() -> None:
     assert _said("aten::relu", None, Behaviour()).numel == 0
     facts = _said("aten::linear", Shapes(((3, 5), (7, 5)), ("float",) * 2), Behaviour())
     assert (facts.rows, facts.inner, facts.outer, facts.role) == (3, 5, 7, ROLE["base.linear"])
+
+
+def test_the_next_sum_of_a_size() -> None:
+    for seed in range(200):
+        rng = random.Random(seed)
+        calls = calls_of(rng, rng.randrange(1, 4))
+        sizes, after = rng.choices((32, 48, 7), k=6), rng.choices(range(-1, len(calls)), k=6)
+        plain = Plain(calls, [False] * len(calls))
+        found = adapters._adding(calls, column(sizes), column(after))
+        assert found.tolist() == [plain.adding(size, place) for size, place in zip(sizes, after, strict=True)]
+
+
+@pytest.mark.parametrize(("between", "found"), [(11, 1), (12, 0)])
+def test_a_chain_has_its_ends_within_twelve_products(between: int, found: int) -> None:
+    widths = [(16, 4), *[(16, 5)] * between, (4, 16)]
+    size = len(widths)
+    none = np.zeros(size, np.bool_)
+    calls = Calls(
+        row=np.arange(size), run=column([0] * size), sort=np.full(size, Sort.PRODUCT, np.int8), rows=column([2] * size),
+        inner=column([k for k, _ in widths]), outer=column([n for _, n in widths]), numel=column([0] * size),
+        role=np.zeros(size, np.int8), **dict.fromkeys(Calls.__struct_fields__[7:-1], none),
+    )  # fmt: skip
+    down, up = adapters._chains(calls, np.arange(size), column([0] * (size + 1)))
+    assert (len(down), len(up)) == (found, found)
+
+
+@pytest.mark.parametrize(("rows", "silent", "sampled"), [(4, 4, 4), (5, 4, 4), (6, 4, 0), (3, 4, 0), (4, 3, 0)])
+def test_calls_without_gradient_in_a_row_sample(rows: int, silent: int, sampled: int) -> None:
+    """Four of the trained network's at least; the trace may hold one call more than the recording."""
+    modules = [ModuleInfo(id=0, path="a", cls="A"), ModuleInfo(id=1, path="a.b", cls="B")]
+    calls = [ModuleCall(0, 1, 5, 5 + (i >= silent), False, 0) for i in range(4)]
+    calls += [ModuleCall(1, 1, 5, 6, False, 0)] * 3  # of a module within it
+    made = replace(recording(), modules=modules, calls=calls)
+    trace = trace_of(
+        [one for i in range(rows) for one in (marker("m0", 10 * i, 10 * i + 8), op("x", 10 * i + 2, 10 * i + 5))]
+    )
+    opens = column([0 if name == "loraprof::m0" else NONE for name in trace.names])
+    flag = sampling(trace, made, (Network("a", 0, True, 1),), opens)
+    assert int(flag.sum()) == 2 * sampled
+    assert not sampling(trace, made, (Network("a", 0, False, 1),), opens).any()
+    assert not sampling(trace, None, (), opens).any()

@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from builders import Device, Host, call, comm, copy, kernel, memset, note, op, overhead, trace_of
+from builders import Device, Host, call, comm, copy, kernel, memset, note, op, overhead, step, trace_of
 
+from loraprof.analysis.analyse import analyse
 from loraprof.analysis.attribution.attribute import Attribution, attribute
 from loraprof.analysis.partition.cpu import split_cpu, split_unread
 from loraprof.analysis.partition.gpu import DeviceWork, device_work, gaps_of, split, turnaround_floor
@@ -178,6 +179,18 @@ def test_roles_of_records() -> None:
     )
     assert (work.call[-1], work.called[-1]) == (0, 0)
     assert [CLASSES[k] for k in work.kind.tolist()] == ["compute", "comm", "copy", "copy", "compute", "compute"]
+
+
+@pytest.mark.parametrize(("first", "second", "busiest"), [(10, 100, 1), (100, 10, 0), (50, 50, 0)])
+def test_the_busiest_of_several_devices_is_reported(first: int, second: int, busiest: int) -> None:
+    lengths = enumerate((first, second, 5))
+    device = [kernel(1000, 1000 + ns, (10 * i, 10 * i + 2), device=i) for i, ns in lengths]
+    found = analyse(trace_of([step(0, 0, 2000)], device))
+    assert found.work is not None
+    assert found.trace.device.device[found.work.rows].tolist() == [busiest]
+    assert sorted(found.others) == [i for i in range(3) if i != busiest]
+    assert found.steps[0].ns(kind="busy") == max(first, second)
+    assert {i: steps[0].ns(kind="busy") for i, steps in found.others.items()}[2] == 5
 
 
 def test_what_ends_a_gap() -> None:

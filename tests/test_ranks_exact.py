@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from recordings import recording
 
 from loraprof.analysis.ranks import clocks as room
+from loraprof.analysis.ranks import examine
 from loraprof.analysis.ranks.arrivals import Arrivals, arrivals, transfers
 from loraprof.analysis.ranks.breakdown import Calls, Members, RankBreakdown, StepBreakdown, cell_of
 from loraprof.analysis.ranks.clocks import Clocks
@@ -470,3 +472,41 @@ def test_the_step_that_ranks_are_compared_at() -> None:
     assert found.step == "s2"
     assert found.trace == "rank2"
     assert found.transfer_ns.tolist() == []
+
+
+def test_more_collectives_than_are_compared_are_told() -> None:
+    whole, part = rank_of(0, 100), rank_of(1, 100)
+    part = replace(part, steps=(replace(part.steps[0], calls=replace(part.steps[0].calls, whole=1)),))
+    assert [*notes_of(view([whole, part]), [])][-1] == "ranks are matched by the first 0 collectives of each step"
+
+
+def test_memory_is_asked_for_the_largest_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[tuple[int, int]]()
+
+    def one(ranks: int, needed: int) -> int:
+        asked.append((ranks, needed))
+        return 1
+
+    monkeypatch.setattr(examine, "workers", one)
+    monkeypatch.setattr(examine, "sequential", lambda files: [len(files)])
+    plain, packed = (SimpleNamespace(size_bytes=10, trace=SimpleNamespace(suffix=s)) for s in (".json", ".gz"))
+    files: Any = [plain, packed, SimpleNamespace(size_bytes=9, trace=packed.trace)]
+    ran: Any = [*examine.processes(files)]
+    assert ran == [3]
+    assert asked == [(3, 10 * max(examine.PER_BYTE, examine.PER_PLAIN_BYTE))]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cores", "free", "needed", "count"),
+    [(3, 8, 10**12, 1, 3), (8, 3, 10**12, 1, 3), (8, 8, None, 1, 8), (8, 8, 0, 1, 1), (0, 8, None, 1, 1)],
+)
+def test_processes_by_cores_and_memory(
+    ranks: int, cores: int, free: int | None, needed: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examine.os, "sched_getaffinity", lambda _: {*range(cores)}, raising=False)
+    monkeypatch.setattr(examine, "_free_bytes", lambda: free)
+    assert examine.workers(ranks, needed) == count
+    size = examine.WORKER_BYTES + needed
+    for bytes_, fit in ((3 * size, 3), (3 * size - 1, 2)):
+        monkeypatch.setattr(examine, "_free_bytes", lambda bytes_=bytes_: bytes_)
+        assert examine.workers(9, needed) == min(fit, cores)

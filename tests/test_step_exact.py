@@ -349,6 +349,7 @@ def test_scenes() -> None:
         for cell in found.cells:
             assert cell.ns > 0
             cells["busy" if cell.busy else cell.name] += cell.ns
+            assert not cell.busy or cell.name in analysis.trace.names
         parts = Counter(
             {"busy": int(analysis.ledgers[0].ns[analysis.ledgers[0].busy].sum())}
             | {c: analysis.steps[0].ns(cause=c) for c in CAUSES}
