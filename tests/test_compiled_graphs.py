@@ -1,5 +1,7 @@
 """Calls of compiled graphs: matched by order, given a module and a role."""
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from loraprof.analysis.attribution.compiled_graphs import Graphs, Placed, Scope,
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.diagnosis.findings.compiled import _cut, compiled_notes
 from loraprof.model.compilation import Compilation, CompiledCall, CompiledGraph, FusedOp
-from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo, Recording
+from loraprof.model.recording import AdapterOps, AdapterSite, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.report import CompiledReport
 from loraprof.model.vocabulary import LOSS, ROLE, ROLES
 
@@ -135,6 +137,98 @@ def test_captured_kernels_without_a_match_are_left_alone() -> None:
     assert graphs.place_kernels(Scope("0/1", False, 1), ["a", "b"]) == [None, None]
     found = graphs.place_kernels(Scope("0/1", False, 1), ["memset", "triton_poi_fused_gelu_0"])
     assert [p and p.role for p in found] == [None, ROLE["activation"]]
+
+
+def roles_in(*calls: CompiledCall, **changes: Any) -> list[tuple[int | str, str, bool]]:
+    recording = msgspec.structs.replace(made(*calls, root=0), **changes)
+    found = placed(recording, *(call.kernel for call in calls), inside=0)
+    return [(p.module, ROLES[p.role], p.mixed) for p in found or [] if p]
+
+
+def test_most_ops_of_a_known_role_decide() -> None:
+    strange, gelu, norm = (FusedOp(1, f"aten::{name}", 5, n) for name, n in (("strange", 9), ("gelu", 2), ("rsqrt", 3)))
+    own = FusedOp(UP, "aten::add", 5, 20)
+    assert roles_in(CompiledCall("cpp_fused_0", [strange, gelu])) == [(1, "activation", False)]
+    assert roles_in(CompiledCall("cpp_fused_0", [strange, gelu, norm, own])) == [(1, "norm", True)]
+    assert roles_in(CompiledCall("cpp_fused_0", [strange])) == [(1, "other", False)]
+    assert roles_in(CompiledCall("cpp_fused_0", [])) == [(-1, "other", False)]
+    even = [FusedOp(1, "aten::gelu", 5, 3), norm]
+    first = min(("activation", "norm"), key=lambda role: ROLES.index(role))
+    assert (
+        roles_in(CompiledCall("cpp_fused_0", even))
+        == roles_in(CompiledCall("cpp_fused_0", even[::-1]))
+        == [(1, first, False)]
+    )
+
+
+def test_the_module_around_all() -> None:
+    def around(*modules: int) -> int | str:
+        return roles_in(CompiledCall("cpp_fused_0", [FusedOp(m, "aten::gelu", 5, 1) for m in modules]))[0][0]
+
+    assert [around(ACT), around(ACT, ACT), around(ACT, 1), around(ACT, DOWN)] == [ACT, ACT, 1, 1]
+    assert around(ACT, ACT + 4) == -1  # "blocks" is no module of its own
+    assert around(ACT, -1) == ACT
+
+
+def test_the_loss_begins_after_the_last_op_of_the_head() -> None:
+    head = [CompiledCall(f"extern_kernels.mm{i}", [FusedOp(HEAD, "aten::mm", n, 1)]) for i, n in enumerate((4, 8, -1))]
+    mul = [CompiledCall(f"cpp_fused_{n}", [FusedOp(0, "aten::mul", n, 1)]) for n in (3, 6, 8, 9)]
+    assert [role for _, role, _ in roles_in(*head, *mul)][3:] == ["activation"] * 3 + ["loss"]
+    assert [role for _, role, _ in roles_in(*mul)] == ["activation"] * 4
+
+
+def test_modules_whose_names_begin_alike_stay() -> None:
+    call = CompiledCall("extern_kernels.mm", [FusedOp(4 * 10 + DOWN, "aten::mm", 5, 1)])  # of block 10
+    graph = CompiledGraph(region="0/1", backward=False, root=5, calls=[call])  # made for block 1
+    recording = msgspec.structs.replace(made(), modules=table(12), compilation=Compilation(graphs=[graph]))
+    assert placed(recording, "aten::mm", inside=9) == [Placed(43, ROLE["adapter.down"], mixed=False)]
+    other = msgspec.structs.replace(recording.modules[9], cls="Other")
+    swapped = [other if m.id == 9 else m for m in recording.modules]
+    inner = CompiledCall("extern_kernels.mm", [FusedOp(4 + DOWN, "aten::mm", 5, 1)])
+    graph = msgspec.structs.replace(graph, calls=[inner])
+    moved = msgspec.structs.replace(recording, compilation=Compilation(graphs=[graph]))
+    assert placed(moved, "aten::mm", inside=9) == [Placed(8 + DOWN, ROLE["adapter.down"], mixed=False)]
+    unlike = msgspec.structs.replace(moved, modules=swapped)
+    assert placed(unlike, "aten::mm", inside=9) == [Placed(4 + DOWN, ROLE["adapter.down"], mixed=False)]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "roles"),
+    [
+        (["F0", "x", "y", "F1", "z"], ["activation", "adapter.down", "base.linear", "norm", "head"]),
+        (["F0", "x", "F1"], ["activation", None, "norm"]),  # two operators of two owners made one kernel
+        (["F0", "x", "y", "w", "F1"], ["activation", None, None, None, "norm"]),
+        (["F0", "x", "y", "F1", "z", "w"], ["activation", "adapter.down", "base.linear", "norm", "head", "head"]),
+        (["F0", "x", "y", "F1"], ["activation", "adapter.down", "base.linear", "norm"]),
+        (["F0", "x", "y"], [None, None, None]),
+        (["F1", "F0"], [None, None]),
+    ],
+)
+def test_captured_kernels_between_fused_ones(kernels: list[str], roles: list[str | None]) -> None:
+    names = {"F0": "triton_poi_fused_gelu_0", "F1": "triton_poi_fused_rsqrt_1"}
+    calls = [
+        CompiledCall(names["F0"], [FusedOp(ACT, "aten::gelu", 5, 1)]),
+        CompiledCall("extern_kernels.mm", [FusedOp(DOWN, "aten::mm", 5, 1)]),
+        CompiledCall("extern_kernels.addmm", [FusedOp(1, "aten::mm", 5, 1)]),
+        CompiledCall(names["F1"], [FusedOp(1, "aten::rsqrt", 5, 1)]),
+        CompiledCall("extern_kernels.mm", [FusedOp(HEAD, "aten::mm", 9, 1)]),
+    ]
+    recording = made(*calls)
+    graphs = Graphs(recording, roles_of(recording.modules, recording))
+    found = graphs.place_kernels(Scope("0/1", False, 1), [names.get(k, k) for k in kernels])
+    assert [p and ROLES[p.role] for p in found] == roles
+
+
+@pytest.mark.parametrize(
+    ("numbers", "known"), [((5, 6), True), ((9, 5, 7, 6), True), ((5, 6, 7), False), ((5, -1), False)]
+)
+def test_ops_that_the_counted_step_told_apart(numbers: tuple[int, ...], known: bool) -> None:
+    """A layer issues a product of its base, then one of its adapter: forward graphs have them in the same order."""
+    told = AdapterOps(UP, "aten::mm", ((0, "base.linear"), (0, "adapter.down")))  # type: ignore[arg-type]
+    calls = [CompiledCall(f"extern_kernels.mm{n}", [FusedOp(UP, "aten::mm", n, 1)]) for n in numbers]
+    found = {n: role for n, (_, role, _) in zip(numbers, roles_in(*calls, adapter_ops=[told]), strict=True)}
+    order = ["base.linear", "adapter.down"] * 2 if known else ["other"] * 4
+    assert [found[n] for n in sorted(numbers)] == order[: len(numbers)]
 
 
 def part(**changes: int) -> CompiledReport:
