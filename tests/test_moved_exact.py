@@ -36,6 +36,7 @@ def analysed() -> Analysis:
             op("aten::a", at + 10 * US, at + 30 * US),
             op("aten::b", at + 50 * US, at + 66 * US),
         ]
+        host.append(op("aten::c", at + 93 * US, at + 97 * US))
         host.append(call("cudaStreamSynchronize", at + 88 * US, at + 90 * US, correlation=1000 + i))
         for us, thread, stream in zip(CALLS, THREADS, (7, 7, 8), strict=True):
             begin = at + us * US
