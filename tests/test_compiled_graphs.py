@@ -219,6 +219,19 @@ def test_captured_kernels_between_fused_ones(kernels: list[str], roles: list[str
     assert [p and ROLES[p.role] for p in found] == roles
 
 
+def test_captured_kernels_before_the_first_fused_one() -> None:
+    calls = [
+        CompiledCall("extern_kernels.mm", [FusedOp(DOWN, "aten::mm", 5, 1)]),
+        CompiledCall("triton_poi_fused_gelu_0", [FusedOp(ACT, "aten::gelu", 5, 1)]),
+        CompiledCall("extern_kernels.addmm", [FusedOp(HEAD, "aten::mm", 9, 1)]),
+    ]
+    recording = made(*calls)
+    graphs = Graphs(recording, roles_of(recording.modules, recording))
+    for before in (["x"], ["x", "y"]):
+        found = graphs.place_kernels(Scope("0/1", False, 1), [*before, "triton_poi_fused_gelu_0", "z"])
+        assert [p and ROLES[p.role] for p in found] == ["adapter.down"] * len(before) + ["activation", "head"]
+
+
 @pytest.mark.parametrize(
     ("numbers", "known"), [((5, 6), True), ((9, 5, 7, 6), True), ((5, 6, 7), False), ((5, -1), False)]
 )

@@ -392,3 +392,13 @@ def test_a_host_that_is_freed_of_the_profiler_then_made_faster() -> None:
     assert capped is not None
     assert capped.cost_ns == 3.0
     assert 0 < capped.sigma < 1
+
+
+def test_a_step_that_no_host_explains_is_near_or_refused() -> None:
+    """Its kernel takes 1,000 ns, and a turnaround: as much as the step to five in a hundred, or else more."""
+    trace = trace_of([step(0, 0, 100)], [kernel(120, 1120, (80, 100))])
+    calls = step_calls(trace, link(trace), (0, 200), (0, 100))
+    clock = HostClock(np.array([0, 80, 100]), np.array([80.0, 20.0]), np.array([2.0, 1.0]))
+    for target, known in ((1001, 0.0), (954, 0.0), (953, None), (900, None)):
+        found = unslowed(trace, calls, clock, target, (1, 1), None)
+        assert (found.sigma if found and target < 1001 else found and 0.0) == known, target

@@ -7,13 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import kernel, marker, op, step, trace_of
 from msgspec.structs import replace
 from recordings import recording
 
+from loraprof.analysis.analyse import analyse
+from loraprof.analysis.attribution.names import modules_of
 from loraprof.analysis.ranks import clocks as room
 from loraprof.analysis.ranks import examine
 from loraprof.analysis.ranks.arrivals import Arrivals, arrivals, transfers
-from loraprof.analysis.ranks.breakdown import Calls, Members, RankBreakdown, StepBreakdown, cell_of
+from loraprof.analysis.ranks.breakdown import (
+    Calls,
+    Members,
+    RankBreakdown,
+    StepBreakdown,
+    _members,
+    breakdown_of,
+    cell_of,
+)
 from loraprof.analysis.ranks.clocks import Clocks
 from loraprof.analysis.ranks.collectives import Collectives
 from loraprof.analysis.ranks.communication import (
@@ -510,3 +521,28 @@ def test_processes_by_cores_and_memory(
     for bytes_, fit in ((3 * size, 3), (3 * size - 1, 2)):
         monkeypatch.setattr(examine, "_free_bytes", lambda bytes_=bytes_: bytes_)
         assert examine.workers(9, needed) == min(fit, cores)
+
+
+def test_breakdowns_of_ranks() -> None:
+    """Steps that hold work, else those with time; a group is joined where its ranks are not told, or this one is."""
+    empty = analyse(trace_of([step(0, 0, 100), step(1, 100, 250)]))
+    assert [s.name for s in breakdown_of(3, "x", empty, None).steps] == ["ProfilerStep#0", "ProfilerStep#1"]
+    worked = analyse(trace_of([step(0, 0, 100), op("aten::mm", 10, 20), step(1, 100, 250)]))
+    found = breakdown_of(3, "x", worked, None)
+    assert ([s.name for s in found.steps], found.device, found.rank, found.trace) == (["ProfilerStep#0"], "cpu", 3, "x")
+    on_gpu = analyse(trace_of([step(0, 0, 100)], [kernel(50, 60, (10, 12))]))
+    assert breakdown_of(3, "x", on_gpu, None).device == "cuda"
+    made_of = recording()
+    facts = replace(made_of.environment, launch="l", machine="", world_size=4)
+    told = breakdown_of(3, "x", on_gpu, replace(made_of, environment=facts, first_step=7))
+    assert (told.launch, told.machine, told.world, told.first_step) == ("l", None, 4, 7)
+    assert [_members(Group("g", 2, ranks), 3).joined for ranks in ((), (1, 3), (1, 2))] == [True, True, False]
+    digests = {_members(Group("g", 2, ranks), 3).ranks for ranks in ((1, 3), (1, 2), (1, 3))}
+    assert (len(digests), _members(Group("g", 2), 3).ranks) == (2, "")
+
+
+def test_modules_beyond_the_table_are_none() -> None:
+    table = [ModuleInfo(id=0, path="", cls="A"), ModuleInfo(id=1, path="b", cls="B")]
+    trace = trace_of([marker(f"m{i}", 10 * i, 10 * i + 5) for i in range(4)])
+    _, opens = modules_of(trace, replace(recording(), modules=table))
+    assert opens.tolist() == [0, 1, NONE, NONE]

@@ -164,6 +164,7 @@ def test_behaviour(above: bool) -> None:
     assert behaves(["aten::_flash_attention_forward"], False, False, above, False).attention != above
     assert behaves(["aten::mm"], True, False, above, False).attention != above
     assert not behaves(["aten::mm"], False, False, above, False).attention
+    assert behaves(["aten::mul", "aten::_flash_attention_forward"], False, False, above, False).attention != above
     assert behaves(["aten::rsqrt", "aten::mul"], False, True, above, False).norm
     assert not behaves(["aten::rsqrt"], False, False, above, False).norm
     assert not behaves(["aten::mul"], False, True, above, False).norm
