@@ -196,7 +196,7 @@ def test_how_a_model_lies_on_its_ranks(
     assert strategy_of(one, model_bytes(one, 1), gathered, reduced) == strategy
     assert strategy_of(None, model_bytes(one, 1), gathered, reduced) is None
     assert strategy_of(one, None, gathered, reduced) is None
-    split = replace(one, parameters=[replace(PARAMETERS[0], local_shape=(3, 5))])
+    split = replace(one, parameters=[replace(PARAMETERS[0], local_shape=(3, 5)), PARAMETERS[1]])
     assert strategy_of(split, model_bytes(one, 1), 1, None) == "sharded"
     whole = replace(one, parameters=[replace(PARAMETERS[0], local_shape=(7, 5))])
     assert strategy_of(whole, model_bytes(one, 1), 1, None) is None
@@ -504,7 +504,9 @@ def test_memory_is_asked_for_the_largest_trace(monkeypatch: pytest.MonkeyPatch) 
     files: Any = [plain, packed, SimpleNamespace(size_bytes=9, trace=packed.trace)]
     ran: Any = [*examine.processes(files)]
     assert ran == [3]
-    assert asked == [(3, 10 * max(examine.PER_BYTE, examine.PER_PLAIN_BYTE))]
+    for some in ([plain], [packed, files[2]]):
+        ran = [*examine.processes(some)]
+    assert asked == [(3, 200), (1, 10 * examine.PER_PLAIN_BYTE), (2, 200)]
 
 
 @pytest.mark.parametrize(

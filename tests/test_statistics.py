@@ -51,6 +51,7 @@ def test_s1_coverage_and_s3_recovery(effect: float, drift: float) -> None:
     assert close / RUNS >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [3, 5, 12])
 def test_s1_coverage_of_few_blocks(blocks: int) -> None:
     """Blocks of eight pairs that share a disturbance; what is resampled is the block."""

@@ -236,7 +236,7 @@ def test_work_on_a_gpu_is_the_longest_kernel_s_and_fills_are_taken_off() -> None
         (op("aten::mm", 0, 100), ((3, 5), (5, 7))),
         (op("aten::nll_loss_backward", 200, 300), ((), (3, 4), (3,), (), (), ())),
         (op("aten::zero_", 210, 240), ((3, 4),)),
-        (op("aten::convolution", 400, 500), ()), (op("aten::copy_", 410, 450), ((3, 4), (3, 4))),
+        (op("aten::mm", 400, 500), ((3, 5), (5, 7))), (op("aten::copy_", 410, 450), ((3, 4), (3, 4))),
     ]  # fmt: skip
     device = [
         kernel(1000, 1010, (10, 12)), kernel(1100, 1200, (20, 22)), kernel(1300, 1310, (220, 225)),
@@ -249,6 +249,9 @@ def test_work_on_a_gpu_is_the_longest_kernel_s_and_fills_are_taken_off() -> None
     known = [(w.flops, w.write_bytes) if w else None for w in found.work]
     assert known[:2] == [None, (2 * 3 * 5 * 7, 4 * 21)]
     assert known[2] == (0, 48)
+    inside = found.work[4]  # the product has the work of the copy that it makes
+    assert inside is not None
+    assert (inside.flops, inside.read_bytes, inside.write_bytes) == (0, 0, 0)
     assert found.op[:4] == ["aten::mm", "aten::mm", "aten::zero_", "aten::nll_loss_backward"]
 
 

@@ -219,6 +219,11 @@ def test_trees(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
         assert tree.overlapping(host, thread, low, high).tolist() == expected
 
 
+def test_a_tree_deeper_than_sixteen_bits() -> None:
+    tree = tree_of(trace_of([op("x", i, 70_000 - i) for i in range(33_000)]))
+    assert [rows.tolist() for rows in tree.levels] == [[i] for i in range(33_000)]
+
+
 CALLS = ("cudaLaunchKernel", "cudaMemcpyAsync", "cudaMemsetAsync", "cudaEventRecord", "cudaLaunchHostFunc")
 
 
