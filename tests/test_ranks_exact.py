@@ -504,7 +504,8 @@ def test_memory_is_asked_for_the_largest_trace(monkeypatch: pytest.MonkeyPatch) 
     files: Any = [plain, packed, SimpleNamespace(size_bytes=9, trace=packed.trace)]
     ran: Any = [*examine.processes(files)]
     assert ran == [3]
-    for some in ([plain], [packed, files[2]]):
+    several: Any = ([plain], [packed, files[2]])
+    for some in several:
         ran = [*examine.processes(some)]
     assert asked == [(3, 200), (1, 10 * examine.PER_PLAIN_BYTE), (2, 200)]
 
