@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
-from math import isclose
+from math import copysign, isclose
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,12 @@ def say_report(report: Report) -> None:
 
 
 def say_parts(whole: msgspec.Struct) -> None:
-    """How many numbers and words each part has, whatever their order, and the sums of numbers and of their roots."""
+    """How many numbers and words each part has, whatever their order, and the sum of the numbers' roots."""
     for name, part in msgspec.to_builtins(whole).items():
         leaves = [one for one in _leaves(part) if one is not None]
         numbers = [float(one) for one in leaves if not isinstance(one, str)]
         if numbers and name not in ("source", "verdict", "findings"):
-            say(f"{name}: {len(leaves)}", sum(numbers), sum(abs(n) ** 0.5 for n in numbers))
+            say(f"{name}: {len(leaves)}", sum(copysign(abs(n) ** 0.5, n) for n in numbers))
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -1,11 +1,17 @@
 """D7: the host's time in DTensor's dispatch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from builders import json_of, op, step, write
+from handmade import case
 from provoke import facts, found
 from recorded import profiled
+
+from loraprof.diagnosis.findings import dtensor
+from loraprof.model.vocabulary import HostKind
 
 
 @pytest.mark.slow
@@ -36,6 +42,17 @@ def dispatched(path: Path, spent: int, *, name: str = "Redistribute") -> Path:
         op("PythonSubclass", 1_100_000, 1_400_000),  # after the step
     ]
     return write(path, json_of(host, []))
+
+
+def test_what_lies_in_the_first_row_is_not_the_dispatchs_own() -> None:
+    """Rows 0 and 3 dispatch; in the first lie an op of 30 ns and, in that, one more, in the other a frame."""
+    start, end = np.array([0, 10, 15, 100, 110]), np.array([100, 40, 20, 150, 120])
+    kind = np.array([HostKind.OP, HostKind.OP, HostKind.RUNTIME, HostKind.OP, HostKind.PYTHON])
+    given = case()
+    given.analysis.trace = SimpleNamespace(host=SimpleNamespace(start=start, end=end, kind=kind))
+    given.analysis.attribution.tree = SimpleNamespace(parent=np.array([-1, 0, 1, -1, 3]))
+    own = dtensor._own_ns(given, np.array([True, False, False, True, False]))
+    assert own.tolist() == [70, 0, 0, 50, 0]
 
 
 def test_a_dispatch_is_what_it_takes_besides_its_ops(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from builders import call, json_of, kernel, op, step, write
+from handmade import case
 from provoke import facts, found, made, shaped
 from recorded import profiled
 from torch import Tensor
@@ -15,7 +18,10 @@ from torch import Tensor
 import loraprof
 from loraprof.capture.passes.counting import Counting
 from loraprof.capture.passes.repeats import Repeats
+from loraprof.diagnosis.findings import repeated as module
+from loraprof.diagnosis.worth import Worth
 from loraprof.model.recording import CountedOp, RepeatedOp
+from loraprof.model.vocabulary import PHASE, HostKind
 
 
 def repeated(work: Callable[[int], object], modules: int = 3) -> dict[str, int]:
@@ -88,15 +94,19 @@ def test_metadata_built_once_is_no_cause() -> None:
     assert "H6" not in found(profiled("layers.py", "once"))
 
 
-def reading(path: Path, layers: int, frames: bool = False) -> Path:
-    """A GPU step of ``layers`` modules, with_stack; each reads a value."""
+def reading(path: Path, layers: int, frames: bool = False, idle: bool = False) -> Path:
+    """A GPU step of ``layers`` modules, with_stack; each reads a value. ``idle``: the device has nothing else to do
+    then, ``item`` is called by ``is_nonzero``, and each module waits for the device once more."""
     host, device = [step(0, 0, 100_000 * layers)], []
     for i in range(layers):
         at = 100_000 * i
         host.append(op("aten::mm", at + 2_000, at + 12_000))
         host.append(op("aten::item", at + 20_000, at + 80_000))
         host.append(call("cudaStreamSynchronize", at + 25_000, at + 78_000))
-        device.append(kernel(at + 13_000, at + 60_000, launch=(at + 5_000, at + 9_000)))
+        device.append(kernel(at + 13_000, at + (20_000 if idle else 60_000), launch=(at + 5_000, at + 9_000)))
+        if idle:
+            host.append(op("aten::is_nonzero", at + 19_000, at + 81_000))
+            host.append(call("cudaStreamSynchronize", at + 82_000, at + 95_000))
     document = json.loads(json.dumps(json_of(host, device), default=float))
     for i in range(layers):
         frame: dict[str, Any] = {
@@ -126,7 +136,72 @@ def test_reads_in_every_layer_of_a_gpu_trace(tmp_path: Path) -> None:
 
 
 def test_reads_in_few_places_are_no_cause(tmp_path: Path) -> None:
-    assert "H6" not in found(reading(tmp_path / "few.json", 2))
+    assert "H6" in found(reading(tmp_path / "some.json", 4))
+    assert "H6" not in found(reading(tmp_path / "few.json", 3))
+
+
+def test_only_waits_inside_a_read_are_its_own(tmp_path: Path) -> None:
+    seen = facts(found(reading(tmp_path / "idle.json", 8, idle=True))["H6"])
+    assert (seen["reads of a device value outside the adapters"], seen["modules that read"]) == (8, 8)
+    assert "at" not in seen
+    assert seen["time of the reads"] == 7 / 8 * 7 * 53_000  # the step ends with a kernel before the last wait
+
+
+def outside(module: int, op: str = "aten::exp", count: int = 1, modules: int = 4) -> RepeatedOp:
+    return RepeatedOp(module=module, op=op, count=count, modules=modules)
+
+
+@pytest.mark.parametrize(
+    ("repeated", "said"),
+    [
+        ([outside(1), outside(2), outside(3)], (3, 4, "b", "exp", 133)),
+        ([outside(3, count=2), outside(0, "aten::mul", 4), outside(1, modules=5)], (7, 5, "<model>", "mul, exp", 143)),
+        ([outside(1), outside(2)], None),  # four modules compute it
+        ([outside(1), outside(2), outside(3, modules=3)], None),
+        ([outside(1), outside(2), outside(4)], None),  # an adapter's
+        ([outside(m, "aten::sin") for m in (1, 2, 3)], None),  # does not run in this step
+    ],
+)
+def test_what_is_repeated_and_what_share_of_its_time(
+    repeated: list[RepeatedOp], said: tuple[Any, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each op runs in each module for 10, 20, 30... ns; in module 3 one ``exp`` of four. 200 ns in all."""
+    rows = [(m, op) for m in range(5) for op in ("aten::exp", "aten::mul")]
+    names = ("aten::exp", "aten::mul")
+    start = np.arange(len(rows) + 2) * 1000
+    host = SimpleNamespace(
+        name=np.array([*(names.index(op) for _, op in rows), 0, 0]),
+        kind=np.array([HostKind.OP] * (len(rows) + 1) + [HostKind.ANNOTATION]),
+        start=start,
+        end=start + np.array([*(10 * m + 10 for m, _ in rows), 500, 500]),
+    )
+
+    class Table(SimpleNamespace):
+        def __len__(self) -> int:
+            return len(start)
+
+    counted = [
+        CountedOp(module=m, phase=phase, op="aten::exp", shapes="", count=n, flops=0, min_bytes=0)
+        for m, phase, n in ((3, "forward", 4), (1, "backward", 9))
+    ]
+    parts = (None, None, "base", None, "down")
+    table = [SimpleNamespace(path=p, part=part) for p, part in zip(("", "b", "c", "d", "e"), parts, strict=True)]
+    given = case(recording=SimpleNamespace(modules=table, repeated=repeated, counted=counted))
+    given.analysis.trace = SimpleNamespace(host=Table(**vars(host)), names=names)
+    given.analysis.attribution.module = np.array([*(m for m, _ in rows), 1, 1])
+    given.analysis.attribution.phase = np.array([PHASE["forward"]] * len(rows) + [PHASE["backward"], PHASE["forward"]])
+    flags = []
+    monkeypatch.setattr(module, "of_rows", lambda _, flag: flags.append(np.flatnonzero(flag).tolist()))
+    monkeypatch.setattr(module, "total_ns", lambda *_: 200 if flags[-1] else 0)
+    monkeypatch.setattr(module, "worth", lambda *_: Worth(400, 300, 500))
+    found = module._built(given)
+    if said is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.saved is not None
+        assert (found.count, found.modules, found.place, found.what, found.spent_ns) == said
+        assert found.saved.ns == pytest.approx(2 * said[-1], abs=1)
 
 
 def again(counted: int, modules: int = 4) -> Path:

@@ -65,7 +65,8 @@ def test_copies_behind_computation_cost_nothing_more(tmp_path: Path) -> None:
 
 
 def test_small_copies_are_no_weights(tmp_path: Path) -> None:
-    assert "N4" not in found(swapping(tmp_path / "small.json", nbytes=4_000))
+    assert "N4" not in found(swapping(tmp_path / "small.json", nbytes=999_999))
+    assert "N4" in found(swapping(tmp_path / "large.json", nbytes=1_000_000))
 
 
 def test_memory_that_spills_draws_little_power() -> None:

@@ -19,7 +19,7 @@ from synthetic.faults import events, mapped, on_gpu, without
 from synthetic.presets import PRESETS
 from synthetic.randomised import random_run
 from synthetic.simulate import Synthetic, simulate
-from varied import varied
+from varied import retold, varied
 
 import loraprof
 from loraprof.model.recording import AttentionCall, CountedOp, GradientCost, Memory, TrainingCost
@@ -135,7 +135,8 @@ KINDS: dict[str, Callable[[], Path]] = {
     "h100-trace": lambda: H100 / "rank0.trace.json.gz",
     "recorded": lambda: recorded(shaped(**LARGE)),
     "recorded-v5": lambda: recorded(shaped(**LARGE, variant="V5", checkpoint=True)),
-    **{f"varied-{seed}": partial(varied, seed) for seed in range(40)},
+    **{f"varied-{seed}": partial(varied, seed) for seed in range(36)},
+    **{f"compiled-{seed}": partial(retold, COMPILED, seed) for seed in range(8)},
     "ranks": lambda: fleet(4),
     "ranks-gather": lambda: fleet(3, collective="_all_gather_base", slow=2, offsets_ns={1: 5_000_000, 2: -7_000_000}),
     "ranks-machines": lambda: fleet(4, slow=None, machines=lambda rank: f"node{rank // 2}", numbered=False),

@@ -1,6 +1,7 @@
 """The sentence on top: shares of the step in words that fit the device."""
 
 import pytest
+from msgspec.structs import replace
 
 from loraprof.analysis.prediction.counterfactual import Counterfactual
 from loraprof.diagnosis.verdict import GROUPS, limiting, verdict
@@ -107,6 +108,8 @@ def test_causes_of_unknown_gain_are_in_no_order() -> None:
     assert limiting([cause("G3"), cause("H1")]) == "H1"
     gain = Gain(ns=1, speedup=1.1, low=1.05, high=1.2, basis="model")
     assert limiting([cause("H1", gain), cause("D6")]) == "H1"
+    unsure, sure = (replace(gain, low=low) for low in (1.005, 1.0051))
+    assert limiting([cause("H1", unsure), cause("D6", sure)]) == "D6"
 
 
 def test_the_sentence_groups_roles_as_the_bar_does() -> None:

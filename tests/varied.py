@@ -2,8 +2,10 @@
 
 import random
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import msgspec
@@ -11,7 +13,7 @@ from provoke import CALIBRATION, made, on_cpu, timing, with_ops
 from synthetic.machine import MEMCPY
 from synthetic.program import Op, Program
 from synthetic.randomised import random_run
-from synthetic.simulate import Synthetic, simulate
+from synthetic.simulate import simulate
 
 from loraprof.model.compilation import Compilation, CompilePass
 from loraprof.model.recording import (
@@ -47,7 +49,7 @@ def varied(seed: int) -> Path:
     rng = random.Random(f"varied {seed}")
     program, hardware = random_run(1000 + seed)
     run = simulate(_renamed(program, rng), hardware)
-    facts = _recorded(run, rng)
+    facts = _recorded(run.recording, timing(run).samples_ns[0], rng)
     if rng.random() < 0.2:
         return on_cpu(run, **{name: fact for name, fact in facts.items() if name != "device"})
     return made(run, _sampled(rng) if rng.random() < 0.6 else None, **facts)
@@ -110,16 +112,28 @@ def _sampled(rng: random.Random) -> Nvml:
     )
 
 
-def _recorded(run: Synthetic, rng: random.Random) -> dict[str, Any]:
+def retold(place: Path, seed: int) -> Path:
+    """A real recording that says other things of the same step."""
+    rng = random.Random(f"retold {seed}")
+    one = msgspec.json.decode((place / "recording.json").read_bytes(), type=Recording)
+    assert one.timing is not None
+    facts = _recorded(one, sorted(one.timing.samples_ns)[0], rng)
+    kept = {name: fact for name, fact in facts.items() if name not in ("modules", "device")}
+    copy = Path(mkdtemp(prefix="loraprof-")) / place.name
+    shutil.copytree(place, copy)
+    (copy / "recording.json").write_bytes(msgspec.json.encode(change(one, **kept)))
+    return copy
+
+
+def _recorded(one: Recording, usual_ns: int, rng: random.Random) -> dict[str, Any]:
     """What the recording says, each part now and then."""
-    one = run.recording
     parts: dict[str, Any] = {
         "workload": _workload(one, rng),
         "sites": _sites(one, rng),
         "parameters": _parameters(one, rng),
         "modules": _modules(one, rng),
         "calibration": _calibration(rng),
-        "timing": _timing(run, rng),
+        "timing": _timing(usual_ns, rng),
         "memory": _memory(rng),
         "attention": _attention(one, rng),
         "training_cost": _cost(one, rng),
@@ -128,18 +142,19 @@ def _recorded(run: Synthetic, rng: random.Random) -> dict[str, Any]:
         "environment": change(
             one.environment, world_size=rng.choice((1, 2)), platform=rng.choice(("Linux", "Windows"))
         ),
-        "compilation": _compilation(rng),
+        "compilation": _compilation(one, rng),
     }
     return {name: part for name, part in parts.items() if rng.random() < 0.7}
 
 
-def _compilation(rng: random.Random) -> Compilation:
+def _compilation(one: Recording, rng: random.Random) -> Compilation:
     passes = [
         CompilePass(name=n, steps=1, compilations=1, recompilations=1, graph_breaks=1, compile_ns=rng.randrange(10**9))
         for n in ("timing", "ProfilerStep#3")
     ]
     reasons = ["guard failed", "in f at line 3", "another"]
-    return Compilation(
+    return change(
+        one.compilation or Compilation(),
         passes=passes,
         timed_ns=[rng.randrange(10**6) for _ in range(rng.randrange(5))],
         recompile_reasons=reasons[: rng.randrange(4)],
@@ -186,7 +201,7 @@ def _parameters(one: Recording, rng: random.Random) -> Any:
         p = change(p, dtype="float32") if wide and i % 5 == 0 else p
         return change(p, trainable=p.trainable or trained, device="cpu" if astray else p.device) if i == odd else p
 
-    head = next(m.id for m in one.modules if m.path == "lm_head")
+    head = next((m.id for m in one.modules if m.path == "lm_head"), 0)
     more = ParameterInfo(
         id=len(one.parameters), name="weight", module=head, shape=(rng.choice((128, 8192)), 256), dtype="bfloat16",
         trainable=rng.random() < 0.5, device="cuda:0",
@@ -221,9 +236,11 @@ def _calibration(rng: random.Random) -> Calibration:
     return change(CALIBRATION, gemm=gemm, op_ns=rng.choice((None, 2500)), host_ns=rng.choice((None, 4000.0)))
 
 
-def _timing(run: Synthetic, rng: random.Random) -> Timing:
-    usual, spread = timing(run).samples_ns[0], rng.choice((0.01, 0.1, 0.5))
-    samples = [round(usual * (1 + spread * rng.random())) for _ in range(rng.randint(5, 12))]
+def _timing(usual_ns: int, rng: random.Random) -> Timing | None:
+    spread = rng.choice((0.01, 0.1, 0.5))
+    if rng.random() < 0.05:
+        return None
+    samples = [round(usual_ns * (1 + spread * rng.random())) for _ in range(rng.randint(5, 12))]
     return Timing(
         samples_ns=[rng.choice((1, 2)) * samples[0], *samples[1:]],
         dropped=3,

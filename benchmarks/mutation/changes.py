@@ -38,7 +38,8 @@ NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "minimum": "max
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One changed expression of a file; ``lines`` are those of the original expression."""
+    """One changed expression of a file; ``lines``: from where its statement begins to where the expression ends, as the
+    lines inside a comprehension are not told of every test."""
 
     file: str
     lines: range
@@ -63,18 +64,20 @@ def mutants(path: Path) -> Iterator[Mutant]:
     for line in text.splitlines(keepends=True):
         offsets.append(offsets[-1] + len(line.encode()))
     raw = text.encode()
-    for node, loads in _expressions(ast.parse(text), frozenset()):
+    for node, loads, first in _expressions(ast.parse(text), frozenset(), 1):
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         for changed in _changes(node):
             begin, end = offsets[node.lineno - 1] + node.col_offset, offsets[node.end_lineno - 1] + node.end_col_offset
             new = raw[:begin] + f"({ast.unparse(changed)})".encode() + raw[end:]
-            lines = range(node.lineno, node.end_lineno + 1)
+            lines = range(first, node.end_lineno + 1)
             yield Mutant(str(path.relative_to(ROOT)), lines, text, new.decode(), loads)
 
 
-def _expressions(node: ast.AST, loads: frozenset[str] | None) -> Iterator[tuple[ast.expr, frozenset[str] | None]]:
-    """Expressions below a node, with what defines them."""
+def _expressions(
+    node: ast.AST, loads: frozenset[str] | None, first: int
+) -> Iterator[tuple[ast.expr, frozenset[str] | None, int]]:
+    """Expressions below a node, with what defines them and the first line of their statement."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases", "type_params"):
             continue
@@ -86,9 +89,10 @@ def _expressions(node: ast.AST, loads: frozenset[str] | None) -> Iterator[tuple[
                 continue
             if isinstance(child, ast.keyword) and child.arg == "strict":  # an assertion of equal lengths
                 continue
+            begin = child.lineno if isinstance(child, ast.stmt) else first
             if isinstance(child, ast.expr):
-                yield child, inside
-            yield from _expressions(child, inside if inside is None else _defined(child) or inside)
+                yield child, inside, begin
+            yield from _expressions(child, inside if inside is None else _defined(child) or inside, begin)
 
 
 def _defined(node: ast.AST) -> frozenset[str]:

@@ -23,6 +23,7 @@ WIDE = (  # whole programs, or the tree of sources: nothing of one line
 )
 LONGEST_S = 2.0  # of one test
 BUDGET_S = 5.0  # of all tests of a mutant, of processor time as the map tells it
+QUICK_S = 0.02
 LIMIT_S = 40.0  # of processor time, whole reports included
 WHOLE = "tests/test_kinds.py::test_a_report_is_exact"  # of steps of every kind: all of a report, beyond the budget
 
@@ -36,8 +37,8 @@ class Map:
         self._files = found.files
 
     def of(self, mutant: Mutant) -> list[str]:
-        """Those that run its lines, then others of their files, within ``BUDGET_S``: those of a file
-        whose name shares words with the module's first, then the quickest. Whole reports come last."""
+        """Those that run its lines, then others of their files, within ``BUDGET_S``: the quick ones
+        first, then those of a file whose name shares words with the module's. Whole reports come last."""
         if mutant.loads is None:
             first = self._running(mutant.file, mutant.lines)
         else:
@@ -51,9 +52,10 @@ class Map:
         more = {name for name in self.seconds if name.partition("::")[0] in near} - first
         room = _words(mutant.file)
 
-        def worth(name: str) -> tuple[bool, int, float, str]:
+        def worth(name: str) -> tuple[bool, bool, int, float, str]:
             return (
                 mutant.loads is None and name not in first,
+                self.seconds[name] > QUICK_S,
                 -len(room & _words(name.partition("::")[0])),
                 self.seconds[name],
                 name,

@@ -163,6 +163,11 @@ def test_products_below_half_the_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
         found.values["free"] for rank, flops in ((8, 250), (8, 249), (None, 1)) if (found := seen(flops, rank=rank))
     ]
     assert free == ["", "; r up to 64 costs almost no time", ""]  # 2.5 * 64 = 20 * 8
+    monkeypatch.setattr(adapter, "_products", lambda _: adapter._Products(1, 1, 30, 80e9))
+    rows, rates = ledger((COMPUTE, "forward", "adapter.down", 0, 100)), SimpleNamespace(stream_bytes_per_s=60e6)
+    unknown = adapter.bandwidth_bound(case(ledger=rows, rates=rates))
+    assert unknown is not None
+    assert unknown.values["free"] == ""  # no layer's rank is known
     groups = [found.values["groups"] for found in (seen(1),) if found]
     assert groups == ["q_proj+k_proj+v_proj"]
 
