@@ -45,7 +45,7 @@ def check(place: Path, readme: str) -> Report:
     assert compressed_bytes(place) <= LARGEST_BYTES
     assert f"{place.parent.name}/{place.name}" in readme, "the README has no line on it"
     assert not private_words(place)
-    report = loraprof.diagnose(place)
+    report = job(place).report
     closure = report.closure
     assert closure.ok, closure.notes
     assert report.steps

@@ -4,6 +4,7 @@ import gzip
 import os
 import tempfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,12 @@ def report_of(document: Document | bytes, recording: Recording | None = None) ->
             (folder / "recording.json").write_bytes(msgspec.json.encode(recording))
         report = loraprof.diagnose(folder if recording else trace)
     return msgspec.structs.replace(report, source=msgspec.structs.replace(report.source, path="x"))
+
+
+@cache
+def diagnosed(path: Path) -> Report:
+    """That of a trace or recording that stays as it is, made once for all tests of a process; nobody changes it."""
+    return loraprof.diagnose(path)
 
 
 def text(report: Report) -> bytes:

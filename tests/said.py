@@ -8,6 +8,7 @@ A line per finding: its evidence, gain and remedies, and of texts what has a dig
 import os
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import zip_longest
 from math import copysign, isclose
 from pathlib import Path
@@ -132,6 +133,7 @@ def check(test: str) -> None:
         assert _same(seen, before), f"{path.name}, {name}:\n-{before}\n+{seen}"
 
 
+@cache
 def sections(path: Path) -> dict[str, list[str]]:
     """The lines of each test."""
     found: dict[str, list[str]] = {}

@@ -8,9 +8,8 @@ import pytest
 import reference
 from contradictions import contradictions
 from recorded import recorded
-from reports import REAL
+from reports import REAL, diagnosed
 
-import loraprof
 from loraprof.model.report import Report
 from loraprof.report.json import to_json
 from loraprof.store.profiles import profiles_dir
@@ -20,7 +19,7 @@ TRACES = sorted(REAL.glob("*.json.gz"))
 
 
 def said(path: Path) -> list[str]:
-    return said_of(loraprof.diagnose(path))
+    return said_of(diagnosed(path))
 
 
 def said_of(report: Report) -> list[str]:

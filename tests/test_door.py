@@ -149,23 +149,23 @@ def test_times_too_far_apart_to_add(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "146 years" in capsys.readouterr().err
 
 
-BOMBS = {
-    "top value": b'{"a":%b}' % (b"[" * 4_000_000 + b"]" * 4_000_000),
-    "behind the events": b'{"traceEvents":%b,"a":%b}' % (b"[]", b"[" * 4_000_000),
-    "in an event": b'[{"ph":"X","args":%b}]' % (b'{"a":' * 2_000_000),
-    "flat lists": b'{"a":[%b]}' % b",".join([b"[]"] * 2_000_000),
-    "lists for events": b"[%b]" % b",".join([b"[]"] * 2_000_000),
-    "objects for events": b"[%b]" % b",".join([b"{}"] * 2_000_000),
-    "numbers for events": b"[%b]" % b",".join([b"1"] * 3_000_000),
-    "keys": b"{%b}" % b",".join(b'"%d":1' % i for i in range(500_000)),
-    "braces": b"[" + b"{" * 6_000_000,
-    "backslashes": b'{"a":"%b"}' % (b"\\\\" * 3_000_000),
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "top value": lambda: b'{"a":%b}' % (b"[" * 4_000_000 + b"]" * 4_000_000),
+    "behind the events": lambda: b'{"traceEvents":%b,"a":%b}' % (b"[]", b"[" * 4_000_000),
+    "in an event": lambda: b'[{"ph":"X","args":%b}]' % (b'{"a":' * 2_000_000),
+    "flat lists": lambda: b'{"a":[%b]}' % b",".join([b"[]"] * 2_000_000),
+    "lists for events": lambda: b"[%b]" % b",".join([b"[]"] * 2_000_000),
+    "objects for events": lambda: b"[%b]" % b",".join([b"{}"] * 2_000_000),
+    "numbers for events": lambda: b"[%b]" % b",".join([b"1"] * 3_000_000),
+    "keys": lambda: b"{%b}" % b",".join(b'"%d":1' % i for i in range(500_000)),
+    "braces": lambda: b"[" + b"{" * 6_000_000,
+    "backslashes": lambda: b'{"a":"%b"}' % (b"\\\\" * 3_000_000),
 }
 
 
 @pytest.mark.parametrize("case", BOMBS)
 def test_what_is_no_trace_is_known_early(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "t.json").write_bytes(BOMBS[case])
+    (tmp_path / "t.json").write_bytes(BOMBS[case]())
     assert run(["report", str(tmp_path / "t.json")]) == 5
     assert "Traceback" not in capsys.readouterr().err
 

@@ -167,16 +167,16 @@ def pinned(place: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_report_is_exact_and_contradicts_itself_nowhere(name: str) -> None:
     job = Job(partial(load_source, KINDS[name]()))
-    report = job.report
+    report, drawn = job.report, job.drawn()
     say_report(report)
     say_parts(report)
-    say_parts(job.drawn())
+    say_parts(drawn)
     say_more(job.diagnosis)
     said = contradictions(msgspec.to_builtins(report))
     assert [line for line in said if not line.startswith(ROOFS)] == []
     for step in [*report.steps, *filter(None, [report.plain_step()])]:
         assert sum(part.ns for part in step.partition) == step.wall_ns
-    for scene in job.drawn().scenes:
+    for scene in drawn.scenes:
         assert sum(cell.ns for cell in scene.cells) == scene.wall_ns
         assert all(
             row.start[i] >= 0 and row.start[i] + row.ns[i] <= scene.wall_ns

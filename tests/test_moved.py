@@ -59,20 +59,20 @@ def farthest(report: Report, truth: StepTruth) -> float:
 @pytest.mark.parametrize("cost_ns", [1000, 3000])
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_row_is_the_truth_within_a_hundredth_of_the_step(name: str, cost_ns: int, known: bool) -> None:
-    report, truth = both(*preset(name, 5), cost_ns, known)
+    report, truth = both(*preset(name), cost_ns, known)
     assert farthest(report, truth) < 0.01
 
 
 @pytest.mark.parametrize("seed", range(RANDOM))
 def test_random_programs_too(seed: int) -> None:
-    made_of, hardware = random_run(seed, 5)
+    made_of, hardware = random_run(seed)
     report, truth = both(made_of, replace(hardware, queue=1024), 1000, known=False)
     assert farthest(report, truth) < 0.01
 
 
 def test_data_loading_keeps_its_length_and_the_ops_lose_theirs() -> None:
     """A host scaled as a whole would shorten what the profiler did not slow."""
-    made_of, hardware = preset("launch-bound", 5)
+    made_of, hardware = preset("launch-bound")
     report, truth = both(replace(made_of, load_ns=400_000), hardware, 3000, known=False)
     assert report.unprofiled is not None
     assert report.timing.inflation > 1.4  # type: ignore[operator]
@@ -82,7 +82,7 @@ def test_data_loading_keeps_its_length_and_the_ops_lose_theirs() -> None:
 
 def test_what_a_full_queue_hides_stays_hidden() -> None:
     """Bound by its kernels: the next step's data is loaded while this one's kernels run, with the profiler or not."""
-    made_of, hardware = preset("bandwidth-v1", 5)
+    made_of, hardware = preset("bandwidth-v1")
     report, truth = both(replace(made_of, load_ns=5_000_000, read_loss=False), hardware, 2000, known=False)
     assert not any(cause == "data" for cause, *_ in truth.idle)
     assert farthest(report, truth) < 0.01

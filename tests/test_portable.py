@@ -6,10 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from loraprof.store.profiles import profiles_dir
-
-RECORDING = profiles_dir() / "recordings" / "h100-sxm" / "minimind-26m.loraprof"
+from provoke import made, synthetic
 
 # What Python's own library reaches for on the system that it runs on is left in place.
 WITHOUT = """
@@ -34,11 +31,11 @@ print("codes", codes, file=sys.stderr)
 """
 
 READS = (
-    f"report {RECORDING} --format json -o report.json",
-    f"report {RECORDING} --format html -o report.html",
-    f"compare {RECORDING} {RECORDING}",
-    f"export {RECORDING} --to perfetto -o tracks.json.gz",
-    f"export {RECORDING} --to recording --redact -o open.loraprof",
+    "report given.loraprof --format json -o report.json",
+    "report given.loraprof --format html -o report.html",
+    "compare given.loraprof given.loraprof",
+    "export given.loraprof --to perfetto -o tracks.json.gz",
+    "export given.loraprof --to recording --redact -o open.loraprof",
     "report open.loraprof",
     "explain L2",
     "explain turnaround",
@@ -53,6 +50,7 @@ RUNS = ("profile", "profile train.py", "fix", "watch train.py", "sweep --over ra
 def test_reading_needs_no_posix_and_running_says_that_it_does(
     lines: tuple[str, ...], code: int, tmp_path: Path
 ) -> None:
+    made(synthetic("bandwidth-v1")).rename(tmp_path / "given.loraprof")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "cp1252"}
     done = subprocess.run(
         [sys.executable, "-X", "warn_default_encoding", "-c", WITHOUT],

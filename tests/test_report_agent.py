@@ -71,7 +71,8 @@ def test_a_comparison_is_told_to_an_agent_and_is_no_issue() -> None:
         to_issue(comparison())
 
 
-def test_both_are_formats_of_report(tmp_path: Path) -> None:
+def test_both_are_formats_of_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAPROF_CACHE", str(tmp_path / "analyses"))
     for form in ("agent", "issue"):
         assert run(["report", str(GPU[0]), "--format", form, "-o", str(tmp_path / form)]) == 0
         assert (tmp_path / form).stat().st_size > 500

@@ -10,9 +10,16 @@ from loraprof.store.profiles import profiles_dir
 LLAMA = str(profiles_dir() / "recordings" / "h100-sxm" / "llama-3.2-1b.loraprof")
 
 
+@pytest.fixture(scope="module")
+def analyses(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the analysis stays that these tests show one after the other."""
+    return str(tmp_path_factory.mktemp("analyses"))
+
+
 @pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+def wide(monkeypatch: pytest.MonkeyPatch, analyses: str) -> None:
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LORAPROF_CACHE", analyses)
 
 
 def printed(capfd: pytest.CaptureFixture[str], *words: str) -> str:

@@ -1,5 +1,6 @@
 """What the page draws: every nanosecond of the step is in one slice of its partition and in one cell."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import reference
 from recorded import recorded
 
 from loraprof.analysis.step import scene as module
-from loraprof.model.scene import Scene
+from loraprof.model.scene import Drawn, Scene
 from loraprof.report.export.job import Job
 from loraprof.report.page.payload import dots, packed
 from loraprof.store.profiles import profiles_dir
@@ -20,14 +21,21 @@ def profiled(job: Job) -> Scene:
     return job.drawn().scenes[-1]
 
 
+@cache
+def drawn(path: Path) -> tuple[Job, Drawn]:
+    """What a page draws of a recording, and the analysis it is drawn from; nobody changes it."""
+    job = reference.job(path)
+    return job, job.drawn()
+
+
 def scenes() -> list[tuple[Job, Scene]]:
-    return [(job, profiled(job)) for job in map(reference.job, GPU[:2])]
+    return [(job, found.scenes[-1]) for job, found in map(drawn, GPU[:2])]
 
 
 @pytest.mark.parametrize("path", GPU, ids=lambda p: p.stem)
 def test_slices_and_cells_are_exactly_the_step(path: Path) -> None:
-    job = reference.job(path)
-    scene, step = profiled(job), job.report.step()
+    job, found = drawn(path)
+    scene, step = found.scenes[-1], job.report.step()
     assert step is not None
     assert scene.wall_ns == step.wall_ns == sum(scene.rows[0].ns) == sum(cell.ns for cell in scene.cells)
     for part in step.partition:
@@ -88,8 +96,8 @@ def test_the_roofs_dots_are_sums_of_kernels_and_the_payload_is_small() -> None:
 
 @pytest.mark.parametrize("path", GPU, ids=lambda p: p.stem)
 def test_the_step_without_the_profiler_is_the_reports(path: Path) -> None:
-    job = reference.job(path)
-    plain, _ = job.drawn().scenes
+    job, found = drawn(path)
+    plain, _ = found.scenes
     told = job.report.unprofiled
     assert told is not None
     assert plain.wall_ns == told.wall_ns == sum(plain.rows[0].ns) == sum(cell.ns for cell in plain.cells)

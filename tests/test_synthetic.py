@@ -12,7 +12,7 @@ from synthetic.ledger import StepTruth, Work
 from synthetic.machine import Hardware, Kernel, Machine
 from synthetic.presets import PRESETS, preset
 from synthetic.randomised import random_run
-from synthetic.simulate import Synthetic, simulate, simulate_to
+from synthetic.simulate import Synthetic, simulate, simulate_anew, simulate_to
 
 WORK = Work("forward", "norm", "m")
 
@@ -111,7 +111,7 @@ def test_a_profiler_slows_the_host_only() -> None:
 
 
 def test_same_seed_same_bytes() -> None:
-    first, second = (text_of(simulate(*random_run(7)).document) for _ in range(2))
+    first, second = (text_of(simulate_anew(*random_run(7)).document) for _ in range(2))
     assert first == second
     assert first != text_of(simulate(*random_run(8)).document)
 

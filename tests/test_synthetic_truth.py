@@ -9,6 +9,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from statistics import median_low
+from tempfile import TemporaryDirectory
 
 import pytest
 from builders import Document
@@ -19,9 +20,10 @@ from synthetic.randomised import random_run
 from synthetic.simulate import Synthetic, simulate
 
 import loraprof
-from loraprof.analysis.analyse import analyse
+from loraprof.diagnosis import load
+from loraprof.diagnosis.build import Diagnosis
 from loraprof.model.report import Report, Step
-from loraprof.store.kineto.read import read_trace
+from loraprof.store.recordings import load_source
 
 SEEDS = range(60)
 Rows = Counter[tuple[str, str, str]]
@@ -32,12 +34,15 @@ def run_of(name: str | int) -> Synthetic:
     return simulate(*(preset(name) if isinstance(name, str) else random_run(name)))
 
 
-def report_of(run: Synthetic, folder: Path) -> Report:
-    return loraprof.diagnose(run.save(folder))
+@cache
+def diagnosis_of(name: str | int) -> Diagnosis:
+    with TemporaryDirectory() as folder:
+        return load.diagnosis_of(load_source(run_of(name).save(Path(folder))))
 
 
 def faulty(run: Synthetic, document: Document, folder: Path) -> Report:
-    return report_of(Synthetic(run.program, run.hardware, document, run.recording, run.truth), folder)
+    changed = Synthetic(run.program, run.hardware, document, run.recording, run.truth)
+    return loraprof.diagnose(changed.save(folder))
 
 
 def rows(step: Step, kind: str, field: str = "ns") -> Rows:
@@ -59,9 +64,8 @@ def assert_step(step: Step, truth: StepTruth) -> None:
 
 
 @pytest.mark.parametrize("name", [*PRESETS, *SEEDS])
-def test_report_is_the_truth(name: str | int, tmp_path: Path) -> None:
-    run = run_of(name)
-    report = report_of(run, tmp_path)
+def test_report_is_the_truth(name: str | int) -> None:
+    run, report = run_of(name), diagnosis_of(name).report
     for step, truth in zip(report.steps, run.truth, strict=True):
         assert_step(step, truth)
     reported = next(t for t in run.truth if t.name == report.reported_step)
@@ -83,10 +87,8 @@ def modules(report: Report) -> Counter[str]:
 
 
 @pytest.mark.parametrize("name", [*PRESETS, *SEEDS])
-def test_floors_and_launch_calls(name: str | int, tmp_path: Path) -> None:
-    run = run_of(name)
-    path = run.save(tmp_path) / "rank0.trace.json.gz"
-    analysis = analyse(read_trace(path), run.recording)
+def test_floors_and_launch_calls(name: str | int) -> None:
+    run, analysis = run_of(name), diagnosis_of(name).analysis
     assert analysis.floor_ns == run.hardware.latency_ns
     assert analysis.tau_ns == run.hardware.turnaround_ns
     calls = {faults.correlation(e): ns(e["dur"]) for e in faults.events(run.document) if e["cat"] == "cuda_runtime"}
@@ -101,9 +103,8 @@ def ns(us: Decimal) -> int:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_adapter_is_the_sum_of_its_rows(name: str, tmp_path: Path) -> None:
-    run = run_of(name)
-    report = report_of(run, tmp_path)
+def test_the_adapter_is_the_sum_of_its_rows(name: str) -> None:
+    run, report = run_of(name), diagnosis_of(name).report
     truth = next(t for t in run.truth if t.name == report.reported_step)
     if not run.recording.sites:
         assert report.adapter is None

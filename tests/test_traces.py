@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reports import diagnosed
 
-import loraprof
 from loraprof.analysis.analyse import analyse
 from loraprof.store.kineto.read import read_trace
 
@@ -40,11 +40,11 @@ def test_busy_time_and_closure(truth: dict[str, object]) -> None:
 
 def test_the_replay_gate_knows_what_it_can_reproduce() -> None:
     """An eager single-stream step is reproduced to a tenth of a per mille, and so is one whose waits are recorded."""
-    eager = loraprof.diagnose(TRACES / "a100_resnet_ddp_train.json.gz").replay
+    eager = diagnosed(TRACES / "a100_resnet_ddp_train.json.gz").replay
     assert eager is not None
     assert eager.accepted
     assert abs(eager.gate_error) < 1e-4
-    waiting = loraprof.diagnose(TRACES / "a100_alexnet_cudasync.json.gz").replay
+    waiting = diagnosed(TRACES / "a100_alexnet_cudasync.json.gz").replay
     assert waiting is not None
     assert waiting.accepted
     assert abs(waiting.gate_error) < 1e-3
@@ -54,7 +54,7 @@ def test_causes_tell_the_traces_apart() -> None:
     """Launch-bound, GPU-bound, and the multi-stream trace that waits on other streams, not on the host."""
 
     def idle(name: str) -> dict[str, float]:
-        step = loraprof.diagnose(TRACES / f"{name}.json.gz").step()
+        step = diagnosed(TRACES / f"{name}.json.gz").step()
         assert step is not None
         return {p: step.ns(cause=p) / step.wall_ns for p in ("python", "framework", "launch_api", "queued")}
 

@@ -111,8 +111,10 @@ def sparse(document: Document) -> Document:
 def decorated(document: Document) -> Document:
     """Flow arrows, GPU annotations, memory instants, frames, sync rows: records that are no work."""
     extra: list[Document] = []
+    calls = {correlation(e): e for e in events(document) if e["cat"] == "cuda_runtime"}
     for record in gpu_events(document):
-        launch, number = launch_of(document, record), correlation(record)
+        number = correlation(record)
+        launch = calls[number]
         place = {"cat": "ac2g", "name": "ac2g", "id": number}
         extra.append({"ph": "s", **place, **{k: launch[k] for k in ("pid", "tid", "ts")}})
         extra.append({"ph": "f", **place, "bp": "e", **{k: record[k] for k in ("pid", "tid", "ts")}})

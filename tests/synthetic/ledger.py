@@ -9,6 +9,7 @@ was doing during its pieces.
 import heapq
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 CLASS_ORDER = ("compute", "comm", "copy")
 CLASS_RANK = {name: rank for rank, name in enumerate(CLASS_ORDER)}
@@ -23,8 +24,7 @@ class Work:
     module: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record on the device, with its launch call ``[called, returned)`` on host thread ``thread``."""
 
     cls: str
@@ -70,8 +70,7 @@ class StepTruth:
         return sum(ns for (c, _, _), ns in self.idle.items() if c == cause)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A stretch of time in which nothing changed. ``begun``: records that started at its first instant."""
 
     start: int
@@ -193,13 +192,14 @@ class Ledger:
 
 
 def _busy(step: StepTruth, piece: _Piece) -> None:
-    ns = piece.end - piece.start
-    owner = min(piece.active, key=Record.precedence)
+    ns, owner = piece.end - piece.start, piece.active[0]
+    if len(piece.active) > 1:
+        owner = min(piece.active, key=Record.precedence)
+        step.excess_ns += ns * (len(piece.active) - 1)
+        for under in {r.cls for r in piece.active} - {owner.cls}:
+            step.overlap[owner.cls, under] += ns
     step.busy[owner.cls, owner.work.phase, owner.work.role] += ns
     step.modules[owner.work.module] += ns
-    step.excess_ns += ns * (len(piece.active) - 1)
-    for under in {r.cls for r in piece.active} - {owner.cls}:
-        step.overlap[owner.cls, under] += ns
     for record in piece.begun:
         step.records[record.cls, record.work.phase, record.work.role] += 1
         step.launches.add(record.correlation)

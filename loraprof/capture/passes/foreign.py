@@ -19,15 +19,16 @@ from loraprof.errors import MeasurementError
 def refuse_other_profiler(thorough: bool = False) -> None:
     """Raises MeasurementError when a profiler of the script's own records; ``thorough``: or waits for its schedule."""
     running = torch._C._autograd._profiler_enabled()
-    if running or (thorough and any(map(_in_use, gc.get_objects()))):
+    if running or (thorough and _one_waits()):
         what = "the script runs a profiler of its own"
         raise MeasurementError(what, "loraprof needs the only profiler session: switch it off")
 
 
-def _in_use(thing: object) -> bool:
-    if type(thing) is not torch.profiler.profile:
-        return False
-    return thing.profiler is not None or thing.step_rec_fn is not None
+def _one_waits() -> bool:
+    """Of all objects of the process, of which there may be millions."""
+    kind = torch.profiler.profile
+    profilers = [thing for thing in gc.get_objects() if type(thing) is kind]
+    return any(one.profiler is not None or one.step_rec_fn is not None for one in profilers)
 
 
 def when_step_returns(*actions: Callable[[], None]) -> None:
