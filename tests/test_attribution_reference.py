@@ -407,13 +407,15 @@ def ordered(*rows: tuple[Any, ...], run: list[int] | None = None) -> list[str]:
     """Roles of calls (sort, (rows, inner, outer), elements, flags), "" where the name alone would tell."""
     size = len(rows)
     sizes = [row[1] if len(row) > 1 else (0, 0, 0) for row in rows]
-    columns: Any = [column([one[i] for one in sizes]) for i in range(3)]
-    numel = column([row[2] if len(row) > 2 else 7 for row in rows])
+    columns: dict[str, Any] = {
+        name: column([one[i] for one in sizes]) for i, name in enumerate(("rows", "inner", "outer"))
+    }
+    columns["numel"] = column([row[2] if len(row) > 2 else 7 for row in rows])
     names = Calls.__struct_fields__[7:-1]
     flags: dict[str, Any] = {name: np.array([name in row[3:] for row in rows], np.bool_) for name in names}
     sorts = np.array([row[0] for row in rows], np.int8)
     said = np.full(size, ROLE["other"], np.int8)
-    calls = Calls(np.arange(size), column(run or [0] * size), sorts, *columns, numel, role=said, **flags)
+    calls = Calls(row=np.arange(size), run=column(run or [0] * size), sort=sorts, role=said, **columns, **flags)
     nothing = column([])
     roles = order.roles_in_order(calls, Pairs(nothing, nothing, nothing, nothing), np.zeros(size, np.bool_))
     return ["" if r == ROLE["other"] else ROLES[r] for r in roles.tolist()]
