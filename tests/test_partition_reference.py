@@ -12,7 +12,7 @@ from loraprof.analysis.analyse import analyse
 from loraprof.analysis.attribution.attribute import Attribution, attribute
 from loraprof.analysis.partition.cpu import split_cpu, split_unread
 from loraprof.analysis.partition.gpu import DeviceWork, device_work, gaps_of, split, turnaround_floor
-from loraprof.analysis.partition.host_state import PYTHON, STATES, Timeline, idle_causes, measure, states_of
+from loraprof.analysis.partition.host_state import PYTHON, STATES, Timeline, classify, idle_causes, measure, states_of
 from loraprof.analysis.partition.ledger import Ledger, idle_kind
 from loraprof.analysis.trace.launch_links import Links, link
 from loraprof.analysis.trace.step_windows import Window
@@ -373,3 +373,20 @@ def test_parts_are_told_apart_by_network_where_there_are_several() -> None:
 def test_what_a_host_does_between_calls_is_unknown_without_ops(shown: bool, last: str) -> None:
     trace = trace_of([op("aten::mm", 0, 9)] * shown + [call("cudaEventRecord", 3, 4)])
     assert idle_causes(trace) == (*STATES[:PYTHON], last)
+
+
+def test_copies_to_the_host_that_waited() -> None:
+    """Their calls take more than ten times the lower median of all that launch."""
+    for seed in range(60):
+        rng = random.Random(seed)
+        device = []
+        for i in range(rng.randrange(1, 9)):
+            begin, took, back = 100 * i, rng.choice((1, 2, 3, 20, 21, 30, 31)), rng.random() < 0.4
+            times = (begin + 50, begin + 60, (begin, begin + took))
+            device.append(copy(*times, name="DtoH") if back else kernel(*times))
+        trace = trace_of([], device)
+        links, host = link(trace), trace.host
+        lengths = sorted((host.end - host.start).tolist())
+        limit = 10 * lengths[(len(lengths) - 1) // 2]
+        slow = [trace.names[n] == "cudaMemcpyAsync" for n in host.name] & (host.end - host.start > limit)
+        assert (classify(trace, links) == STATES.index("sync")).tolist() == slow.tolist(), seed

@@ -549,3 +549,13 @@ def test_modules_beyond_the_table_are_none() -> None:
     trace = trace_of([marker(f"m{i}", 10 * i, 10 * i + 5) for i in range(4)])
     _, opens = modules_of(trace, replace(recording(), modules=table))
     assert opens.tolist() == [0, 1, NONE, NONE]
+
+
+def test_a_clock_is_aligned_on_one_that_is() -> None:
+    one = matched(random.Random(0), [1, 2], 3)
+    m = replace(one, end=np.array([[10, 20, 30], [110, 125, 130]]))
+    offset, aligned = column([0, 7, 0, 0]), np.array([True, True, False, False])
+    assert room._reach(m, offset, aligned)
+    assert (offset.tolist(), aligned.tolist()) == ([0, 7, 107, 0], [True, True, True, False])
+    assert not room._reach(m, offset, aligned)
+    assert not room._reach(replace(m, members=column([3, 4])), column([0] * 5), np.zeros(5, np.bool_))

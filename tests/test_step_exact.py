@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import Host, call, kernel, note, op, overhead, step, trace_of
+from builders import Host, call, kernel, marker, note, op, overhead, step, trace_of
 from ledgers import BUSY, ledger
 from msgspec.structs import replace
 from recordings import NVML, recording
@@ -274,6 +274,20 @@ def test_networks_and_their_shares() -> None:
     plain = replace(rows, ns=rows.ns * np.array([1, 1, 1, 0, 1]))
     assert [r.share for r in networks(made, rows, plain)] == [30 / 160, 30 / 160, 0]
     assert [(r.trained, r.adapters) for r in found] == [(True, 0), (True, 0), (False, 1)]
+
+
+def test_calls_of_a_network_are_those_that_begin_in_the_step() -> None:
+    trace = trace_of([marker("m0", at, at + 5) for at in (9, 10, 30, 49, 50)])
+    sampled = np.where(trace.host.start == 30, PHASE["generate"], PHASE["forward"]).astype(np.int8)
+    network = SimpleNamespace(name="a", trained=True, adapters=1, root=0)
+    attribution = SimpleNamespace(network=np.array([0], np.int32), networks=(network,), phase=sampled)
+    modules_of = [ModuleInfo(id=0, path="a", cls="A"), ModuleInfo(id=1, path="b", cls="B")]
+    made: Any = SimpleNamespace(
+        attribution=attribution, trace=trace, recording=replace(recording(), modules=modules_of)
+    )
+    rows = ledger((BUSY, "forward", "loss", 0, 10), (BUSY, "generate", "loss", 0, 40))
+    rows = replace(rows, window=Window("w", 10, 45, 0, 50, 0))
+    assert [(r.phase, r.calls) for r in networks(made, rows, None)] == [("forward", 2), ("generate", 1)]
 
 
 def drawn(rng: random.Random) -> list[Host]:
