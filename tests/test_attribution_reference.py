@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import Host, marker, note, op, trace_of
+from builders import Host, call, kernel, marker, note, op, trace_of
 from msgspec.structs import replace
 from recordings import recording
 
+from loraprof.analysis.attribution.attribute import attribute
+from loraprof.analysis.attribution.graph_launches import graph_work
 from loraprof.analysis.attribution.names import names_of
 from loraprof.analysis.attribution.networks import Network, sampling
 from loraprof.analysis.attribution.roles import Behaviour
@@ -17,9 +19,11 @@ from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked import adapters, order
 from loraprof.analysis.attribution.unmarked.adapters import ENDS, Pairs, pairs_of
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort, _dims, _said, _sort
+from loraprof.analysis.trace.launch_links import link
+from loraprof.analysis.trace.step_windows import marks_of
 from loraprof.model.recording import ModuleCall, ModuleInfo
 from loraprof.model.trace import NONE, Shapes
-from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, ROLES
+from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, ROLES, HostKind
 
 SEEDS = range(150)
 
@@ -479,3 +483,29 @@ def test_activations_end_with_their_product_and_keep_their_size() -> None:
     assert ordered(TIMES, TANH, OTHER) == ["activation", "activation", ""]
     flat = ordered((Sort.OTHER, (0, 0, 0), 7, "view"), product(8, 8))
     assert flat == ["", BASE]
+
+
+def test_kernels_of_a_graph_are_those_of_the_step_without_one() -> None:
+    """By their order among those of one name, where both steps have as many; a step that is no graph's is no model."""
+    calls = (("A_0", 10), ("B_0", 20), ("B_0", 30))
+    frames = [Host(HostKind.PYTHON, f"nn.Module: {name}", at, at + 9) for name, at in calls]
+    work = [op("aten::mm", at + 1, at + 8) for at in (10, 20, 30)]
+    launched = call("cudaGraphLaunch", 110, 115, correlation=500)
+    plain = [kernel(at + 40, at + 45, (at + 2, at + 3), name=name) for name, at in (("x", 10), ("y", 20), ("x", 30))]
+    graph = [kernel(at, at + 5, name=name, correlation=500) for name, at in (("x", 120), ("x", 130), ("y", 140))]
+    steps = [note("ProfilerStep#0", 0, 90), note("ProfilerStep#1", 90, 190)]
+    more = kernel(150, 155, name="y", correlation=500)
+    for extra, expected in (([], ["A_0", "B_0", "B_0"]), ([more], ["A_0", "B_0"])):
+        trace = trace_of([*steps, *frames, *work, launched], [*plain, *graph, *extra])
+        attribution, links = attribute(trace), link(trace)
+        found = graph_work(trace, links, attribution, marks_of(trace), None)
+        assert found is not None
+        assert trace.device.start[found.rows].tolist() == [120, 130, 140][: len(expected)]
+        assert [attribution.paths[m] for m in found.module.tolist()] == expected
+        assert set(found.phase.tolist()) == {PHASE["forward"]}
+    early = trace_of([*steps[1:], *frames, *work, launched], [*plain, *graph])  # the other step is not in the trace
+    none = graph_work(early, link(early), attribute(early), marks_of(early), None)
+    assert none is not None
+    assert len(none.rows) == 0
+    alone = trace_of(work, plain)
+    assert graph_work(alone, link(alone), attribute(alone), marks_of(alone), None) is None
