@@ -15,12 +15,13 @@ from loraprof.diagnosis.worth import Worth
 
 
 class Calls:
-    """Collectives (kind, bytes, exposed ns, hidden ns), all of one group of three ranks."""
+    """Collectives (kind, bytes, exposed ns, hidden ns), the first of three ranks, the others of two."""
 
     def __init__(self, *rows: tuple[str, int, int, int]) -> None:
         self.kinds = [row[0] for row in rows]
         self.nbytes, self.exposed, self.hidden = (np.array([row[i] for row in rows], np.int64) for i in (1, 2, 3))
-        self.group, self.groups = np.zeros(len(rows), np.int64), [SimpleNamespace(size=3)]
+        self.group = np.minimum(np.arange(len(rows)), 1)
+        self.groups = [SimpleNamespace(size=size) for size in (3, 2)]
 
     def of(self, *kinds: str) -> Any:
         return np.array([i for i, kind in enumerate(self.kinds) if kind in kinds], np.int64)

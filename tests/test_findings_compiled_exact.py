@@ -133,10 +133,10 @@ def test_compilations_inside_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_regions_of_the_forward_pass() -> None:
     scopes = {0: some(backward=False), 1: some(backward=False), 2: some(backward=True), 3: some(backward=False)}
-    host = spans((10, 11), (20, 21), (15, 16), (9, 10))
+    host = spans((10, 11), (20, 21), (15, 16), (19, 20))
     window: Any = some(window=some(noted_start=10, noted_end=20))
     analysis: Any = some(attribution=some(compiled=some(scopes=scopes)), trace=some(host=host))
-    assert compiled._regions(analysis, window) == 1
+    assert compiled._regions(analysis, window) == 2
     analysis.attribution.compiled = None
     assert compiled._regions(analysis, window) == 0
 

@@ -22,6 +22,7 @@ WIDE = (  # whole programs, or the tree of sources: nothing of one line
     *("selftest_cuda", "glossary", "page_browser", "kills", "leftovers", "mutation", "processes", "profile", "fix"),
 )
 LONGEST_S = 2.0  # of one test
+NUMBERS = "tests/test_findings_limits.py::test_the_numbers_of_rules_and_of_what_helps"  # of all rooms, as they load
 BUDGET_S = 5.0  # of all tests of a mutant, of processor time as the map tells it
 QUICK_S = 0.02
 LIMIT_S = 40.0  # of processor time, whole reports included
@@ -48,6 +49,7 @@ class Map:
                 lines = enumerate((ROOT / file).read_text(encoding="utf-8").splitlines(), 1)
                 first |= self._running(file, [n for n, line in lines if named.search(line)])
         first = first or self._running(mutant.file, self._files.get(mutant.file, {}))
+        first |= {NUMBERS} & self.seconds.keys() if mutant.loads is not None else set()
         near = {name.partition("::")[0] for name in first}
         more = {name for name in self.seconds if name.partition("::")[0] in near} - first
         room = _words(mutant.file)
