@@ -12,16 +12,16 @@ from loraprof.store.directories import directory_of
 from loraprof.store.recordings import load_source
 
 
-def test_ten_thousand_other_files_are_one_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_other_files_are_one_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = write_recording(tmp_path / "a.loraprof", ranks=2)
-    for i in range(10_000):
+    for i in range(2_000):
         (place / f"core.{i:05}").touch()
     listings = []
     listed = directories.entries
     monkeypatch.setattr(directories, "entries", lambda path: listings.append(path) or listed(path))
     source = load_source(place)
     assert listings == [place]
-    assert source.notes == ("ignored 10,000 files that belong to no rank: core.00000, core.00001, core.00002, …",)
+    assert source.notes == ("ignored 2,000 files that belong to no rank: core.00000, core.00001, core.00002, …",)
     assert [file.rank for file in source.ranks] == [0, 1]
 
 
