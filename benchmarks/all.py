@@ -80,20 +80,21 @@ def second_looks(folder: Path, rounds: int) -> Iterator[Limit]:
 
 
 def reading(seed: Path, events: int, folder: Path, rounds: int) -> Iterator[Limit]:
-    """A large trace against what any reader in Python pays."""
+    """A large trace against what any reader in Python pays, on the clock: several processes read the largest."""
     path = folder / "large.json.gz"
     command = [sys.executable, str(ROOT / "benchmarks" / "traces.py"), str(seed), str(events), str(path)]
     made = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)  # memory of its own
     written, size_bytes = made["events"], made["size_bytes"]
-    ratios, peak_mb, whole_s = [], 0.0, 0.0
+    ratios, used, peak_mb, whole_s = [], [], 0.0, 0.0
     for _ in range(rounds):
         report, floor = run([*LORAPROF, "report", str(path)]), run([sys.executable, "-c", FLOOR, str(path)])
         if report.error or floor.error:
             raise SystemExit(f"{path}: {report.error or floor.error}")
-        ratios.append(report.cpu_s / floor.cpu_s)
-        peak_mb, whole_s = max(peak_mb, report.peak_mb), report.cpu_s
-    what = f"report, {written:,} events"
-    yield Limit(what, median(ratios), 1.5, "x", f"of inflating and decoding {size_bytes / 1e6:.0f} MB; {whole_s:.2f} s")
+        ratios.append(report.wall_s / floor.wall_s)
+        used.append(report.cpu_s / floor.cpu_s)
+        peak_mb, whole_s = max(peak_mb, report.peak_mb), report.wall_s
+    what, of = f"report, {written:,} events", f"of inflating and decoding {size_bytes / 1e6:.0f} MB"
+    yield Limit(what, median(ratios), 1.5, "x", f"{of}; {whole_s:.2f} s, {median(used):.2f}x in processor time")
     yield Limit(f"{what}, peak", peak_mb, 200.0, " MB")
 
 
