@@ -10,6 +10,7 @@ Stack = Literal[
     "llamafactory",
     "swift",
     "trl",
+    "transformers-gated",
     "transformers",
     "lightning",
     "kohya",
@@ -37,9 +38,8 @@ def causal(case: Case) -> bool:
 
 def gated(case: Case) -> bool:
     """Whether layers have a gated MLP as Llama names it: what Unsloth, axolotl's and Liger's kernels replace."""
-    return causal(case) and any(
-        m.path.endswith((".gate_proj", ".gate_up_proj")) for m in (case.recording.modules if case.recording else ())
-    )
+    modules = case.recording.modules if case.recording else ()
+    return any(m.path.endswith((".gate_proj", ".gate_up_proj")) for m in modules)
 
 
 def one_label_a_row(case: Case) -> bool:
@@ -65,9 +65,11 @@ def stacks(case: Case) -> tuple[Stack, ...]:
         if any(origin.startswith(starts) for origin in origins):
             found.add(stack)
     if "transformers-model" in found and causal(case):
-        found |= {"transformers-causal-lm"} | ({"transformers-gated-lm"} if gated(case) else set())
+        found.add("transformers-causal-lm")
     if case.peft:
         found.add("peft")
     if found & {"trl", "axolotl", "llamafactory", "swift", "unsloth"} and "transformers-model" in found:
         found.add("transformers")  # they train with its Trainer
+    if "transformers-causal-lm" in found and gated(case):
+        found |= {"transformers-gated-lm"} | ({"transformers-gated"} if "transformers" in found else set())
     return tuple(s for s in get_args(Stack) if s in found)

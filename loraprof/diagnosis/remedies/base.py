@@ -95,8 +95,8 @@ PADDED_HEADS = Remedy(
 LIGER = Remedy(
     kind="same_training",
     text={
-        "transformers-gated-lm": "fused norms and cross-entropy: liger_kernel.transformers.AutoLigerKernelForCausalLM, "
-        "or TrainingArguments(use_liger_kernel=True)",
+        "transformers-gated": "fused norms and cross-entropy: Liger-Kernel (TrainingArguments(use_liger_kernel=True))",
+        "transformers-gated-lm": "fused norms and cross-entropy: liger_kernel.transformers.AutoLigerKernelForCausalLM",
         "plain": "fused norms and cross-entropy: torch.compile, or Liger-Kernel's layers",
     },
     saved=unknown,
