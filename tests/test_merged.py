@@ -68,3 +68,21 @@ def test_the_report_of_such_a_file_is_of_the_slowest_rank(tmp_path: Path) -> Non
     step_of = report.step()
     assert step_of is not None
     assert step_of.ns(kind="busy") == 2 * 150_000
+
+
+def without_time(events: list[Document]) -> list[Document]:
+    """Their step lasts none."""
+    return [{**e, "dur": 0} if e["name"].startswith("ProfilerStep") else e for e in events]
+
+
+def test_a_rank_whose_step_lasts_no_time_is_left_out(tmp_path: Path) -> None:
+    lasting, none = rank(1, 0), without_time(rank(2, 1, correlation=1000))
+    third = rank(3, 1, late=50_000, correlation=2000)
+    report = loraprof.diagnose(joined(tmp_path / "t.json", lasting, none, third))
+    assert [row.rank for row in report.ranks or []] == [0, 2]
+    assert any("its trace holds no step" in note for note in report.closure.notes)
+
+
+def test_ranks_of_which_none_has_a_step_are_no_ranks(tmp_path: Path) -> None:
+    events = without_time(rank(1, 0)), without_time(rank(2, 1, correlation=1000))
+    assert loraprof.diagnose(joined(tmp_path / "t.json", *events)).ranks is None

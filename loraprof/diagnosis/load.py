@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from loraprof.analysis.analyse import analyse
-from loraprof.analysis.ranks.examine import Run, sequential
+from loraprof.analysis.ranks.examine import STEPLESS, LeftOut, Run, sequential
 from loraprof.analysis.ranks.merged import merged_ranks
 from loraprof.diagnosis.build import Among, Diagnosis, diagnosed
 from loraprof.diagnosis.verdict import proven, with_proof
@@ -57,17 +57,22 @@ def _diagnosed(source: Source, run: Run) -> Diagnosis:
     if source.ranks and source.ranks[0].own is not None:
         recording = _described(source.ranks[0], source)
     trace = read_trace(source.traces[0])
-    if recording is None and (merged := merged_ranks(trace)):
-        return _merged(source, merged)
+    if recording is None and (made := _merged(source, merged_ranks(trace))):
+        return made
     return _with_notes(diagnosed(trace, source.path, recording, source.nvml), *source.notes)
 
 
-def _merged(source: Source, merged: Sequence[tuple[str, Trace]]) -> Diagnosis:
-    """The slowest of several ranks whose traces are one file."""
+def _merged(source: Source, merged: Sequence[tuple[str, Trace]]) -> Diagnosis | None:
+    """The slowest of several ranks whose traces are one file; None where none of them holds a step."""
+    if not merged:
+        return None
     from loraprof.analysis.ranks.breakdown import breakdown_of
     from loraprof.analysis.ranks.survey import survey
 
-    seen = survey(breakdown_of(i, process, analyse(trace), None) for i, (process, trace) in enumerate(merged))
+    found = [breakdown_of(i, process, analyse(trace), None) for i, (process, trace) in enumerate(merged)]
+    if not any(one.steps for one in found):
+        return None
+    seen = survey(one if one.steps else LeftOut(one.rank, one.trace, STEPLESS) for one in found)
     trace = next(trace for process, trace in merged if process == seen.trace)
     processes = ", ".join(process for process, _ in merged)
     note = f"{len(merged)} ranks in one file, in the order of their processes: {processes}"

@@ -21,6 +21,7 @@ WORTH_BYTES: Final = 8 << 20  # of compressed traces: below, starting processes 
 WORKER_BYTES: Final = 120 << 20  # a worker without a trace
 PER_BYTE: Final = 20  # memory per byte of a compressed trace
 PER_PLAIN_BYTE: Final = 2
+STEPLESS: Final = "its trace holds no step"
 
 
 class LeftOut(Struct, frozen=True):
@@ -55,7 +56,7 @@ def examine(file: RankFile) -> Result:
     if rank is None:
         return LeftOut(None, name, "it does not say which rank it is")
     found = breakdown_of(rank, name, analyse(trace, recording), recording)
-    return found if found.steps else LeftOut(rank, name, "its trace holds no step")
+    return found if found.steps else LeftOut(rank, name, STEPLESS)
 
 
 def _unreadable(file: RankFile, message: str) -> LeftOut:
