@@ -97,6 +97,13 @@ def test_whose_recorded_call_a_node_is_of() -> None:
             assert owner == (min(fit)[2] if fit else NONE), seed
 
 
+def test_numbers_may_be_of_any_size() -> None:
+    """What is held does not grow with them."""
+    calls = [ModuleCall(0, 1, 0, 2**53, False, 0), ModuleCall(1, 1, 2**52, 2**52 + 1, False, 0)]
+    trace = trace_of([op("node", i, i + 1, 1, number) for i, number in enumerate((7, 2**52, 2**53))])
+    assert interval_owner(trace, calls, np.arange(3)).tolist() == [0, 1, NONE]
+
+
 def test_work_outside_has_the_place_of_its_neighbours() -> None:
     """forward, here, backward: the loss; backward, a norm, here, optimizer: clipping; AMP's ops: the optimizer."""
     special = {OPTIMIZER: 90, GRAD_CLIP: 91, LOSS: 92}

@@ -59,15 +59,17 @@ def interval_owner(trace: Trace, calls: list[ModuleCall], nodes: Int64) -> Int64
     # One forward thread is the rule; with several, a node belongs to the thread named in its own record.
     several = len(by_thread) > 1
     for thread, candidates in by_thread.items():
-        low = min(c.before for c in candidates)
-        paint = np.full(max(c.after for c in candidates) - low, NONE, dtype=np.int64)
+        before, after = (np.array([getattr(c, edge) for c in candidates], np.int64) for edge in ("before", "after"))
+        edges = distinct(np.concatenate((before, after)))
+        paint = np.full(len(edges), NONE, dtype=np.int64)  # from each edge to the next
+        first, last = np.searchsorted(edges, before).tolist(), np.searchsorted(edges, after).tolist()
         # Longest first, and of equals the outer (recorded later, when it returned) first: the innermost paints over.
-        for _, c in sorted(enumerate(candidates), key=lambda item: (item[1].before - item[1].after, -item[0])):
-            paint[c.before - low : c.after - low] = c.module
-        inside = (numbers >= low) & (numbers < low + len(paint))
+        for i in np.lexsort((-np.arange(len(candidates)), before - after)).tolist():
+            paint[first[i] : last[i]] = candidates[i].module
+        inside = (numbers >= edges[0]) & (numbers < edges[-1])
         if several:
             inside &= _thread_of(trace, nodes, thread)
-        out[inside] = paint[numbers[inside] - low]
+        out[inside] = paint[np.searchsorted(edges, numbers[inside], side="right") - 1]
     return out
 
 
