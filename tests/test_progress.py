@@ -84,4 +84,4 @@ def test_the_sentence() -> None:
     for _ in range(14):
         clock.now += 132 * MS
         timed.stamp()
-    assert timing_sentence(timed, Plan(), False) == "timing 14/20 · 132 ms ±0.0 % · 7.6 s left"
+    assert timing_sentence(timed, Plan(), False) == "timing 14/20 · 132 ms ±0.0 % · 8.9 s left"
