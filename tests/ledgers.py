@@ -1,5 +1,6 @@
 """The entries of a step, written down."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,10 @@ from loraprof.model.trace import NONE
 from loraprof.model.vocabulary import CLASSES, PHASE, ROLE, DeviceClass
 
 BUSY, COMM = int(DeviceClass.COMPUTE), int(DeviceClass.COMM)
+
+
+def column(values: Sequence[int]) -> Any:
+    return np.array(values, np.int64)
 
 
 def ledger(*rows: tuple[int, str, str, int, int], **columns: list[int]) -> Ledger:

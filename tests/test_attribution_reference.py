@@ -1,11 +1,11 @@
 """Attribution against plain loops over small random inputs: whose a node is, what lies between, what is a pair."""
 
 import random
-from typing import Any
 
 import numpy as np
 import pytest
 from builders import Host, call, kernel, marker, note, op, trace_of
+from ledgers import column
 from msgspec.structs import replace
 from recordings import recording
 
@@ -13,23 +13,16 @@ from loraprof.analysis.attribution.attribute import attribute
 from loraprof.analysis.attribution.graph_launches import graph_work
 from loraprof.analysis.attribution.names import names_of
 from loraprof.analysis.attribution.networks import Network, sampling
-from loraprof.analysis.attribution.roles import Behaviour
 from loraprof.analysis.attribution.sequence import forward_owner, interval_owner, logical_threads
 from loraprof.analysis.attribution.surroundings import place_between
-from loraprof.analysis.attribution.unmarked import adapters, order
-from loraprof.analysis.attribution.unmarked.adapters import ENDS, Pairs, pairs_of
-from loraprof.analysis.attribution.unmarked.calls import Calls, Sort, _dims, _said, _sort
+from loraprof.analysis.attribution.unmarked import order
 from loraprof.analysis.trace.launch_links import link
 from loraprof.analysis.trace.step_windows import marks_of
 from loraprof.model.recording import ModuleCall, ModuleInfo
-from loraprof.model.trace import NONE, Shapes
-from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, ROLES, HostKind
+from loraprof.model.trace import NONE
+from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, HostKind
 
 SEEDS = range(150)
-
-
-def column(values: list[int]) -> Any:
-    return np.array(values, np.int64)
 
 
 def numbered(rng: random.Random) -> tuple[list[Host], list[Host]]:
@@ -168,232 +161,6 @@ def test_how_far_a_flag_holds_and_its_neighbours() -> None:
         assert covered.tolist() == [any(a <= i < b for a, b in ranges) for i in range(size)]
 
 
-WAYS = ("BDUS", "DUBS", "BDSUS", "BDUSDUS", "BDDUUSS", "BDU", "DUB", "BDUOS", "DBUS")
-PRODUCTS = {"B": (16, 16), "D": (16, 4), "U": (4, 16), "W": (16, 5), "X": (0, 16)}
-
-
-def calls_of(rng: random.Random, layers: int) -> Calls:
-    """Layers with adapters in many orders, in which some calls are missing, doubled or other ones."""
-    made = [*"".join(rng.choice(WAYS) for _ in range(layers))]
-    for _ in range(rng.randrange(4)):
-        at = rng.randrange(len(made) + 1)
-        made[at : at + rng.randrange(2)] = rng.choice("BDUSNOWX")
-    size = len(made)
-    sorts = [Sort.PRODUCT if m in PRODUCTS else {"S": Sort.ADD, "N": Sort.NORM, "O": Sort.OTHER}[m] for m in made]
-    products = np.array([m in PRODUCTS for m in made], np.bool_)
-    count = [rng.choice((2,) * 15 + (3,)) for _ in made]
-    inner, outer = (column([PRODUCTS.get(m, (0, 0))[i] for m in made]) for i in (0, 1))
-    flags = {name: np.zeros(size, np.bool_) for name in Calls.__struct_fields__[7:-1]}
-    flags["adds"] = products & np.array([rng.random() < 0.2 for _ in made], np.bool_)
-    return Calls(
-        row=np.arange(size), run=column(sorted(rng.choices(range(2), (9, 1), k=size))), sort=np.array(sorts, np.int8),
-        rows=np.where(products, column(count), 0), inner=inner, outer=outer,
-        numel=np.where(products, 0, 16 * column(count)), role=np.zeros(size, np.int8), **flags,
-    )  # fmt: skip
-
-
-class Plain:
-    """The search for pairs, in loops."""
-
-    def __init__(self, calls: Calls, ends: list[bool]) -> None:
-        self.c = calls
-        self.at = [i for i in range(len(calls)) if calls.sort[i] == Sort.PRODUCT and calls.inner[i] > 0]
-        self.ends = [e or s in ENDS for e, s in zip(ends, calls.sort.tolist(), strict=True)]
-
-    def open(self, a: int, b: int, sums: bool = False) -> bool:
-        low, high = sorted((a, b))
-        between = range(low, high)
-        return not any(self.ends[i] or (sums and self.c.sort[i] == Sort.ADD) for i in between)
-
-    def adding(self, size: int, after: int) -> int:
-        later = (i for i in range(after + 1, len(self.c)) if self.c.sort[i] == Sort.ADD and self.c.numel[i] == size)
-        return next(later, len(self.c))
-
-    def chains(self) -> list[tuple[int, int]]:
-        c, at = self.c, self.at
-        out, taken = list[tuple[int, int]](), set[int]()
-        for distance in range(1, 13):
-            found = []
-            for a in range(len(at) - distance):
-                x, y = at[a], at[a + distance]
-                narrow = 4 * c.outer[x] <= c.inner[x] and c.inner[y] == c.outer[x] and c.outer[y] >= 4 * c.inner[y]
-                free = not {a, a + distance} & taken and c.run[x] == c.run[y] and c.rows[y] <= c.rows[x]
-                if narrow and free and self.open(x, y):
-                    found.append((a, a + distance))
-            out += found
-            taken |= {i for pair in found for i in pair}
-        return out
-
-    def bases(self, chains: list[tuple[int, int]], free: list[bool]) -> list[int]:
-        c, at = self.c, self.at
-        base = [NONE] * len(chains)
-        for sums, sign, end in ((True, -1, 0), (True, 1, 1), (False, -1, 0)):
-            for distance in range(1, 13):
-                known = {*base}
-                for i, chain in enumerate(chains):
-                    b = chain[end] + sign * distance
-                    if base[i] != NONE or not 0 <= b < len(at) or not free[b]:
-                        continue
-                    x, down, up = at[b], at[chain[0]], at[chain[1]]
-                    fits = c.run[x] == c.run[down] and c.rows[x] == c.rows[down]
-                    fits = fits and c.inner[x] == c.inner[down] and c.outer[x] == c.outer[up]
-                    if not sums and not (b in known or self.adding(int(c.rows[x] * c.outer[x]), x) > down):
-                        continue
-                    if fits and self.open(x, at[chain[end]], sums):
-                        base[i] = b
-        return base
-
-    def pairs(self) -> list[tuple[int, int, int, int]]:
-        c, at, chains = self.c, self.at, self.chains()
-        free = [i not in {j for pair in chains for j in pair} for i in range(len(at))]
-        base = self.bases(chains, free)
-        free = [
-            i not in {j for pair, b in zip(chains, base, strict=True) if b != NONE for j in pair}
-            for i in range(len(at))
-        ]
-        again = self.bases(chains, free)
-        base = [a if b == NONE else b for a, b in zip(again, base, strict=True)]
-        out = []
-        for (down, up), b in zip(chains, base, strict=True):
-            if b == NONE:
-                continue
-            later = max(up, b)
-            limit = next((at[i] for i in range(later + 1, len(at)) if free[i]), len(c))
-            hit = self.adding(int(c.rows[at[up]] * c.outer[at[up]]), at[later])
-            if hit < limit and self.open(at[later], hit):
-                out.append((at[down], at[up], at[b], hit))
-            elif c.adds[at[up]] or (c.adds[at[b]] and b > up):
-                out.append((at[down], at[up], at[b], at[later]))
-        return out
-
-
-def test_pairs_of_products() -> None:
-    many = 0
-    for seed in range(400):
-        rng = random.Random(seed)
-        calls = calls_of(rng, rng.randrange(4))
-        ends = [rng.random() < 0.05 for _ in range(len(calls))]
-        found = pairs_of(calls, np.array(ends, np.bool_))
-        truth = Plain(calls, ends).pairs()
-        rows = zip(found.down.tolist(), found.up.tolist(), found.base.tolist(), found.last.tolist(), strict=True)
-        assert [*rows] == truth, seed
-        many += len(truth)
-        assert found.first.tolist() == [min(row[:3]) for row in truth]
-    assert many > 250
-    assert adapters.QUARTER == 4
-
-
-@pytest.mark.parametrize(
-    ("op", "tensors", "dims"),
-    [
-        ("aten::linear", [(2, 3, 5), (7, 5)], (6, 5, 7)),
-        ("aten::linear", [(5,), (7, 5)], (1, 5, 7)),
-        ("aten::linear", [(3, 5)], (0, 0, 0)),
-        ("aten::mm", [(3, 5), (5, 7)], (3, 5, 7)),
-        ("aten::mm", [(3,), (5, 7)], (0, 0, 0)),
-        ("aten::addmm", [(3, 7), (3, 5), (5, 7)], (3, 5, 7)),
-        ("aten::einsum", [(2, 3, 5), (7, 5)], (6, 5, 7)),
-        ("aten::matmul", [(2, 5, 5), (5, 5)], (10, 5, 5)),
-        ("aten::conv2d", [(2, 3, 8, 8), (4, 3, 5, 5)], (128, 75, 4)),
-        ("aten::conv_transpose2d", [(2, 3, 8, 8), (3, 4, 5, 5)], (128, 3, 4)),
-        ("aten::conv1d", [(2, 0, 8), (4, 0, 5)], (0, 0, 4)),
-        ("aten::conv1d", [(3,), (4, 3, 5)], (0, 0, 0)),
-    ],
-)
-def test_dimensions_of_products(op: str, tensors: list[tuple[int, ...]], dims: tuple[int, int, int]) -> None:
-    assert _dims(op, tensors) == dims
-    assert _sort(op, tensors) == (Sort.PRODUCT, dims)
-
-
-@pytest.mark.parametrize(
-    ("op", "tensors", "sort", "dims"),
-    [
-        ("aten::bmm", [(2, 3, 5), (2, 5, 7)], Sort.FREE, (0, 0, 0)),
-        ("aten::matmul", [(2, 3, 5), (2, 5, 7)], Sort.FREE, (0, 0, 0)),
-        ("aten::matmul", [(2, 3, 5), (5, 7)], Sort.PRODUCT, (6, 5, 7)),
-        ("aten::embedding", [(50, 7), (2, 3)], Sort.EMBEDDING, (0, 50, 7)),
-        ("aten::embedding", [], Sort.EMBEDDING, (0, 0, 0)),
-        ("aten::embedding", [(2, 50, 7)], Sort.EMBEDDING, (0, 0, 0)),
-        ("aten::layer_norm", [(50, 7)], Sort.NORM, (0, 0, 0)),
-        ("aten::_log_softmax", [(50, 7)], Sort.LOSS, (0, 0, 0)),
-        ("aten::_softmax", [(50, 7)], Sort.SOFTMAX, (0, 0, 0)),
-        ("aten::gelu", [(50, 7)], Sort.ACTIVATION, (0, 0, 0)),
-        ("aten::scaled_dot_product_attention", [(2, 3, 5, 7)] * 3, Sort.CORE, (0, 0, 0)),
-        ("aten::add", [(3, 4), (2, 6)], Sort.ADD, (0, 0, 0)),
-        ("aten::add", [(3, 4), (3, 1)], Sort.OTHER, (0, 0, 0)),
-        ("aten::add", [(3, 4)], Sort.OTHER, (0, 0, 0)),
-        ("aten::view", [(3, 4)], Sort.OTHER, (0, 0, 0)),
-    ],
-)  # fmt: skip
-def test_what_a_call_is(op: str, tensors: list[tuple[int, ...]], sort: Sort, dims: tuple[int, int, int]) -> None:
-    assert _sort(op, tensors) == (sort, dims)
-
-
-def said(name: str, *dims: tuple[int, ...]) -> set[str]:
-    facts = _said(name, Shapes(dims, ("float",) * len(dims)), Behaviour())
-    return {key for key, value in facts._asdict().items() if value is True}
-
-
-@pytest.mark.parametrize(
-    ("op", "dims", "flags"),
-    [
-        ("aten::addmm", [(3, 7), (3, 5), (5, 7)], {"adds", "flat"}),
-        ("aten::addmm", [(1, 7), (3, 5), (5, 7)], {"flat"}),
-        ("aten::mm", [(3, 5), (5, 7)], {"flat"}),
-        ("aten::linear", [(3, 5), (7, 5)], set()),
-        ("aten::matmul", [(2, 3, 5), (5, 7)], set()),
-        ("aten::tanh", [(3, 5)], {"composed"}),
-        ("aten::relu", [(3, 5)], set()),
-        ("aten::to", [(3, 5)], {"cast", "before_norm", "after_norm"}),
-        ("aten::pow", [(3, 5)], {"before_norm"}),
-        ("aten::mul", [(3, 5), (5,)], {"before_norm", "after_norm", "rotates"}),
-        ("aten::mul", [(3, 5), (3, 1)], {"before_norm", "after_norm", "rotates"}),
-        ("aten::mul", [(3, 5), (1,)], {"before_norm", "rotates"}),
-        ("aten::mul", [(3, 5), (3, 5)], {"before_norm", "rotates"}),
-        ("aten::add", [(3, 1)], {"before_norm", "after_norm", "rotates"}),
-        ("aten::add", [(3, 5), (5,)], {"after_norm", "rotates"}),
-        ("aten::add", [(3, 1), (3, 1)], {"after_norm", "rotates"}),
-        ("aten::add", [(3, 5), (3, 5)], {"rotates"}),
-        ("aten::view", [(3, 5)], {"view"}),
-        ("aten::neg", [(3, 5)], {"negates", "rotates"}),
-        ("aten::rsqrt", [(3, 1)], {"rsqrt"}),
-    ],
-)
-def test_what_is_said_of_a_call(op: str, dims: list[tuple[int, ...]], flags: set[str]) -> None:
-    assert said(op, *dims) == flags
-
-
-def test_sizes_of_calls() -> None:
-    assert _said("aten::relu", Shapes(((3, 5), (2, 9)), ("float",) * 2), Behaviour()).numel == 18
-    assert _said("aten::relu", None, Behaviour()).numel == 0
-    facts = _said("aten::linear", Shapes(((3, 5), (7, 5)), ("float",) * 2), Behaviour())
-    assert (facts.rows, facts.inner, facts.outer, facts.role) == (3, 5, 7, ROLE["base.linear"])
-
-
-def test_the_next_sum_of_a_size() -> None:
-    for seed in range(200):
-        rng = random.Random(seed)
-        calls = calls_of(rng, rng.randrange(1, 4))
-        sizes, after = rng.choices((32, 48, 7), k=6), rng.choices(range(-1, len(calls)), k=6)
-        plain = Plain(calls, [False] * len(calls))
-        found = adapters._adding(calls, column(sizes), column(after))
-        assert found.tolist() == [plain.adding(size, place) for size, place in zip(sizes, after, strict=True)]
-
-
-@pytest.mark.parametrize(("between", "found"), [(11, 1), (12, 0)])
-def test_a_chain_has_its_ends_within_twelve_products(between: int, found: int) -> None:
-    widths = [(16, 4), *[(16, 5)] * between, (4, 16)]
-    size = len(widths)
-    none = np.zeros(size, np.bool_)
-    calls = Calls(
-        row=np.arange(size), run=column([0] * size), sort=np.full(size, Sort.PRODUCT, np.int8), rows=column([2] * size),
-        inner=column([k for k, _ in widths]), outer=column([n for _, n in widths]), numel=column([0] * size),
-        role=np.zeros(size, np.int8), **dict.fromkeys(Calls.__struct_fields__[7:-1], none),
-    )  # fmt: skip
-    down, up = adapters._chains(calls, np.arange(size), column([0] * (size + 1)))
-    assert (len(down), len(up)) == (found, found)
-
-
 @pytest.mark.parametrize(("rows", "silent", "sampled"), [(4, 4, 4), (5, 4, 4), (6, 4, 0), (3, 4, 0), (4, 3, 0)])
 def test_calls_without_gradient_in_a_row_sample(rows: int, silent: int, sampled: int) -> None:
     """Four of the trained network's at least; the trace may hold one call more than the recording."""
@@ -409,87 +176,6 @@ def test_calls_without_gradient_in_a_row_sample(rows: int, silent: int, sampled:
     assert int(flag.sum()) == 2 * sampled
     assert not sampling(trace, made, (Network("a", 0, False, 1),), opens).any()
     assert not sampling(trace, None, (), opens).any()
-
-
-WORDS = 50
-
-
-def ordered(*rows: tuple[Any, ...], run: list[int] | None = None) -> list[str]:
-    """Roles of calls (sort, (rows, inner, outer), elements, flags), "" where the name alone would tell."""
-    size = len(rows)
-    sizes = [row[1] if len(row) > 1 else (0, 0, 0) for row in rows]
-    columns: dict[str, Any] = {
-        name: column([one[i] for one in sizes]) for i, name in enumerate(("rows", "inner", "outer"))
-    }
-    columns["numel"] = column([row[2] if len(row) > 2 else 7 for row in rows])
-    names = Calls.__struct_fields__[7:-1]
-    flags: dict[str, Any] = {name: np.array([name in row[3:] for row in rows], np.bool_) for name in names}
-    sorts = np.array([row[0] for row in rows], np.int8)
-    said = np.full(size, ROLE["other"], np.int8)
-    calls = Calls(row=np.arange(size), run=column(run or [0] * size), sort=sorts, role=said, **columns, **flags)
-    nothing = column([])
-    roles = order.roles_in_order(calls, Pairs(nothing, nothing, nothing, nothing), np.zeros(size, np.bool_))
-    return ["" if r == ROLE["other"] else ROLES[r] for r in roles.tolist()]
-
-
-def product(k: int, n: int) -> tuple[Any, ...]:
-    return Sort.PRODUCT, (4, k, n)
-
-
-TABLE: tuple[Any, ...] = (Sort.EMBEDDING, (0, WORDS, 8))
-NORM, CORE, LOSS_OP, OTHER, ADD = (Sort.NORM,), (Sort.CORE,), (Sort.LOSS,), (Sort.OTHER,), (Sort.ADD,)
-TURN, TURNED = (Sort.OTHER, (0, 0, 0), 7, "negates", "rotates"), (Sort.OTHER, (0, 0, 0), 7, "rotates")
-TANH, TIMES = (Sort.ACTIVATION, (0, 0, 0), 128, "composed"), (Sort.OTHER, (0, 0, 0), 128)
-BASE = "base.linear"
-
-
-def test_roles_in_the_order_of_a_model() -> None:
-    layer = [NORM, product(8, 8), product(8, 8), product(8, 8), TURN, TURNED, OTHER, CORE, OTHER, product(8, 8), ADD]
-    network = [NORM, product(8, 32), TIMES, TANH, TIMES, OTHER, product(32, 8), ADD]
-    made = ordered(TABLE, *layer, *network, NORM, product(8, WORDS), OTHER, LOSS_OP, OTHER)
-    assert made == [
-        "embedding", "norm", BASE, BASE, BASE, "position", "position", "attention", "attention", "attention", BASE, "",
-        "norm", BASE, "activation", "activation", "activation", "", BASE, "", "norm", "head", "loss", "loss", "loss",
-    ]  # fmt: skip
-    plain = [OTHER if one is TURN else one for one in layer]
-    assert ordered(TABLE, *plain)[5:10] == ["attention"] * 5  # nothing is negated: no rotation
-    assert ordered(*layer, run=[0] * 7 + [1] * 4)[4:10] == [""] * 3 + ["attention", "attention", BASE]
-
-
-def test_what_lies_between_products_of_one_input_is_no_attention() -> None:
-    """Queries and keys of one input have nothing between them that ends it; a norm does."""
-    apart = ordered(product(8, 8), TURNED, NORM, product(8, 8), TURNED, CORE, OTHER, product(8, 8))
-    assert apart == [BASE, "", "norm", BASE, "attention", "attention", "attention", BASE]
-    wider = ordered(product(16, 8), TURNED, product(8, 8), TURNED, CORE)
-    assert wider == [BASE, "", BASE, "attention", "attention"]
-    alike = ordered(product(8, 8), TURNED, product(8, 8), TURNED, CORE)
-    assert alike == [BASE, "attention", BASE, "attention", "attention"]
-
-
-def test_attention_written_as_two_products() -> None:
-    free, soft = (Sort.FREE,), (Sort.SOFTMAX,)
-    made = ordered(product(8, 8), OTHER, free, OTHER, soft, OTHER, free, OTHER, product(8, 8))
-    assert made == [BASE, *["attention"] * 7, BASE]
-    assert ordered(product(8, 8), OTHER, soft, OTHER, free)[1:4] == [""] * 3
-    assert ordered(free, OTHER, soft, OTHER, product(8, 8))[1:4] == [""] * 3
-    assert ordered(soft, free)[0] == ordered(free, soft)[1] == ""
-
-
-def test_heads_by_their_words_or_by_the_loss() -> None:
-    assert ordered(TABLE, product(8, WORDS), OTHER, product(8, WORDS), OTHER) == ["embedding", BASE, "", "head", "loss"]
-    assert ordered(product(8, 9), OTHER, product(8, 7), OTHER, LOSS_OP) == [BASE, "", "head", "loss", "loss"]
-    assert ordered(TABLE, product(8, WORDS), product(8, 9), LOSS_OP) == ["embedding", "head", BASE, "loss"]
-    assert ordered(product(8, 9), OTHER) == [BASE, ""]
-    assert ordered(LOSS_OP, product(8, 9)) == ["", BASE]
-    twice = ordered(TABLE, product(8, WORDS), OTHER, TABLE, product(8, WORDS), OTHER, run=[0, 0, 0, 1, 1, 1])
-    assert twice == ["embedding", "head", "loss"] * 2  # each pass has its own
-
-
-def test_activations_end_with_their_product_and_keep_their_size() -> None:
-    assert ordered(product(8, 32), TIMES, product(8, 32), TANH, product(32, 8))[1:4] == ["", BASE, "activation"]
-    assert ordered(TIMES, TANH, OTHER) == ["activation", "activation", ""]
-    flat = ordered((Sort.OTHER, (0, 0, 0), 7, "view"), product(8, 8))
-    assert flat == ["", BASE]
 
 
 def test_kernels_of_a_graph_are_those_of_the_step_without_one() -> None:
