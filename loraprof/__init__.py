@@ -5,10 +5,12 @@ each other, ``estimate_step`` tells a step from shapes and data sheets alone, ``
 """
 
 import sys
+import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 __version__ = "0.1.0"
+BEGAN_NS: Final = time.perf_counter_ns()  # the start of a command line, but for Python's own
 __all__ = ["Comparison", "Profile", "Recording", "Report", "compare", "diagnose", "estimate_step", "load", "profile"]
 
 if TYPE_CHECKING:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loraprof import BEGAN_NS
 from loraprof.cli.posix import needs_posix
 from loraprof.cli.target import COMMAND
 from loraprof.cli.workload_options import workload_options
+from loraprof.collector import uncollected
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.report.output import Format, clean_stdout, let_go, refuse_existing, say, show_recording
 from loraprof.store.layout import RECORDING
@@ -47,10 +49,13 @@ def profile(
     place = place_of(record) if record else _default_path(_named(target) if command else target, module)
     _refuse_places(place, output, force, redact)
 
-    from loraprof.capture.passes.plan import Plan
-    from loraprof.runs.profile.order import Order
+    with uncollected():
+        from loraprof.capture.passes.plan import Plan
+        from loraprof.capture.passes.spent import Spent
+        from loraprof.runs.profile.order import Order
 
-    order = Order(Plan(skip=skip, timed=timed, steps=steps, finish=finish), place, arm, force, quiet)
+    plan = Plan(skip=skip, timed=timed, steps=steps, finish=finish)
+    order = Order(plan, place, arm, force, quiet, spent=Spent(BEGAN_NS))
     with clean_stdout(format is not Format.terminal and output is None):
         if command:
             place, ended = _of_command(target or [], order)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from loraprof.capture.device.kinds import measured
+from loraprof.collector import end_unwalked, uncollected
 from loraprof.model.workload import WorkloadSpec
 from loraprof.workloads.adapters import count, trained
 from loraprof.workloads.arms import resolve_arm
@@ -43,14 +44,16 @@ class Built:
 
 def build(spec: WorkloadSpec, arm: str = "lora", batches: Source = fixed) -> Built:
     """The workload ``spec`` under ``arm``. Weights, batches and dropout follow ``spec.seed``, which is set
-    globally, as a training script would. On a CPU the process keeps freed memory from then on (see ``heap``).
+    globally, as a training script would. The process is loraprof's own from then on: on a CPU it keeps freed memory
+    (see ``heap``), and its end looks for no cycles.
 
     Raises UsageError for an arm that does not fit the workload, MeasurementError for a missing device or package.
     """
     device, how = torch_device(spec), resolve_arm(arm)
     measured(device).keep_freed_memory()
+    end_unwalked()
     torch.manual_seed(spec.seed)
-    with quiet():
+    with quiet(), uncollected():
         base = make_model(spec, device)
         model = how.adapt(base, spec, how.k)
         enable_checkpointing(base, spec)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from loraprof.capture.device.kinds import default_device, measured
+from loraprof.collector import uncollected
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.store.specs import changed_config
@@ -56,7 +57,7 @@ def _refused(spec: WorkloadSpec, why: BaseException) -> UsageError:
 
 def weights_nbytes(spec: WorkloadSpec) -> int:
     """What the base model's weights take, without taking it."""
-    with quiet():
+    with quiet(), uncollected():
         model = make_model(spec, torch.device("meta"))
     return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
 

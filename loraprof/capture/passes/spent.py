@@ -7,10 +7,10 @@ from loraprof import units
 
 
 class Spent:
-    """Parts of the time since it was made, in order."""
+    """Parts of the time since ``began_ns`` of the clock, or since it was made, in order."""
 
-    def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
-        self._clock, self._last = clock, clock()
+    def __init__(self, began_ns: int | None = None, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+        self._clock, self._last = clock, clock() if began_ns is None else began_ns
         self._ns: dict[str, int] = {}
 
     def ends(self, part: str) -> None:

@@ -9,14 +9,14 @@ arms are redone, and counted. It ends when every interval is within the half-wid
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from loraprof.analysis.statistics import HALF_WIDTH, MIN_WARMUP, converged, warmup_end
 from loraprof.capture.device.memory import is_out_of_memory
 from loraprof.capture.device.protocol import Device, DeviceState
+from loraprof.collector import uncollected
 from loraprof.comparison.ratios import Failure, Series, Timed, estimate
 from loraprof.errors import MeasurementError
 
@@ -130,7 +130,8 @@ def interleave(
     """Times every arm. ``clock`` is what the budget is counted on, ``state`` is read after every visit, ``peak`` when
     an arm runs out of memory. Raises MeasurementError when no arm can be timed."""
     run = _Run(dict(arms), timer, budget_ns, half_width, clock, state, peak)
-    with _no_collection():
+    gc.collect()
+    with uncollected():
         medians = _warm_up(run)
         if not run.arms:
             reasons = "; ".join(f"{name}: {f.reason}" for name, f in run.failed.items())
@@ -239,15 +240,3 @@ def _all_converged(run: _Run) -> bool:
     base = Series(tuple(run.times[run.reference]))
     others = (Series(tuple(blocks)) for name, blocks in run.times.items() if name != run.reference)
     return all(converged(estimate(other, base), run.half_width) for other in others)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

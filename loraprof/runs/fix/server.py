@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from loraprof.collector import end_unwalked
 from loraprof.lifeline import end_with
 from loraprof.runs.fix.job import Order
 from loraprof.runs.fix.ranks import in_ranks, told_and_gone
@@ -39,6 +40,7 @@ def serve(packages: list[str]) -> None:
     import loraprof.runs.fix.trial  # noqa: F401
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what a fork has started ends too
+    end_unwalked()  # a fork ends by itself
     for line in sys.stdin.buffer:
         ended = _run(msgspec.json.decode(line, type=Order))
         sys.stdout.buffer.write(msgspec.json.encode(ended) + b"\n")

@@ -6,13 +6,11 @@ re-serialised by others, and the categories of 2021. Events may come in any orde
 are the only files that know how Kineto spells its keys and categories.
 """
 
-import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from loraprof.collector import uncollected
 from loraprof.errors import InputError
 from loraprof.model.trace import Trace
 from loraprof.store.checks import check_trace
@@ -47,7 +45,7 @@ def read_stream(stream: BinaryIO, name: str) -> Trace:
 def _read(stream: BinaryIO, name: str, path: Path | None) -> Trace:
     """``path``: where other processes find the file too."""
     try:
-        with _without_gc():
+        with uncollected():  # it would walk every decoded event and doubles the time
             rows, values = (in_parts(path, stream) if path else None) or contents_of(stream, name)
             trace = assemble(rows, facts_of(values))
     except (RecursionError, MemoryError) as error:
@@ -55,15 +53,3 @@ def _read(stream: BinaryIO, name: str, path: Path | None) -> Trace:
     if (problem := check_trace(trace)) is not None:
         raise InputError(f"{name}: {problem}", "is it a profiler trace?")
     return trace
-
-
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """Cyclic collection would walk every decoded event and doubles the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
