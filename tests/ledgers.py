@@ -33,5 +33,8 @@ def ledger(*rows: tuple[int, str, str, int, int], **columns: list[int]) -> Ledge
         "events": [1] * len(rows),
     }
     made |= {"name": blank, "op": blank, "record": blank, "blocks": blank} | columns
-    arrays = {key: np.array(values, np.int64) for key, values in made.items()}
+    sizes = {"blocks", "ns", "full_ns", "events"}
+    arrays: dict[str, Any] = {
+        key: np.array(values, np.int64 if key in sizes else np.int32) for key, values in made.items()
+    }
     return Ledger(window=Window("w", 0, sum(ns), 0, sum(ns), 0), overlap=(), **arrays)

@@ -352,11 +352,11 @@ def test_a_step_whose_records_cannot_be_read_is_unknown() -> None:
 
 
 def summed(network: list[int] | None, names: tuple[str, ...]) -> list[tuple[str | None, str | None, int, int]]:
-    kind = np.array([0, 0, 0, 0, len(CLASSES) + 1, 0], np.int64)
+    kind = np.array([0, 0, 0, 0, len(CLASSES) + 1, 0], np.int32)
     ns, events = np.array([1, 2, 4, 8, 16, 0], np.int64), np.array([1, 1, 0, 1, 1, 0], np.int64)
-    module, zero = np.array([0, 1, 2, NONE, 0, 0], np.int64), np.zeros(6, np.int64)
-    phase = np.array([0, 0, 0, 0, 0, 1], np.int64)
-    made = Ledger(Window("w", 0, 31, 0, 31, 0), kind, phase, zero, module, zero, zero, zero, zero, ns, ns, events, ())
+    module, zero = np.array([0, 1, 2, NONE, 0, 0], np.int32), np.zeros(6, np.int32)
+    phase = np.array([0, 0, 0, 0, 0, 1], np.int32)
+    made = Ledger(Window("w", 0, 31, 0, 31, 0), kind, phase, zero, module, zero, zero, zero, events, ns, ns, events, ())
     parts = made.parts(None if network is None else np.array(network, np.int32), names)
     return [(p.class_, p.network, p.ns, p.events) for p in parts]
 

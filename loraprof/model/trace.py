@@ -14,6 +14,7 @@ Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Int8 = npt.NDArray[np.int8]
 Bool = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.integer]  # of any width
 Integer = TypeVar("Integer", bound=np.integer)
 
 NONE: Final = -1
@@ -39,11 +40,11 @@ def among(column: npt.NDArray[Integer], values: npt.ArrayLike) -> Bool:
     return found
 
 
-def taken(column: npt.NDArray[np.integer], at: npt.NDArray[np.integer], default: int = NONE) -> Int64:
+def taken(column: npt.NDArray[Integer], at: Ints, default: int = NONE) -> npt.NDArray[Integer]:
     """``column[at]``; ``default`` where ``at`` is ``NONE``."""
-    if not len(column):
-        return np.full(len(at), default, dtype=np.int64)
-    return np.where(at != NONE, column[at], default).astype(np.int64)
+    found = column[at] if len(column) else np.empty(len(at), column.dtype)
+    found[at == NONE] = default
+    return found
 
 
 class Shapes(Struct, frozen=True):

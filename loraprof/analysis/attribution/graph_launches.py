@@ -15,7 +15,7 @@ from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.trace.launch_links import Links
 from loraprof.analysis.trace.step_windows import Marks
 from loraprof.model.recording import Recording
-from loraprof.model.trace import NONE, Bool, Int64, Trace, among, distinct
+from loraprof.model.trace import NONE, Bool, Int64, Ints, Trace, among, distinct
 from loraprof.model.vocabulary import LOSS, ROLE
 
 Found = tuple[int, int, int]  # module, phase, role
@@ -30,7 +30,7 @@ class GraphWork(Struct, frozen=True, eq=False):
     role: Int64
     notes: tuple[str, ...]
 
-    def into(self, rows: Int64, module: Int64, phase: Int64, role: Int64) -> None:
+    def into(self, rows: Int64, module: Ints, phase: Ints, role: Ints) -> None:
         """Overwrites the columns of the device records ``rows`` that are known here."""
         positions = np.flatnonzero(among(rows, self.rows))
         at = np.searchsorted(self.rows, rows[positions])

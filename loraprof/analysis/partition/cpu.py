@@ -10,12 +10,14 @@ import numpy as np
 from msgspec import Struct
 
 from loraprof.analysis.attribution.attribute import Attribution
-from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
+from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind, ids
 from loraprof.analysis.trace.intervals import Cover, innermost, union
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap
-from loraprof.model.trace import NONE, Bool, Int64, Trace, taken
+from loraprof.model.trace import NONE, Bool, Int64, Ints, Trace, taken
 from loraprof.model.vocabulary import ROLE, Cause, DeviceClass, HostKind
+
+Columns = tuple[tuple[Ints, ...], tuple[Int64, ...]]  # kind, phase, role, module, name, op; ns, full_ns, events
 
 
 class Slices(Struct, frozen=True, eq=False):
@@ -73,25 +75,26 @@ def split_cpu(trace: Trace, attribution: Attribution, window: Window) -> Ledger:
     """One window's ledger; entries of ops carry their own time, without that of the ops they call."""
     slices = slices_of(trace, attribution, window)
     begin, stop, owner, data = slices.begin, slices.stop, slices.owner, slices.data
-    busy = _busy(trace, attribution, window, owner[~data], (stop - begin)[~data])
-    idle = _idle(trace, attribution, window, slices)
-    columns = [np.concatenate((b, i)).astype(np.int64) for b, i in zip(busy, idle, strict=True)]
-    kind, phase, role, module, name, op, ns, full, events = columns
+    busy_ids, busy_sizes = _busy(trace, attribution, window, owner[~data], (stop - begin)[~data])
+    idle_ids, idle_sizes = _idle(trace, attribution, window, slices)
+    kind, phase, role, module, name, op = (ids(*columns) for columns in zip(busy_ids, idle_ids, strict=True))
+    ns, full, events = (np.concatenate(columns) for columns in zip(busy_sizes, idle_sizes, strict=True))
     overlap = _overlap(trace, attribution, window, begin[~data], stop[~data])
-    blank = np.full(len(ns), NONE, dtype=np.int64)
-    return Ledger(window, kind, phase, role, module, name, op, blank, blank, ns, full, events, overlap)
+    record, blocks = np.broadcast_to(np.int32(NONE), len(ns)), np.broadcast_to(np.int64(NONE), len(ns))  # no memory
+    return Ledger(window, kind, phase, role, module, name, op, record, blocks, ns, full, events, overlap)
 
 
-def split_unread(_trace: Trace, _who: Attribution, window: Window) -> Ledger:
+def split_unread(_trace: Trace, _attribution: Attribution, window: Window) -> Ledger:
     """One window of a trace whose accelerator's records cannot be read: when it worked and for what is unknown."""
     some = int(window.end > window.start)
-    ns = np.full(some, window.end - window.start, np.int64)
-    one, blank = np.ones(some, np.int64), np.full(some, NONE, np.int64)
-    kind, phase, role = one * idle_kind("unknown"), one * OTHER_PHASE, one * OTHER_ROLE
-    return Ledger(window, kind, phase, role, blank, blank, blank, blank, blank, ns, ns, one, ())
+    ns, blocks, events = (np.full(some, value, np.int64) for value in (window.end - window.start, NONE, 1))
+    kind, phase, role, blank = (
+        np.full(some, value, np.int32) for value in (idle_kind("unknown"), OTHER_PHASE, OTHER_ROLE, NONE)
+    )
+    return Ledger(window, kind, phase, role, blank, blank, blank, blank, blocks, ns, ns, events, ())
 
 
-def _busy(trace: Trace, attribution: Attribution, window: Window, owner: Int64, length: Int64) -> tuple[Int64, ...]:
+def _busy(trace: Trace, attribution: Attribution, window: Window, owner: Int64, length: Int64) -> Columns:
     host = trace.host
     rows, inverse = np.unique(owner, return_inverse=True)
     ns = np.zeros(len(rows), dtype=np.int64)
@@ -99,21 +102,11 @@ def _busy(trace: Trace, attribution: Attribution, window: Window, owner: Int64, 
     full = np.minimum(host.end[rows], window.end) - np.maximum(host.start[rows], window.start)
     events = (host.start[rows] >= window.start).astype(np.int64)
     kind = np.full(len(rows), int(DeviceClass.COMPUTE), dtype=np.int64)
-    columns = (
-        kind,
-        attribution.phase[rows],
-        attribution.role[rows],
-        attribution.module[rows],
-        host.name[rows],
-        rows,
-        ns,
-        full,
-        events,
-    )
-    return tuple(c.astype(np.int64) for c in columns)
+    phase, role, module = attribution.phase[rows], attribution.role[rows], attribution.module[rows]
+    return (kind, phase, role, module, host.name[rows], rows), (ns, full, events)
 
 
-def _idle(trace: Trace, attribution: Attribution, window: Window, slices: Slices) -> tuple[Int64, ...]:
+def _idle(trace: Trace, attribution: Attribution, window: Window, slices: Slices) -> Columns:
     """Gaps between slices, and the slices of the data loader; charged to the op that comes next."""
     begin, stop, data = slices.begin, slices.stop, slices.data
     low, high = free_of(slices, window)
@@ -129,7 +122,7 @@ def _idle(trace: Trace, attribution: Attribution, window: Window, slices: Slices
     phase, role = taken(attribution.phase, row, OTHER_PHASE), taken(attribution.role, row, OTHER_ROLE)
     module = taken(attribution.module, row)
     blank = np.full(len(ns), NONE, dtype=np.int64)
-    return cause, phase, np.where(comm, ROLE["comm"], role), module, blank, blank, ns, ns, np.ones(len(ns), np.int64)
+    return (cause, phase, np.where(comm, ROLE["comm"], role), module, blank, blank), (ns, ns, np.ones_like(ns))
 
 
 def free_of(slices: Slices, window: Window) -> tuple[Int64, Int64]:

@@ -8,17 +8,18 @@ All arithmetic is integer, so the parts sum to the window by construction and th
 import re
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from loraprof.analysis.attribution.attribute import Attribution
 from loraprof.analysis.attribution.graph_launches import GraphWork
 from loraprof.analysis.partition.host_state import Timeline, idle_causes, measure
-from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
+from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind, ids
 from loraprof.analysis.trace.intervals import Cover, cover_of_disjoint, gaps, owned, union
 from loraprof.analysis.trace.launch_links import Links
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap
-from loraprof.model.trace import NONE, Bool, Int64, Trace, distinct, taken
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Integer, Ints, Trace, distinct, taken
 from loraprof.model.vocabulary import CLASSES, ROLE, Cause, DeviceClass, DeviceKind, HostKind
 
 # Libraries of collectives; the kernels of torch's symmetric memory and of inference engines that do without one.
@@ -35,13 +36,13 @@ class DeviceWork(Struct, frozen=True, eq=False):
     start: Int64
     end: Int64
     kind: Int64  # DeviceClass
-    module: Int64
-    phase: Int64
-    role: Int64
+    module: Int32
+    phase: Int8
+    role: Int8
     launch: Int64  # -> Trace.host, -1 none
     call: Int64  # when the launch call started, and ended; 0 none
     called: Int64
-    op: Int64  # -> Trace.host, innermost op around the launch, -1 none
+    op: Int32  # -> Trace.host, innermost op around the launch, -1 none
     reach: Int64  # latest end so far, this record's included
     causes: tuple[Cause, ...]  # idle cause of each state of a host thread
 
@@ -119,13 +120,13 @@ def split(trace: Trace, work: DeviceWork, window: Window, states: dict[int, Time
     blank = np.full(m, NONE, dtype=np.int64)
     return Ledger(
         window=window,
-        kind=np.concatenate((work.kind[near], idle.kind)),
-        phase=np.concatenate((work.phase[near], idle.phase)),
-        role=np.concatenate((work.role[near], idle.role)),
-        module=np.concatenate((work.module[near], idle.module)),
-        name=np.concatenate((device.name[rows].astype(np.int64), blank)),
-        op=np.concatenate((work.op[near], blank)),
-        record=np.concatenate((rows, blank)),
+        kind=ids(work.kind[near], idle.kind),
+        phase=ids(work.phase[near], idle.phase),
+        role=ids(work.role[near], idle.role),
+        module=ids(work.module[near], idle.module),
+        name=ids(device.name[rows], blank),
+        op=ids(work.op[near], blank),
+        record=ids(rows, blank),
         blocks=np.concatenate((device.blocks[rows], blank)),
         ns=np.concatenate((ns, idle.ns)),
         full_ns=np.concatenate((end - start, idle.ns)),
@@ -199,7 +200,7 @@ class Gaps(Struct, frozen=True, eq=False):
     unknown: Bool  # no launch record, or one that starts at or after the gap's end
     queued: Bool  # launched before the gap began
 
-    def owner(self, column: Int64, default: int) -> Int64:
+    def owner(self, column: npt.NDArray[Integer], default: int) -> npt.NDArray[Integer]:
         """A column of DeviceWork per gap; ``default`` where no record ends it."""
         return taken(column, self.ender, default)
 
@@ -235,7 +236,7 @@ def _idle(trace: Trace, work: DeviceWork, low: Int64, high: Int64, states: dict[
             pieces.setdefault(cause, np.zeros(len(low), dtype=np.int64))[of_class] += spent[i]
     phase, role = gap.owner(work.phase, OTHER_PHASE), gap.owner(work.role, OTHER_ROLE)
     module = gap.owner(work.module, NONE)
-    columns: list[tuple[Int64, ...]] = []
+    columns: list[tuple[Ints, ...]] = []
     for cause, ns in pieces.items():
         some = np.flatnonzero(ns)
         if len(some) or not columns:

@@ -5,24 +5,25 @@ from msgspec import Struct
 
 from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Overlap, Part
-from loraprof.model.trace import NONE, Int32, Int64, taken
+from loraprof.model.trace import NONE, Int32, Int64, Ints, taken
 from loraprof.model.vocabulary import CAUSE, CAUSES, CLASSES, PHASE, PHASES, ROLE, ROLES, Cause
 
 
 class Ledger(Struct, frozen=True, eq=False):
     """Entries of one step. ``kind``: class id for busy time, ``len(CLASSES)`` + cause id for idle time.
 
-    ``module`` -> attribution paths (-1 none); ``ns`` int64; ``events`` how many records or gaps an entry counts.
+    ``module`` -> attribution paths (-1 none); ``events`` how many records or gaps an entry counts. An analysis holds
+    the entries of all steps, one per record or op: ids are as narrow as the trace's.
     """
 
     window: Window
-    kind: Int64
-    phase: Int64
-    role: Int64
-    module: Int64
-    name: Int64  # -> Trace.names of the busy record; -1 idle
-    op: Int64  # -> Trace.host, the innermost op that launched it (CPU: the op itself); -1 unknown
-    record: Int64  # -> Trace.device; -1 idle, and on a CPU
+    kind: Int32
+    phase: Int32
+    role: Int32
+    module: Int32
+    name: Int32  # -> Trace.names of the busy record; -1 idle
+    op: Int32  # -> Trace.host, the innermost op that launched it (CPU: the op itself); -1 unknown
+    record: Int32  # -> Trace.device; -1 idle, and on a CPU
     blocks: Int64  # grid size; -1 unknown
     ns: Int64  # time owned exclusively
     full_ns: Int64  # the record's whole duration
@@ -64,13 +65,18 @@ class Ledger(Struct, frozen=True, eq=False):
             )
         return out
 
-    def _networks(self, network: Int32 | None) -> Int64:
+    def _networks(self, network: Int32 | None) -> Int32:
         """Per entry its network, -1 none."""
-        return taken(np.zeros(0, np.int32) if network is None else network, self.module)
+        return taken(network, self.module) if network is not None else np.full(len(self.module), NONE, np.int32)
 
     @property
     def busy(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         return self.kind < len(CLASSES)
+
+
+def ids(*parts: Ints) -> Int32:
+    """One column of a ledger that holds no times."""
+    return np.concatenate(parts, dtype=np.int32, casting="same_kind")
 
 
 def idle_kind(cause: Cause) -> int:

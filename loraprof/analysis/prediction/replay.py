@@ -192,19 +192,16 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int], noted: tuple
     low, high = (min(low, noted[0]), max(high, noted[1] - 1)) if noted else (low, high)
     around = (host.end >= low) & (host.start <= high)
     rows = np.flatnonzero(around & (host.kind == HostKind.RUNTIME) & np.isin(host.thread, threads))
-    outer = _outermost(host.start[rows], host.end[rows], host.thread[rows])
-    owner = np.zeros(len(host), np.int64)
-    owner[rows] = rows[outer]
-    used = owner[used]
+    owner = rows[_outermost(host.start[rows], host.end[rows], host.thread[rows])]
+    used = owner[np.searchsorted(rows, used)]
     low = min(low, int(host.start[used].min()))
-    keep = distinct(rows[outer])
-    keep = keep[(host.start[keep] >= low) & (host.start[keep] <= high)]
-    keep = keep[np.lexsort((host.thread[keep], host.start[keep]))]
-    place = np.zeros(len(host), np.int64)
-    place[keep] = np.arange(len(keep))
-    order = np.lexsort((device.correlation[chosen], device.start[chosen], place[used]))
+    kept = distinct(owner)
+    kept = kept[(host.start[kept] >= low) & (host.start[kept] <= high)]
+    in_time = np.lexsort((host.thread[kept], host.start[kept]))
+    keep, place = kept[in_time], np.argsort(in_time, kind="stable")[np.searchsorted(kept, used)]
+    order = np.lexsort((device.correlation[chosen], device.start[chosen], place))
     records = chosen[order]
-    counts = np.bincount(place[used], minlength=len(keep))
+    counts = np.bincount(place, minlength=len(keep))
     start, end = host.start[keep], host.end[keep]
     before = np.concatenate((start[:1], np.maximum.accumulate(end)[:-1]))
     waits = classify(trace, links)[keep] == STATES.index("sync")

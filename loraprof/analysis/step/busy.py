@@ -19,7 +19,7 @@ from loraprof.analysis.trace.call_tree import Tree
 from loraprof.analysis.work import PRODUCTS, RULES, VIEWS, WRAPPERS, work_of
 from loraprof.analysis.work.rule import Work
 from loraprof.model.recording import Recording
-from loraprof.model.trace import NONE, Bool, Int64, Trace, taken
+from loraprof.model.trace import NONE, Bool, Int32, Int64, Trace, taken
 from loraprof.model.vocabulary import ROLE, HostKind
 
 _NOTHING = Work(0, 0, 0, "view")
@@ -133,7 +133,7 @@ def _work(
     return (_less_fills(analysis, ledger.op[rows], work) if analysis.on_gpu else work), ops
 
 
-def _less_fills(analysis: Analysis, op: Int64, work: list[Work | None]) -> list[Work | None]:
+def _less_fills(analysis: Analysis, op: Int32, work: list[Work | None]) -> list[Work | None]:
     """``work`` of ops without the bytes that a fill below them wrote."""
     trace, tree = analysis.trace, analysis.attribution.tree
     fills = _named(trace, _FILLS)

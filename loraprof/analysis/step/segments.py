@@ -18,12 +18,12 @@ from loraprof.analysis.partition.host_state import PYTHON, Timeline, idle_causes
 from loraprof.analysis.partition.ledger import OTHER_PHASE, OTHER_ROLE, Ledger, idle_kind
 from loraprof.analysis.trace.intervals import cover_of_disjoint, gaps, meet, owned, union
 from loraprof.analysis.trace.step_windows import Window, windows
-from loraprof.model.trace import NONE, Int64, Trace, distinct
+from loraprof.model.trace import NONE, Int64, Ints, Trace, distinct
 from loraprof.model.vocabulary import CAUSES, CLASSES, PHASES, ROLE, ROLES, Cause, DeviceClass
 
 FAR = np.int64(2**62)
 
-Pieces = tuple[Int64, Int64, Int64, Int64, Int64]  # start, end, kind, phase, role
+Pieces = tuple[Int64, Int64, Ints, Ints, Ints]  # start, end, kind, phase, role
 
 
 class Segments(Struct, frozen=True, eq=False):
@@ -33,9 +33,9 @@ class Segments(Struct, frozen=True, eq=False):
     device: int
     start: Int64  # ns
     end: Int64
-    kind: Int64
-    phase: Int64
-    role: Int64
+    kind: Ints
+    phase: Ints
+    role: Ints
 
     @property
     def track(self) -> str:
@@ -79,7 +79,8 @@ def device_segments(
 
 def _segments(window: Window, device: int, pieces: Pieces) -> Segments:
     order = np.argsort(pieces[0], kind="stable")
-    start, end, *state = (column[order] for column in pieces)
+    start, end = (column[order] for column in pieces[:2])
+    state = [column[order] for column in pieces[2:]]
     fresh = np.ones(len(start), np.bool_)
     fresh[1:] = np.any([column[1:] != column[:-1] for column in state], axis=0)
     last = np.append(fresh[1:], True)[: len(start)]
@@ -165,5 +166,5 @@ def _unread(ledger: Ledger) -> Pieces:
 
 
 def _joined(parts: list[Pieces]) -> Pieces:
-    start, end, kind, phase, role = (np.concatenate(c).astype(np.int64) for c in zip(*parts, strict=True))
+    start, end, kind, phase, role = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
     return start, end, kind, phase, role

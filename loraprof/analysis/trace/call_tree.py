@@ -27,10 +27,13 @@ class Tree(Struct, frozen=True, eq=False):
 
     def nearest(self, flag: Bool) -> Int32:
         """Per row: itself or the innermost enclosing row where ``flag`` holds; -1 none."""
-        found = np.where(flag & (self.depth >= 0), np.arange(len(flag), dtype=np.int32), np.int32(NONE))
+        flag = flag & (self.depth >= 0)
+        found = np.where(flag, np.arange(len(flag), dtype=np.int32), np.int32(NONE))
+        if not flag.any():
+            return found
         if len(self.levels) > MANY_LEVELS:
             return self._leaping(found)
-        for rows in self.levels[1:]:
+        for rows in self.levels[int(self.depth[flag].min()) + 1 :]:
             up = rows[found[rows] == NONE]
             found[up] = found[self.parent[up]]
         return found

@@ -15,7 +15,7 @@ from loraprof.diagnosis.remedy import target
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.select import Select, either, idle, total_ns, worth
 from loraprof.diagnosis.worth import HostEdit, Worth
-from loraprof.model.trace import Int64, distinct
+from loraprof.model.trace import Int32, Int64, distinct
 from loraprof.model.vocabulary import Cause
 
 POINTWISE = re.compile(r"elementwise|fused_dropout")  # in a kernel's name
@@ -158,7 +158,7 @@ def python_overhead(case: Case) -> Seen | None:
     )
 
 
-def _places(case: Case, module: Int64, ns: Int64) -> str:
+def _places(case: Case, module: Int32, ns: Int64) -> str:
     """Path of the module before which most of the time was spent."""
     paths = case.analysis.attribution.paths
     totals = np.bincount(np.where(module >= 0, module, len(paths)), ns)

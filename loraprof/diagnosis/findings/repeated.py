@@ -16,7 +16,7 @@ from loraprof.diagnosis.remedies import host as remedies
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.select import of_rows, total_ns, worth
 from loraprof.diagnosis.worth import Worth
-from loraprof.model.trace import Bool, Int64
+from loraprof.model.trace import NONE, Bool, Int64, taken
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLES, HostKind
 
 MODULES: Final = 4  # more than q, k and v, which share their input
@@ -131,13 +131,14 @@ def _read(case: Case) -> Again | None:
     inside &= np.isin(attribution.phase, (PHASE["forward"], PHASE["backward"], PHASE["recompute"]))
     inside &= (host.start >= window.noted_start) & (host.start < window.end)
     reads = np.array([n in READS for n in names], dtype=np.bool_)[host.name] & (host.kind == HostKind.OP)
-    reads &= inside
-    outer = np.append(attribution.tree.nearest(reads), -1)  # index -1 reads the sentinel
-    reading = reads & (outer[attribution.tree.parent] < 0)  # not nonzero inside is_nonzero, nor item inside it
-    rows = np.flatnonzero(reading)
+    rows = np.flatnonzero(reads & inside)
+    outer = taken(attribution.tree.nearest(reads & inside), attribution.tree.parent[rows])
+    rows = rows[outer == NONE]  # not nonzero inside is_nonzero, nor item inside it
     modules = sorted(set(attribution.module[rows].tolist()))
     if len(modules) < MODULES:
         return None
+    reading = np.zeros(len(host), np.bool_)
+    reading[rows] = True
     spent, saved = _waited(case, reading, inside)
     return Again(
         count=len(rows),
