@@ -7,7 +7,7 @@ from sample_report import bare_report, empty_report, report
 
 from loraprof.model.compare import Comparison
 from loraprof.model.report import Report
-from loraprof.report.json import to_json
+from loraprof.report.json import json_parts, to_json
 
 # The names that users rely on, section by section: a name may be added, none may go.
 REPORT_NAMES = {
@@ -101,3 +101,15 @@ def test_what_is_unknown_is_null() -> None:
 def test_a_number_that_is_not_finite_is_null() -> None:
     timing = msgspec.structs.replace(report().timing, inflation=float("nan"))
     assert json.loads(to_json(msgspec.structs.replace(report(), timing=timing)))["timing"]["inflation"] is None
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 256])
+@pytest.mark.parametrize("shown", [report(), comparison(), bare_report()])
+def test_it_is_written_a_few_elements_at_a_time(
+    shown: Report | Comparison, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loraprof.report.json.AT_ONCE", at_once)
+    parts = [*json_parts(shown)]
+    assert b"".join(parts) == msgspec.json.format(msgspec.json.encode(shown), indent=2) + b"\n"
+    lists = [value for name in shown.__struct_fields__ if isinstance(value := getattr(shown, name), list) and value]
+    assert len(parts) == 2 * len(shown.__struct_fields__) + 1 + sum(-(-len(v) // at_once) for v in lists)

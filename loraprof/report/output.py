@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -14,7 +14,7 @@ from loraprof import text
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.report.registry import Format as Format
 from loraprof.report.registry import render, renderer
-from loraprof.store.writing import check_folder, check_target, disk, not_written, write
+from loraprof.store.writing import check_folder, check_target, disk, not_written, replacing
 
 if TYPE_CHECKING:
     from loraprof.model.scene import Drawn
@@ -110,19 +110,23 @@ def emit(
     if form is Format.terminal:
         from loraprof.report.terminal.render import to_text
 
-        content = to_text(result, full=full, section=section)
+        content: Iterable[bytes] = (to_text(result, full=full, section=section),)
+    elif form is Format.json:
+        from loraprof.report.json import json_parts
+
+        content = json_parts(result)
     elif form is Format.html:
         from loraprof.report.html import to_html
 
-        content = to_html(result, drawn()) if drawn else to_html(result)
+        content = (to_html(result, drawn()) if drawn else to_html(result),)
     else:
-        content = render(result, form.value)
+        content = (render(result, form.value),)
     if output is None:
         with standard_output() as out:
-            out.buffer.write(content)
+            out.buffer.writelines(content)
     else:
-        with disk(output):
-            write(output, content)
+        with disk(output), replacing(output) as file:
+            file.writelines(content)
 
 
 @contextmanager
