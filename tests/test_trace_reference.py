@@ -205,6 +205,11 @@ def test_trees(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         flag = np.array([rng.random() < 0.4 for _ in chains], np.bool_)
         assert tree.nearest(flag).tolist() == [next((i for i in chain if flag[i]), NONE) for chain in chains]
+        low, high = sorted(rng.choices(range(16), k=2))
+        near = tree.during(host, low, high)
+        begun = (host.start >= low) & (host.start <= high)
+        assert np.array_equal(near.nearest(flag)[begun], tree.nearest(flag)[begun])
+        assert all((host.end[rows] >= low).all() and (host.start[rows] <= high).all() for rows in near.levels)
         some = [i for i, chain in enumerate(chains) if chain and rng.random() < 0.5]
         longest = max((len(chains[i]) for i in some), default=1)
         assert [rows.tolist() for rows in tree.around(column(some))] == [

@@ -42,14 +42,25 @@ class Busy(Struct, frozen=True, eq=False):
 
 
 def busy_of(analysis: Analysis, ledger: Ledger) -> Busy:
-    worker = workers(analysis.trace, analysis.attribution.tree)
     rows = np.flatnonzero(ledger.busy)
+    tree = _tree(analysis, ledger.op[rows])
+    worker = workers(analysis.trace, tree)
     if analysis.on_gpu:
         ns, exclusive = ledger.full_ns[rows], ledger.ns[rows]
     else:
-        rows, ns = _folded(analysis, ledger, rows, worker)
+        rows, ns = _folded(analysis.trace, tree, ledger, rows, worker)
         exclusive = ns
-    return Busy(rows, ns, exclusive, *_work(analysis, ledger, rows, ns, worker))
+    work, ops = _work(analysis, ledger, rows, ns, worker)
+    if analysis.on_gpu:
+        work = _less_fills(analysis.trace, tree, ledger.op[rows], work)
+    return Busy(rows, ns, exclusive, work, ops)
+
+
+def _tree(analysis: Analysis, ops: Int32) -> Tree:
+    """What encloses the step's ops, and what they enclose."""
+    host, known = analysis.trace.host, ops[ops != NONE]
+    low, high = (int(host.start[known].min()), int(host.end[known].max())) if len(known) else (0, 0)
+    return analysis.attribution.tree.during(host, low, high)
 
 
 def workers(trace: Trace, tree: Tree) -> Int64:
@@ -88,13 +99,13 @@ def _leaves(trace: Trace, tree: Tree) -> Bool:
     return out
 
 
-def _folded(analysis: Analysis, ledger: Ledger, rows: Int64, worker: Int64) -> tuple[Int64, Int64]:
+def _folded(trace: Trace, tree: Tree, ledger: Ledger, rows: Int64, worker: Int64) -> tuple[Int64, Int64]:
     """Entries of workers, and of leaves that no worker covers, with the time of all that they cover."""
     op = ledger.op[rows]
     owner = np.where(worker[op] != NONE, worker[op], op)
     spent = np.zeros(len(worker), dtype=np.int64)
     np.add.at(spent, owner, ledger.ns[rows])
-    leaf = _leaves(analysis.trace, analysis.attribution.tree)
+    leaf = _leaves(trace, tree)
     kept = (owner == op) & ((worker[op] != NONE) | leaf[op])
     return rows[kept], spent[op[kept]]
 
@@ -130,12 +141,11 @@ def _work(
             work.append(_NOTHING if asked(around, role) is not None else None)
         else:
             work.append(asked(row, role) if given[row] == i else None)
-    return (_less_fills(analysis, ledger.op[rows], work) if analysis.on_gpu else work), ops
+    return work, ops
 
 
-def _less_fills(analysis: Analysis, op: Int32, work: list[Work | None]) -> list[Work | None]:
+def _less_fills(trace: Trace, tree: Tree, op: Int32, work: list[Work | None]) -> list[Work | None]:
     """``work`` of ops without the bytes that a fill below them wrote."""
-    trace, tree = analysis.trace, analysis.attribution.tree
     fills = _named(trace, _FILLS)
     launching = np.zeros(len(fills), dtype=np.bool_)
     launching[op[op != NONE]] = True

@@ -9,9 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from loraprof.analysis.trace.intervals import MANY_LEVELS, nesting, outlasting
-from loraprof.model.trace import NONE, Bool, HostTable, Int32, Int64, Trace, taken
+from loraprof.model.trace import NONE, Bool, HostTable, Int32, Int64, Ints, Trace, distinct, taken
 from loraprof.model.vocabulary import HostKind
 
 MODULE_FRAME = "nn.Module: "  # with_stack frames of module calls, in traces loraprof did not record
@@ -71,6 +72,23 @@ class Tree(Struct, frozen=True, eq=False):
         found: Int64 = rows[host.end[rows] > low]
         return found
 
+    def during(self, host: HostTable, low: int, high: int) -> "Tree":
+        """Of the rows alone that share time with ``[low, high]``: others are nearest to none but themselves."""
+        threads = distinct(host.thread).tolist()
+        rows = np.concatenate([np.zeros(0, np.int64), *(self.overlapping(host, t, low - 1, high + 1) for t in threads)])
+        return replace(self, levels=_levels(rows[self.depth[rows] != NONE], self.depth))
+
+
+def _levels(rows: Ints, depth: Int32) -> tuple[Int32, ...]:
+    """``rows``, of the tree, by depth."""
+    level = depth[rows]
+    deepest = int(level.max(initial=-1))
+    narrow = level.astype(np.int16) if deepest < 1 << 15 else level  # sorted by digits
+    order = np.argsort(narrow, kind="stable")
+    bounds = np.searchsorted(level[order], np.arange(deepest + 2))
+    by_depth = rows[order].astype(np.int32)
+    return tuple(by_depth[bounds[d] : bounds[d + 1]] for d in range(deepest + 1))
+
 
 def tree_of(trace: Trace) -> Tree:
     host = trace.host
@@ -94,9 +112,4 @@ def tree_of(trace: Trace) -> Tree:
             above, level, _ = nesting(host.start[rows], host.end[rows])
         parent[rows] = taken(rows, above)
         depth[rows] = level
-    deepest = int(depth.max()) if len(depth) else -1
-    narrow = depth.astype(np.int16) if deepest < 1 << 15 else depth  # sorted by digits
-    order = np.argsort(narrow, kind="stable").astype(np.int32)
-    bounds = np.searchsorted(depth[order], np.arange(deepest + 2))
-    levels = tuple(order[bounds[d] : bounds[d + 1]] for d in range(deepest + 1))
-    return Tree(parent, depth, levels, crossing)
+    return Tree(parent, depth, _levels(np.flatnonzero(depth != NONE), depth), crossing)
