@@ -35,11 +35,17 @@ def packed(report: Report, drawn: Drawn | None = None) -> str:
         "ranks": report.ranks or [],
         "what_if": _what_if(drawn.what_if) if drawn and drawn.what_if else None,
     }
-    return base64.b64encode(gzip.compress(msgspec.json.encode(_clean(msgspec.to_builtins(data))), 6, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(_text(data), 6, mtime=0)).decode()
+
+
+def _text(data: dict[str, Any]) -> bytes:
+    """JSON. Names come from a file: what is not printable is replaced, as on every page."""
+    text = msgspec.json.encode(data)
+    plain = b"\\" not in text and text.decode().isprintable()  # a control character would be an escape
+    return text if plain else msgspec.json.encode(_clean(msgspec.to_builtins(data)))
 
 
 def _clean(value: Any) -> Any:
-    """Names come from a file: what is not printable is replaced, as on every page."""
     if isinstance(value, str):
         return value if value.isprintable() else printable(value)
     if isinstance(value, dict):
