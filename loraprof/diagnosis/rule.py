@@ -42,7 +42,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     values: Values = field(default_factory=dict)
 
 
-class Rule(Struct, frozen=True, kw_only=True):
+class Rule(Struct, frozen=True):
     """``test`` looks at one step, None where only two recordings together show the cause. ``thresholds`` are the
     numbers that the catalogue's signature names. Where a rule of ``explained_by`` is found too, this one says no more.
     ``bounds``: nothing is left to gain in that family, so its minor findings go. ``probe``: doubling this option of a

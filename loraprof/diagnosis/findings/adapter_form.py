@@ -218,19 +218,17 @@ def _matrices(dims: object) -> TypeGuard[tuple[int, ...]]:
     return isinstance(dims, tuple) and len(dims) in (2, 3) and all(isinstance(d, int) for d in dims)
 
 
-HOST_SYNC = Rule(
-    id="L8", family=ADAPTER, test=host_sync, remedies=(remedies.NO_READS,), thresholds={"share": SYNC_SHARE}
-)
+HOST_SYNC = Rule("L8", ADAPTER, host_sync, (remedies.NO_READS,), thresholds={"share": SYNC_SHARE})
 FORMS = (
-    Rule(id="L7", family=ADAPTER, test=dense_delta, remedies=(remedies.PLAIN_LORA, remedies.ON_ACTIVATIONS)),
+    Rule("L7", ADAPTER, dense_delta, (remedies.PLAIN_LORA, remedies.ON_ACTIVATIONS)),
     HOST_SYNC,
-    Rule(id="L9", family=ADAPTER, test=other_device, remedies=(remedies.SAME_DEVICE,)),
+    Rule("L9", ADAPTER, other_device, (remedies.SAME_DEVICE,)),
     Rule(
-        id="L10",
-        family=ADAPTER,
-        test=split_gradients,
-        remedies=(remedies.COMPILED_GRADIENTS, remedies.MERGED_GRADIENTS),
+        "L10",
+        ADAPTER,
+        split_gradients,
+        (remedies.COMPILED_GRADIENTS, remedies.MERGED_GRADIENTS),
         thresholds={"launches": SPLIT_SHARE},
     ),
-    Rule(id="L11", family=ADAPTER, test=slow_fused, remedies=(remedies.UNFUSED,), thresholds={"rate": FUSED_RATE}),
+    Rule("L11", ADAPTER, slow_fused, (remedies.UNFUSED,), thresholds={"rate": FUSED_RATE}),
 )

@@ -48,4 +48,4 @@ def _crossover(case: Case) -> float | None:
     return width * crossover_hidden(variant, rho) if variant else None
 
 
-ADVICE = (Rule(id="W1", family=LEVER, test=wrong_lever, remedies=(FULL, UPPER_LAYERS)),)
+ADVICE = (Rule("W1", LEVER, wrong_lever, (FULL, UPPER_LAYERS)),)

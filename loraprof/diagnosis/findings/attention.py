@@ -204,10 +204,10 @@ def _number(text: str) -> float:
 
 
 LOST_ATTENTION = Rule(
-    id="B13",
-    family=BASE,
-    test=lost_attention,
-    remedies=(
+    "B13",
+    BASE,
+    lost_attention,
+    (
         remedies.NO_MASK,
         remedies.VARIABLE_LENGTH,
         remedies.NO_ATTENTION_DROPOUT,

@@ -228,50 +228,33 @@ def at_the_bound(case: Case) -> Seen | None:
     )
 
 
-DIFFERENT_ARMS = Rule(
-    id="G1",
-    family=COMPARABILITY,
-    test=None,
-    remedies=(remedies.ONE_COMMAND,),
-    thresholds={"tokens": TOKENS_APART},
-)
+DIFFERENT_ARMS = Rule("G1", COMPARABILITY, None, (remedies.ONE_COMMAND,), thresholds={"tokens": TOKENS_APART})
 OPTIMIZER_DECIDES = Rule(
-    id="G2",
-    family=COMPARABILITY,
-    test=optimizer_decides,
-    remedies=(remedies.STATE_TOKENS,),
-    thresholds={"share": OPTIMIZER_SHARE},
+    "G2", COMPARABILITY, optimizer_decides, (remedies.STATE_TOKENS,), thresholds={"share": OPTIMIZER_SHARE}
 )
 COMPARABILITY_RULES = (
     DIFFERENT_ARMS,
     OPTIMIZER_DECIDES,
     Rule(
-        id="G3",
-        family=COMPARABILITY,
-        test=cold_timing,
-        remedies=(remedies.WARM_UP, remedies.LATER, remedies.QUIET, remedies.LOADED),
+        "G3",
+        COMPARABILITY,
+        cold_timing,
+        (remedies.WARM_UP, remedies.LATER, remedies.QUIET, remedies.LOADED),
         thresholds={"cold": COLD, "loading": LOADING, "long": LONG_NS, "noise": NOISE},
     ),
     Rule(
-        id="G4",
-        family=COMPARABILITY,
-        test=padding,
-        remedies=(remedies.PACKING, remedies.TO_LONGEST, remedies.BUCKETS),
+        "G4",
+        COMPARABILITY,
+        padding,
+        (remedies.PACKING, remedies.TO_LONGEST, remedies.BUCKETS),
         thresholds={"real": PADDING},
     ),
     Rule(
-        id="G5",
-        family=COMPARABILITY,
-        test=not_training,
-        remedies=(remedies.INPUT_GRADIENTS, remedies.FREEZE),
+        "G5",
+        COMPARABILITY,
+        not_training,
+        (remedies.INPUT_GRADIENTS, remedies.FREEZE),
         thresholds={"backward": FREE_BACKWARD},
     ),
-    Rule(
-        id="G6",
-        family=COMPARABILITY,
-        test=at_the_bound,
-        remedies=(remedies.NOTHING,),
-        thresholds={"bound": BOUND},
-        bounds=ADAPTER,
-    ),
+    Rule("G6", COMPARABILITY, at_the_bound, (remedies.NOTHING,), thresholds={"bound": BOUND}, bounds=ADAPTER),
 )

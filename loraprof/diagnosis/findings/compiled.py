@@ -132,4 +132,4 @@ def _inside(case: Case) -> tuple[int, int, int]:
     return count, ns, sum(b - a for a, b in zip(analysis.marks.start, analysis.marks.end, strict=True))
 
 
-COMPILING = Rule(id="H3", family=HOST, test=compiles_in_steps, remedies=(COMPILE_ONCE, NO_DROPOUT_EITHER))
+COMPILING = Rule("H3", HOST, compiles_in_steps, (COMPILE_ONCE, NO_DROPOUT_EITHER))

@@ -233,47 +233,24 @@ def _gradients(case: Case) -> int | None:
 
 
 GATHERS = Rule(
-    id="D1",
-    family=DEVICES,
-    test=gathers,
-    remedies=(remedies.KEEP_WEIGHTS,),
-    thresholds={"gathered": GATHERED, "exposed": EXPOSED_SHARE},
+    "D1", DEVICES, gathers, (remedies.KEEP_WEIGHTS,), thresholds={"gathered": GATHERED, "exposed": EXPOSED_SHARE}
 )
 SMALL_MESSAGES = Rule(
-    id="D2",
-    family=DEVICES,
-    test=small_messages,
-    remedies=(remedies.WHOLE_BLOCKS,),
-    thresholds={"small": SMALL_BYTES, "count": PER_LAYER},
+    "D2", DEVICES, small_messages, (remedies.WHOLE_BLOCKS,), thresholds={"small": SMALL_BYTES, "count": PER_LAYER}
 )
-NEEDLESS_REDUCTION = Rule(
-    id="D4", family=DEVICES, test=needless_reduction, remedies=(remedies.FREEZE_FIRST,), thresholds={"times": NEEDLESS}
-)
-PIPELINE_BUBBLE = Rule(
-    id="D5", family=DEVICES, test=pipeline_bubble, remedies=(remedies.MORE_MICRO_BATCHES, remedies.SEVERAL_ADAPTERS)
-)
+NEEDLESS_REDUCTION = Rule("D4", DEVICES, needless_reduction, (remedies.FREEZE_FIRST,), thresholds={"times": NEEDLESS})
+PIPELINE_BUBBLE = Rule("D5", DEVICES, pipeline_bubble, (remedies.MORE_MICRO_BATCHES, remedies.SEVERAL_ADAPTERS))
 DISTRIBUTED = (
     GATHERS,
     SMALL_MESSAGES,
-    Rule(
-        id="D3",
-        family=DEVICES,
-        test=mixed_units,
-        remedies=(remedies.ORIGINAL_PARAMETERS, remedies.FSDP2),
-        thresholds={"times": FLAT},
-    ),
+    Rule("D3", DEVICES, mixed_units, (remedies.ORIGINAL_PARAMETERS, remedies.FSDP2), thresholds={"times": FLAT}),
     NEEDLESS_REDUCTION,
     PIPELINE_BUBBLE,
     Rule(
-        id="D6",
-        family=DEVICES,
-        test=exposed_communication,
-        remedies=(
-            remedies.ALL_RANKS,
-            remedies.FEWER_REDUCTIONS,
-            remedies.LARGER_BUCKETS,
-            remedies.MORE_PER_MESSAGE,
-        ),
+        "D6",
+        DEVICES,
+        exposed_communication,
+        (remedies.ALL_RANKS, remedies.FEWER_REDUCTIONS, remedies.LARGER_BUCKETS, remedies.MORE_PER_MESSAGE),
         thresholds={"share": EXPOSED_SHARE},
         explained_by=(GATHERS, SMALL_MESSAGES, NEEDLESS_REDUCTION, PIPELINE_BUBBLE),
     ),

@@ -71,9 +71,5 @@ def _own_ns(case: Case, calls: Bool) -> Int64:
 
 
 DTENSOR_DISPATCH = Rule(
-    id="D7",
-    family=DEVICES,
-    test=dispatch,
-    remedies=(remedies.REPLICATED_ADAPTERS, remedies.COMPILED_DISPATCH),
-    thresholds={"share": SHARE},
+    "D7", DEVICES, dispatch, (remedies.REPLICATED_ADAPTERS, remedies.COMPILED_DISPATCH), thresholds={"share": SHARE}
 )

@@ -87,9 +87,5 @@ def vocabulary_of(case: Case) -> int | None:
 
 
 HEAD_AND_LOSS = Rule(
-    id="B6",
-    family=BASE,
-    test=head_and_loss,
-    remedies=(remedies.FUSED_LOSS, remedies.LABELLED_ONLY),
-    thresholds={"share": HEAD_SHARE},
+    "B6", BASE, head_and_loss, (remedies.FUSED_LOSS, remedies.LABELLED_ONLY), thresholds={"share": HEAD_SHARE}
 )

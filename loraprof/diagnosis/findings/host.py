@@ -227,31 +227,25 @@ def naive_pipeline(case: Case) -> Seen | None:
 
 
 LAUNCH_BOUND = Rule(
-    id="H1",
-    family=HOST,
-    test=launch_bound,
-    remedies=remedies.LESS_PER_TOKEN,
+    "H1",
+    HOST,
+    launch_bound,
+    remedies.LESS_PER_TOKEN,
     thresholds={"idle": LAUNCH_SHARE, "empty": EMPTY_SHARE, "half": HALF_HOST},
     probe="batch",
 )
 HOST_RULES = (
     LAUNCH_BOUND,
     Rule(
-        id="H2",
-        family=HOST,
-        test=python_overhead,
-        remedies=(remedies.LESS_PYTHON,),
+        "H2",
+        HOST,
+        python_overhead,
+        (remedies.LESS_PYTHON,),
         thresholds={"share": HOST_SHARE, "long": LONG_NS},
         probe="batch",
     ),
     COMPILING,
-    Rule(id="H4", family=HOST, test=data_loading, remedies=(remedies.WORKERS,), thresholds={"share": DATA_SHARE}),
-    Rule(
-        id="H5",
-        family=HOST,
-        test=naive_pipeline,
-        remedies=(remedies.ONE_DEVICE_EACH,),
-        thresholds={"busy": ACTIVE, "overlap": OVERLAP},
-    ),
+    Rule("H4", HOST, data_loading, (remedies.WORKERS,), thresholds={"share": DATA_SHARE}),
+    Rule("H5", HOST, naive_pipeline, (remedies.ONE_DEVICE_EACH,), thresholds={"busy": ACTIVE, "overlap": OVERLAP}),
     REPEATED_WORK,
 )

@@ -58,12 +58,6 @@ def rollout(case: Case) -> Seen | None:
 
 
 NETWORKS = (
-    Rule(id="B11", family=BASE, test=frozen_network, remedies=(CACHED,), thresholds={"share": NETWORK_SHARE}),
-    Rule(
-        id="B12",
-        family=BASE,
-        test=rollout,
-        remedies=(MERGED, SAMPLER),
-        thresholds={"share": NETWORK_SHARE, "calls": SAMPLED},
-    ),
+    Rule("B11", BASE, frozen_network, (CACHED,), thresholds={"share": NETWORK_SHARE}),
+    Rule("B12", BASE, rollout, (MERGED, SAMPLER), thresholds={"share": NETWORK_SHARE, "calls": SAMPLED}),
 )

@@ -110,19 +110,19 @@ def _elsewhere(allocating: bool) -> str:
 
 
 POWER_FINDINGS = (
-    Rule(id="N1", family=POWER, test=throttled, remedies=(remedies.EQUAL_CLOCKS,), thresholds={"share": THROTTLED}),
+    Rule("N1", POWER, throttled, (remedies.EQUAL_CLOCKS,), thresholds={"share": THROTTLED}),
     Rule(
-        id="N2",
-        family=POWER,
-        test=hidden_idleness,
-        remedies=(remedies.READ_BUSY,),
+        "N2",
+        POWER,
+        hidden_idleness,
+        (remedies.READ_BUSY,),
         thresholds={"utilization": UTILIZATION / 100, "power": POWER_SHARE, "tensor": TENSOR},
     ),
     Rule(
-        id="N3",
-        family=POWER,
-        test=memory_full,
-        remedies=(remedies.EXPANDABLE, remedies.STAY, remedies.SMALLER_BATCH),
+        "N3",
+        POWER,
+        memory_full,
+        (remedies.EXPANDABLE, remedies.STAY, remedies.SMALLER_BATCH),
         thresholds={"full": FULL, "allocator": ALLOCATOR_SHARE, "copies": COPY_SHARE},
         explained_by=(WEIGHT_COPIES, SPILLED),
     ),

@@ -188,9 +188,9 @@ def _module(case: Case, flag: Bool) -> str:
 
 
 SLOW_OP = Rule(
-    id="B14",
-    family=BASE,
-    test=slow_op,
-    remedies=(remedies.MENDED_VERSION, remedies.SAME_WORK_OTHERWISE, remedies.LOOK_AT_OP),
+    "B14",
+    BASE,
+    slow_op,
+    (remedies.MENDED_VERSION, remedies.SAME_WORK_OTHERWISE, remedies.LOOK_AT_OP),
     thresholds={"share": SHARE, "ratio": RATIO, "neighbours": NEIGHBOURS},
 )

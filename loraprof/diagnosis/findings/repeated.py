@@ -183,9 +183,9 @@ def _line(case: Case, rows: Int64) -> str | None:
 
 
 REPEATED_WORK = Rule(
-    id="H6",
-    family=HOST,
-    test=repeated_work,
-    remedies=(remedies.ONCE_PER_STEP, remedies.READ_ONCE),
+    "H6",
+    HOST,
+    repeated_work,
+    (remedies.ONCE_PER_STEP, remedies.READ_ONCE),
     thresholds={"modules": MODULES, "share": SHARE},
 )

@@ -145,16 +145,16 @@ def spilled(case: Case) -> Seen | None:
 
 
 WEIGHT_COPIES = Rule(
-    id="N4",
-    family=POWER,
-    test=weights_copied,
-    remedies=(remedies.NO_COPY_BACK, remedies.PREFETCH, remedies.FEWER_BLOCKS),
+    "N4",
+    POWER,
+    weights_copied,
+    (remedies.NO_COPY_BACK, remedies.PREFETCH, remedies.FEWER_BLOCKS),
     thresholds={"bytes": LARGE, "share": SHARE},
 )
 SPILLED = Rule(
-    id="N5",
-    family=POWER,
-    test=spilled,
-    remedies=(remedies.NO_FALLBACK, remedies.LESS_MEMORY),
+    "N5",
+    POWER,
+    spilled,
+    (remedies.NO_FALLBACK, remedies.LESS_MEMORY),
     thresholds={"full": FULL, "power": POWER_SHARE, "utilization": UTILIZATION / 100},
 )
