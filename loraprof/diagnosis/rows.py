@@ -1,12 +1,23 @@
 """Which host rows convert a dtype, or repeat a given piece of work? Flags over the whole trace."""
 
+import re
 from math import prod
+from typing import Final
 
 import numpy as np
 
 from loraprof.analysis.step.records import Record, conversion_of
 from loraprof.diagnosis.case import Case
-from loraprof.model.trace import Bool, among, distinct
+from loraprof.model.trace import Bool, among, distinct, named
+
+WAITS: Final = re.compile(r"Synchronize|^(cuda|hip)Memcpy(?!.*Async)")  # calls in which the host waits for the device
+
+
+def in_step(case: Case) -> Bool:
+    """Host rows that began in the reported step."""
+    start, window = case.analysis.trace.host.start, case.ledger.window
+    found: Bool = (start >= window.noted_start) & (start < window.end)
+    return found
 
 
 def like(case: Case, rows: list[Record]) -> Bool:
@@ -42,16 +53,13 @@ def conversions(case: Case, weights: bool = True) -> Bool:
     small = {tuple(p.shape) for p in case.recording.parameters if p.trainable} if case.recording else set()
     shaped = [conversion_of(s.types, s.dims) is not None and (weights or s.dims[0] not in small) for s in trace.shapes]
     known = np.array([*shaped, False])
-    copies = np.array([n == "aten::copy_" for n in trace.names], dtype=np.bool_)
-    flag: Bool = copies[host.name] & known[host.shapes]
+    flag: Bool = named(trace.names, lambda n: n == "aten::copy_")[host.name] & known[host.shapes]
     if case.analysis.on_gpu:  # a kernel launched by the conversion itself
         launching = distinct(np.concatenate([x.op[x.busy] for x in case.analysis.ledgers]))
-        converts = np.array([n in ("aten::to", "aten::_to_copy") for n in trace.names], dtype=np.bool_)
+        converts = named(trace.names, lambda n: n in ("aten::to", "aten::_to_copy"))
         launching = launching[launching >= 0]
         flag[launching[converts[host.name[launching]]]] = True
-    wraps = np.array(
-        [n.endswith(("aten::to", "aten::_to_copy", "ToCopyBackward0")) for n in trace.names], dtype=np.bool_
-    )
+    wraps = named(trace.names, lambda n: n.endswith(("aten::to", "aten::_to_copy", "ToCopyBackward0")))
     parent = case.analysis.attribution.tree.parent
     rows = parent[np.flatnonzero(flag)]
     while len(rows):

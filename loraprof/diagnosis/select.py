@@ -15,7 +15,7 @@ from loraprof.analysis.partition.ledger import Ledger, idle_kind
 from loraprof.diagnosis.case import Case, TimedLedger
 from loraprof.diagnosis.worth import Taken, Worth
 from loraprof.model.recording import ModuleInfo
-from loraprof.model.trace import Bool, among
+from loraprof.model.trace import Bool, among, named
 from loraprof.model.vocabulary import PHASE, ROLE, Cause, Phase, Role
 
 Select = Callable[[Ledger], Bool]
@@ -52,9 +52,8 @@ def modules(case: Case, test: Callable[[ModuleInfo], bool]) -> Select:
 
 def within(case: Case, pattern: str) -> Select:
     """Busy entries whose op is, or was called by, an op whose name matches."""
-    return of_rows(case, np.array([bool(re.search(pattern, n)) for n in case.analysis.trace.names], dtype=np.bool_)[
-        case.analysis.trace.host.name
-    ])  # fmt: skip
+    trace = case.analysis.trace
+    return of_rows(case, named(trace.names, re.compile(pattern).search)[trace.host.name])
 
 
 def of_rows(case: Case, flag: Bool) -> Select:

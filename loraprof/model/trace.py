@@ -4,6 +4,7 @@ Events are columns, not objects: a trace has up to tens of millions of them. All
 same length; ``NONE`` in an id column means the file did not say. Nothing here is inferred.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 import numpy as np
@@ -45,6 +46,11 @@ def taken(column: npt.NDArray[Integer], at: Ints, default: int = NONE) -> npt.ND
     found = column[at] if len(column) else np.empty(len(at), column.dtype)
     found[at == NONE] = default
     return found
+
+
+def named(names: Iterable[str], test: Callable[[str], object]) -> Bool:
+    """Of each name, whether it passes; indexed with a name column: of its rows."""
+    return np.array([bool(test(name)) for name in names], dtype=np.bool_)
 
 
 class Shapes(Struct, frozen=True):

@@ -12,18 +12,11 @@ import numpy as np
 from loraprof.analysis.step.records import Record
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import adapter as remedies
-from loraprof.diagnosis.rows import like
+from loraprof.diagnosis.rows import WAITS, in_step, like
 from loraprof.diagnosis.rule import ADAPTER, Rule, Seen, evidence
-from loraprof.diagnosis.select import (
-    both,
-    busy_ns,
-    modules,
-    of_rows,
-    roles,
-    total_ns,
-    worth,
-)
+from loraprof.diagnosis.select import both, busy_ns, modules, of_rows, roles, total_ns, worth
 from loraprof.diagnosis.worth import Worth
+from loraprof.model.trace import named
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLES, HostKind
 
 SYNC_SHARE = 0.01  # L8: of the step, on a GPU
@@ -84,13 +77,11 @@ def _dense_rows(case: Case) -> list[Record]:
 
 def host_sync(case: Case) -> Seen | None:
     """L8: the adapter reads a value back, so the host waits for the device at every call."""
-    attribution, host, window = case.analysis.attribution, case.analysis.trace.host, case.ledger.window
-    inside = np.array([r in ADAPTER_ROLES for r in ROLES])[attribution.role] & (attribution.module >= 0)
-    inside &= (host.start >= window.noted_start) & (host.start < window.end)
-    names = case.analysis.trace.names
-    reads = np.array([n in ("aten::item", "aten::nonzero") for n in names], dtype=np.bool_)[host.name]
-    waits = np.array([bool(re.search(r"Synchronize|^(cuda|hip)Memcpy(?!.*Async)", n)) for n in names], dtype=np.bool_)
-    waiting = inside & waits[host.name] & (host.kind == HostKind.RUNTIME)
+    trace, attribution = case.analysis.trace, case.analysis.attribution
+    host = trace.host
+    inside = np.array([r in ADAPTER_ROLES for r in ROLES])[attribution.role] & (attribution.module >= 0) & in_step(case)
+    waiting = inside & named(trace.names, WAITS.search)[host.name] & (host.kind == HostKind.RUNTIME)
+    reads = named(trace.names, lambda n: n in ("aten::item", "aten::nonzero"))[host.name]
     reading = inside & reads & (host.kind == HostKind.OP)
     waited = min(round(int((host.end - host.start)[waiting].sum()) * case.scale), case.step.ns(cause="sync"))
     count = int(reading.sum()) or int(waiting.sum())

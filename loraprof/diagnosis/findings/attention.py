@@ -14,11 +14,12 @@ from msgspec.structs import replace
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import base as remedies
+from loraprof.diagnosis.rows import in_step
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
 from loraprof.diagnosis.select import Select, both, modules, roles, total_ns, within, worth
 from loraprof.diagnosis.worth import Assumed, Worth
 from loraprof.model.recording import AttentionCall, Backend
-from loraprof.model.trace import Shapes
+from loraprof.model.trace import Shapes, named
 from loraprof.model.vocabulary import PHASE, HostKind
 
 SHARE: Final = 0.01  # of the step: attention below it is not worth a word
@@ -150,14 +151,10 @@ def _fixes(call: AttentionCall) -> list[str]:
 def _traced(case: Case) -> Lost | None:
     """From the names and arguments of the ops: which kernel each call of forward led to."""
     trace, host, attribution = case.analysis.trace, case.analysis.trace.host, case.analysis.attribution
-    window = case.ledger.window
-    inside = (host.kind == HostKind.OP) & (host.start >= window.noted_start) & (host.start < window.end)
-    inside &= attribution.phase != PHASE["recompute"]
-    names = trace.names
-    top = np.array([n == TOP for n in names], dtype=np.bool_)[host.name] & inside
-    ran = np.array([n in KERNELS for n in names], dtype=np.bool_)[host.name] & inside
-    above = attribution.tree.nearest(top)
-    calls: dict[int, Backend] = {int(above[row]): KERNELS[names[host.name[row]]] for row in np.flatnonzero(ran)}
+    inside = (host.kind == HostKind.OP) & in_step(case) & (attribution.phase != PHASE["recompute"])
+    above = attribution.tree.nearest(inside & named(trace.names, lambda n: n == TOP)[host.name])
+    ran = np.flatnonzero(inside & named(trace.names, KERNELS.__contains__)[host.name])
+    calls: dict[int, Backend] = {int(above[row]): KERNELS[trace.names[host.name[row]]] for row in ran}
     calls.pop(-1, None)
     found: Counter[tuple[Backend, tuple[str, ...]]] = Counter()
     for row, backend in calls.items():

@@ -9,9 +9,10 @@ import numpy as np
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import devices as remedies
+from loraprof.diagnosis.rows import in_step
 from loraprof.diagnosis.rule import DEVICES, Rule, Seen, evidence
 from loraprof.diagnosis.worth import Worth
-from loraprof.model.trace import Bool, Int64
+from loraprof.model.trace import Bool, Int64, named
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE, HostKind
 
 SHARE: Final = 0.05  # of the step
@@ -25,9 +26,8 @@ def dispatch(case: Case) -> Seen | None:
     trace, host, attribution = case.analysis.trace, case.analysis.trace.host, case.analysis.attribution
     if not any(OWN.search(name) for name in trace.names):
         return None
-    window = case.ledger.window
-    inside = (host.kind == HostKind.OP) & (host.start >= window.noted_start) & (host.start < window.end)
-    calls = inside & _named(case, re.compile(f"^{DISPATCH}$"))
+    inside = (host.kind == HostKind.OP) & in_step(case)
+    calls = inside & named(trace.names, re.compile(f"^{DISPATCH}$").search)[host.name]
     own_ns = _own_ns(case, calls) * case.scale
     adapters = np.isin(attribution.role, [ROLE[role] for role in ADAPTER_ROLES])
     spent = round(own_ns.sum())
@@ -38,7 +38,7 @@ def dispatch(case: Case) -> Seen | None:
     most = of_adapters if known else spent
     if case.analysis.on_gpu:  # what the device does meanwhile goes on
         most = min(most, case.step.ns(cause="python") + case.step.ns(cause="framework"))
-    moved = inside & _named(case, MOVES)
+    moved = inside & named(trace.names, MOVES.search)[host.name]
     return Seen(
         evidence=[
             evidence("ops that DTensor dispatched", int(calls.sum()), "ops"),
@@ -51,12 +51,6 @@ def dispatch(case: Case) -> Seen | None:
         saved=Worth(most, 0.0, most) if case.timing.unprofiled else None,
         spent_ns=most,
     )
-
-
-def _named(case: Case, pattern: re.Pattern[str]) -> Bool:
-    names = case.analysis.trace.names
-    found: Bool = np.array([bool(pattern.search(n)) for n in names], dtype=np.bool_)[case.analysis.trace.host.name]
-    return found
 
 
 def _own_ns(case: Case, calls: Bool) -> Int64:

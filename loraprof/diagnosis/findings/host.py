@@ -15,7 +15,7 @@ from loraprof.diagnosis.remedy import target
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.select import Select, either, idle, total_ns, worth
 from loraprof.diagnosis.worth import HostEdit, Worth
-from loraprof.model.trace import Int32, Int64, distinct
+from loraprof.model.trace import Int32, Int64, distinct, named
 from loraprof.model.vocabulary import Cause
 
 POINTWISE = re.compile(r"elementwise|fused_dropout")  # in a kernel's name
@@ -95,8 +95,7 @@ def _merged(case: Case) -> Worth | None:
     if replayed is None or replayed.sigma is None:
         return None
     trace = case.analysis.trace
-    pointwise = np.array([bool(POINTWISE.search(name)) for name in trace.names], dtype=np.bool_)
-    merged = pointwise[trace.device.name[replayed.step.record]]
+    merged = named(trace.names, POINTWISE.search)[trace.device.name[replayed.step.record]]
     less = float(replayed.merged_ns(merged))
     return Worth(less, less, less, basis="replay", edit=HostEdit(merged=merged))
 

@@ -15,7 +15,7 @@ from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
 from loraprof.diagnosis.select import of_rows, total_ns, worth
 from loraprof.model.finding import Evidence
 from loraprof.model.regression import Regression
-from loraprof.model.trace import Bool, Shapes
+from loraprof.model.trace import Bool, Shapes, named
 from loraprof.model.vocabulary import HostKind
 from loraprof.store.regressions import load_regressions
 
@@ -151,9 +151,9 @@ def _known(case: Case) -> tuple[Regression | None, Op | None, Bool]:
     for one in load_regressions():
         if not one.holds(recording.environment, recording.device):
             continue
-        named = np.array([bool(re.search(one.op, n)) for n in trace.names], dtype=np.bool_)[host.name]
+        called = named(trace.names, re.compile(one.op).search)[host.name]
         kinds = np.array([*(_is_like(one, shapes) for shapes in trace.shapes), False])[host.shapes]
-        flag = named & kinds & (host.kind == HostKind.OP)
+        flag = called & kinds & (host.kind == HostKind.OP)
         if flag.any():
             first = int(np.flatnonzero(flag)[0])
             dtype = DTYPES.get(trace.shapes[int(host.shapes[first])].types[0], "")

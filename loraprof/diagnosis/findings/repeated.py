@@ -13,16 +13,16 @@ from msgspec import Struct
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import host as remedies
+from loraprof.diagnosis.rows import WAITS, in_step
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.select import of_rows, total_ns, worth
 from loraprof.diagnosis.worth import Worth
-from loraprof.model.trace import NONE, Bool, Int64, taken
+from loraprof.model.trace import NONE, Bool, Int64, named, taken
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLES, HostKind
 
 MODULES: Final = 4  # more than q, k and v, which share their input
 SHARE: Final = 0.01  # of the step
 READS: Final = ("aten::item", "aten::nonzero", "aten::is_nonzero")
-WAITS: Final = re.compile(r"Synchronize|^(cuda|hip)Memcpy(?!.*Async)")
 FRAME: Final = re.compile(r"^(?!<)(?P<file>.+\.py)\((?P<line>\d+)\): ")
 LIBRARY: Final = re.compile(r"(^|/)(torch|contextlib)(/|\.py)")
 
@@ -125,19 +125,18 @@ def _factor(case: Case, flag: Bool, wanted: dict[tuple[int, int], float]) -> flo
 
 
 def _read(case: Case) -> Again | None:
-    attribution, host, window = case.analysis.attribution, case.analysis.trace.host, case.ledger.window
-    names = case.analysis.trace.names
+    trace, attribution = case.analysis.trace, case.analysis.attribution
     inside = ~np.array([r in ADAPTER_ROLES for r in ROLES])[attribution.role] & (attribution.module >= 0)
     inside &= np.isin(attribution.phase, (PHASE["forward"], PHASE["backward"], PHASE["recompute"]))
-    inside &= (host.start >= window.noted_start) & (host.start < window.end)
-    reads = np.array([n in READS for n in names], dtype=np.bool_)[host.name] & (host.kind == HostKind.OP)
-    rows = np.flatnonzero(reads & inside)
-    outer = taken(attribution.tree.nearest(reads & inside), attribution.tree.parent[rows])
+    inside &= in_step(case)
+    reads = inside & named(trace.names, lambda n: n in READS)[trace.host.name] & (trace.host.kind == HostKind.OP)
+    rows = np.flatnonzero(reads)
+    outer = taken(attribution.tree.nearest(reads), attribution.tree.parent[rows])
     rows = rows[outer == NONE]  # not nonzero inside is_nonzero, nor item inside it
     modules = sorted(set(attribution.module[rows].tolist()))
     if len(modules) < MODULES:
         return None
-    reading = np.zeros(len(host), np.bool_)
+    reading = np.zeros(len(reads), np.bool_)
     reading[rows] = True
     spent, saved = _waited(case, reading, inside)
     return Again(
@@ -153,15 +152,13 @@ def _read(case: Case) -> Again | None:
 
 def _waited(case: Case, reading: Bool, inside: Bool) -> tuple[int, Worth | None]:
     """On a GPU the device's idle time while the host waited; on a CPU the ops' own time. The first read stays."""
-    host, names = case.analysis.trace.host, case.analysis.trace.names
+    trace, host = case.analysis.trace, case.analysis.trace.host
     left = 1 - 1 / int(reading.sum())
     if not case.analysis.on_gpu:
         select = of_rows(case, reading)
         value = worth(case, select)
         return round(left * total_ns(case, select)), value.times(left) if value else None
-    waits = np.array([bool(WAITS.search(n)) for n in names], dtype=np.bool_)[host.name] & (
-        host.kind == HostKind.RUNTIME
-    )
+    waits = named(trace.names, WAITS.search)[host.name] & (host.kind == HostKind.RUNTIME)
     under = case.analysis.attribution.tree.nearest(reading) >= 0
     waited = int((host.end - host.start)[waits & inside & under].sum()) * case.scale
     spent = round(left * min(waited, case.step.ns(cause="sync")))

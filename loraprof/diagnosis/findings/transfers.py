@@ -17,7 +17,7 @@ from loraprof.diagnosis.rows import element_bytes
 from loraprof.diagnosis.rule import POWER, Rule, Seen, evidence
 from loraprof.diagnosis.select import worth
 from loraprof.diagnosis.worth import Worth
-from loraprof.model.trace import Bool, Int64
+from loraprof.model.trace import Bool, Int64, named
 from loraprof.model.vocabulary import PHASE, DeviceKind
 
 LARGE: Final = 1_000_000  # N4: bytes of one copy
@@ -78,7 +78,8 @@ def _copies(case: Case) -> Copies | None:
     copied = device.kind[rows] == DeviceKind.MEMCPY
     names = case.analysis.trace.names
     to, back = (
-        np.array([direction in n for n in names], dtype=np.bool_)[device.name[rows]] for direction in ("HtoD", "DtoH")
+        named(names, lambda n: "HtoD" in n)[device.name[rows]],
+        named(names, lambda n: "DtoH" in n)[device.name[rows]],
     )
     nbytes = device.bytes[rows]
     large = copied & (nbytes >= LARGE)
