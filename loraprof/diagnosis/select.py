@@ -103,6 +103,11 @@ def worth(case: Case, select: Select, waiting: bool = True) -> Worth | None:
     return Worth(values[id(own.ledger)], min(values.values()) * low, max(values.values()) * high, edit=edit)
 
 
+def at_most(case: Case, ns: float) -> Worth | None:
+    """Where what goes is a wait, and another one may take its place; None without an unprofiled time."""
+    return Worth(ns, 0.0, ns) if case.timing.unprofiled else None
+
+
 def reported(case: Case) -> TimedLedger:
     """The reported step; there is one where ``case.timed`` has any."""
     return next(timed for timed in case.timed if timed.ledger is case.reported)

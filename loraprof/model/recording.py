@@ -349,3 +349,8 @@ class Nvml(msgspec.Struct, frozen=True, kw_only=True):
     dram_active: Factor | None = None
     longest_gap_ns: Ns | None = None
     missing: dict[str, str] = {}  # figure -> why it is not there
+
+    def mean(self, figure: Literal["sm_clock_mhz", "power_mw", "utilization"]) -> float | None:
+        """Of the samples that have it."""
+        known = [value for sample in self.samples if (value := getattr(sample, figure)) is not None]
+        return sum(known) / len(known) if known else None

@@ -18,7 +18,7 @@ from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.dtensor import DTENSOR_DISPATCH
 from loraprof.diagnosis.remedies import devices as remedies
 from loraprof.diagnosis.rule import DEVICES, Rule, Seen, evidence
-from loraprof.diagnosis.worth import Worth
+from loraprof.diagnosis.select import at_most
 from loraprof.model.finding import Evidence
 from loraprof.model.trace import Int64
 
@@ -47,7 +47,7 @@ def gathers(case: Case) -> Seen | None:
             evidence("of the step", exposed / case.wall_ns, "share"),
             *_saved(case),
         ],
-        saved=_unprofiled(case, exposed),
+        saved=at_most(case, exposed),
         severity="major",
     )
 
@@ -68,7 +68,7 @@ def small_messages(case: Case) -> Seen | None:
             evidence("time of the small ones", int(exchanged.times[small].sum()), "ns"),
             evidence("bytes sent in all", exchanged.bytes, "B"),
         ],
-        saved=_unprofiled(case, int(exchanged.exposed[small].sum())),
+        saved=at_most(case, int(exchanged.exposed[small].sum())),
     )
 
 
@@ -110,7 +110,7 @@ def needless_reduction(case: Case) -> Seen | None:
             evidence("of it nothing hides", of_kind.exposed_ns, "ns"),
             *_saved(case),
         ],
-        saved=_unprofiled(case, of_kind.exposed_ns * (1 - own / moved)),
+        saved=at_most(case, of_kind.exposed_ns * (1 - own / moved)),
         severity="major",
     )
 
@@ -136,7 +136,7 @@ def pipeline_bubble(case: Case) -> Seen | None:
             evidence("time this rank waited", waited, "ns"),
             evidence("of the step", waited / case.wall_ns, "share"),
         ],
-        saved=_unprofiled(case, waited / TWICE),
+        saved=at_most(case, waited / TWICE),
         severity="major",
     )
 
@@ -156,7 +156,7 @@ def exposed_communication(case: Case) -> Seen | None:
             evidence("most of it in", f"{rows[0].name}, {units.count(rows[0].count)} per step" if rows else None),
             evidence("communication that computation hides", exchanged.overlapped_ns, "ns"),
         ],
-        saved=_unprofiled(case, exposed / TWICE),
+        saved=at_most(case, exposed / TWICE),
         spent_ns=exposed,
         values={"apart": apart, "gradients": gradients},
     )
@@ -209,11 +209,6 @@ def _saved(case: Case) -> list[Evidence]:
         evidence("gradient bytes that full fine-tuning would reduce", exchanged.full_reduced_bytes, "B"),
         evidence("of these LoRA saves", exchanged.saved_bytes, "B"),
     ]
-
-
-def _unprofiled(case: Case, ns: float) -> Worth | None:
-    """At most: where one rank waits less, it may wait for another one instead."""
-    return Worth(ns, 0.0, ns) if case.timing.unprofiled else None
 
 
 def _frozen_bytes(case: Case) -> int:

@@ -11,7 +11,7 @@ from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import devices as remedies
 from loraprof.diagnosis.rows import in_step
 from loraprof.diagnosis.rule import DEVICES, Rule, Seen, evidence
-from loraprof.diagnosis.worth import Worth
+from loraprof.diagnosis.select import at_most
 from loraprof.model.trace import Bool, Int64, named
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE, HostKind
 
@@ -48,7 +48,7 @@ def dispatch(case: Case) -> Seen | None:
             evidence("redistributions", int(moved.sum()), "count"),
             evidence("of them for the adapters", int((moved & adapters).sum()) if known else None, "count"),
         ],
-        saved=Worth(most, 0.0, most) if case.timing.unprofiled else None,
+        saved=at_most(case, most),
         spent_ns=most,
     )
 

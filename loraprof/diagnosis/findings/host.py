@@ -13,7 +13,7 @@ from loraprof.diagnosis.findings.repeated import REPEATED_WORK
 from loraprof.diagnosis.remedies import host as remedies
 from loraprof.diagnosis.remedy import target
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
-from loraprof.diagnosis.select import Select, either, idle, total_ns, worth
+from loraprof.diagnosis.select import Select, at_most, either, idle, total_ns, worth
 from loraprof.diagnosis.worth import HostEdit, Worth
 from loraprof.model.trace import Int32, Int64, distinct, named
 from loraprof.model.vocabulary import Cause
@@ -212,7 +212,6 @@ def naive_pipeline(case: Case) -> Seen | None:
     overlap = sum(one.length for one in active) - together.length
     if overlap > OVERLAP * longest:
         return None
-    saved = (together.length - longest) * case.scale
     return Seen(
         evidence=[
             evidence("devices that work in this process", len(active), "devices"),
@@ -220,7 +219,7 @@ def naive_pipeline(case: Case) -> Seen | None:
             evidence("busy time of the busiest", longest, "ns"),
             evidence("step", case.wall_ns, "ns"),
         ],
-        saved=Worth(saved, 0.0, saved) if case.timing.unprofiled else None,
+        saved=at_most(case, (together.length - longest) * case.scale),
         severity="major",
     )
 

@@ -32,15 +32,12 @@ def throttled(case: Case) -> Seen | None:
     }
     if not held and not grown:
         return None
-    clocks = [s.sm_clock_mhz for s in sampled.samples if s.sm_clock_mhz is not None]
-    mean = sum(clocks) / len(clocks) if clocks else None
-    top = sampled.sm_clock_max_mhz
     return Seen(
         evidence=[
             *(evidence(f"samples under {text}", share, "share") for text, share in held.items()),
             *(evidence(f"throttled by {name} during the loop", ns, "ns") for name, ns in grown.items()),
-            evidence("mean SM clock", mean, "MHz"),
-            evidence("highest SM clock", top, "MHz"),
+            evidence("mean SM clock", sampled.mean("sm_clock_mhz"), "MHz"),
+            evidence("highest SM clock", sampled.sm_clock_max_mhz, "MHz"),
         ],
     )
 
@@ -50,17 +47,16 @@ def hidden_idleness(case: Case) -> Seen | None:
     sampled = case.nvml
     if sampled is None:
         return None
-    used = [s.utilization for s in sampled.samples if s.utilization is not None]
-    watts = [s.power_mw for s in sampled.samples if s.power_mw is not None]
-    if not used or sum(used) / len(used) < UTILIZATION:
+    utilization, draw_mw = sampled.mean("utilization"), sampled.mean("power_mw")
+    if utilization is None or utilization < UTILIZATION:
         return None
-    power = sum(watts) / len(watts) / sampled.power_limit_mw if watts and sampled.power_limit_mw else None
+    power = draw_mw / sampled.power_limit_mw if draw_mw is not None and sampled.power_limit_mw else None
     tensor = sampled.tensor_active
     if not ((power is not None and power < POWER_SHARE) or (tensor is not None and tensor < TENSOR)):
         return None
     return Seen(
         evidence=[
-            evidence("utilisation, as nvidia-smi shows it", sum(used) / len(used) / 100, "share"),
+            evidence("utilisation, as nvidia-smi shows it", utilization / 100, "share"),
             evidence("power draw, of the limit", power, "share"),
             evidence("tensor pipe active", tensor, "share"),
         ],

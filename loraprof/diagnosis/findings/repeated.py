@@ -15,7 +15,7 @@ from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import host as remedies
 from loraprof.diagnosis.rows import WAITS, in_step
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
-from loraprof.diagnosis.select import of_rows, total_ns, worth
+from loraprof.diagnosis.select import at_most, of_rows, total_ns, worth
 from loraprof.diagnosis.worth import Worth
 from loraprof.model.trace import NONE, Bool, Int64, named, taken
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASE, ROLES, HostKind
@@ -162,7 +162,7 @@ def _waited(case: Case, reading: Bool, inside: Bool) -> tuple[int, Worth | None]
     under = case.analysis.attribution.tree.nearest(reading) >= 0
     waited = int((host.end - host.start)[waits & inside & under].sum()) * case.scale
     spent = round(left * min(waited, case.step.ns(cause="sync")))
-    return spent, Worth(spent, 0.0, spent) if spent and case.timing.unprofiled else None
+    return spent, at_most(case, spent) if spent else None
 
 
 def _line(case: Case, rows: Int64) -> str | None:

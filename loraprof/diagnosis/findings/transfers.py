@@ -15,8 +15,7 @@ from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import power as remedies
 from loraprof.diagnosis.rows import element_bytes
 from loraprof.diagnosis.rule import POWER, Rule, Seen, evidence
-from loraprof.diagnosis.select import worth
-from loraprof.diagnosis.worth import Worth
+from loraprof.diagnosis.select import at_most, worth
 from loraprof.model.trace import Bool, Int64, named
 from loraprof.model.vocabulary import PHASE, DeviceKind
 
@@ -52,7 +51,6 @@ def weights_copied(case: Case) -> Seen | None:
     exposed = copies.length - hidden
     saved = min(exposed, work.length - hidden)
     needless = back.length - _common(back, work)
-    scaled = [ns * case.scale for ns in (saved, needless)] if case.timing.unprofiled else None
     return Seen(
         evidence=[
             evidence("copies of weights to the device", int(seen.brought.sum()), "tensors"),
@@ -62,9 +60,9 @@ def weights_copied(case: Case) -> Seen | None:
             evidence("of it hidden behind computation", hidden, "ns"),
             evidence("computation that could hide the rest", work.length - hidden, "ns"),
         ],
-        saved=Worth(scaled[0], 0.0, scaled[0]) if scaled else None,
+        saved=at_most(case, saved * case.scale),
         spent_ns=saved,
-        values={"exposed": exposed, "back": needless, "back_ns": scaled[1] if scaled else None},
+        values={"exposed": exposed, "back": needless, "back_ns": needless * case.scale},
     )
 
 
@@ -121,13 +119,12 @@ def spilled(case: Case) -> Seen | None:
     memory, sampled = case.recording.memory if case.recording else None, case.nvml
     if memory is None or sampled is None or not memory.reserved_bytes or not memory.total_bytes:
         return None
-    watts = [s.power_mw for s in sampled.samples if s.power_mw is not None]
-    used = [s.utilization for s in sampled.samples if s.utilization is not None]
-    if not watts or not used or not sampled.power_limit_mw:
+    draw_mw, utilization = sampled.mean("power_mw"), sampled.mean("utilization")
+    if draw_mw is None or utilization is None or not sampled.power_limit_mw:
         return None
-    power = sum(watts) / len(watts) / sampled.power_limit_mw
+    power = draw_mw / sampled.power_limit_mw
     full = memory.reserved_bytes / memory.total_bytes
-    if full < FULL or power >= POWER_SHARE or sum(used) / len(used) < UTILIZATION:
+    if full < FULL or power >= POWER_SHARE or utilization < UTILIZATION:
         return None
     environment = case.recording.environment if case.recording else None
     copies = [k for k in case.kernels if k.role == "copy" and ("HtoD" in k.name or "DtoH" in k.name)]
@@ -135,7 +132,7 @@ def spilled(case: Case) -> Seen | None:
         evidence=[
             evidence("reserved memory, of the device's", full, "share"),
             evidence("power draw, of the limit", power, "share"),
-            evidence("utilisation, as nvidia-smi shows it", sum(used) / len(used) / 100, "share"),
+            evidence("utilisation, as nvidia-smi shows it", utilization / 100, "share"),
             evidence("copies between host and device in the step", sum(k.total_ns for k in copies), "ns"),
             evidence("platform", environment.platform if environment else None),
         ],

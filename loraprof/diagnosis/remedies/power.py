@@ -1,8 +1,8 @@
 """What helps against limits of clocks, power and memory."""
 
-from loraprof.diagnosis.case import Case
-from loraprof.diagnosis.remedy import Remedy, Values, unknown
-from loraprof.diagnosis.worth import Assumed, Worth
+from loraprof.diagnosis.remedy import Remedy, unknown
+from loraprof.diagnosis.select import at_most
+from loraprof.diagnosis.worth import Assumed
 
 EQUAL_CLOCKS = Remedy(
     kind="hardware",
@@ -38,16 +38,11 @@ SMALLER_BATCH = Remedy(
 )
 
 
-def _back(case: Case, values: Values) -> Worth | None:
-    ns = values["back_ns"]
-    return None if ns is None else Worth(ns, 0.0, ns)
-
-
 NO_COPY_BACK = Remedy(
     kind="same_training",
     text={"plain": "frozen weights do not change: drop the copy on the device and keep the one on the host"},
     fits=lambda case, values: values["back"] > 0,
-    saved=_back,
+    saved=lambda case, values: at_most(case, values["back_ns"]),
 )
 PREFETCH = Remedy(
     kind="same_training",
