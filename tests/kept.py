@@ -12,7 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("loraprof/**/*.py", "profiles/[gw]*/*.toml", "tests/scripts/**/*.py", "tests/record.py", "tests/warm.py")
+SOURCES = (
+    "loraprof/**/*.py",
+    "profiles/[gw]*/*.toml",
+    "tests/scripts/**/*.py",
+    "tests/record.py",
+    "tests/warm.py",
+    "benchmarks/shrink.py",
+)
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 FOLDERS = 5  # folders that stay: of compiled kernels, and of as many states of the sources
 IN_USE_S = 3600.0  # what another checkout's run may still be reading stays, too

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import msgspec
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shrink import shrink
 from loraprof.capture.passes.plan import Plan
 from loraprof.capture.passes.session import Session
 from loraprof.capture.ranks.save import recording_of
 from loraprof.model.recording import Workload
 from loraprof.store.recordings import RecordingWriter
 from loraprof.store.specs import load_workload
-from loraprof.workloads.build import build, shrink
+from loraprof.workloads.build import build
 
 
 def main(name: str, out: Path, overrides: dict[str, str]) -> None:

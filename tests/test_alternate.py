@@ -9,6 +9,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from benchmarks.shrink import shrink
 from loraprof.capture.device.cpu import Cpu
 from loraprof.comparison.ratios import ratios_of
 from loraprof.errors import MeasurementError, UsageError
@@ -18,7 +19,6 @@ from loraprof.runs.compare.alternate import STEPS, alternate
 from loraprof.runs.compare.job import Job, Outcome
 from loraprof.runs.compare.measure import measure_arms
 from loraprof.store.specs import load_workload
-from loraprof.workloads.build import shrink
 
 MS = 1_000_000
 CPU = torch.device("cpu")

@@ -8,11 +8,12 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
+from benchmarks.shrink import shrink
 from loraprof.errors import UsageError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.store.specs import load_workload
 from loraprof.workloads.apply import apply_arm
-from loraprof.workloads.build import build, shrink
+from loraprof.workloads.build import build
 from loraprof.workloads.families import family_of, layers_of
 
 

@@ -7,8 +7,9 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
+from benchmarks.shrink import shrink
 from loraprof.store.specs import load_workload
-from loraprof.workloads.build import Built, build, shrink
+from loraprof.workloads.build import Built, build
 
 
 def built(arm: str) -> Built:

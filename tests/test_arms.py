@@ -9,12 +9,13 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
+from benchmarks.shrink import shrink
 from loraprof.errors import UsageError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.store.specs import load_workload
 from loraprof.workloads.arms import ARMS, resolve_arm
 from loraprof.workloads.arms.lowrank import LowRankLinear
-from loraprof.workloads.build import Built, build, shrink
+from loraprof.workloads.build import Built, build
 from loraprof.workloads.families import family_of, layers_of
 from loraprof.workloads.quality import DEFAULT_STEPS, train
 

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from benchmarks.shrink import shrink
 from loraprof.capture.device.cpu import Cpu
 from loraprof.model.compare import ArmResult, Comparison, Ratio
 from loraprof.model.workload import WorkloadSpec
@@ -14,7 +15,6 @@ from loraprof.runs.compare import extras as compare_extras
 from loraprof.runs.compare.extras import with_iso_memory, with_quality
 from loraprof.runs.compare.job import Job, Outcome
 from loraprof.store.specs import load_workload
-from loraprof.workloads.build import shrink
 
 MIB = 2**20
 

@@ -9,10 +9,11 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
+from benchmarks.shrink import shrink
 from loraprof.errors import MeasurementError, UsageError
 from loraprof.model.workload import WorkloadSpec
 from loraprof.store.specs import list_workloads, load_workload
-from loraprof.workloads.build import Built, build, shrink
+from loraprof.workloads.build import Built, build
 from loraprof.workloads.families import embedding_of, family_of, layers_of
 from loraprof.workloads.models import make_model
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from benchmarks.gpu.results import Options
+from benchmarks.shrink import shrink
 from loraprof.model.workload import WorkloadSpec
 from loraprof.runs.compare.workers import settings
 from loraprof.store.specs import load_workload
-from loraprof.workloads.shrink import shrink
 
 BASE = ("name", "summary", "arms", "config")
 

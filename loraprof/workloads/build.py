@@ -18,9 +18,6 @@ from loraprof.workloads.adapters import count, trained
 from loraprof.workloads.arms import resolve_arm
 from loraprof.workloads.batches import Source, fixed, tokens_per_step
 from loraprof.workloads.models import enable_checkpointing, make_model, quiet, torch_device
-from loraprof.workloads.shrink import shrink
-
-__all__ = ["Built", "build", "shrink"]
 
 
 @dataclass(frozen=True)
