@@ -4,7 +4,12 @@
 in here is raw: kernel names come from a file, so a renderer escapes, and passes ``printable`` text only.
 """
 
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
 from msgspec import Struct, field
+
+T = TypeVar("T")
 
 
 class Column(Struct, frozen=True):
@@ -17,6 +22,11 @@ class Column(Struct, frozen=True):
     drop: int = 0
     elastic: bool = False  # may be cut to fit
     gloss: bool = False
+
+
+def numbers(title: str, short: str = "", drop: int = 0) -> Column:
+    """A column of numbers, set flush right."""
+    return Column(title, short, number=True, drop=drop)
 
 
 class Cell(Struct, frozen=True):
@@ -35,6 +45,12 @@ class Table(Struct, frozen=True):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     footer: tuple[Row, ...] = ()
+
+
+def table_of(items: Iterable[T], *columns: tuple[Column, Callable[[T], Cell]]) -> Table:
+    """A row for each item; beside each column stands what makes its cells."""
+    rows = (tuple(cell(item) for _, cell in columns) for item in items)
+    return Table(tuple(column for column, _ in columns), tuple(rows))
 
 
 class Segment(Struct, frozen=True):

@@ -27,6 +27,7 @@ from loraprof.report.document import (
     Section,
     Table,
     Waterfall,
+    numbers,
 )
 from loraprof.report.html_page import page
 from loraprof.report.page.curve import curves
@@ -184,7 +185,7 @@ def _bar(bar: Bar) -> str:
         f'<svg class="stack" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(label)}">{"".join(shapes)}</svg>'
     )
-    columns = (Column("part"), Column("time", number=True), Column("% of step", number=True))
+    columns = (Column("part"), numbers("time"), numbers("% of step"))
     rows = tuple((Cell(s.label, tone=s.tone), Cell(s.time, s.ns), Cell(s.share, s.ns)) for s in bar.segments)
     return chart + _table(Table(columns, rows))
 

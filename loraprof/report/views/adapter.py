@@ -10,7 +10,20 @@ belong to none of its parts: they are a row of their own, so that rows add up to
 from loraprof import units
 from loraprof.model.report import Adapter, Interval, Report, Step
 from loraprof.model.vocabulary import ADAPTER_ROLES, Role
-from loraprof.report.document import Balance, Block, Cell, Column, Facts, Level, Paragraph, Row, Section, Shift, Table
+from loraprof.report.document import (
+    Balance,
+    Block,
+    Cell,
+    Column,
+    Facts,
+    Level,
+    Paragraph,
+    Row,
+    Section,
+    Shift,
+    Table,
+    numbers,
+)
 from loraprof.report.views import tables
 from loraprof.report.views.answer import ranks
 
@@ -79,9 +92,9 @@ def _paths(step: Step, a: Adapter) -> Table:
     scale = units.ns_scale([step.ns(role=role) for role in ADAPTER_ROLES])
     columns = (
         Column(f"adapters, {scale.unit}", "adapters"),
-        *(Column(head, number=True) for head in ("busy", "idle", "total")),
-        Column("events", number=True, drop=1),
-        Column("% of step", "%", number=True),
+        *map(numbers, ("busy", "idle", "total")),
+        numbers("events", drop=1),
+        numbers("% of step", "%"),
     )
 
     def row(what: str, roles: tuple[Role, ...]) -> Row:

@@ -19,6 +19,8 @@ from loraprof.report.document import (
     Section,
     Table,
     Waterfall,
+    numbers,
+    table_of,
 )
 from loraprof.report.views.report import findings_section
 
@@ -105,12 +107,12 @@ def _sections(c: Comparison) -> list[Section]:
 def _arms(c: Comparison) -> Table:
     columns = (
         Column("arm"),
-        Column("step", number=True),
-        Column("tokens/s", number=True),
-        Column("peak memory", "peak", number=True),
-        Column("trainable", number=True, drop=2),
-        Column("energy per step", "energy", number=True, drop=1),
-        Column("steps", number=True, drop=3),
+        numbers("step"),
+        numbers("tokens/s"),
+        numbers("peak memory", "peak"),
+        numbers("trainable", drop=2),
+        numbers("energy per step", "energy", drop=1),
+        numbers("steps", drop=3),
     )
     return Table(columns, tuple(_arm(name, arm) for name, arm in c.arms.items()))
 
@@ -149,7 +151,7 @@ def _extras(c: Comparison) -> list[Section]:
 
 
 def _numbers(titles: Sequence[str], rows: Sequence[Row]) -> Table:
-    return Table((Column("arm"), *(Column(title, number=True) for title in titles)), tuple(rows))
+    return Table((Column("arm"), *(numbers(title) for title in titles)), tuple(rows))
 
 
 def _losses(values: Sequence[float | None] | None) -> str:
@@ -169,17 +171,14 @@ def _at_limit(name: str, arm: ArmResult) -> Row:
 
 
 def _ratios(ratios: Sequence[Ratio]) -> Table:
-    columns = (Column("arm"), Column("time", number=True), Column("speed-up", number=True), Column("verdict"))
-    rows = tuple(
-        (
-            Cell(r.of),
-            Cell(units.ratio_interval(r.ratio, r.low, r.high), r.ratio),
-            Cell(units.ratio_interval(1 / r.ratio, 1 / r.high, 1 / r.low), 1 / r.ratio),
-            Cell(r.verdict, tone=_VERDICT_TONES[r.verdict]),
-        )
-        for r in ratios
+    speedup = numbers("speed-up")
+    return table_of(
+        ratios,
+        (Column("arm"), lambda r: Cell(r.of)),
+        (numbers("time"), lambda r: Cell(units.ratio_interval(r.ratio, r.low, r.high), r.ratio)),
+        (speedup, lambda r: Cell(units.ratio_interval(1 / r.ratio, 1 / r.high, 1 / r.low), 1 / r.ratio)),
+        (Column("verdict"), lambda r: Cell(r.verdict, tone=_VERDICT_TONES[r.verdict])),
     )
-    return Table(columns, rows)
 
 
 _NAMES = {

@@ -4,7 +4,19 @@ from collections.abc import Sequence
 
 from loraprof import units
 from loraprof.model.estimate import ArmEstimate, Estimate, GpuEstimate, Memory, Span
-from loraprof.report.document import Block, Cell, Column, Document, Facts, Paragraph, Row, Section, Table
+from loraprof.report.document import (
+    Block,
+    Cell,
+    Column,
+    Document,
+    Facts,
+    Paragraph,
+    Row,
+    Section,
+    Table,
+    numbers,
+    table_of,
+)
 from loraprof.report.views.compare import waterfall
 from loraprof.report.views.report import findings_section
 
@@ -12,6 +24,7 @@ BOUND = (
     "Nothing was run: times are work from shapes against data sheets, at the rates below; brackets are their spread."
 )
 UNFIT = "too big"
+TONES = {"faster": "good", "slower": "bad"}
 ARM_NAMES = {"full": "full fine-tuning", "frozen": "frozen base, no adapters", "lora": "LoRA"}
 
 
@@ -75,39 +88,31 @@ def _verdict_of(one: GpuEstimate) -> str:
 
 
 def _gpus(gpus: Sequence[GpuEstimate]) -> Section:
-    columns = (
-        Column("GPU"),
-        Column("full", number=True),
-        Column("LoRA", number=True),
-        Column("speed-up", number=True),
-        Column("verdict"),
-        Column("if free", number=True, drop=3),
-        Column("pays from width", "width", number=True, drop=2),
-        Column("full GiB", number=True, drop=1),
-        Column("LoRA GiB", number=True),
+    table = table_of(
+        sorted(gpus, key=lambda gpu: gpu.arms["lora"].step_ns),
+        (Column("GPU"), lambda gpu: Cell(gpu.gpu)),
+        (numbers("full"), lambda gpu: _time(gpu.arms["full"].step_ns)),
+        (numbers("LoRA"), lambda gpu: _time(gpu.arms["lora"].step_ns)),
+        (numbers("speed-up"), lambda gpu: _speedup(gpu.speedup)),
+        (Column("verdict"), lambda gpu: Cell(_verdict_of(gpu), tone=TONES.get(_verdict_of(gpu), "rest"))),
+        (numbers("if free", drop=3), lambda gpu: Cell(units.ratio(gpu.ideal.value), gpu.ideal.value)),
+        (numbers("pays from width", "width", drop=2), lambda gpu: _width(gpu.crossover_width)),
+        (numbers("full GiB", drop=1), lambda gpu: _needs(gpu.arms["full"].memory)),
+        (numbers("LoRA GiB"), lambda gpu: _needs(gpu.arms["lora"].memory)),
     )
-    order = sorted(gpus, key=lambda one: one.arms["lora"].step_ns)
-    return Section(
-        "gpus",
-        "By GPU",
-        (Table(columns, tuple(_gpu(one) for one in order)),),
-        "fastest LoRA step first; no: it does not fit",
-    )
+    return Section("gpus", "By GPU", (table,), "fastest LoRA step first; no: it does not fit")
 
 
-def _gpu(one: GpuEstimate) -> Row:
-    word = _verdict_of(one)
-    return (
-        Cell(one.gpu),
-        Cell(units.ns(one.arms["full"].step_ns), one.arms["full"].step_ns),
-        Cell(units.ns(one.arms["lora"].step_ns), one.arms["lora"].step_ns),
-        Cell(units.ratio_interval(one.speedup.value, one.speedup.low, one.speedup.high), one.speedup.value),
-        Cell(word, tone={"faster": "good", "slower": "bad"}.get(word, "rest")),
-        Cell(units.ratio(one.ideal.value), one.ideal.value),
-        Cell(units.count(one.crossover_width and round(one.crossover_width)), one.crossover_width),
-        _needs(one.arms["full"].memory),
-        _needs(one.arms["lora"].memory),
-    )
+def _time(ns: int) -> Cell:
+    return Cell(units.ns(ns), ns)
+
+
+def _speedup(span: Span) -> Cell:
+    return Cell(units.ratio_interval(span.value, span.low, span.high), span.value)
+
+
+def _width(features: float | None) -> Cell:
+    return Cell(units.count(features and round(features)), features)
 
 
 def _needs(memory: Memory) -> Cell:
@@ -136,13 +141,13 @@ def _sections(one: GpuEstimate) -> list[Section]:
 def _arms(one: GpuEstimate) -> Table:
     columns = (
         Column("arm"),
-        Column("step", number=True),
-        Column("forward", number=True, drop=1),
-        Column("backward", number=True, drop=1),
-        Column("optimizer", number=True, drop=1),
-        Column("tokens/s", number=True),
-        Column("launches", number=True, drop=3),
-        Column("trained", number=True, drop=2),
+        numbers("step"),
+        numbers("forward", drop=1),
+        numbers("backward", drop=1),
+        numbers("optimizer", drop=1),
+        numbers("tokens/s"),
+        numbers("launches", drop=3),
+        numbers("trained", drop=2),
     )
     return Table(columns, tuple(_arm(name, arm) for name, arm in one.arms.items()))
 
@@ -152,7 +157,7 @@ def _arm(name: str, arm: ArmEstimate) -> Row:
     return (
         Cell(ARM_NAMES[name]),
         Cell(units.ns_interval(arm.step_ns, arm.low_ns, arm.high_ns), arm.step_ns),
-        *(Cell(units.ns(ns), ns) for ns in parts),
+        *map(_time, parts),
         Cell(units.count(round(arm.tokens_per_s)), arm.tokens_per_s),
         Cell(units.count(arm.launches), arm.launches),
         Cell(units.count(arm.trainable), arm.trainable),
@@ -180,8 +185,7 @@ def _range(low: int | None, high: int | None) -> str:
 
 def _memory(one: GpuEstimate) -> Table:
     titles = ("weights", "gradients", "optimizer", "activations")
-    columns = (Column("arm"), *(Column(t, number=True, drop=1) for t in titles), Column("peak", number=True),
-               Column("fits"))  # fmt: skip
+    columns = (Column("arm"), *(numbers(title, drop=1) for title in titles), numbers("peak"), Column("fits"))
     rows = []
     for name, arm in one.arms.items():
         m = arm.memory
@@ -192,35 +196,24 @@ def _memory(one: GpuEstimate) -> Table:
 
 
 def _work(arm: ArmEstimate) -> Table:
-    columns = (
-        Column("phase"),
-        Column("role"),
-        Column("kernels", number=True),
-        Column("work", number=True, drop=1),
-        Column("bytes", number=True, drop=1),
-        Column("time", number=True),
-        Column("% of step", number=True),
+    return table_of(
+        arm.rows,
+        (Column("phase"), lambda row: Cell(row.phase)),
+        (Column("role"), lambda row: Cell("waiting for the host" if row.role == "host" else row.role)),
+        (numbers("kernels"), lambda row: Cell(units.count(row.kernels), row.kernels)),
+        (numbers("work", drop=1), lambda row: Cell(units.flops(row.flops) if row.flops else "", row.flops)),
+        (numbers("bytes", drop=1), lambda row: Cell(units.nbytes(row.bytes) if row.bytes else "", row.bytes)),
+        (numbers("time"), lambda row: _time(row.ns)),
+        (numbers("% of step"), lambda row: Cell(units.percent(row.ns / arm.step_ns), row.ns)),
     )
-    rows = (
-        (
-            Cell(row.phase),
-            Cell("waiting for the host" if row.role == "host" else row.role),
-            Cell(units.count(row.kernels), row.kernels),
-            Cell(units.flops(row.flops) if row.flops else "", row.flops),
-            Cell(units.nbytes(row.bytes) if row.bytes else "", row.bytes),
-            Cell(units.ns(row.ns), row.ns),
-            Cell(units.percent(row.ns / arm.step_ns), row.ns),
-        )
-        for row in arm.rows
-    )
-    return Table(columns, tuple(rows))
 
 
 def _rates(one: GpuEstimate) -> Table:
-    columns = (Column("shape"), Column("value", number=True), Column("low", number=True), Column("high", number=True),
-               Column("source", elastic=True))  # fmt: skip
-    rows = (
-        (Cell(r.shape), *(Cell(units.number(v), v) for v in (r.value, r.low, r.high)), Cell(r.source))
-        for r in one.rates
+    return table_of(
+        one.rates,
+        (Column("shape"), lambda r: Cell(r.shape)),
+        (numbers("value"), lambda r: Cell(units.number(r.value), r.value)),
+        (numbers("low"), lambda r: Cell(units.number(r.low), r.low)),
+        (numbers("high"), lambda r: Cell(units.number(r.high), r.high)),
+        (Column("source", elastic=True), lambda r: Cell(r.source)),
     )
-    return Table(columns, tuple(rows))

@@ -3,7 +3,7 @@
 from loraprof import units
 from loraprof.model.finding import Gain
 from loraprof.model.fix import Fix, Measured, Tried
-from loraprof.report.document import Block, Cell, Column, Document, Facts, Paragraph, Row, Section, Table
+from loraprof.report.document import Block, Cell, Column, Document, Facts, Paragraph, Row, Section, Table, numbers
 
 _TONES = {"kept": "good", "loss differs": "bad", "failed": "bad"}
 
@@ -104,11 +104,11 @@ def _sections(found: Fix) -> list[Section]:
 def _table(tried: list[Tried], found: Fix) -> Table:
     columns = (
         Column("remedy"),
-        Column("predicted", number=True),
-        Column("measured", number=True),
+        numbers("predicted"),
+        numbers("measured"),
         Column("covered", drop=2),
         Column("loss"),
-        Column("peak memory", "peak", number=True, drop=3),
+        numbers("peak memory", "peak", drop=3),
         Column("outcome"),
     )
     rows = [_row(t) for t in tried]
@@ -122,9 +122,9 @@ def _table(tried: list[Tried], found: Fix) -> Table:
 def _goal(found: Fix) -> Table:
     columns = (
         Column("training"),
-        Column("steps", number=True),
-        Column("time", number=True),
-        Column("loss", number=True),
+        numbers("steps"),
+        numbers("time"),
+        numbers("loss"),
         Column("", drop=2),
     )
     runs = [("unchanged", found.base.reached), *((t.arm, t.reached) for t in found.remedies)]

@@ -10,14 +10,14 @@ from loraprof.model.ranks import (
     ClockAlignment,
     CollectiveRow,
     Communication,
-    Difference,
     RankRow,
     RankSummary,
     Spread,
     Straggler,
 )
-from loraprof.report.document import Block, Cell, Column, Facts, Paragraph, Row, Section, Table
+from loraprof.report.document import Block, Cell, Column, Facts, Paragraph, Row, Section, Table, numbers, table_of
 from loraprof.report.palette import ROLE_TONES
+from loraprof.report.views.tables import share_cell
 
 FIGURES = (
     ("step", "step", "wall_ns"),
@@ -45,7 +45,7 @@ def figure_table(summary: RankSummary, rows: Sequence[RankRow]) -> Table:
     scale = units.ns_scale([spread.max_ns for spread in summary.spreads])
     columns = (
         Column(f"{units.count(summary.count)} ranks, {scale.unit}"),
-        *(Column(title, number=True) for _, title, _ in FIGURES),
+        *(numbers(title) for _, title, _ in FIGURES),
     )
     by_rank = {row.rank: row for row in rows}
 
@@ -67,56 +67,35 @@ def skew_table(summary: RankSummary) -> Table:
     """How far the ranks lie apart in each phase's own work."""
     step = next(spread for spread in summary.spreads if spread.what == "step")
     scale = units.ns_scale([spread.max_ns for spread in summary.phases])
-    columns = (
-        Column(f"own work by phase, {scale.unit}"),
-        Column("least", number=True),
-        Column("of rank", number=True, drop=1),
-        Column("median", number=True),
-        Column("most", number=True),
-        Column("of rank", number=True, drop=1),
-        Column("skew", number=True),
-        Column("% of step", "%", number=True),
-    )
-    return Table(columns, tuple(_skew_row(spread, scale, step.median_ns) for spread in summary.phases))
 
+    def skew_ns(spread: Spread) -> int:
+        return spread.max_ns - spread.min_ns
 
-def _skew_row(spread: Spread, scale: units.Scale, whole_ns: int) -> Row:
-    skew = spread.max_ns - spread.min_ns
-    return (
-        Cell(spread.what),
-        Cell(scale(spread.min_ns), spread.min_ns),
-        Cell(str(spread.min_rank), spread.min_rank),
-        Cell(scale(spread.median_ns), spread.median_ns),
-        Cell(scale(spread.max_ns), spread.max_ns),
-        Cell(str(spread.max_rank), spread.max_rank),
-        Cell(scale(skew), skew),
-        Cell(units.percent(skew / whole_ns if whole_ns else None), skew),
+    return table_of(
+        summary.phases,
+        (Column(f"own work by phase, {scale.unit}"), lambda s: Cell(s.what)),
+        (numbers("least"), lambda s: Cell(scale(s.min_ns), s.min_ns)),
+        (numbers("of rank", drop=1), lambda s: Cell(str(s.min_rank), s.min_rank)),
+        (numbers("median"), lambda s: Cell(scale(s.median_ns), s.median_ns)),
+        (numbers("most"), lambda s: Cell(scale(s.max_ns), s.max_ns)),
+        (numbers("of rank", drop=1), lambda s: Cell(str(s.max_rank), s.max_rank)),
+        (numbers("skew"), lambda s: Cell(scale(skew_ns(s)), skew_ns(s))),
+        (numbers("% of step", "%"), lambda s: share_cell(skew_ns(s), step.median_ns)),
     )
 
 
 def difference_table(summary: RankSummary) -> Table:
     """Where the slowest rank spends more than the median rank."""
     scale = units.ns_scale([d.ns for d in summary.differences])
-    columns = (
-        Column(f"rank {summary.slowest} spends longer on"),
-        Column("phase"),
-        Column("role"),
-        Column(f"here, {scale.unit}", "here", number=True),
-        Column("median", number=True),
-        Column("more", number=True),
-    )
-    return Table(columns, tuple(_difference_row(d, scale) for d in summary.differences))
-
-
-def _difference_row(d: Difference, scale: units.Scale) -> Row:
-    more = d.ns - d.median_ns
-    return (
-        Cell(d.what if d.kind == "busy" else f"idle: {d.what}"),
-        Cell(d.phase),
-        Cell(d.role, tone=ROLE_TONES.get(d.role, "rest")),
-        Cell(scale(d.ns), d.ns),
-        Cell(scale(d.median_ns), d.median_ns),
-        Cell(scale(more, signed=True), more),
+    what = Column(f"rank {summary.slowest} spends longer on")
+    return table_of(
+        summary.differences,
+        (what, lambda d: Cell(d.what if d.kind == "busy" else f"idle: {d.what}")),
+        (Column("phase"), lambda d: Cell(d.phase)),
+        (Column("role"), lambda d: Cell(d.role, tone=ROLE_TONES.get(d.role, "rest"))),
+        (numbers(f"here, {scale.unit}", "here"), lambda d: Cell(scale(d.ns), d.ns)),
+        (numbers("median"), lambda d: Cell(scale(d.median_ns), d.median_ns)),
+        (numbers("more"), lambda d: Cell(scale(d.ns - d.median_ns, signed=True), d.ns - d.median_ns)),
     )
 
 
@@ -166,31 +145,21 @@ def communication_section(communication: Communication, adapted: bool) -> Sectio
 
 def collective_table(rows: Sequence[CollectiveRow]) -> Table:
     scale = units.ns_scale([ns for r in rows for ns in (r.exposed_ns, r.overlapped_ns)])
-    columns = (
-        Column("collective"),
-        Column("ranks", number=True),
-        Column("count", "n", number=True),
-        Column("bytes", number=True),
-        Column("median", number=True, drop=2),
-        Column(f"exposed, {scale.unit}", "exposed", number=True),
-        Column(f"hidden, {scale.unit}", "hidden", number=True),
-        Column("algorithm bandwidth", "alg bw", number=True, drop=1),
-        Column("bus bandwidth", "bus bw", number=True),
-    )
-    return Table(columns, tuple(_collective_row(r, scale) for r in rows))
-
-
-def _collective_row(r: CollectiveRow, scale: units.Scale) -> Row:
-    return (
-        Cell(r.name, full=f"{r.name}, group {r.group}" if r.group else "", tone="comm"),
-        Cell(units.count(r.group_size), r.group_size),
-        Cell(units.count(r.count), r.count),
-        Cell(units.nbytes(r.bytes), r.bytes),
-        Cell(units.nbytes(r.median_bytes), r.median_bytes),
-        Cell(scale(r.exposed_ns), r.exposed_ns),
-        Cell(scale(r.overlapped_ns), r.overlapped_ns),
-        Cell(units.bytes_per_s(r.algorithm_bytes_per_s), r.algorithm_bytes_per_s),
-        Cell(units.bytes_per_s(r.bus_bytes_per_s), r.bus_bytes_per_s),
+    algorithm, bus = numbers("algorithm bandwidth", "alg bw", drop=1), numbers("bus bandwidth", "bus bw")
+    return table_of(
+        rows,
+        (
+            Column("collective"),
+            lambda r: Cell(r.name, full=f"{r.name}, group {r.group}" if r.group else "", tone="comm"),
+        ),
+        (numbers("ranks"), lambda r: Cell(units.count(r.group_size), r.group_size)),
+        (numbers("count", "n"), lambda r: Cell(units.count(r.count), r.count)),
+        (numbers("bytes"), lambda r: Cell(units.nbytes(r.bytes), r.bytes)),
+        (numbers("median", drop=2), lambda r: Cell(units.nbytes(r.median_bytes), r.median_bytes)),
+        (numbers(f"exposed, {scale.unit}", "exposed"), lambda r: Cell(scale(r.exposed_ns), r.exposed_ns)),
+        (numbers(f"hidden, {scale.unit}", "hidden"), lambda r: Cell(scale(r.overlapped_ns), r.overlapped_ns)),
+        (algorithm, lambda r: Cell(units.bytes_per_s(r.algorithm_bytes_per_s), r.algorithm_bytes_per_s)),
+        (bus, lambda r: Cell(units.bytes_per_s(r.bus_bytes_per_s), r.bus_bytes_per_s)),
     )
 
 

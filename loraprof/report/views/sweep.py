@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from loraprof import units
 from loraprof.comparison.grid import grid
 from loraprof.model.sweep import Crossover, Sweep, SweepCell
-from loraprof.report.document import Block, Cell, Column, Document, Facts, Paragraph, Row, Section, Table
+from loraprof.report.document import Block, Cell, Column, Document, Facts, Paragraph, Row, Section, Table, numbers
 
 _LEGEND = "The line between gain and loss runs along the left edge of a cell with ┃, the upper edge of one with ▔."
 TONES = {"faster": "good", "slower": "bad", "undecided": "unsure"}
@@ -85,7 +85,7 @@ def _map(sweep: Sweep, at: Mapping[str, str], rows: str | None, across: str) -> 
             above = cell(down[i - 1], column) if i else None
             line.append(_heat(here, _apart(left, here), _apart(above, here)))
         table.append(tuple(line))
-    return Table((Column(rows or ""), *(Column(c, number=True) for c in columns)), tuple(table))
+    return Table((Column(rows or ""), *(numbers(c) for c in columns)), tuple(table))
 
 
 def _apart(one: SweepCell | None, other: SweepCell | None) -> bool:
@@ -106,7 +106,7 @@ def _crossovers(found: Sequence[Crossover]) -> list[Section]:
     if not found:
         return []
     axis = found[0].axis
-    both = (Column("measured", number=True), Column("predicted", number=True))
+    both = (numbers("measured"), numbers("predicted"))
     columns = (*(Column(name) for name in found[0].at), *both)
     rows = tuple(
         (*(Cell(v) for v in c.at.values()), Cell(units.number(c.measured), c.measured), Cell(units.number(c.predicted)))
@@ -128,11 +128,11 @@ def _notes(cells: Sequence[SweepCell]) -> list[tuple[str, str]]:
 def _cells(sweep: Sweep) -> Table:
     columns = (
         *(Column(name) for name in sweep.axes),
-        Column("full", number=True, drop=2),
-        Column("lora", number=True, drop=2),
-        Column("speed-up", number=True),
+        numbers("full", drop=2),
+        numbers("lora", drop=2),
+        numbers("speed-up"),
         Column("verdict"),
-        Column("predicted", number=True, drop=1),
+        numbers("predicted", drop=1),
     )
     return Table(columns, tuple(_row(cell) for cell in sweep.cells))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from loraprof import units
 from loraprof.model.report import Kernel, ModuleRow, Part, Report, Step, Traffic
 from loraprof.model.vocabulary import ADAPTER_ROLES, PHASES
-from loraprof.report.document import Cell, Column, Row, Table
+from loraprof.report.document import Cell, Column, Row, Table, numbers, table_of
 from loraprof.report.palette import CAUSE_TONES, CAUSE_WORDS, CPU_CAUSE_WORDS, ROLE_TONES
 from loraprof.report.views.kernel_names import labels
 
@@ -55,10 +55,10 @@ def phase_roles(step: Step) -> Table:
 
     columns = (
         Column(f"role, {scale.unit}", elastic=True),
-        *(Column(p, _SHORT_PHASE.get(p, p), number=True) for p in phases),
-        Column("idle before", "idle", number=True, drop=1),
-        Column("total", number=True),
-        Column("% of step", "%", number=True),
+        *(numbers(p, _SHORT_PHASE.get(p, p)) for p in phases),
+        numbers("idle before", "idle", drop=1),
+        numbers("total"),
+        numbers("% of step", "%"),
     )
     rows = tuple(row(cell(role, tone=ROLE_TONES[role]), [role]) for role in roles)
     total = row(cell("step"), roles)
@@ -98,9 +98,9 @@ def idle_causes(step: Step, *, cpu: bool) -> Table:
     columns = (
         Column("cause"),
         Column("meaning", drop=1, elastic=True, gloss=True),
-        Column(scale.unit, number=True),
-        Column("% of step", "%", number=True),
-        Column("gaps", number=True),
+        numbers(scale.unit),
+        numbers("% of step", "%"),
+        numbers("gaps"),
         Column("mostly before"),
     )
     return Table(columns, tuple(rows), (total,))
@@ -155,11 +155,11 @@ def kernel_table(report: Report, limit: int = 10) -> Table:
         Column("op" if report.source.device == "cpu" else "kernel", elastic=True),
         Column("role"),
         Column("phase", drop=1),  # stays longest: it tells rows of one op and role apart
-        Column("count", "n", number=True),
-        Column(scale.unit, number=True),
-        Column("% of step", "%", number=True),
+        numbers("count", "n"),
+        numbers(scale.unit),
+        numbers("% of step", "%"),
         Column("bound", drop=2),
-        Column("of roof", "roof", number=True),
+        numbers("of roof", "roof"),
     )
     return Table(columns, tuple(rows), (_rest_row(rest, scale, whole_ns),) if rest else ())
 
@@ -175,24 +175,14 @@ def module_table(modules: Sequence[ModuleRow], limit: int = 40) -> Table:
     """Modules by the time of their step, busy and idle."""
     ordered = sorted(modules, key=lambda m: (-(m.busy_ns + m.idle_ns), m.path, m.role))[:limit]
     scale = units.ns_scale([m.busy_ns for m in ordered])
-    columns = (
-        Column("module", elastic=True),
-        Column("role"),
-        Column(f"busy, {scale.unit}", number=True),
-        Column(f"idle, {scale.unit}", number=True),
-        Column("launches", number=True),
+    return table_of(
+        ordered,
+        (Column("module", elastic=True), lambda m: cell(m.path)),
+        (Column("role"), lambda m: cell(m.role, tone=ROLE_TONES.get(m.role, "rest"))),
+        (numbers(f"busy, {scale.unit}"), lambda m: time_cell(scale, m.busy_ns)),
+        (numbers(f"idle, {scale.unit}"), lambda m: time_cell(scale, m.idle_ns)),
+        (numbers("launches"), lambda m: Cell(units.count(m.launches), m.launches)),
     )
-    rows = tuple(
-        (
-            cell(m.path),
-            cell(m.role, tone=ROLE_TONES.get(m.role, "rest")),
-            time_cell(scale, m.busy_ns),
-            time_cell(scale, m.idle_ns),
-            Cell(units.count(m.launches), m.launches),
-        )
-        for m in ordered
-    )
-    return Table(columns, rows)
 
 
 def traffic_sentence(traffic: Sequence[Traffic], step: Step) -> str | None:
@@ -220,11 +210,11 @@ def traffic_table(traffic: Sequence[Traffic], ceiling: float | None = None, limi
     ordered = sorted((t for t in traffic if t.min_bytes), key=lambda t: (-t.min_bytes, t.role))
     columns = (
         Column("role"),
-        Column("bytes at least", "bytes", number=True),
-        Column("with L2 reuse", "with L2", number=True, drop=1),
-        Column("share", number=True),
-        Column("achieved", number=True),
-        Column("of its time known", "known", number=True),
+        numbers("bytes at least", "bytes"),
+        numbers("with L2 reuse", "with L2", drop=1),
+        numbers("share"),
+        numbers("achieved"),
+        numbers("of its time known", "known"),
     )
     rows = tuple(_traffic_row(cell(t.role, tone=ROLE_TONES.get(t.role, "rest")), [t], ceiling) for t in ordered[:limit])
     rest = ordered[limit:]
@@ -252,17 +242,15 @@ def _traffic_row(head: Cell, chosen: Sequence[Traffic], ceiling: float | None) -
 def step_table(steps: Sequence[Step]) -> Table:
     """Every profiled step: busy and idle add up to its window."""
     scale = units.ns_scale([s.wall_ns for s in steps])
-    columns = (
-        Column("step"),
-        *(Column(f"{head}, {scale.unit}", head, number=True) for head in ("window", "busy", "idle")),
-        Column("launches", number=True),
+
+    def time(head: str) -> Column:
+        return numbers(f"{head}, {scale.unit}", head)
+
+    return table_of(
+        steps,
+        (Column("step"), lambda s: cell(s.name)),
+        (time("window"), lambda s: time_cell(scale, s.wall_ns)),
+        (time("busy"), lambda s: time_cell(scale, s.ns(kind="busy"))),
+        (time("idle"), lambda s: time_cell(scale, s.ns(kind="idle"))),
+        (numbers("launches"), lambda s: Cell(units.count(s.launches.count if s.launches else None))),
     )
-    rows = tuple(
-        (
-            cell(s.name),
-            *(time_cell(scale, value) for value in (s.wall_ns, s.ns(kind="busy"), s.ns(kind="idle"))),
-            Cell(units.count(s.launches.count if s.launches else None)),
-        )
-        for s in steps
-    )
-    return Table(columns, rows)

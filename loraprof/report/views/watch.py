@@ -2,7 +2,7 @@
 
 from loraprof import units
 from loraprof.model.watch import Moved, Shift, Watch
-from loraprof.report.document import Cell, Column, Document, Facts, Section, Table
+from loraprof.report.document import Cell, Column, Document, Facts, Section, Table, numbers, table_of
 
 
 def view_watch(watch: Watch) -> Document:
@@ -64,23 +64,15 @@ def _share(watch: Watch) -> str:
 
 
 def _table(shifts: list[Shift]) -> Table:
-    columns = (
-        Column("step", number=True),
-        Column("after", number=True),
-        Column("from", number=True),
-        Column("to", number=True),
-        Column("change", number=True),
-        Column("with", elastic=True),
-    )
-    rows = tuple(
+    return table_of(
+        shifts,
+        (numbers("step"), lambda s: Cell(units.count(s.step), s.step)),
+        (numbers("after"), lambda s: Cell(units.ns(s.at_ns), s.at_ns)),
+        (numbers("from"), lambda s: Cell(units.ns(s.before_ns), s.before_ns)),
+        (numbers("to"), lambda s: Cell(units.ns(s.after_ns), s.after_ns)),
+        (numbers("change"), lambda s: Cell(units.ratio(s.after_ns / s.before_ns), s.after_ns / s.before_ns)),
         (
-            Cell(units.count(s.step), s.step),
-            Cell(units.ns(s.at_ns), s.at_ns),
-            Cell(units.ns(s.before_ns), s.before_ns),
-            Cell(units.ns(s.after_ns), s.after_ns),
-            Cell(units.ratio(s.after_ns / s.before_ns), s.after_ns / s.before_ns),
-            Cell(", ".join(_moved(m) for m in s.moved) or "nothing else", full=_with(s)),
-        )
-        for s in shifts
+            Column("with", elastic=True),
+            lambda s: Cell(", ".join(map(_moved, s.moved)) or "nothing else", full=_with(s)),
+        ),
     )
-    return Table(columns, rows)
