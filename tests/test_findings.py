@@ -31,7 +31,7 @@ def test_ids_are_written_where_a_rule_is_made_and_nowhere_else() -> None:
         if path.name in CACHES:
             continue
         written = re.findall(r"""["'][GLHBDNW]\d{1,2}["']|\bid\[0\]|\bid\.startswith""", path.read_text())
-        made = re.findall(r'\bRule\(\s*id="[GLHBDNW]\d+"', path.read_text())
+        made = re.findall(r'\bRule\(\s*"[GLHBDNW]\d+"', path.read_text())
         assert len(written) == len(made), path
 
 

@@ -87,10 +87,10 @@ def _usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # without a verb
         tell(error.format_message())
         return 2
-    said = error.format_message().removesuffix(".").replace("Value error, ", "")
+    message = error.format_message().removesuffix(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "loraprof"
-    return _fail(f"{said[:1].lower()}{said[1:]}", f"`{command} --help` lists what there is", 2)
+    return _fail(f"{message[:1].lower()}{message[1:]}", f"`{command} --help` lists what there is", 2)
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:

@@ -49,10 +49,12 @@ def compare(
     limit = parse_threshold(fail_on) if fail_on else None
     refuse_existing(output, force)
     words = list(target or ())
-    given = {"--arms": arms, "-m": module, "--quality": quality, "--iso-memory": iso_memory, "--budget": budget}
+    own_options = {"--arms": arms, "-m": module, "--quality": quality, "--iso-memory": iso_memory, "--budget": budget}
     with clean_stdout(format is not Format.terminal and output is None):
         if any(map(is_recording, words[:1])):
-            result = _recordings(words, [flag for flag, value in given.items() if value], overrides, allow_different)
+            result = _recordings(
+                words, [flag for flag, value in own_options.items() if value], overrides, allow_different
+            )
         else:
             needs_posix()
             if allow_different:

@@ -159,9 +159,9 @@ def parse_required(text: str) -> float:
 
 def shortfall(result: "Fix", limit: float) -> str | None:
     """One line where the least speed-up of the best is below ``limit``, None where it is reached."""
-    kept = [t.measured for t in result.remedies if t.status == "kept" and t.measured]
+    helped = [t.measured for t in result.remedies if t.status == "kept" and t.measured]
     together = [result.together.measured] if result.together else []
-    surely = max((1 / m.high for m in [*kept, *together]), default=1.0)
+    surely = max((1 / m.high for m in [*helped, *together]), default=1.0)
     return None if surely >= limit else f"{surely:.2f}x is what is sure, {limit:.2f}x is asked for"
 
 

@@ -26,7 +26,7 @@ def schema(output: Annotated[str, typer.Argument(help=f"{', '.join(OUTPUTS)}.")]
     if output not in OUTPUTS:
         raise UsageError(f"no output {output!r}", f"choose one of {', '.join(OUTPUTS)}")
     module, name = OUTPUTS[output].split(":")
-    made = msgspec.json.schema(getattr(import_module(module), name))
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    body = msgspec.json.schema(getattr(import_module(module), name))
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **body}
     with standard_output() as out:
         out.write(msgspec.json.format(msgspec.json.encode(whole), indent=2).decode() + "\n")

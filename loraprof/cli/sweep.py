@@ -108,13 +108,13 @@ def _measure(
     from loraprof.runs.worker import of_module
 
     open_folder(folder, shared, force)
-    there = {key: cell for key in cells if (cell := finished(folder, key)) is not None}
-    if there:
-        say(f"{len(there)} of {len(cells)} cells are already there", quiet)
+    known_cells = {key: cell for key in cells if (cell := finished(folder, key)) is not None}
+    if known_cells:
+        say(f"{len(known_cells)} of {len(cells)} cells are already there", quiet)
     jobs = {
         key: CellJob(**{**shared, "overrides": own, "values": values})
         for key, (values, own) in cells.items()
-        if key not in there
+        if key not in known_cells
     }
     if address is not None:
         from loraprof.runs.sweep.cell import measure_cell
@@ -124,9 +124,9 @@ def _measure(
         execute = in_turn(of_module("loraprof.runs.sweep.cell"), SweepCell, lambda text: say(text, quiet))
     with _progress(len(jobs), quiet) as advance:
         for key, cell in run_cells(jobs, folder, execute):
-            there[key] = cell
+            known_cells[key] = cell
             advance(key, cell)
-    return there
+    return known_cells
 
 
 @contextmanager

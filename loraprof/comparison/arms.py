@@ -72,8 +72,8 @@ def pair_findings(profiled: Mapping[str, Profiled], differing: Sequence[Finding]
         share = full.ns(phase="optimizer") / full.wall_ns
         if share > OPTIMIZER_SHARE:
             seen = Evidence(what="optimizer share of the full step", value=round(share, 3), unit="share")
-            others = [f for f in shared if rule_of(f) is not OPTIMIZER_DECIDES]
-            shared = [OPTIMIZER_DECIDES.stated("minor", [seen]), *others]
+            rest = [f for f in shared if rule_of(f) is not OPTIMIZER_DECIDES]
+            shared = [OPTIMIZER_DECIDES.stated("minor", [seen]), *rest]
     return sorted([*differing, *shared], key=lambda f: (f.severity != "blocker", f.id))
 
 
@@ -105,8 +105,8 @@ def disturbed(profiled: Mapping[str, Profiled], arms: Mapping[str, ArmResult]) -
 
     Something else was going on meanwhile.
     """
-    there = {name: arms[name].median_ns for name in profiled}
-    shares = {name: median(one.samples_ns) / (there[name] or math.nan) for name, one in profiled.items()}
+    timed_ns = {name: arms[name].median_ns for name in profiled}
+    shares = {name: median(one.samples_ns) / (timed_ns[name] or math.nan) for name, one in profiled.items()}
     return {name: share for name, share in shares.items() if abs(math.log(share)) > math.log1p(DISTURBED)}
 
 
@@ -133,11 +133,11 @@ def measured(
     both = [(name, profiled[name]) for name in pair or () if name in profiled]
     differing = different(*both[0], *both[1]) if len(both) == 2 else None
     times = {name: series.samples() for name, series in timed.series.items()}
-    said = [f"stopped because {timed.stopped}", *_warm_up(timed), *timed.notes, *_diverged(arms)]
+    lines = [f"stopped because {timed.stopped}", *_warm_up(timed), *timed.notes, *_diverged(arms)]
     paid = compiling.measured(timed, arms)
-    said += [paid] if paid else []
+    lines += [paid] if paid else []
     if timed.rejected:
-        said.append(f"{timed.rejected} blocks were redone: throttling, or clocks that differed by more than 2 %")
+        lines.append(f"{timed.rejected} blocks were redone: throttling, or clocks that differed by more than 2 %")
     return Comparison(
         workload=workload,
         device_name=device_name,
@@ -149,7 +149,7 @@ def measured(
         predicted=predicted(profiled, arms, timed),
         ideal=ideal(timed),
         recommendation=recommend(ratios, timed.reference, arms),
-        notes=[*said, *_disturbed(disturbed(profiled, arms)), *notes],
+        notes=[*lines, *_disturbed(disturbed(profiled, arms)), *notes],
     )
 
 

@@ -67,9 +67,9 @@ def crossovers(axes: Mapping[str, Sequence[str]], cells: Sequence[SweepCell]) ->
     axis = next((name for name in reversed(list(axes)) if len(axes[name]) > 1 and all(map(_number, axes[name]))), None)
     if axis is None:
         return []
-    others = {name: values for name, values in axes.items() if name != axis}
+    other_axes = {name: values for name, values in axes.items() if name != axis}
     rows = []
-    for at in grid(others) if others else [{}]:
+    for at in grid(other_axes) if other_axes else [{}]:
         row = [c for c in cells if all(c.values.get(k) == v for k, v in at.items())]
         row.sort(key=lambda c: _number(c.values[axis]) or 0.0)
         x = [_number(c.values[axis]) or 0.0 for c in row]

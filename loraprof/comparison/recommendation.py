@@ -70,16 +70,16 @@ def recommend(ratios: Sequence[Ratio], reference: str, arms: Mapping[str, ArmRes
     faster = [r for r in trains if r.verdict == "faster"]
     sound = [r for r in faster if r.of not in known.worse | broken]
     unsound = [r.of for r in faster if r not in sound and (not sound or r.ratio < sound[0].ratio)]
-    said = [_run(sound, known, bool(unsound)) if sound else _stay(reference, trains, faster)]
+    sentences = [_run(sound, known, bool(unsound)) if sound else _stay(reference, trains, faster)]
     worse = f"learning visibly worse than {known.best} in the same steps"
     for names, flaw in ((broken, "with a loss that is not finite"), (known.worse - broken, worse)):
         if found := [name for name in unsound if name in names]:
-            said.append(f"Faster, but {flaw}: {', '.join(found)}.")
+            sentences.append(f"Faster, but {flaw}: {', '.join(found)}.")
     if not sound and reference in broken:
-        said.append(f"The loss of {reference} itself is not finite.")
+        sentences.append(f"The loss of {reference} itself is not finite.")
     elif not sound and reference in known.worse:
-        said.append(f"{reference} itself learns visibly worse than {known.best}.")
-    return " ".join(said)
+        sentences.append(f"{reference} itself learns visibly worse than {known.best}.")
+    return " ".join(sentences)
 
 
 def _run(sound: Sequence[Ratio], known: Learning, others_are_faster: bool) -> str:

@@ -99,7 +99,7 @@ def _arm(one: Profiled) -> ArmResult:
 
 
 def _few(times: Mapping[str, Sequence[int]]) -> list[str]:
-    few = [name for name, steps in times.items() if not isfinite(own_floor(steps))]
-    if not few:
+    short = [name for name, steps in times.items() if not isfinite(own_floor(steps))]
+    if not short:
         return []
-    return [f"too few timed steps for a verdict in {', '.join(few)}: record with --timed 10 or more"]
+    return [f"too few timed steps for a verdict in {', '.join(short)}: record with --timed 10 or more"]

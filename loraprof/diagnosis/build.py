@@ -180,8 +180,8 @@ def _explained(
 def _judged(case: Case, found: list[Finding], seen: UnprofiledStep | None, unsent: int | None) -> Verdict:
     """Of the step without the profiler, where that is ``seen``."""
     causes, plain = unclear(case, found), seen is not None
-    told = verdict(case.step, case.adapter, case.timing, case.counterfactual, found, causes, unsent, plain)
-    return replace(told, sentence=UNREAD) if case.analysis.unread else told
+    judged = verdict(case.step, case.adapter, case.timing, case.counterfactual, found, causes, unsent, plain)
+    return replace(judged, sentence=UNREAD) if case.analysis.unread else judged
 
 
 def _notes(case: Case, unsure: Sequence[str | None], generated: CompiledReport | None) -> list[str]:

@@ -61,9 +61,9 @@ def _consistent(found: list[tuple[Rule, Finding]]) -> list[Finding]:
     seen = [rule for rule, _ in found]
     left = [(rule, f) for rule, f in found if not any(rule in seen for rule in rule.explained_by)]
     for bound in (rule for rule in seen if rule.bounds):
-        other = any(f.severity in ("major", "blocker") and rule.family is not bound.bounds for rule, f in left)
-        gone = [bound] if other else [r for r, f in left if r.family is bound.bounds and f.severity != "major"]
-        left = [(rule, f) for rule, f in left if rule not in gone]
+        elsewhere = any(f.severity in ("major", "blocker") and rule.family is not bound.bounds for rule, f in left)
+        dropped = [bound] if elsewhere else [r for r, f in left if r.family is bound.bounds and f.severity != "major"]
+        left = [(rule, f) for rule, f in left if rule not in dropped]
     return [f for _, f in left]
 
 

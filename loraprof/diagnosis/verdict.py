@@ -53,12 +53,12 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport, unp
         parts[name] = parts.get(name, 0) + sign * step.held_ns
     ranked = sorted(((ns, name) for name, ns in parts.items() if ns), reverse=True)[:3]
     shares = [f"{units.percent(ns / step.wall_ns)} to {name}" for ns, name in ranked]
-    goes = ", ".join(shares).replace(" to ", " goes to ", 1)
+    sentence = ", ".join(shares).replace(" to ", " goes to ", 1)
     extra = ""
     if adapter is not None and parts[linears]:
         times = adapted / parts[linears]
         extra = f" The adapters take {units.ratio(times, 2 if times < 10 else 0)} the frozen layers' own time."
-    return f"Of {_whole(timing, unprofiled)}, {goes}.{extra}"
+    return f"Of {_whole(timing, unprofiled)}, {sentence}.{extra}"
 
 
 def _whole(timing: TimingReport, unprofiled: bool) -> str:
@@ -95,9 +95,9 @@ def advice(found: list[Finding]) -> str | None:
     if best is None:
         return text
     id, remedy, gain = best
-    kept = "Without changing what is trained" if keeping else "Changing what is trained"
+    how = "Without changing what is trained" if keeping else "Changing what is trained"
     worth = units.gain_interval(gain.speedup, gain.low, gain.high)
-    return f"{text} {kept}, most is gained by: {remedy.text} ({id}, {worth}, {gain.basis})."
+    return f"{text} {how}, most is gained by: {remedy.text} ({id}, {worth}, {gain.basis})."
 
 
 def verdict(
@@ -157,8 +157,8 @@ def proven(found: Fix) -> Proven | None:
 
 def with_proof(verdict: Verdict, best: Proven) -> Verdict:
     speed = units.ratio_interval(best.speedup, best.low, best.high, most=2)
-    said = f"Measured by loraprof fix: {speed} the speed with {' and '.join(best.arms)}."
-    return replace(verdict, sentence=f"{verdict.sentence} {said}", proven=best)
+    measured = f"Measured by loraprof fix: {speed} the speed with {' and '.join(best.arms)}."
+    return replace(verdict, sentence=f"{verdict.sentence} {measured}", proven=best)
 
 
 def _besides(uncounted_bytes: int | None) -> str:

@@ -43,17 +43,17 @@ def what_if(case: Case, findings: Sequence[Finding]) -> WhatIf | None:
     together = [o for o in offers if o.choice.apart is None][: _room(case, offers)]
     if len(together) < 2 or case.timing.unprofiled is None:
         return None
-    now, step = case.timing.unprofiled.median_ns, _Edited(reported(case), case.replay)
-    made: list[Gain | None] = [None]
+    step_ns, step = case.timing.unprofiled.median_ns, _Edited(reported(case), case.replay)
+    outcomes: list[Gain | None] = [None]
     for chosen in range(1, 1 << len(together)):
         members = [o for i, o in enumerate(together) if chosen >> i & 1]
-        parts = [made[chosen & ~(1 << i)] for i in range(len(together)) if chosen >> i & 1]
+        parts = [outcomes[chosen & ~(1 << i)] for i in range(len(together)) if chosen >> i & 1]
         floor = max((part.ns for part in parts if part), default=0)
-        made.append(members[0].gain if len(members) == 1 else _combined(case, step, members, floor))
+        outcomes.append(members[0].gain if len(members) == 1 else _combined(case, step, members, floor))
     return WhatIf(
         [o.choice for o in together],
-        [_outcome(now, one) for one in made],
-        [(o.choice, _outcome(now, o.gain)) for o in offers if o.choice.apart is not None],
+        [_outcome(step_ns, one) for one in outcomes],
+        [(o.choice, _outcome(step_ns, o.gain)) for o in offers if o.choice.apart is not None],
     )
 
 
@@ -152,5 +152,5 @@ class _Edited(Struct, frozen=True, dict=True):
         return np.array([place.get(record, -1) for record in self.replay.step.record.tolist()], dtype=np.int64)
 
 
-def _either(one: Taken, two: Taken) -> Taken:
-    return replace(one, time=np.maximum(one.time, two.time), launch=np.maximum(one.launch, two.launch))
+def _either(first: Taken, second: Taken) -> Taken:
+    return replace(first, time=np.maximum(first.time, second.time), launch=np.maximum(first.launch, second.launch))

@@ -102,13 +102,13 @@ def _fp32_adapters(case: Case) -> Iterator[Finding]:
 def _targets(case: Case) -> Iterator[Finding]:
     model, settings = case.question.architecture, case.question.settings
     names = {linear.name for _, linear in model.linears()}
-    few = FEW_TARGETS.get(model.family, VISION_TARGETS if "query" in names else ("q_proj", "v_proj"))
-    before, after = adapted_layers(model, settings.targets), adapted_layers(model, few)
+    fewer = FEW_TARGETS.get(model.family, VISION_TARGETS if "query" in names else ("q_proj", "v_proj"))
+    before, after = adapted_layers(model, settings.targets), adapted_layers(model, fewer)
     if not 0 < after < before:
         return
-    gain = case.gain(case.instead(targets=few))
+    gain = case.gain(case.instead(targets=fewer))
     if gain.speedup > LEAST_GAIN:
-        seen = [("adapted layers", before, "layers"), (f"with {', '.join(few)} alone", after, "layers")]
+        seen = [("adapted layers", before, "layers"), (f"with {', '.join(fewer)} alone", after, "layers")]
         yield _finding("L6", "major" if gain.speedup > 1.1 else "minor", seen, gain)
 
 

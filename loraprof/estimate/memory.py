@@ -58,9 +58,9 @@ def activations(architecture: Architecture, settings: Settings, arm: str) -> flo
     per_layer = [(s.count, layer_activations(s.layer, settings, arm)) for s in architecture.stacks]
     t, w = settings.tokens, width(settings)
     if settings.checkpointing:
-        kept = sum(count * t * stack.layer.share * stack.layer.hidden * w
+        inputs = sum(count * t * stack.layer.share * stack.layer.hidden * w
                    for stack, (count, _) in zip(architecture.stacks, per_layer, strict=True))  # fmt: skip
-        blocks = kept + max(one for _, one in per_layer)
+        blocks = inputs + max(one for _, one in per_layer)
     else:
         blocks = sum(count * one for count, one in per_layer)
     logits = 0 if architecture.labels else t * architecture.vocabulary

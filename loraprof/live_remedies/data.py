@@ -33,8 +33,8 @@ def _padding(program: Program) -> str | None:
     ]
     if not known:
         return "the model is not called with attention_mask and labels of the same shape"
-    used, there = (sum(column) for column in zip(*known, strict=True))
-    return None if used < (1 - LEAST_PADDING) * there else "no column of the batches is all padding"
+    used_columns, all_columns = (sum(column) for column in zip(*known, strict=True))
+    return None if used_columns < (1 - LEAST_PADDING) * all_columns else "no column of the batches is all padding"
 
 
 def _trim(program: Program) -> Undo:
@@ -95,17 +95,17 @@ def _cache(program: Program) -> Undo:
 
 def _cached(network: nn.Module) -> Undo:
     plain: Any = network.forward
-    kept: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
 
     def forward(x: Tensor) -> Any:
         keys = rows(x)
         if torch.is_grad_enabled() and x.requires_grad:
             return plain(x)
-        if all(key in kept for key in keys):
-            return torch.stack([kept[key] for key in keys])
+        if all(key in outputs for key in keys):
+            return torch.stack([outputs[key] for key in keys])
         out = plain(x)
         if isinstance(out, Tensor) and out.dim() and len(out) == len(keys):
-            kept.update(zip(keys, out.detach(), strict=True))
+            outputs.update(zip(keys, out.detach(), strict=True))
         return out
 
     return swap(network, "forward", forward)

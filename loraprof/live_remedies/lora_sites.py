@@ -115,7 +115,7 @@ def _transposed(down: Tensor, up: Tensor, k: int, n: int) -> tuple[bool, bool] |
 
 def _proven(site: LoraSite, k: int) -> float | None:
     """s, None where the layer does not compute that."""
-    kept, weight = site.up.detach().clone(), site.weight
+    up_before, weight = site.up.detach().clone(), site.weight
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(ROWS, k, generator=draw).to(weight)
     devices = [weight.device] if weight.is_cuda else []
@@ -128,7 +128,7 @@ def _proven(site: LoraSite, k: int) -> float | None:
         return None
     finally:
         with torch.no_grad():
-            site.up.copy_(kept)
+            site.up.copy_(up_before)
     scaling = float((added * expected).sum() / expected.square().sum().clamp_min(1e-30))
     error = (added - scaling * expected).norm() / added.norm().clamp_min(1e-30)
     return scaling if scaling and float(error) <= TOLERANCE.get(weight.dtype, 1e-2) else None

@@ -57,10 +57,10 @@ def _chunked(weight: Tensor, hidden: Tensor, labels: Tensor, shift_labels: Tenso
     if shift_labels is None:
         shift_labels = F.pad(labels, (0, 1), value=IGNORED)[..., 1:]
     flat = shift_labels.reshape(-1).to(hidden.device)
-    there = (flat != IGNORED).nonzero().squeeze(1)
-    rows = hidden.reshape(-1, hidden.shape[-1])[there]
-    total: Tensor = ChunkedCrossEntropy.apply(rows, weight, flat[there])  # type: ignore[no-untyped-call]
-    return total / (len(there) if items is None else items)
+    labelled = (flat != IGNORED).nonzero().squeeze(1)
+    rows = hidden.reshape(-1, hidden.shape[-1])[labelled]
+    total: Tensor = ChunkedCrossEntropy.apply(rows, weight, flat[labelled])  # type: ignore[no-untyped-call]
+    return total / (len(labelled) if items is None else items)
 
 
 def causal_model(model: nn.Module) -> Any:

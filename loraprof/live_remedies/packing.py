@@ -20,10 +20,10 @@ TAKEN: Final = (*GIVEN, "position_ids")
 
 def packed(kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The arguments of a causal model for its batch as one row; None where that is not the same training."""
-    given = [t for name in GIVEN if isinstance(t := kwargs.get(name), Tensor) and t.dim() == 2]
-    if len(given) < len(GIVEN) or len({t.shape for t in given}) > 1:
+    tensors = [t for name in GIVEN if isinstance(t := kwargs.get(name), Tensor) and t.dim() == 2]
+    if len(tensors) < len(GIVEN) or len({t.shape for t in tensors}) > 1:
         return None
-    ids, mask, labels = given
+    ids, mask, labels = tensors
     real = mask != 0
     lengths = real.sum(dim=1)
     steady = torch.arange(mask.shape[1], device=mask.device)[None] < lengths[:, None]
@@ -34,10 +34,10 @@ def packed(kwargs: dict[str, Any]) -> dict[str, Any] | None:
     positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)[real]
     row = torch.repeat_interleave(torch.arange(len(mask), device=mask.device), lengths)
     seen = (row[:, None] == row[None]) & (positions[:, None] >= positions[None])
-    kept = labels[real].masked_fill(positions == 0, IGNORED)
+    real_labels = labels[real].masked_fill(positions == 0, IGNORED)
     return {
         "input_ids": ids[real][None],
-        "labels": kept[None],
+        "labels": real_labels[None],
         "position_ids": positions[None],
         "seen": seen[None, None],
     }
@@ -50,9 +50,9 @@ def _unfit(program: Program) -> str | None:
     rows = [packed(dict(call.kwargs)) for call in calls]
     if not calls or not all(rows):
         return "the model is not called with batches padded on the right, their mask and labels"
-    used = sum(row["input_ids"].numel() for row in rows if row)
-    there = sum(m.numel() for call in calls if (m := call.tensor("attention_mask")) is not None)
-    return None if used < (1 - LEAST_PADDING) * there else "there is no padding"
+    real_tokens = sum(row["input_ids"].numel() for row in rows if row)
+    all_tokens = sum(m.numel() for call in calls if (m := call.tensor("attention_mask")) is not None)
+    return None if real_tokens < (1 - LEAST_PADDING) * all_tokens else "there is no padding"
 
 
 def _pack(program: Program) -> Undo:

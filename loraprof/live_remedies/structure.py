@@ -34,16 +34,16 @@ def candidates(named: Mapping[str, nn.Module]) -> list[Found]:
     for path, module in named.items():
         if path:
             below.setdefault(path.rpartition(".")[0], {})[path] = module
-    said: dict[str, Found] = {}
+    declared: dict[str, Found] = {}
     taken: set[nn.Module] = set()
     for path, module in named.items():
         if module not in taken and (layer := peft_layer(path, module)):
-            said[path] = layer
+            declared[path] = layer
             taken |= layer.parts.keys()
     out: list[Found] = []
     for path, module in named.items():
-        if path in said:
-            out.append(said[path])
+        if path in declared:
+            out.append(declared[path])
             continue
         found = None if module in taken else handwritten(path, module, Modules(named, below))
         if found is not None and taken.isdisjoint(found.parts):  # else a layer that is adapted already, seen otherwise
@@ -90,9 +90,9 @@ def _base(
         if features(child) == (k, n):
             return name, child
     parent = path.rpartition(".")[0]
-    for name, other in ((path, module), (parent, modules.named.get(parent))):
-        if other is not None and features(other) == (k, n):
-            return name, other
+    for name, candidate in ((path, module), (parent, modules.named.get(parent))):
+        if candidate is not None and features(candidate) == (k, n):
+            return name, candidate
     return None
 
 
@@ -131,12 +131,12 @@ def _weights(
     for _ in range(_ENCLOSING):
         above = above.rpartition(".")[0]
         near += [(above, modules.named[above])] if above in modules.named else []
-    for name, other in near:
-        computed = getattr(getattr(other, "parametrizations", None), "weight", None)
-        weight = getattr(other, "weight", None) if computed is None else computed.original
-        widths = features(other)
+    for name, candidate in near:
+        computed = getattr(getattr(candidate, "parametrizations", None), "weight", None)
+        weight = getattr(candidate, "weight", None) if computed is None else computed.original
+        widths = features(candidate)
         if widths is not None and isinstance(weight, torch.Tensor):
-            yield name, other, weight, widths
+            yield name, candidate, weight, widths
 
 
 def _ranks(down: torch.Tensor, up: torch.Tensor, k: int, n: int) -> int | None:

@@ -93,8 +93,8 @@ def _all(program: Program) -> list[Layer]:
 def _beside_query_value(program: Program) -> list[Layer]:
     """Layers that are neither query nor value; empty where there is no query and value, or nothing else."""
     found = layers(program.model)
-    others = [one for one in found if one.path.rpartition(".")[2] not in QUERY_VALUE]
-    return others if len(others) < len(found) else []
+    beside = [one for one in found if one.path.rpartition(".")[2] not in QUERY_VALUE]
+    return beside if len(beside) < len(found) else []
 
 
 def _lower(program: Program) -> list[Layer]:
@@ -137,11 +137,11 @@ def _hand_over(program: Program, trained: Sequence[nn.Parameter]) -> Undo:
     optimizer, model = program.optimizer, program.model
     state, groups = dict(optimizer.state), [list(group["params"]) for group in optimizer.param_groups]
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    kept = {id(p) for p in trained}
+    trained_ids = {id(p) for p in trained}
     optimizer.state.clear()
     for p, _ in flags:
         p.grad = None
-        p.requires_grad_(id(p) in kept)
+        p.requires_grad_(id(p) in trained_ids)
     for group in optimizer.param_groups:
         group["params"].clear()
     optimizer.param_groups[0]["params"].extend(trained)
@@ -197,9 +197,9 @@ UPPER_WHOLE: Final = LiveRemedy(
 
 def _no_columns(program: Program) -> str | None:
     found = layers(program.model)
-    other = next((one.path for one in found if one.site is None), None)
+    unproven = next((one.path for one in found if one.site is None), None)
     return _problem(program, _all, whole=True) or (
-        f"{other}: its frozen layer is not a plain linear one" if other else None
+        f"{unproven}: its frozen layer is not a plain linear one" if unproven else None
     )
 
 

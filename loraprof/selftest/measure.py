@@ -136,6 +136,6 @@ def step_alone(trace: Trace, name: str) -> Trace:
     )
 
 
-def _rows(table: T, kept: Bool) -> T:
-    columns: dict[str, Any] = {name: getattr(table, name)[kept] for name in type(table).__struct_fields__}
+def _rows(table: T, chosen: Bool) -> T:
+    columns: dict[str, Any] = {name: getattr(table, name)[chosen] for name in type(table).__struct_fields__}
     return type(table)(**columns)

@@ -66,8 +66,8 @@ class Planted:
     markers: Markers = field(default_factory=Markers)
 
     def skip(self, plant: Plant, error: Exception) -> None:
-        said = str(error).strip()
-        reason = said.splitlines()[0] if said else type(error).__name__
+        message = str(error).strip()
+        reason = message.splitlines()[0] if message else type(error).__name__
         self.skipped.append(Skipped(plant=plant.name, reason=reason, failed=not isinstance(error, NotHere)))
 
 

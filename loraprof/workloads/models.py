@@ -36,12 +36,12 @@ def make_model(spec: WorkloadSpec, device: torch.device) -> nn.Module:
         config |= {"use_cache": False} if family.task == "causal" else {}
         config |= {"attn_implementation": "sdpa"} if family.qv else {}
     try:
-        made = getattr(library, family.config)(**config)
+        config_object = getattr(library, family.config)(**config)
     except Exception as error:  # the library wraps what it refuses in error types of its own
         raise _refused(spec, error.__cause__ or error) from error
     try:
         with device, _default_dtype(getattr(torch, spec.dtype)):
-            model: nn.Module = getattr(library, family.model)(made)
+            model: nn.Module = getattr(library, family.model)(config_object)
     except (TypeError, ValueError, AssertionError, ArithmeticError) as error:
         raise _refused(spec, error) from error
     if family.task == "causal":

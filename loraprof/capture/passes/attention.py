@@ -52,8 +52,8 @@ class Inputs:
 
     def refusal(self) -> str | None:
         """Torch's own words on why flash attention cannot run; None where it says nothing."""
-        given = self.query, self.key, self.value, self.mask, self.dropout, self.causal, self.grouped
-        return measured(self.query.device).flash_refusal(given)
+        arguments = self.query, self.key, self.value, self.mask, self.dropout, self.causal, self.grouped
+        return measured(self.query.device).flash_refusal(arguments)
 
 
 def changes(one: Inputs, use: MaskUse) -> Iterator[tuple[tuple[Obstacle, ...], Inputs]]:
@@ -86,13 +86,13 @@ def mask_use(mask: Tensor | None, queries: int, keys: int) -> MaskUse:
     """What a mask masks: nothing ("all true"), the future and nothing else ("causal"), or something of its own."""
     if mask is None:
         return "none"
-    kept = mask if mask.dtype == torch.bool else mask == 0
-    if mask.dtype != torch.bool and not bool((kept | (mask < MASKED)).all()):
+    attended = mask if mask.dtype == torch.bool else mask == 0
+    if mask.dtype != torch.bool and not bool((attended | (mask < MASKED)).all()):
         return "needed"  # a bias
-    if bool(kept.all()):
+    if bool(attended.all()):
         return "all true"
     triangle = torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril()
-    return "causal" if queries == keys and bool((kept == triangle).all()) else "needed"
+    return "causal" if queries == keys and bool((attended == triangle).all()) else "needed"
 
 
 class AttentionWatch:
@@ -158,8 +158,8 @@ class AttentionWatch:
         ran = one.backend()
         best: Backend | None = None
         changed: tuple[Obstacle, ...] = ()
-        for obstacles, other in changes(one, use):
-            found = other.backend()
+        for obstacles, changed_call in changes(one, use):
+            found = changed_call.backend()
             if found and RANKS[found] > RANKS[ran or "math"]:
                 best, changed = found, obstacles
                 break

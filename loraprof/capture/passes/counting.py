@@ -184,9 +184,9 @@ def _moved(facts: _Facts, tensors: list[torch.Tensor], args: tuple[Any, ...], kw
     written: dict[tuple[Any, ...], int] = {}
     for i, name in facts.written:
         written |= _unique(_tensors(args[i] if i < len(args) else kwargs.get(name)))
-    made = {k: n for k, n in _unique(_tensors(out)).items() if k not in inputs}
+    outputs = {k: n for k, n in _unique(_tensors(out)).items() if k not in inputs}
     read = sum(n for k, n in inputs.items() if not (facts.overwrites and k in written))
-    if facts.table is not None and inputs and made:
+    if facts.table is not None and inputs and outputs:
         table = next(iter(_unique(_tensors(args[facts.table])).values()))
-        read -= max(table - sum(made.values()), 0)
-    return read + sum((written | made).values())
+        read -= max(table - sum(outputs.values()), 0)
+    return read + sum((written | outputs).values())

@@ -301,9 +301,9 @@ class Profile(Phase):
         on.markers.step = self._recorded.whole_steps
         name = f"ProfilerStep#{self._recorded.whole_steps}"
         on.watch.begin(name)
-        made: Any = record_function(name)
-        made.__enter__()
-        self._range = made
+        annotation: Any = record_function(name)
+        annotation.__enter__()
+        self._range = annotation
 
     def leave(self, on: "Session") -> None:
         recorded = self._recorded

@@ -15,8 +15,8 @@ def session(device: Device) -> Any:
     return torch.profiler._KinetoProfile(activities=activities, record_shapes=True)
 
 
-def prepare(made: Any) -> None:
+def prepare(profiler: Any) -> None:
     """Begins its warm-up. torch 2.11 warns of cycles, which a profiler without a schedule does not have."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made.prepare_trace()
+        profiler.prepare_trace()

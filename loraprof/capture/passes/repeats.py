@@ -44,11 +44,11 @@ class _Facts:
         return cls(name, random, changes, name not in FILLS and not func.is_view and not changes)
 
 
-def _trains(given: Any) -> bool:
+def _trains(argument: Any) -> bool:
     """Whether a gradient flows through: then it is no metadata."""
-    if isinstance(given, Tensor):
-        return given.requires_grad
-    return isinstance(given, tuple | list) and any(map(_trains, given))
+    if isinstance(argument, Tensor):
+        return argument.requires_grad
+    return isinstance(argument, tuple | list) and any(map(_trains, argument))
 
 
 class Repeats:
@@ -92,22 +92,22 @@ class Repeats:
         if facts.random or _trains(args):
             return
         outputs = out if isinstance(out, tuple | list) else (out,)
-        made = [t for t in outputs if isinstance(t, Tensor) and not t.is_inference()]
-        if facts.name == "lift_fresh" and made:
-            self._values[self._key(made[0])] = self._value(args[0])
+        produced = [t for t in outputs if isinstance(t, Tensor) and not t.is_inference()]
+        if facts.name == "lift_fresh" and produced:
+            self._values[self._key(produced[0])] = self._value(args[0])
             return
         key = func, self._of(args), self._of(sorted(kwargs.items()))
-        for i, t in enumerate(made):
+        for i, t in enumerate(produced):
             self._values[self._key(t, int(facts.changes))] = self._number((*key, i))
         if facts.counts and module >= 0:
             self._places[key][module] += 1
 
-    def _of(self, given: Any) -> Any:
-        if isinstance(given, Tensor):
-            return "tensor", self._value(given)
-        if isinstance(given, tuple | list):
-            return tuple(self._of(x) for x in given)
-        return type(given).__name__, given if given.__hash__ else repr(given)
+    def _of(self, argument: Any) -> Any:
+        if isinstance(argument, Tensor):
+            return "tensor", self._value(argument)
+        if isinstance(argument, tuple | list):
+            return tuple(self._of(x) for x in argument)
+        return type(argument).__name__, argument if argument.__hash__ else repr(argument)
 
     def _number(self, key: Key) -> int:
         return self._numbers.setdefault(key, len(self._numbers))

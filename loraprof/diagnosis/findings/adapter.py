@@ -82,19 +82,19 @@ def _fusable(case: Case, moved: int) -> tuple[Worth | None, Worth | None]:
     """
     spent = worth(case, roles("adapter.elementwise"))
     down = [r for r in case.records if r.role == "adapter.down" and r.phase == "forward" and r.gemm_type]
-    sites, one, apart = dict(case.numbered_sites), 0, 0
+    sites, fused_bytes, pointwise_bytes = dict(case.numbered_sites), 0, 0
     for record in {r.row: r for r in down}.values():  # one of the kernels that a product was split in
         site, tokens = sites.get(-1 if record.site is None else record.site), rows_of(record)
         if site is None or not tokens:
             return None, None
         adapter, base = element_bytes(site.dtype), element_bytes(site.base_dtype)
         width = tokens * (site.in_features + site.out_features)
-        one += width * base
-        apart += width * ((adapter + base) * (adapter != base) + adapter + 2 * base)
-    if spent is None or not one:
+        fused_bytes += width * base
+        pointwise_bytes += width * ((adapter + base) * (adapter != base) + adapter + 2 * base)
+    if spent is None or not fused_bytes:
         return None, None
-    pointwise = spent.times(max(1 - apart / moved, 0.0))
-    return spent.times(max(1 - one / moved, 0.0)).between(pointwise, spent), pointwise
+    pointwise = spent.times(max(1 - pointwise_bytes / moved, 0.0))
+    return spent.times(max(1 - fused_bytes / moved, 0.0)).between(pointwise, spent), pointwise
 
 
 def fp32_adapters(case: Case) -> Seen | None:

@@ -13,21 +13,28 @@ def wrong_lever(case: Case) -> Seen | None:
 
     Not where a part of full fine-tuning is left out of the prediction: the time of gradients that only it reduces.
     """
-    other, now = case.counterfactual, case.timing.unprofiled
+    predicted, unprofiled = case.counterfactual, case.timing.unprofiled
     exchanged = case.communication
     uncounted = (
-        exchanged is not None and exchanged.saved_bytes != 0 and other is not None and other.savings.comm_ns is None
+        exchanged is not None
+        and exchanged.saved_bytes != 0
+        and predicted is not None
+        and predicted.savings.comm_ns is None
     )
-    if other is None or now is None or other.full.high >= now.median_ns or uncounted:
+    if predicted is None or unprofiled is None or predicted.full.high >= unprofiled.median_ns or uncounted:
         return None
-    saved = Worth(now.median_ns - other.full_ns, now.median_ns - other.full.high, now.median_ns - other.full.low)
+    saved = Worth(
+        unprofiled.median_ns - predicted.full_ns,
+        unprofiled.median_ns - predicted.full.high,
+        unprofiled.median_ns - predicted.full.low,
+    )
     widths = sorted(min(s.in_features, s.out_features) for s in case.sites)
     return Seen(
         evidence=[
-            evidence("this step", now.median_ns, "ns"),
-            evidence("full fine-tuning, predicted", other.full_ns, "ns"),
-            evidence("at most", other.full.high, "ns"),
-            evidence("added by the adapters", other.added_ns, "ns"),
+            evidence("this step", unprofiled.median_ns, "ns"),
+            evidence("full fine-tuning, predicted", predicted.full_ns, "ns"),
+            evidence("at most", predicted.full.high, "ns"),
+            evidence("added by the adapters", predicted.added_ns, "ns"),
             evidence("median width of the adapted layers", widths[len(widths) // 2] if widths else None, "features"),
             evidence("width from which adapters pay in forward and backward", _crossover(case), "features"),
         ],

@@ -177,17 +177,17 @@ def _traced(case: Case) -> Lost | None:
     )
 
 
-def _why(given: Shapes, on_gpu: bool) -> tuple[str, ...]:
+def _why(shapes: Shapes, on_gpu: bool) -> tuple[str, ...]:
     """Arguments that flash attention refuses."""
     reasons = []
-    if on_gpu and len(given.dims) > 3 and given.dims[3]:
+    if on_gpu and len(shapes.dims) > 3 and shapes.dims[3]:
         reasons.append("a mask")
-    dropout = _number(given.concrete[4]) if len(given.concrete) > 4 else 0.0
+    dropout = _number(shapes.concrete[4]) if len(shapes.concrete) > 4 else 0.0
     if not on_gpu and dropout:
         reasons.append(f"dropout {dropout:g}")
-    if on_gpu and given.types[:1] == ("float",):
+    if on_gpu and shapes.types[:1] == ("float",):
         reasons.append("float32")
-    heads = given.dims[0] if given.dims else ()
+    heads = shapes.dims[0] if shapes.dims else ()
     if isinstance(heads, tuple) and heads and isinstance(heads[-1], int) and (heads[-1] > MOST_HEAD or heads[-1] % 8):
         reasons.append(f"head size {heads[-1]}")
     return tuple(reasons)

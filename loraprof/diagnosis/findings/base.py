@@ -33,17 +33,17 @@ QUANTISED = re.compile(r"4bit|8bit|Quant|GPTQ|AWQ|HQQ")
 
 def no_optimizer_saving(case: Case) -> Seen | None:
     """B1: the optimizer is a small part of full fine-tuning here, and LoRA's largest saving with it."""
-    other = case.counterfactual
-    if other is None or not other.full_ns:
+    predicted = case.counterfactual
+    if predicted is None or not predicted.full_ns:
         return None
-    optimizer = (other.savings.optimizer_ns or 0) + (other.savings.grad_clip_ns or 0)
-    if optimizer >= OPTIMIZER_SHARE * other.full_ns:
+    optimizer = (predicted.savings.optimizer_ns or 0) + (predicted.savings.grad_clip_ns or 0)
+    if optimizer >= OPTIMIZER_SHARE * predicted.full_ns:
         return None
     bound = "1.33x" if case.workload and case.workload.checkpointing not in (None, "none") else "1.5x"
     return Seen(
         evidence=[
             evidence("optimizer and clipping of full fine-tuning, predicted", optimizer, "ns"),
-            evidence("of its step", optimizer / other.full_ns, "share"),
+            evidence("of its step", optimizer / predicted.full_ns, "share"),
             evidence("tokens per optimizer step", case.timing.tokens_per_step, "tokens"),
         ],
         severity="info",

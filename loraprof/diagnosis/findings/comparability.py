@@ -30,19 +30,21 @@ BOUND = 0.90  # G6: speed-up over the ideal one
 
 def optimizer_decides(case: Case) -> Seen | None:
     """G2: most of what LoRA saves here is the optimizer's work."""
-    other = case.counterfactual
-    if other is None or not other.full_ns:
+    predicted = case.counterfactual
+    if predicted is None or not predicted.full_ns:
         return None
-    optimizer = (other.savings.optimizer_ns or 0) + (other.savings.grad_clip_ns or 0)
-    if optimizer <= OPTIMIZER_SHARE * other.full_ns:
+    optimizer = (predicted.savings.optimizer_ns or 0) + (predicted.savings.grad_clip_ns or 0)
+    if optimizer <= OPTIMIZER_SHARE * predicted.full_ns:
         return None
     now = case.timing.unprofiled.median_ns if case.timing.unprofiled else None
-    without = (other.full_ns - optimizer) / (now - other.trained_ns) if now and now > other.trained_ns else None
+    without = (
+        (predicted.full_ns - optimizer) / (now - predicted.trained_ns) if now and now > predicted.trained_ns else None
+    )
     return Seen(
         evidence=[
             evidence("optimizer and clipping of full fine-tuning, predicted", optimizer, "ns"),
-            evidence("of its step", optimizer / other.full_ns, "share"),
-            evidence("speed-up over full fine-tuning, whole step", other.full_ns / now if now else None, "ratio"),
+            evidence("of its step", optimizer / predicted.full_ns, "share"),
+            evidence("speed-up over full fine-tuning, whole step", predicted.full_ns / now if now else None, "ratio"),
             evidence("the same without optimizer and clipping", without, "ratio"),
             evidence("tokens per optimizer step", case.timing.tokens_per_step, "tokens"),
         ],
@@ -143,24 +145,24 @@ def _bucketed(packed: Worth | None, trimmed: Worth | None) -> Worth | None:
     return packed.between(trimmed, packed) if trimmed is not None else packed.at_most
 
 
-def _padded(case: Case, kept: float) -> Worth | None:
-    """What goes where only ``kept`` of the tokens are computed: of the passes' work all that grows with the tokens.
+def _padded(case: Case, computed: float) -> Worth | None:
+    """What goes where only the share ``computed`` of the tokens is: of the passes' work all that grows with the tokens.
 
-    (1 - kept) of the work, (1 - kept^2) of attention's, less what stays: on a CPU, issuing each op. Its time is not in
-    the trace, so that the least gain has the largest such cost, and shorter products at a lower rate.
+    (1 - computed) of the work, (1 - computed^2) of attention's, less what stays: on a CPU, issuing each op. Its time is
+    not in the trace, so that the least gain has the largest such cost, and shorter products at a lower rate.
     """
     passes, attention = (worth(case, both(_passes, select), waiting=False) for select in (_busy, roles("attention")))
     unprofiled = case.timing.unprofiled
     if passes is None or attention is None or unprofiled is None:
         return None
-    goes = passes.times(1 - kept).plus(attention.times(kept * (1 - kept)))
-    issued = 0 if case.analysis.on_gpu else (1 - kept) * sum(1 for w in case.busy.work if w and w.min_bytes)
+    saved = passes.times(1 - computed).plus(attention.times(computed * (1 - computed)))
+    issued = 0 if case.analysis.on_gpu else (1 - computed) * sum(1 for w in case.busy.work if w and w.min_bytes)
     step = unprofiled.median_ns
-    left = ((step - goes.ns + issued * ns) * slower for ns, slower in zip(ISSUING_NS, SLOWER, strict=True))
+    left = ((step - saved.ns + issued * ns) * slower for ns, slower in zip(ISSUING_NS, SLOWER, strict=True))
     likely, low = (max(step - ns, 0.0) for ns in left)
-    most = (1 - kept) * step + kept * (1 - kept) * attention.ns
-    edit = goes.times(likely / goes.ns).edit if goes.ns else None
-    return Worth(likely, low, max(likely, min(goes.high, most)), bounded=True, edit=edit)
+    most = (1 - computed) * step + computed * (1 - computed) * attention.ns
+    edit = saved.times(likely / saved.ns).edit if saved.ns else None
+    return Worth(likely, low, max(likely, min(saved.high, most)), bounded=True, edit=edit)
 
 
 def _busy(ledger: Ledger) -> Bool:
@@ -214,15 +216,15 @@ def not_training(case: Case) -> Seen | None:
 
 def at_the_bound(case: Case) -> Seen | None:
     """G6: removing the adapters altogether would gain less than a tenth, whatever of fused kernels is theirs."""
-    other, now = case.counterfactual, case.timing.unprofiled
+    predicted, unprofiled = case.counterfactual, case.timing.unprofiled
     mixed = mixed_ns(case.analysis.attribution.compiled, case.ledger) * case.scale
-    if other is None or now is None or other.frozen_ns - mixed < BOUND * now.median_ns:
+    if predicted is None or unprofiled is None or predicted.frozen_ns - mixed < BOUND * unprofiled.median_ns:
         return None
     return Seen(
         evidence=[
-            evidence("speed-up over full fine-tuning, predicted", other.full_ns / now.median_ns, "ratio"),
-            evidence("ideal speed-up, adapters for free", other.full_ns / other.frozen_ns, "ratio"),
-            evidence("this step without adapters, predicted", other.frozen_ns, "ns"),
+            evidence("speed-up over full fine-tuning, predicted", predicted.full_ns / unprofiled.median_ns, "ratio"),
+            evidence("ideal speed-up, adapters for free", predicted.full_ns / predicted.frozen_ns, "ratio"),
+            evidence("this step without adapters, predicted", predicted.frozen_ns, "ns"),
         ],
         severity="info",
     )

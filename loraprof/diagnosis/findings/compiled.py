@@ -44,20 +44,20 @@ def compiled(analysis: Analysis, ledger: Ledger, busy: Busy) -> CompiledReport |
     )
 
 
-def compiled_notes(made: CompiledReport | None, found: Compilation | None) -> list[str]:
+def compiled_notes(generated: CompiledReport | None, compilation: Compilation | None) -> list[str]:
     """What the attribution of compiled code leaves open, in words."""
-    if made is None or not made.busy_ns:
-        return list(found.notes) if found else []
-    notes = [*(found.notes if found else ())]
-    if not made.known_ns and not (found and found.graphs):
+    if generated is None or not generated.busy_ns:
+        return list(compilation.notes) if compilation else []
+    notes = [*(compilation.notes if compilation else ())]
+    if not generated.known_ns and not (compilation and compilation.graphs):
         notes.append("compiled regions carry no modules: roles inside them come from kernel names and shapes alone")
-    if made.other_ns:
-        share, own = (units.percent(ns / made.busy_ns) for ns in (made.other_ns, made.host_ns))
-        python = f", {own} is their own Python between kernels" if made.host_ns else ""
+    if generated.other_ns:
+        share, own = (units.percent(ns / generated.busy_ns) for ns in (generated.other_ns, generated.host_ns))
+        python = f", {own} is their own Python between kernels" if generated.host_ns else ""
         notes.append(f"{share} of the time in compiled regions has no role{python}")
-    if made.mixed_ns:
+    if generated.mixed_ns:
         notes.append(
-            f"adapter ops are fused into kernels of other roles ({units.ns(made.mixed_ns)}): "
+            f"adapter ops are fused into kernels of other roles ({units.ns(generated.mixed_ns)}): "
             "their part of that time is not counted as the adapter's"
         )
     return notes
@@ -65,16 +65,16 @@ def compiled_notes(made: CompiledReport | None, found: Compilation | None) -> li
 
 def compiles_in_steps(case: Case) -> Seen | None:
     """H3: code is compiled again within the run, or the graph is cut."""
-    w, found = case.workload, case.recording.compilation if case.recording else None
+    w, compilation = case.workload, case.recording.compilation if case.recording else None
     recompiles, breaks = (w.recompiles, w.graph_breaks) if w and w.compiled else (None, None)
     count, in_steps_ns, steps_ns = _inside(case)
     if not (recompiles or breaks or count):
         return None
     timing = case.recording.timing if case.recording else None
-    timed_ns = sorted(found.timed_ns) if found else []
-    timed = sum(timed_ns) / sum(timing.samples_ns) if timed_ns and timing and timing.samples_ns else 0.0
+    timed_ns = sorted(compilation.timed_ns) if compilation else []
+    timed_share = sum(timed_ns) / sum(timing.samples_ns) if timed_ns and timing and timing.samples_ns else 0.0
     middle, first, last = (len(timed_ns) - 1) // 2, 0, -1
-    often = Worth(timed_ns[middle], timed_ns[first], timed_ns[last], basis="measured") if timed_ns else None
+    each_time = Worth(timed_ns[middle], timed_ns[first], timed_ns[last], basis="measured") if timed_ns else None
     share = in_steps_ns / steps_ns if steps_ns else 0.0
     rows = [
         evidence("recompilations", recompiles, "count"),
@@ -82,11 +82,11 @@ def compiles_in_steps(case: Case) -> Seen | None:
         evidence("graphs compiled inside the profiled steps", count, "count"),
     ]
     rows += [evidence("their time", in_steps_ns, "ns"), evidence("of the profiled steps", share, "share")] * bool(count)
-    rows += _told(case, found, timed)
+    rows += _told(case, compilation, timed_share)
     return Seen(
         evidence=rows,
-        saved=often,
-        severity="major" if max(timed, share) >= MAJOR else None,
+        saved=each_time,
+        severity="major" if max(timed_share, share) >= MAJOR else None,
     )
 
 

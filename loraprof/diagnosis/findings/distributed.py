@@ -147,7 +147,7 @@ def exposed_communication(case: Case) -> Seen | None:
     if exchanged is None or exposed < EXPOSED_SHARE * case.wall_ns:
         return None
     rows = [row for row in exchanged.collectives if row.exposed_ns]
-    apart = all(row.basis == "fastest rank" for row in rows)
+    transfer_known = all(row.basis == "fastest rank" for row in rows)
     gradients = bool(rows) and rows[0].name in ("all_reduce", "reduce_scatter")
     return Seen(
         evidence=[
@@ -158,7 +158,7 @@ def exposed_communication(case: Case) -> Seen | None:
         ],
         saved=at_most(case, exposed / TWICE),
         spent_ns=exposed,
-        values={"apart": apart, "gradients": gradients},
+        values={"apart": transfer_known, "gradients": gradients},
     )
 
 
@@ -185,15 +185,17 @@ class Messages(Struct, frozen=True, eq=False):
 
 def _messages(case: Case, *kinds: str) -> Messages:
     """All kinds where none is named."""
-    found = case.collectives
-    if found is None:
+    collectives = case.collectives
+    if collectives is None:
         none = np.zeros(0, np.int64)
         return Messages(none, none, none, 0)
-    rows = found.of(*(kinds or KINDS))
-    groups = {size for g in found.group[rows].tolist() if g >= 0 and (size := found.groups[g].size)}
-    rows = rows[found.nbytes[rows] > 0]
-    exposed, hidden = (np.rint(ns[rows] * case.scale).astype(np.int64) for ns in (found.exposed, found.hidden))
-    return Messages(found.nbytes[rows], exposed + hidden, exposed, max(groups, default=0))
+    rows = collectives.of(*(kinds or KINDS))
+    groups = {size for g in collectives.group[rows].tolist() if g >= 0 and (size := collectives.groups[g].size)}
+    rows = rows[collectives.nbytes[rows] > 0]
+    exposed, hidden = (
+        np.rint(ns[rows] * case.scale).astype(np.int64) for ns in (collectives.exposed, collectives.hidden)
+    )
+    return Messages(collectives.nbytes[rows], exposed + hidden, exposed, max(groups, default=0))
 
 
 def _exposed(case: Case) -> int:

@@ -197,8 +197,8 @@ def prepared_ahead(case: Case) -> Worth | None:
 
 def naive_pipeline(case: Case) -> Seen | None:
     """H5: layers on several devices of one process run one after another."""
-    device, others = case.analysis.trace.device, case.analysis.others
-    if not others or not len(device):
+    device, other_devices = case.analysis.trace.device, case.analysis.others
+    if not other_devices or not len(device):
         return None
     window = case.ledger.window
     inside = (device.start >= window.start) & (device.start < window.end)

@@ -57,17 +57,21 @@ def slow_op(case: Case) -> Seen | None:
     if spent < SHARE * case.wall_ns:
         return None
     assert op is not None
-    others = _others(rates, op)
+    neighbours = _others(rates, op)
     reached = _best(case, rates[op]) if op in rates else None
     whole = worth(case, select)
-    gone = 1 - reached / others.usual if slow and reached is not None and others else None
-    saved = whole.times(gone) if whole and gone else whole.share(remedies.KNOWN_REGRESSION) if whole else None
+    saved_share = 1 - reached / neighbours.usual if slow and reached is not None and neighbours else None
+    saved = (
+        whole.times(saved_share) if whole and saved_share else whole.share(remedies.KNOWN_REGRESSION) if whole else None
+    )
     return Seen(
         evidence=[
             evidence("op", f"{op[0]} in {op[1]}"),
             evidence("its time", spent, "ns"),
             evidence("of its roof, at best", reached, "share"),
-            evidence("what the other products reach of theirs, the median", others.usual if others else None, "share"),
+            evidence(
+                "what the other products reach of theirs, the median", neighbours.usual if neighbours else None, "share"
+            ),
             *_sources(case, known),
         ],
         saved=saved,
@@ -104,26 +108,29 @@ def _rate(calls: list[tuple[int, int, float]]) -> Rate:
 
 
 def _others(rates: dict[Op, Rate], op: Op) -> Rate | None:
-    rest = [rate for other, rate in rates.items() if other != op]
-    reached = tuple(share for rate in rest for share in rate.reached)
-    return Rate(sum(rate.ns for rate in rest), (), reached) if rest else None
+    neighbours = [rate for name, rate in rates.items() if name != op]
+    reached = tuple(share for rate in neighbours for share in rate.reached)
+    return Rate(sum(rate.ns for rate in neighbours), (), reached) if neighbours else None
 
 
 def _best(case: Case, rate: Rate) -> float:
     """Share of its roof in the recorded step in which it took least."""
     select = of_rows(case, _like(case, rate.rows))
-    each = [int(ledger.ns[select(ledger)].sum()) for ledger in case.analysis.ledgers]
-    here, least = int(case.ledger.ns[select(case.ledger)].sum()), min((ns for ns in each if ns), default=0)
-    return rate.best * here / least if least else rate.best
+    per_step = [int(ledger.ns[select(ledger)].sum()) for ledger in case.analysis.ledgers]
+    reported_ns, least_ns = (
+        int(case.ledger.ns[select(case.ledger)].sum()),
+        min((ns for ns in per_step if ns), default=0),
+    )
+    return rate.best * reported_ns / least_ns if least_ns else rate.best
 
 
 def _outlier(case: Case, rates: dict[Op, Rate], known: Op | None) -> Op | None:
     """The op of most time that reaches RATIO of what the others do; the known one if it does."""
     slow = []
     for op, rate in rates.items():
-        others = _others(rates, op)
-        enough = others is not None and len(others.reached) >= NEIGHBOURS and rate.ns >= SHARE * case.wall_ns
-        if enough and others is not None and _best(case, rate) < RATIO * others.usual:
+        neighbours = _others(rates, op)
+        enough = neighbours is not None and len(neighbours.reached) >= NEIGHBOURS and rate.ns >= SHARE * case.wall_ns
+        if enough and neighbours is not None and _best(case, rate) < RATIO * neighbours.usual:
             slow.append(op)
     return known if known in slow else max(slow, key=lambda op: rates[op].ns, default=None)
 
@@ -148,24 +155,26 @@ def _known(case: Case) -> tuple[Regression | None, Op | None, Bool]:
     flag = np.zeros(len(host), dtype=np.bool_)
     if recording is None:
         return None, None, flag
-    for one in load_regressions():
-        if not one.holds(recording.environment, recording.device):
+    for regression in load_regressions():
+        if not regression.holds(recording.environment, recording.device):
             continue
-        called = named(trace.names, re.compile(one.op).search)[host.name]
-        kinds = np.array([*(_is_like(one, shapes) for shapes in trace.shapes), False])[host.shapes]
+        called = named(trace.names, re.compile(regression.op).search)[host.name]
+        kinds = np.array([*(_is_like(regression, shapes) for shapes in trace.shapes), False])[host.shapes]
         flag = called & kinds & (host.kind == HostKind.OP)
         if flag.any():
             first = int(np.flatnonzero(flag)[0])
             dtype = DTYPES.get(trace.shapes[int(host.shapes[first])].types[0], "")
-            return one, (trace.names[int(host.name[first])].removeprefix("aten::"), dtype), flag
+            return regression, (trace.names[int(host.name[first])].removeprefix("aten::"), dtype), flag
     return None, None, np.zeros(len(host), dtype=np.bool_)
 
 
-def _is_like(one: Regression, given: Shapes) -> bool:
-    weight = given.dims[1] if len(given.dims) > 1 else ()
+def _is_like(regression: Regression, shapes: Shapes) -> bool:
+    weight = shapes.dims[1] if len(shapes.dims) > 1 else ()
     axes = len(weight) - 2 if isinstance(weight, tuple) else None
-    dtype = DTYPES.get(given.types[0], "") if given.types else ""
-    return (one.axes is None or axes == one.axes) and (not one.dtypes or dtype in one.dtypes)
+    dtype = DTYPES.get(shapes.types[0], "") if shapes.types else ""
+    return (regression.axes is None or axes == regression.axes) and (
+        not regression.dtypes or dtype in regression.dtypes
+    )
 
 
 def _sources(case: Case, known: Regression | None) -> Iterator[Evidence]:

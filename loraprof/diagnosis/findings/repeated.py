@@ -27,7 +27,7 @@ FRAME: Final = re.compile(r"^(?!<)(?P<file>.+\.py)\((?P<line>\d+)\): ")
 LIBRARY: Final = re.compile(r"(^|/)(torch|contextlib)(/|\.py)")
 
 
-class Again(Struct, frozen=True):
+class Repetition(Struct, frozen=True):
     """Work of one kind; ``saved`` None: without an unprofiled time. ``spent_ns`` of the profiled step."""
 
     count: int
@@ -75,7 +75,7 @@ def repeated_work(case: Case) -> Seen | None:
     )
 
 
-def _built(case: Case) -> Again | None:
+def _built(case: Case) -> Repetition | None:
     recording = case.recording
     if recording is None:
         return None
@@ -105,7 +105,7 @@ def _built(case: Case) -> Again | None:
     for r in outside:
         kinds[r.op] += r.count
     first = min(outside, key=lambda r: r.module)
-    return Again(
+    return Repetition(
         count=sum(r.count for r in outside),
         modules=max(r.modules for r in outside),
         place=table[first.module].path or "<model>",
@@ -124,7 +124,7 @@ def _factor(case: Case, flag: Bool, wanted: dict[tuple[int, int], float]) -> flo
     return float(np.average(shares, weights=ns)) if ns.sum() else 1.0
 
 
-def _read(case: Case) -> Again | None:
+def _read(case: Case) -> Repetition | None:
     trace, attribution = case.analysis.trace, case.analysis.attribution
     inside = ~np.array([r in ADAPTER_ROLES for r in ROLES])[attribution.role] & (attribution.module >= 0)
     inside &= np.isin(attribution.phase, (PHASE["forward"], PHASE["backward"], PHASE["recompute"]))
@@ -139,7 +139,7 @@ def _read(case: Case) -> Again | None:
     reading = np.zeros(len(reads), np.bool_)
     reading[rows] = True
     spent, saved = _waited(case, reading, inside)
-    return Again(
+    return Repetition(
         count=len(rows),
         modules=len(modules),
         place=attribution.paths[modules[0]],

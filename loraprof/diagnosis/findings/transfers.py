@@ -39,23 +39,23 @@ class Copies(Struct, frozen=True, eq=False):
 
 def weights_copied(case: Case) -> Seen | None:
     """N4: frozen weights are copied to the device, and perhaps back, in every step."""
-    seen = _copies(case)
-    if seen is None:
+    copied = _copies(case)
+    if copied is None:
         return None
-    moved = seen.brought | seen.taken
-    copies, work = _union(seen, moved), _union(seen, seen.work)
+    moved = copied.brought | copied.taken
+    copies, work = _union(copied, moved), _union(copied, copied.work)
     if copies.length < SHARE * case.wall_ns:
         return None
     hidden = _common(copies, work)
-    back = _union(seen, seen.taken)
+    back = _union(copied, copied.taken)
     exposed = copies.length - hidden
     saved = min(exposed, work.length - hidden)
     needless = back.length - _common(back, work)
     return Seen(
         evidence=[
-            evidence("copies of weights to the device", int(seen.brought.sum()), "tensors"),
-            evidence("their bytes", int(seen.bytes[seen.brought].sum()), "B"),
-            evidence("copies of weights back to the host", int(seen.taken.sum()), "tensors"),
+            evidence("copies of weights to the device", int(copied.brought.sum()), "tensors"),
+            evidence("their bytes", int(copied.bytes[copied.brought].sum()), "B"),
+            evidence("copies of weights back to the host", int(copied.taken.sum()), "tensors"),
             evidence("time of these copies", copies.length, "ns"),
             evidence("of it hidden behind computation", hidden, "ns"),
             evidence("computation that could hide the rest", work.length - hidden, "ns"),
@@ -108,10 +108,10 @@ def _union(seen: Copies, flag: Bool) -> Cover:
     return union(seen.start[flag], seen.end[flag])
 
 
-def _common(one: Cover, two: Cover) -> int:
+def _common(first: Cover, second: Cover) -> int:
     """Time in both."""
-    both = union(np.concatenate((one.start, two.start)), np.concatenate((one.end, two.end)))
-    return one.length + two.length - both.length
+    both = union(np.concatenate((first.start, second.start)), np.concatenate((first.end, second.end)))
+    return first.length + second.length - both.length
 
 
 def spilled(case: Case) -> Seen | None:

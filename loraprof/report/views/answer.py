@@ -90,22 +90,22 @@ def _against_full(report: Report) -> str:
     if a is None or now is None or a.predicted_full_ns is None or not a.predicted_full_interval or not now.median_ns:
         return ""
     low, high = a.predicted_full_interval.low, a.predicted_full_interval.high
-    here, full = units.ns(now.median_ns), units.ns(a.predicted_full_ns)
+    lora, full = units.ns(now.median_ns), units.ns(a.predicted_full_ns)
     bounds = units.ns_between(low, high, a.predicted_full_ns)
-    told = f"{here} against {full} {bounds} {v.basis or 'predicted'}"
+    compared = f"{lora} against {full} {bounds} {v.basis or 'predicted'}"
     if v.speedup_vs_full is None:
-        return f"Whether LoRA is faster than full fine-tuning here is not known: {told}."
+        return f"Whether LoRA is faster than full fine-tuning here is not known: {compared}."
     if low > now.median_ns or high < now.median_ns:
         word = "faster" if low > now.median_ns else "slower"
         if low <= 0 or high > FREELY * low:
-            return f"LoRA is {word} than full fine-tuning here, by how much is not known: {told}."
+            return f"LoRA is {word} than full fine-tuning here, by how much is not known: {compared}."
         times = a.predicted_full_ns / now.median_ns
         ends = sorted((low / now.median_ns, high / now.median_ns))
         if word == "slower":
             times, ends = 1 / times, sorted(1 / e for e in ends)
         decimals = units.interval_decimals(*ends, least=1, most=2)
-        return f"LoRA is {units.ratio(times, decimals)} {word} than full fine-tuning here: {told}."
-    return f"LoRA is about as fast as full fine-tuning here, neither is established: {told}."
+        return f"LoRA is {units.ratio(times, decimals)} {word} than full fine-tuning here: {compared}."
+    return f"LoRA is about as fast as full fine-tuning here, neither is established: {compared}."
 
 
 def _identity(report: Report) -> list[str]:

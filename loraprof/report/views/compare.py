@@ -48,13 +48,13 @@ def view_comparison(comparison: Comparison) -> Document:
 
 def _predicted(found: PredictedRatio) -> str:
     """The interval, and whether what was measured lies in it."""
-    said = f"{units.ratio_interval(found.full_over_lora, found.low, found.high)} (full / lora)"
-    said += " from a disturbed profile pass" if found.disturbed else ""
+    text = f"{units.ratio_interval(found.full_over_lora, found.low, found.high)} (full / lora)"
+    text += " from a disturbed profile pass" if found.disturbed else ""
     if found.error is None:
-        return said
-    seen = found.full_over_lora - found.error
-    held = found.low is not None and found.high is not None and found.low <= seen <= found.high
-    return f"{said}; measured {units.ratio(seen)}, {'inside' if held else 'outside'} that interval"
+        return text
+    measured = found.full_over_lora - found.error
+    inside = found.low is not None and found.high is not None and found.low <= measured <= found.high
+    return f"{text}; measured {units.ratio(measured)}, {'inside' if inside else 'outside'} that interval"
 
 
 def headline(comparison: Comparison) -> str:

@@ -26,8 +26,8 @@ def view_fix(found: Fix) -> Document:
 
 def headline(found: Fix) -> str:
     """What helped, as one sentence."""
-    kept = [t for t in found.remedies if t.status == "kept" and t.measured]
-    best = min(kept, key=lambda t: t.measured.ratio if t.measured else 1.0, default=None)
+    helped = [t for t in found.remedies if t.status == "kept" and t.measured]
+    best = min(helped, key=lambda t: t.measured.ratio if t.measured else 1.0, default=None)
     if found.together and (
         best is None or best.measured is None or found.together.measured.ratio < best.measured.ratio
     ):

@@ -60,9 +60,9 @@ def label(name: str) -> str:
     plain = name[:LONGEST].removeprefix("void ").replace("(anonymous namespace)::", "").replace("at::native::", "")
     whole = re.split(r"[<(]", plain, maxsplit=1)[0]
     head = whole.rsplit("::", 1)[-1]
-    for made in (_gemm(plain), _elementwise(plain, head), _reduction(plain, head), _flash(plain)):
-        if made:
-            return made
+    for short in (_gemm(plain), _elementwise(plain, head), _reduction(plain, head), _flash(plain)):
+        if short:
+            return short
     if whole == plain or not re.fullmatch(r"\w+", head):
         return name.removesuffix("_kernel")
     words = [head.removesuffix("_kernel"), _dtype(plain)]
@@ -131,7 +131,7 @@ def _dtype(text: str) -> str:
     return _DTYPES[found[1]] if found else ""
 
 
-def _own(name: str, others: Sequence[str]) -> str:
+def _own(name: str, alike: Sequence[str]) -> str:
     """The first short part of a name that no other of them has."""
-    parts, taken = re.findall(r"[A-Za-z0-9]+", name), {p for o in others for p in re.findall(r"[A-Za-z0-9]+", o)}
+    parts, taken = re.findall(r"[A-Za-z0-9]+", name), {p for o in alike for p in re.findall(r"[A-Za-z0-9]+", o)}
     return next((p for p in parts if 1 < len(p) <= 20 and p not in taken), "")

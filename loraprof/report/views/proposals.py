@@ -21,14 +21,14 @@ def proposals_section(report: Report) -> Section:
     number, groups = 0, []
     known = any(gains(r) for f in report.findings if f.is_cause for r in f.remedies)
     for title, kinds in GROUPS:
-        made, found = [], best(report.findings, kinds)
+        proposals, found = [], best(report.findings, kinds)
         worth = [(f, r) for f, r in found if gains(r)]
         unknown = [(f, r) for f, r in found if r.gain is None]
         for finding, remedy in (worth if known else unknown[:1])[: MOST_SAME if kinds is SAME else MOST - number]:
             number += 1
-            made.append(_proposal(number, finding, remedy, now.median_ns if now else None))
-        if made:
-            groups.append((title, tuple(made)))
+            proposals.append(_proposal(number, finding, remedy, now.median_ns if now else None))
+        if proposals:
+            groups.append((title, tuple(proposals)))
     if not groups:
         block: Block = Paragraph("None of the known causes shows, or this input does not allow to tell.")
     else:

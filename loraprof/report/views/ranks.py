@@ -190,11 +190,11 @@ def _reduced(communication: Communication) -> str:
 def _basis(communication: Communication) -> str:
     """What the times behind the bandwidths are."""
     known = [row for row in communication.collectives if row.algorithm_bytes_per_s is not None]
-    here = [row.name for row in known if row.basis == "this rank"]
-    if not here:
+    waiting_too = [row.name for row in known if row.basis == "this rank"]
+    if not waiting_too:
         return "bytes over the time on the rank that came last to each, which did not wait" if known else ""
     waiting = "at least: bytes over the time on this rank, waiting for the others included"
-    if len(here) == len(known):
+    if len(waiting_too) == len(known):
         return waiting
-    some = ", ".join(dict.fromkeys(here))
+    some = ", ".join(dict.fromkeys(waiting_too))
     return f"bytes over the time on the rank that came last to each, which did not wait; {some} {waiting}"

@@ -163,8 +163,8 @@ def _compiled(c: CompiledReport) -> Facts:
 
 
 def _traffic(traffic: list[Traffic], step: Step | None, ceiling: float | None) -> Section:
-    said = tables.traffic_sentence(traffic, step) if step else None
-    blocks: list[Block] = [Paragraph(said)] if said else []
+    sentence = tables.traffic_sentence(traffic, step) if step else None
+    blocks: list[Block] = [Paragraph(sentence)] if sentence else []
     aside = "every input read once, every output written once"
     return Section("traffic", "Memory traffic", (*blocks, tables.traffic_table(traffic, ceiling)), aside)
 

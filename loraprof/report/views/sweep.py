@@ -80,19 +80,19 @@ def _map(sweep: Sweep, at: Mapping[str, str], rows: str | None, across: str) -> 
     for i, row in enumerate(down):
         line = [Cell(row or "")]
         for k, column in enumerate(columns):
-            here = cell(row, column)
+            current = cell(row, column)
             left = cell(row, columns[k - 1]) if k else None
             above = cell(down[i - 1], column) if i else None
-            line.append(_heat(here, _apart(left, here), _apart(above, here)))
+            line.append(_heat(current, _apart(left, current), _apart(above, current)))
         table.append(tuple(line))
     return Table((Column(rows or ""), *(numbers(c) for c in columns)), tuple(table))
 
 
-def _apart(one: SweepCell | None, other: SweepCell | None) -> bool:
+def _apart(first: SweepCell | None, second: SweepCell | None) -> bool:
     """Whether the line runs between two cells."""
-    if one is None or other is None or one.speedup is None or other.speedup is None:
+    if first is None or second is None or first.speedup is None or second.speedup is None:
         return False
-    return (one.speedup < 1) != (other.speedup < 1)
+    return (first.speedup < 1) != (second.speedup < 1)
 
 
 def _heat(cell: SweepCell | None, left: bool, above: bool) -> Cell:

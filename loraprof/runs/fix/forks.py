@@ -40,15 +40,15 @@ class Forks:
         if not line:
             raise MeasurementError("the process that starts the runs ended", None)
         ended = msgspec.json.decode(line, type=Ended)
-        said = log.read_text(encoding="utf-8", errors="replace")[-TAIL:].strip() if log.exists() else ""
-        return _told(ended, answer, said, limit_s)
+        output = log.read_text(encoding="utf-8", errors="replace")[-TAIL:].strip() if log.exists() else ""
+        return _told(ended, answer, output, limit_s)
 
 
-def _told(ended: Ended, answer: Path, said: str, limit_s: float) -> Found:
-    last = said.splitlines()[-1] if said else "it printed nothing"
+def _told(ended: Ended, answer: Path, output: str, limit_s: float) -> Found:
+    last = output.splitlines()[-1] if output else "it printed nothing"
     if answer.exists() and not ended.late:
         found = msgspec.msgpack.decode(answer.read_bytes(), type=Found)
-        return replace(found, reason=f"{found.reason}: {last}") if found.exit_code and said else found
+        return replace(found, reason=f"{found.reason}: {last}") if found.exit_code and output else found
     if ended.late:
         return Found(status="failed", reason=f"it did not end within {limit_s:.0f} s")
     if ended.signal == signal.SIGKILL:

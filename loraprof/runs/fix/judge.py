@@ -98,8 +98,8 @@ def loss_change(
         return _drawn_apart(own, base), None
     lost = max(_distance(own.gradients, base.gradients) for own, base in both)
     if known.repeatable:
-        apart = [d for own, base in both if (d := _apart(own.losses, base.losses)) is not None]
-        largest, same, close = max(apart, default=None), max(known.losses, ROUNDING), CLOSE
+        differences = [d for own, base in both if (d := _apart(own.losses, base.losses)) is not None]
+        largest, same, close = max(differences, default=None), max(known.losses, ROUNDING), CLOSE
     else:
         means = [fmean(own.losses) for own, _ in both if own.losses]
         usual = [fmean(r[key].losses) for r in rounds for key in (BASE, TWIN) if key in r and r[key].losses]

@@ -77,8 +77,8 @@ def _covered(gain: Gain | None, found: Measured | None) -> bool | None:
         return None
     if gain.low <= 1 / found.ratio <= gain.high:
         return True
-    apart = 1 / found.high > gain.high or 1 / found.low < gain.low
-    return False if apart else None
+    interval_outside = 1 / found.high > gain.high or 1 / found.low < gain.low
+    return False if interval_outside else None
 
 
 def peak(name: str, rounds: Rounds) -> int | None:

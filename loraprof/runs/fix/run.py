@@ -217,14 +217,14 @@ def _span(first: Found, bench: Bench, fitting: Sequence[LiveRemedy]) -> tuple[in
 
 def _recorded(asked: Asked, folder: Path, alone: Sequence[Tried], together: Together | None) -> list[str]:
     """A recording of the best, for ``compare`` with the one of the unchanged program."""
-    kept = [t.arm for t in sorted(alone, key=order) if t.status == "kept"]
-    arms, place = together.arms if together else kept[:1], folder / "best.loraprof"
+    helped = [t.arm for t in sorted(alone, key=order) if t.status == "kept"]
+    arms, place = together.arms if together else helped[:1], folder / "best.loraprof"
     if not arms or place.exists():
         return []
     asked.say(f"recording {asked.name} with {' and '.join(arms)}")
     problem = profile_pass(["--arm", "+".join(arms), *_words(asked)], place, asked.command.ranks)
-    said = f"loraprof compare {folder / PROFILE} {place} shows where the time went"
-    return [said if problem is None else f"the best was not recorded: {problem.removeprefix('loraprof: ')}"]
+    hint = f"loraprof compare {folder / PROFILE} {place} shows where the time went"
+    return [hint if problem is None else f"the best was not recorded: {problem.removeprefix('loraprof: ')}"]
 
 
 def _words(asked: Asked) -> list[str]:
@@ -262,8 +262,10 @@ def _together(
 ) -> Together | None:
     """Greedy: what ``start`` holds or the best alone, then each further one while the step gets faster and the loss
     stays, until as much time is left as is kept."""
-    kept = {t.arm: t.measured.ratio for t in alone if t.status == "kept" and t.measured and t.kind != "other_training"}
-    helped = sorted(kept, key=lambda arm: kept[arm])
+    ratios = {
+        t.arm: t.measured.ratio for t in alone if t.status == "kept" and t.measured and t.kind != "other_training"
+    }
+    helped = sorted(ratios, key=lambda arm: ratios[arm])
     arms, best = list(start.arms) if start else helped[:1], start
     for candidate in (arm for arm in helped if arm not in arms and (not start or arm in COMPILING)):
         trial = (*arms, candidate)

@@ -113,12 +113,12 @@ class Bench:
 
     def _kept(self, key: str, trial: Trial, limit_s: float) -> Found:
         """What an interrupted ``fix`` has found already, or a run."""
-        kept = self.folder / f"{key}.run" if self.folder else None
-        if kept is not None and kept.exists():
-            return msgspec.msgpack.decode(kept.read_bytes(), type=Found)
+        place = self.folder / f"{key}.run" if self.folder else None
+        if place is not None and place.exists():
+            return msgspec.msgpack.decode(place.read_bytes(), type=Found)
         found = self.forks.run(self.command, trial, limit_s)
-        if kept is not None:
-            write(kept, msgspec.msgpack.encode(found))
+        if place is not None:
+            write(place, msgspec.msgpack.encode(found))
         return found
 
     def survey(self) -> Found:

@@ -213,8 +213,8 @@ def try_out(command: Command, trial: Trial) -> Found:
             pass
         except Exception as error:
             traceback.print_exc()
-            said = str(error).strip().splitlines()
-            status, reason = "failed", f"{type(error).__name__}: {said[0] if said else ''}"
+            message = str(error).strip().splitlines()
+            status, reason = "failed", f"{type(error).__name__}: {message[0] if message else ''}"
         unfit = run.unfit() if isinstance(run, Survey) else {}
         period = run.watch.repeats.period if isinstance(run, Survey) else None
         reached = run.reached() if isinstance(run, Training) and status == "ok" else None
