@@ -50,8 +50,7 @@ def step_work(architecture: Architecture, settings: Settings, arm: str) -> list[
 
 
 def _recomputed(one: Work) -> Work:
-    key = "adapter" if one.key == "adapter" else "recompute"
-    return Work("recompute", one.role, one.shape, one.kernels, one.flops, one.bytes, one.dtype, key, one.piece)
+    return replace(one, phase="recompute", key="adapter" if one.key == "adapter" else "recompute")
 
 
 def _layer_work(stack: Stack, settings: Settings, arm: str) -> Iterator[Work]:
@@ -127,8 +126,7 @@ def _ends(architecture: Architecture, settings: Settings, arm: str) -> Iterator[
     dtype = "bfloat16" if settings.dtype == "float8" else settings.dtype
     plain = replace(settings, quantized="none", dtype=dtype)
     for one in linear_work(Linear("head", d, architecture.vocabulary), plain, "full" if arm == "full" else "frozen", t):
-        yield Work(one.phase, "head", one.shape, one.kernels, one.flops, one.bytes, one.dtype,
-                   one.key if one.key == "wgrad" else "head", one.piece)  # fmt: skip
+        yield replace(one, role="head", key=one.key if one.key == "wgrad" else "head")
     moved = loss_bytes(t, architecture.vocabulary, settings.batch, w)
     if settings.fused_loss:
         logits = w * t * architecture.vocabulary

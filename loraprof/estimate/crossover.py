@@ -52,7 +52,7 @@ def pays(question: Question) -> list[tuple[int | None, int | None]]:
 
 
 def _speedup(question: Question, tokens: int) -> float:
-    at = Question(question.architecture, with_tokens(question.settings, tokens), question.gpu, question.rates)
+    at = replace(question, settings=with_tokens(question.settings, tokens))
     return at.seconds("full") / at.seconds("lora")
 
 

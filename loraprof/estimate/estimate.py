@@ -13,9 +13,7 @@ from loraprof.model.gpu import GpuSpec
 from loraprof.store.efficiencies import rates_of
 from loraprof.units import nbytes
 
-UNTESTED = {
-    "float8": "fp8: products of the blocks alone; head and adapters stay in 16 bits",
-}
+FLOAT8 = "fp8: products of the blocks alone; head and adapters stay in 16 bits"
 
 
 def estimate(
@@ -44,7 +42,7 @@ def estimate(
         images=architecture.tokens_per_sample is not None,
         settings=settings,
         gpus=found,
-        notes=[*architecture.notes, *(text for name, text in UNTESTED.items() if settings.dtype == name)],
+        notes=[*architecture.notes, *[FLOAT8] * (settings.dtype == "float8")],
     )
 
 

@@ -48,8 +48,7 @@ class Case(Struct, frozen=True):
         return sum(self.lora.ns(role) for role in roles) / self.lora.step_ns
 
     def instead(self, **changed: Any) -> Question:
-        q = self.question
-        return Question(q.architecture, replace(q.settings, **changed), q.gpu, q.rates)
+        return replace(self.question, settings=replace(self.question.settings, **changed))
 
     def gain(self, remedied: Question, arm: str = "lora") -> Gain:
         span = ratio_span(self.question, "lora", remedied, arm)

@@ -7,9 +7,9 @@ from typing import Any, Final
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
 
-from loraprof.live_remedies.data import PAD_TO_LONGEST, swap_class
+from loraprof.live_remedies.data import PAD_TO_LONGEST
 from loraprof.live_remedies.program import Program
-from loraprof.live_remedies.remedy import LiveRemedy, Undo, nothing
+from loraprof.live_remedies.remedy import LiveRemedy, Undo, nothing, swap
 
 BATCHES: Final = 50  # that are sorted together: the order stays random beyond them
 MOST: Final = 50_000  # samples whose lengths are read
@@ -73,7 +73,7 @@ def _sorted() -> Undo:
             shuffle, kwargs = None, {**kwargs, "sampler": LikeLengths(dataset, batch_size)}
         plain(loader, dataset, batch_size, shuffle, *args, **kwargs)
 
-    return swap_class(DataLoader, "__init__", init, plain)
+    return swap(DataLoader, "__init__", init)
 
 
 BUCKETS: Final = LiveRemedy(

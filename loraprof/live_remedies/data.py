@@ -89,10 +89,6 @@ def _no_cache(program: Program) -> str | None:
     return None if program.period else "the inputs of the frozen network do not come again in the steps watched"
 
 
-def _cache(program: Program) -> Undo:
-    return all_of([_cached(network) for network in frozen_networks(program)])
-
-
 def _cached(network: nn.Module) -> Undo:
     plain: Any = network.forward
     outputs: dict[int, Tensor] = {}
@@ -116,7 +112,7 @@ CACHED = LiveRemedy(
     kind="same_training",
     text="compute the frozen network's outputs once per sample and keep them: its inputs come again every epoch",
     fits=_no_cache,
-    apply=_cache,
+    apply=lambda program: all_of([_cached(network) for network in frozen_networks(program)]),
     findings=("B11",),
     lasting=True,
 )
@@ -138,13 +134,7 @@ def _workers() -> Undo:
         more = {"num_workers": WORKERS, "persistent_workers": True, "pin_memory": torch.cuda.is_available()}
         plain(loader, dataset, *args, **{**kwargs, **more} if unset else kwargs)
 
-    return swap_class(DataLoader, "__init__", init, plain)
-
-
-def swap_class(owner: Any, name: str, value: Any, plain: Any) -> Undo:
-    """For a method of a class."""
-    setattr(owner, name, value)
-    return lambda: setattr(owner, name, plain)
+    return swap(DataLoader, "__init__", init)
 
 
 LOADER_WORKERS = LiveRemedy(

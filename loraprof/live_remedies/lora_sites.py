@@ -4,7 +4,8 @@ B is set to random values for a moment and the layer is called on random rows: w
 for one s. Dropout, DoRA, several adapters at once or anything else in the forward fails that, and is refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Final
 
 import torch
@@ -85,7 +86,7 @@ def _site(module: nn.Module, found: Found) -> LoraSite | str:
     scaling = _proven(site, k)
     if scaling is None:
         return "its forward is not W x + s B A x (dropout, DoRA or more)"
-    return LoraSite(site.path, module, base, down, up, sides, scaling)
+    return replace(site, scaling=scaling)
 
 
 def _sides(found: Found, side: str) -> list[nn.Parameter]:
@@ -105,11 +106,10 @@ def _base(module: nn.Module, found: Found) -> nn.Module | None:
 
 
 def _transposed(down: Tensor, up: Tensor, k: int, n: int) -> tuple[bool, bool] | None:
-    for a in (False, True):
-        for b in (False, True):
-            (r, k2), (n2, r2) = (down.t() if a else down).shape, (up.t() if b else up).shape
-            if (k2, n2) == (k, n) and r == r2 and r < min(k, n):
-                return a, b
+    for a, b in product((False, True), repeat=2):
+        (r, k2), (n2, r2) = (down.t() if a else down).shape, (up.t() if b else up).shape
+        if (k2, n2) == (k, n) and r == r2 and r < min(k, n):
+            return a, b
     return None
 
 

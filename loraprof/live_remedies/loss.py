@@ -110,14 +110,9 @@ def _chunk(program: Program) -> Undo:
             return plain(logits, labels, *args, **kwargs)
         return _chunked(head.weight, logits, labels, kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
 
-    return all_of(
-        [
-            causal.register_forward_pre_hook(enter, with_kwargs=True).remove,
-            causal.register_forward_hook(leave).remove,
-            swap(head, "forward", forward),
-            swap(causal, "_loss_function", loss),
-        ]
-    )
+    hooks = causal.register_forward_pre_hook(enter, with_kwargs=True), causal.register_forward_hook(leave)
+    changes = swap(head, "forward", forward), swap(causal, "_loss_function", loss)
+    return all_of([*(hook.remove for hook in hooks), *changes])
 
 
 CHUNKED = LiveRemedy(

@@ -151,8 +151,7 @@ def _drop_mask(program: Program) -> Undo:
         empty = isinstance(mask, Tensor) and bool(mask.all())
         return args, {**kwargs, "attention_mask": None} if empty else kwargs
 
-    handle = program.model.register_forward_pre_hook(without, with_kwargs=True)
-    return handle.remove
+    return program.model.register_forward_pre_hook(without, with_kwargs=True).remove
 
 
 NO_MASK = LiveRemedy(

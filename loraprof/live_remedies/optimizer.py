@@ -99,14 +99,6 @@ SET_TO_NONE = LiveRemedy(
     apply=_set_to_none,
 )
 
-TF32 = LiveRemedy(
-    name="tf32",
-    kind="numerics",
-    text='torch.set_float32_matmul_precision("high")',
-    fits=lambda program: _no_tf32(program),
-    apply=lambda program: _precision("high"),
-)
-
 
 def _no_tf32(program: Program) -> str | None:
     if program.device.type != "cuda" or torch.cuda.get_device_capability(program.device) < (8, 0):
@@ -116,7 +108,16 @@ def _no_tf32(program: Program) -> str | None:
     return "TF32 is allowed already" if torch.get_float32_matmul_precision() != "highest" else None
 
 
-def _precision(name: str) -> Undo:
+def _tf32(program: Program) -> Undo:
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
+    torch.set_float32_matmul_precision("high")
     return lambda: torch.set_float32_matmul_precision(before)
+
+
+TF32 = LiveRemedy(
+    name="tf32",
+    kind="numerics",
+    text='torch.set_float32_matmul_precision("high")',
+    fits=_no_tf32,
+    apply=_tf32,
+)

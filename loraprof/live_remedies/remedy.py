@@ -37,8 +37,8 @@ def nothing() -> None:
 
 
 def swap(owner: Any, name: str, value: Any) -> Undo:
-    """Sets an instance's attribute; the undo restores what the instance itself held, or the class's;
-    a property is set back."""
+    """Sets an attribute of an instance, or of a class; the undo restores what it held itself, else takes it off; a
+    property is set back."""
     missing = object()
     computed = isinstance(getattr(type(owner), name, None), property)
     before = getattr(owner, name) if computed else vars(owner).get(name, missing)

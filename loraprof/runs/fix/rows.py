@@ -1,7 +1,6 @@
 """The rows of the table: what a remedy promised, what was measured of it, and what became of it."""
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Final
 
 from loraprof import units
@@ -10,11 +9,9 @@ from loraprof.live_remedies.remedy import LiveRemedy
 from loraprof.model.finding import Finding, Gain
 from loraprof.model.fix import Measured, Status, Tried, Unchanged
 from loraprof.runs.fix.job import Found
-from loraprof.runs.fix.judge import Repeats, loss_change, measured
+from loraprof.runs.fix.judge import Repeats, Rounds, loss_change, measured
 from loraprof.runs.fix.promises import Promises
 from loraprof.runs.fix.schedule import BASE, TWIN, Bench
-
-Rounds = Sequence[Mapping[str, Found]]
 
 
 def row(remedy: LiveRemedy, bench: Bench, known: Repeats, promises: Promises) -> Tried:
