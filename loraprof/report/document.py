@@ -152,6 +152,17 @@ class Remark(Struct, frozen=True):
     gain: str
     see: tuple[str, ...]
 
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What there is to say of it but its sources, with a label each."""
+        facts = (("gain", self.gain), ("do", self.remedy), ("seen", " · ".join(self.evidence)))
+        return [(label, text) for label, text in facts if text]
+
+    @property
+    def sourced(self) -> list[tuple[str, str]]:
+        """The same with its sources."""
+        return [*self.facts, *([("see", ", ".join(self.see))] if self.see else [])]
+
 
 class Remarks(Struct, frozen=True):
     items: tuple[Remark, ...]

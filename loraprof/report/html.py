@@ -263,13 +263,8 @@ def _proposal(p: Proposal) -> str:
 def _remarks(block: Remarks) -> str:
     cards = []
     for item in block.items:
-        facts = [
-            ("gain", item.gain),
-            ("do", item.remedy),
-            ("seen", " · ".join(item.evidence)),
-        ]
         head = f"<h3><b>{escape(item.id)}</b>{escape(item.title)} <small>{item.severity}</small></h3>"
         see = ", ".join(_source(text) for text in item.see)
-        body = _facts([(label, text) for label, text in facts if text], f"<dt>see</dt><dd>{see}</dd>" if see else "")
+        body = _facts(item.facts, f"<dt>see</dt><dd>{see}</dd>" if see else "")
         cards.append(f'<article class="finding t-{SEVERITY_TONES[item.severity]}">{head}{body}</article>')
     return "\n".join(cards)

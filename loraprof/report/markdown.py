@@ -149,10 +149,4 @@ def _remarks(block: Remarks) -> Iterator[str]:
     for item in block.items:
         yield f"**{escape(item.id)} {escape(item.title)}** ({item.severity})"
         yield ""
-        facts = [
-            ("gain", item.gain),
-            ("do", item.remedy),
-            ("seen", " · ".join(item.evidence)),
-            ("see", ", ".join(item.see)),
-        ]
-        yield from _facts([(label, text) for label, text in facts if text])
+        yield from _facts(item.sourced)

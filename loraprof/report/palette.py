@@ -45,42 +45,25 @@ CPU_LABELS: Final[dict[str, str]] = {
     "wait": "idle: waiting (data, other ranks)",
 }
 
-ROLE_TONES: Final[dict[str, str]] = {
-    "base.linear": "base",
-    "adapter.down": "adapter",
-    "adapter.up": "adapter",
-    "adapter.elementwise": "adapter",
-    "attention": "attention",
-    "position": "attention",
-    "norm": "block",
-    "activation": "block",
-    "residual": "block",
-    "dropout": "block",
-    "pooling": "block",
-    "embedding": "head",
-    "head": "head",
-    "loss": "head",
-    "dequant": "dequant",
-    "optimizer": "optimizer",
-    "grad_clip": "optimizer",
-    "comm": "comm",
-    "copy": "rest",
-    "other": "rest",
+_ROLES: Final = {  # by tone
+    "base": ("base.linear",),
+    "adapter": ("adapter.down", "adapter.up", "adapter.elementwise"),
+    "attention": ("attention", "position"),
+    "block": ("norm", "activation", "residual", "dropout", "pooling"),
+    "head": ("embedding", "head", "loss"),
+    "dequant": ("dequant",),
+    "optimizer": ("optimizer", "grad_clip"),
+    "comm": ("comm",),
+    "rest": ("copy", "other"),
 }
-
-CAUSE_TONES: Final[dict[str, str]] = {
-    "python": "host",
-    "framework": "host",
-    "launch_api": "host",
-    "launch_latency": "host",
-    "sync": "wait",
-    "data": "wait",
-    "allocator": "wait",
-    "turnaround": "queue",
-    "queued": "queue",
-    "profiler": "unknown",
-    "unknown": "unknown",
+_CAUSES: Final = {  # by tone
+    "host": ("python", "framework", "launch_api", "launch_latency"),
+    "wait": ("sync", "data", "allocator"),
+    "queue": ("turnaround", "queued"),
+    "unknown": ("profiler", "unknown"),
 }
+ROLE_TONES: Final = {role: tone for tone, roles in _ROLES.items() for role in roles}
+CAUSE_TONES: Final = {cause: tone for tone, causes in _CAUSES.items() for cause in causes}
 
 CAUSE_WORDS: Final[dict[str, str]] = {
     "python": "Python code between the ops",

@@ -213,11 +213,5 @@ def _remark_lines(block: Remarks, width: int) -> Iterator[Text]:
         head = [*wrapped(f"{item.title} ({item.severity})", width - 5, "bold")]
         for k, line in enumerate(head):
             yield Text.assemble((f"{item.id:<5}" if k == 0 else " " * 5, f"bold {style}"), line)
-        facts = [
-            ("gain", item.gain),
-            ("do", item.remedy),
-            ("seen", " · ".join(item.evidence)),
-            ("see", ", ".join(item.see)),
-        ]
-        for line in fact_lines([(label, words) for label, words in facts if words], width - 5):
+        for line in fact_lines(item.sourced, width - 5):
             yield Text(" " * 5).append_text(line)

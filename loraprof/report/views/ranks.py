@@ -16,8 +16,7 @@ from loraprof.model.ranks import (
     Straggler,
 )
 from loraprof.report.document import Block, Cell, Column, Facts, Paragraph, Row, Section, Table, numbers, table_of
-from loraprof.report.palette import ROLE_TONES
-from loraprof.report.views.tables import share_cell
+from loraprof.report.views.tables import role_cell, share_cell
 
 FIGURES = (
     ("step", "step", "wall_ns"),
@@ -92,7 +91,7 @@ def difference_table(summary: RankSummary) -> Table:
         summary.differences,
         (what, lambda d: Cell(d.what if d.kind == "busy" else f"idle: {d.what}")),
         (Column("phase"), lambda d: Cell(d.phase)),
-        (Column("role"), lambda d: Cell(d.role, tone=ROLE_TONES.get(d.role, "rest"))),
+        (Column("role"), lambda d: role_cell(d.role)),
         (numbers(f"here, {scale.unit}", "here"), lambda d: Cell(scale(d.ns), d.ns)),
         (numbers("median"), lambda d: Cell(scale(d.median_ns), d.median_ns)),
         (numbers("more"), lambda d: Cell(scale(d.ns - d.median_ns, signed=True), d.ns - d.median_ns)),

@@ -31,6 +31,10 @@ def share_cell(part_ns: int, whole_ns: int, decimals: int = 1) -> Cell:
     return Cell(units.percent(part_ns / whole_ns if whole_ns else None, decimals), part_ns)
 
 
+def role_cell(role: str) -> Cell:
+    return cell(role, tone=ROLE_TONES.get(role, "rest"))
+
+
 def _sum(parts: Iterable[Part]) -> int:
     return sum(p.ns for p in parts)
 
@@ -60,7 +64,7 @@ def phase_roles(step: Step) -> Table:
         numbers("total"),
         numbers("% of step", "%"),
     )
-    rows = tuple(row(cell(role, tone=ROLE_TONES[role]), [role]) for role in roles)
+    rows = tuple(row(role_cell(role), [role]) for role in roles)
     total = row(cell("step"), roles)
     shares = [share_cell(int(c.value or 0), step.wall_ns, 0) for c in total[1:-1]]
     return Table(columns, rows, (total, (cell("% of step"), *shares, cell(""))))
@@ -142,7 +146,7 @@ def kernel_table(report: Report, limit: int = 10) -> Table:
         rows.append(
             (
                 Cell(name, full=first.name),
-                cell(first.role, tone=ROLE_TONES.get(first.role, "rest")),
+                role_cell(first.role),
                 Cell(_SHORT_PHASE.get(first.phase, first.phase), full=first.phase),
                 Cell(units.count(count), count),
                 time_cell(scale, total_ns),
@@ -178,7 +182,7 @@ def module_table(modules: Sequence[ModuleRow], limit: int = 40) -> Table:
     return table_of(
         ordered,
         (Column("module", elastic=True), lambda m: cell(m.path)),
-        (Column("role"), lambda m: cell(m.role, tone=ROLE_TONES.get(m.role, "rest"))),
+        (Column("role"), lambda m: role_cell(m.role)),
         (numbers(f"busy, {scale.unit}"), lambda m: time_cell(scale, m.busy_ns)),
         (numbers(f"idle, {scale.unit}"), lambda m: time_cell(scale, m.idle_ns)),
         (numbers("launches"), lambda m: Cell(units.count(m.launches), m.launches)),
@@ -216,7 +220,7 @@ def traffic_table(traffic: Sequence[Traffic], ceiling: float | None = None, limi
         numbers("achieved"),
         numbers("of its time known", "known"),
     )
-    rows = tuple(_traffic_row(cell(t.role, tone=ROLE_TONES.get(t.role, "rest")), [t], ceiling) for t in ordered[:limit])
+    rows = tuple(_traffic_row(role_cell(t.role), [t], ceiling) for t in ordered[:limit])
     rest = ordered[limit:]
     more = _traffic_row(cell(f"{units.count(len(rest))} more"), rest, ceiling)
     return Table(columns, rows, ((more,) if rest else ()) + (_traffic_row(cell("step"), ordered, ceiling),))
