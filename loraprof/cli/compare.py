@@ -1,7 +1,6 @@
 """``loraprof compare``: arms of one workload or script, interleaved, or recordings against the first of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -59,17 +58,10 @@ def compare(
             needs_posix()
             if allow_different:
                 raise UsageError("--allow-different is for recordings, the arms of one command do the same work")
-            asked = _Asked(
-                words=words,
-                module=module,
-                arms=arms,
-                overrides=overrides,
-                budget_ns=parse_duration_ns(budget or BUDGET),
-                quality_steps=quality,
-                iso_bytes=parse_bytes(iso_memory) if iso_memory else None,
-            )
+            budget_ns = parse_duration_ns(budget or BUDGET)
+            extras = {"quality": quality, "iso-memory": parse_bytes(iso_memory) if iso_memory else None}
             with terminable():
-                result = _arms(asked, lambda text: say(text, quiet))
+                result = _arms(words, module, arms, overrides, budget_ns, extras, lambda text: say(text, quiet))
     missed = failures(result, limit) if limit is not None else None
     emit(replace(result, missed=missed), format, output, force)
     if output is not None:
@@ -94,27 +86,22 @@ def _recordings(words: list[str], flags: list[str], overrides: dict[str, Any], a
         return compare_recordings(*words, allow_different=allow_different)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    words: list[str]
-    module: bool
-    arms: str | None
-    overrides: dict[str, Any]
-    budget_ns: int
-    quality_steps: int | None
-    iso_bytes: int | None
-
-
-def _arms(asked: _Asked, progress: Callable[[str], None]) -> Comparison:
+def _arms(
+    words: list[str],
+    module: bool,
+    arms: str | None,
+    overrides: dict[str, Any],
+    budget_ns: int,
+    extras: dict[str, int | None],
+    progress: Callable[[str], None],
+) -> Comparison:
     from loraprof.store.specs import default_workload, load_workload, workload_names
 
-    words = asked.words
-    script = asked.module or (bool(words) and words[0] not in workload_names())
+    script = module or (bool(words) and words[0] not in workload_names())
     if script:
         if words and words[0].endswith(TRACES):
             raise InputError(f"{words[0]}: a trace has no unprofiled step times", "compare NAME.loraprof recordings")
-        own = {"quality": asked.quality_steps, "iso-memory": asked.iso_bytes, **asked.overrides}
-        if alien := [name for name, value in own.items() if value is not None]:
+        if alien := [name for name, value in {**extras, **overrides}.items() if value is not None]:
             raise UsageError(f"--{alien[0]} is for built-in workloads; {words[0] if words else ''} is a script", None)
     elif len(words) > 1:
         raise UsageError(f"{words[0]} is a built-in workload and takes no arguments: {words[1]}", None)
@@ -124,9 +111,8 @@ def _arms(asked: _Asked, progress: Callable[[str], None]) -> Comparison:
     from loraprof.workloads.apply import SCRIPT_ARMS
 
     if script:
-        return compare_script(words, asked.module, arm_names(asked.arms, SCRIPT_ARMS, True), asked.budget_ns, progress)
+        return compare_script(words, module, arm_names(arms, SCRIPT_ARMS, True), budget_ns, progress)
     name = words[0] if words else default_workload(default_device().type)
-    spec = load_workload(name, asked.overrides)
-    extras = Extras(asked.quality_steps, asked.iso_bytes)
-    arms = arm_names(asked.arms, spec.arms, False)
-    return compare_builtin(spec, arms, asked.overrides, asked.budget_ns, extras, progress)
+    spec = load_workload(name, overrides)
+    prices = Extras(extras["quality"], extras["iso-memory"])
+    return compare_builtin(spec, arm_names(arms, spec.arms, False), overrides, budget_ns, prices, progress)
