@@ -199,7 +199,7 @@ def _of_recording(place: Path) -> "tuple[Command, str, dict[str, Any]]":
     if workload is None or not workload.argv:
         raise MeasurementError(f"{place}: does not say which program it is of", "loraprof fix SCRIPT.py")
     if workload.kind == "builtin":
-        given = {k: ",".join(v) if isinstance(v, list) else v for k, v in workload.options.items() if k != "name"}
-        options = {key: value for key, value in given.items() if value not in (None, "")}
+        asked = {k: ",".join(v) if isinstance(v, list) else v for k, v in workload.options.items() if k != "name"}
+        options = {key: value for key, value in asked.items() if value not in (None, "")}
         return _command([workload.name], False, options)
     return _command(list(workload.argv), False, {})

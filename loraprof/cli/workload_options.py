@@ -59,9 +59,9 @@ def workload_options(verb: Callable[..., R]) -> Callable[..., R]:
 
     @functools.wraps(verb)
     def wrapped(**values: Any) -> R:
-        given = {name: values.pop(name, None) for name in OPTIONS}
-        more = dict(_pair(text) for text in given.pop("set") or ())
-        return verb(**values, overrides={name: value for name, value in given.items() if value is not None} | more)
+        asked = {name: values.pop(name, None) for name in OPTIONS}
+        more = dict(_pair(text) for text in asked.pop("set") or ())
+        return verb(**values, overrides={name: value for name, value in asked.items() if value is not None} | more)
 
     hints = {name: kind for name, kind in inspect.get_annotations(verb).items() if name != "overrides"}
     wrapped.__annotations__ = {**hints, **OPTIONS}

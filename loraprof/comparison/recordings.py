@@ -32,9 +32,9 @@ def compare(*recordings: str | PathLike[str], allow_different: bool = False) -> 
     if len(paths) < 2:
         raise UsageError("one recording cannot be compared", "name two: loraprof compare BASE.loraprof NEW.loraprof")
     profiled = {name: load_recorded(path) for path, name in zip(paths, _names(paths), strict=True)}
-    base, *others = profiled
+    base, *rest = profiled
     start = profiled[base].recording
-    differing = [f for name in others if (f := different(base, profiled[base], name, profiled[name])) is not None]
+    differing = [f for name in rest if (f := different(base, profiled[base], name, profiled[name])) is not None]
     if not allow_different and (forbidden := [f for f in differing if f.severity == "blocker"]):
         seen = forbidden[0].evidence[0]
         hint = "--allow-different compares them all the same"
@@ -46,9 +46,9 @@ def compare(*recordings: str | PathLike[str], allow_different: bool = False) -> 
         workload=start.workload.name,
         device_name=start.device.name,
         arms={name: _arm(one) for name, one in profiled.items()},
-        ratios=[recorded_ratio(name, base, times[name], steps) for name in others],
+        ratios=[recorded_ratio(name, base, times[name], steps) for name in rest],
         noise_floor=NoiseFloor(ratio=1.0, low=exp(-floor), high=exp(floor)) if isfinite(floor) else None,
-        waterfall=way(base, others[-1], times, profiled, paired=False),
+        waterfall=way(base, rest[-1], times, profiled, paired=False),
         findings=pair_findings(profiled, differing),
         predicted=None,
         interleaved=False,

@@ -159,5 +159,5 @@ def _distances(samples: Sequence[int]) -> list[Fraction]:
 
 
 def _kept_mean(samples: Sequence[int], away: Sequence[Fraction]) -> int:
-    kept = sorted(range(len(samples)), key=lambda i: (away[i], i))[: len(samples) - int(len(samples) * TRIM)]
-    return round(Fraction(sum(samples[i] for i in kept), len(kept)))
+    nearest = sorted(range(len(samples)), key=lambda i: (away[i], i))[: len(samples) - int(len(samples) * TRIM)]
+    return round(Fraction(sum(samples[i] for i in nearest), len(nearest)))

@@ -41,13 +41,13 @@ def report_of(source: Source, run: Run = sequential) -> Report:
 
 def diagnosis_of(source: Source, run: Run = sequential) -> Diagnosis:
     """The report and what it was made of."""
-    made = _diagnosed(source, run)
+    diagnosis = _diagnosed(source, run)
     found = fix_of(source)
     best = proven(found) if found else None
     if best is None:
-        return made
-    verdict = with_proof(made.report.verdict, best)
-    return replace(made, report=msgspec.structs.replace(made.report, verdict=verdict))
+        return diagnosis
+    verdict = with_proof(diagnosis.report.verdict, best)
+    return replace(diagnosis, report=msgspec.structs.replace(diagnosis.report, verdict=verdict))
 
 
 def _diagnosed(source: Source, run: Run) -> Diagnosis:

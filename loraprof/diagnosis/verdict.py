@@ -104,7 +104,7 @@ def verdict(
     step: Step | None,
     adapter: Adapter | None,
     timing: TimingReport,
-    other: Counterfactual | None,
+    predicted: Counterfactual | None,
     found: list[Finding],
     unclear: str | None = None,
     uncounted_bytes: int | None = None,
@@ -118,11 +118,11 @@ def verdict(
     cause = limiting(found)
     where = " ".join(filter(None, (_where(step, adapter, timing, unprofiled), advice(found))))
     plain = Verdict(sentence=where, limiting_cause=cause, unclear=unclear)
-    if other is None or timing.unprofiled is None:
+    if predicted is None or timing.unprofiled is None:
         return plain
     now = timing.unprofiled.median_ns
-    speedup, low, high = other.full_ns / now, other.full.low / now, other.full.high / now
-    ideal = other.full_ns / max(min(other.frozen_ns, now), 1)  # a free adapter makes no step longer
+    speedup, low, high = predicted.full_ns / now, predicted.full.low / now, predicted.full.high / now
+    ideal = predicted.full_ns / max(min(predicted.frozen_ns, now), 1)  # a free adapter makes no step longer
     if low <= 0 or (high > TOO_WIDE * low and low <= 1 <= high):
         text = "The full step is predicted too widely to say which is faster: measure both (loraprof compare)."
         return replace(plain, sentence=f"{plain.sentence} {text}", ideal_speedup=ideal)

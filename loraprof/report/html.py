@@ -238,11 +238,11 @@ def _step_row(c: Change, low: float, high: float) -> str:
 
 
 def _proposals(block: Proposals) -> str:
-    made = []
+    parts = []
     for group, items in block.groups:
         cards = "\n".join(_proposal(p) for p in items)
-        made.append(f'<h3>{escape(group)}</h3>\n<div class="cards">\n{cards}\n</div>')
-    return "\n".join(made)
+        parts.append(f'<h3>{escape(group)}</h3>\n<div class="cards">\n{cards}\n</div>')
+    return "\n".join(parts)
 
 
 def _proposal(p: Proposal) -> str:

@@ -31,10 +31,10 @@ def refuse_existing(path: "Place | None", force: bool) -> None:
         check_folder(path)
         return
     try:
-        there = path.exists()
+        exists = path.exists()
     except OSError as error:
         raise UsageError(f"{path}: cannot be reached, {error.strerror or error}", None) from None
-    if there and not force:
+    if exists and not force:
         raise UsageError(f"{path}: exists already", "--force overwrites it")
 
 

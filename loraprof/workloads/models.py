@@ -123,12 +123,12 @@ def _depth(spec: WorkloadSpec) -> dict[str, object]:
     depths: Any = spec.config["depths"]
     if spec.layers > sum(depths):
         raise UsageError(f"workload {spec.name} has {sum(depths)} blocks, --layers {spec.layers} is more")
-    kept: list[int] = []
+    blocks: list[int] = []
     for depth in depths:
-        kept.append(min(depth, spec.layers - sum(kept)))
-    kept = [depth for depth in kept if depth]
+        blocks.append(min(depth, spec.layers - sum(blocks)))
+    blocks = [depth for depth in blocks if depth]
     sizes: Any = spec.config["hidden_sizes"]
-    return {"depths": kept, "hidden_sizes": sizes[: len(kept)]}
+    return {"depths": blocks, "hidden_sizes": sizes[: len(blocks)]}
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def _part(seen: Sequence[Label | None], joins: bool, owned: int | None) -> tuple
         return None
     number = numbers.pop()
     roles = {label[1] for label in seen if label is not None} - {ELEMENTWISE}
-    other = any(label is None for label in seen)
+    unlabelled = any(label is None for label in seen)
     if (
         roles <= {BASE, "embedding", "dequant"}
         and roles
@@ -158,7 +158,7 @@ def _part(seen: Sequence[Label | None], joins: bool, owned: int | None) -> tuple
         and (number, ELEMENTWISE) not in seen
     ):
         return number, "base"  # with what expands or casts its weight
-    if other:
+    if unlabelled:
         return None
     if not joins and len(roles) == 1 and roles <= {DOWN, UP}:
         return number, roles.pop().removeprefix("adapter.")

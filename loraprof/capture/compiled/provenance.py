@@ -58,7 +58,7 @@ class Provenance:
             return
         try:
             home = import_module("torch._inductor.debug")
-            told: Callable[..., Any] = vars(home)[_FUNCTION]
+            original: Callable[..., Any] = vars(home)[_FUNCTION]
         except (ImportError, KeyError):
             return
 
@@ -69,12 +69,12 @@ class Provenance:
                 self._graphs.clear()
                 self.failed = True
                 self.stop()
-            return told(node_schedule, kernel_name, is_extern, *more, **named)
+            return original(node_schedule, kernel_name, is_extern, *more, **named)
 
         for module in [m for name, m in sys.modules.items() if name.startswith("torch._inductor")]:
-            if vars(module).get(_FUNCTION) is told:
+            if vars(module).get(_FUNCTION) is original:
                 setattr(module, _FUNCTION, told_us)
-        self._undo.append(lambda: _rebind(told_us, told))
+        self._undo.append(lambda: _rebind(told_us, original))
 
     def stop(self) -> None:
         for undo in self._undo:
@@ -150,10 +150,10 @@ def _fused(ops: Ops, root: int, places: Places) -> list[FusedOp]:
     return sorted(out.values(), key=lambda f: (f.sequence, f.module, f.op))
 
 
-def _rebind(ours: Any, theirs: Any) -> None:
+def _rebind(before: Any, after: Any) -> None:
     for module in [m for name, m in sys.modules.items() if name.startswith("torch._inductor")]:
-        if vars(module).get(_FUNCTION) is ours:
-            setattr(module, _FUNCTION, theirs)
+        if vars(module).get(_FUNCTION) is before:
+            setattr(module, _FUNCTION, after)
 
 
 def _nodes(node_schedule: Any, kernel: str, is_extern: bool) -> list[Any]:

@@ -125,14 +125,14 @@ class CompileWatch:
         if self._now is None:
             return
         name, steps, before = self._now
-        made, recompiled, breaks, ns = (b - a for a, b in zip(before, self._counts(), strict=True))
+        graphs, recompiled, breaks, ns = (b - a for a, b in zip(before, self._counts(), strict=True))
         self._now = None
         if steps:
             self._passes.append(
                 CompilePass(
                     name=name,
                     steps=steps,
-                    compilations=made,
+                    compilations=graphs,
                     recompilations=recompiled,
                     graph_breaks=breaks,
                     compile_ns=ns,
@@ -166,12 +166,12 @@ def _counter(name: str) -> dict[str, int]:
 
 def _frame_of(args: tuple[Any, ...]) -> str | None:
     """ "0/1" of what is being compiled: frame 0, the second time."""
-    told = getattr(args[0], "compile_id", None) if args else None
-    if told is None:
+    compile_id = getattr(args[0], "compile_id", None) if args else None
+    if compile_id is None:
         from torch._guards import CompileContext
 
-        told = CompileContext.current_compile_id()
-    found = _COMPILE_ID.search(str(told))
+        compile_id = CompileContext.current_compile_id()
+    found = _COMPILE_ID.search(str(compile_id))
     return found[0] if found else None
 
 

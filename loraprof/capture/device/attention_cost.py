@@ -54,19 +54,19 @@ def _time(call: AttentionCall, device: torch.device, changed: bool, budget_ns: i
 
 def _work(call: AttentionCall, device: torch.device, changed: bool) -> Callable[[], object]:
     """Forward and backward of the call, as it was or without what was in the way."""
-    gone = call.obstacles if changed else ()
-    dtype = torch.bfloat16 if "dtype" in gone else getattr(torch, call.dtype)
-    wide = -(-max(call.query[-1], call.value[-1]) // 8) * 8 if "head size" in gone else None
+    removed = call.obstacles if changed else ()
+    dtype = torch.bfloat16 if "dtype" in removed else getattr(torch, call.dtype)
+    wide = -(-max(call.query[-1], call.value[-1]) // 8) * 8 if "head size" in removed else None
     shapes = [(*s[:-1], wide or s[-1]) for s in (call.query, call.key, call.value)]
     q, k, v = (torch.randn(s, device=device).to(dtype).requires_grad_() for s in shapes)
     mask = None
-    if call.mask_shape is not None and "mask" not in gone:
+    if call.mask_shape is not None and "mask" not in removed:
         full = torch.ones(call.query[-2], call.key[-2], dtype=torch.bool, device=device)
         mask = (full if call.mask == "all true" else full.tril()).expand(call.mask_shape)
     keywords = {
         "attn_mask": mask,
-        "dropout_p": 0.0 if "dropout" in gone else call.dropout,
-        "is_causal": call.causal or ("mask" in gone and call.mask == "causal"),
+        "dropout_p": 0.0 if "dropout" in removed else call.dropout,
+        "is_causal": call.causal or ("mask" in removed and call.mask == "causal"),
         **({"enable_gqa": True} if call.query[-3:-2] != call.key[-3:-2] else {}),
     }
     attend: Any = torch.nn.functional.scaled_dot_product_attention

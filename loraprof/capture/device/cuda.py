@@ -184,10 +184,10 @@ class Cuda:
         return nullcontext()
 
     def flash_refusal(self, given: tuple[Any, ...]) -> str | None:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.backends.cuda.can_use_flash_attention(torch.backends.cuda.SDPAParams(*given), debug=True)
-        words = [str(w.message).partition(" (Triggered internally")[0].strip() for w in told]
+        words = [str(w.message).partition(" (Triggered internally")[0].strip() for w in caught]
         return next((w for w in words if not w.lower().endswith("because:")), None)
 
     def squares(self, budget_s: float) -> tuple[int, ...]:

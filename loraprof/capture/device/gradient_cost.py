@@ -105,10 +105,10 @@ class _Bench:
 def _times(out: Tensor, leaves: list[Tensor], kept_bytes: int, flush: Tensor, budget_ns: float) -> list[float]:
     """LEAST to MOST runs of the engine from ``out`` to ``leaves``, ns; nothing where LEAST exceed the budget."""
     upstream, clock = torch.randn_like(out), measured(flush.device).time_ns
-    kept: deque[object] = deque(maxlen=kept_bytes // max(sum(t.nbytes for t in leaves), 1))
+    gradients: deque[object] = deque(maxlen=kept_bytes // max(sum(t.nbytes for t in leaves), 1))
 
     def run() -> None:
-        kept.append(torch.autograd.grad(out, leaves, upstream, retain_graph=True))
+        gradients.append(torch.autograd.grad(out, leaves, upstream, retain_graph=True))
 
     times: list[float] = []
     until = time.perf_counter_ns() + budget_ns

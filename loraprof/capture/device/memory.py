@@ -28,8 +28,8 @@ def enough_memory() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = str(error).splitlines() or ["Python has none left"]
-        raise MeasurementError(f"out of memory: {said[0]}", SMALLER) from None
+        lines = str(error).splitlines() or ["Python has none left"]
+        raise MeasurementError(f"out of memory: {lines[0]}", SMALLER) from None
 
 
 def require_room(what: str, nbytes: int, device: torch.device) -> None:

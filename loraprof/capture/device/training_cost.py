@@ -150,8 +150,8 @@ def _twin(optimizer: Optimizer, parameters: list[nn.Parameter]) -> Optimizer:
     accepted = inspect.signature(type(optimizer)).parameters
     settings = {k: v for k, v in optimizer.defaults.items() if k in accepted}
     make: Any = type(optimizer)
-    made: Optimizer = make(parameters, **settings)
-    return made
+    twin: Optimizer = make(parameters, **settings)
+    return twin
 
 
 def _sample(frozen: Iterable[Frozen]) -> list[Frozen]:

@@ -165,8 +165,8 @@ class Markers:
 
     def followed(self) -> None:
         """Ends ``follow``. Parameters of modules that are never called themselves count to the one that used them."""
-        made = {c.module: False for c in self.calls} | {c.module: True for c in self.calls if c.after > c.before}
-        self.silent = {top for top in self.roots if made.get(self.ids[top]) is False}
+        has_graph = {c.module: False for c in self.calls} | {c.module: True for c in self.calls if c.after > c.before}
+        self.silent = {top for top in self.roots if has_graph.get(self.ids[top]) is False}
         if self.flow is None:
             return
         self.flow.clear()

@@ -39,8 +39,8 @@ def launch() -> Launch:
     one_machine = _number("LOCAL_WORLD_SIZE", world) == world
     launcher = os.getppid() if world > 1 else os.getpid()
     ticks = start_ticks(launcher)
-    told = [os.environ.get(name, "") for name in (*SHARED, RESTARTS)]
-    same = [launcher, ticks, os.environ.get(RESTARTS, "")] if one_machine else told
+    values = [os.environ.get(name, "") for name in (*SHARED, RESTARTS)]
+    same = [launcher, ticks, os.environ.get(RESTARTS, "")] if one_machine else values
     key = hashlib.sha256(repr((same, world)).encode()).hexdigest()[:12]
     began_s = time.time() if ticks is None else _boot_s() + ticks / os.sysconf("SC_CLK_TCK")
     return Launch(_number("RANK", 0), world, key, began_s, one_machine, launcher if world > 1 else 0)

@@ -140,9 +140,9 @@ class RankWriter:
         return self._nobody_else
 
     def _missing(self, ranks: list[int]) -> Iterator[str]:
-        said = self.stage.failed()
+        failures = self.stage.failed()
         unknown = "died" if self._nobody_else else f"died, or slower than {self._patience.seconds:.0f} s"
-        reasons = {rank: said.get(rank, unknown) or "it could not write" for rank in ranks}
+        reasons = {rank: failures.get(rank, unknown) or "it could not write" for rank in ranks}
         for reason in dict.fromkeys(reasons.values()):
             ranks_named = units.named("rank", [rank for rank in ranks if reasons[rank] == reason])
             yield f"{ranks_named} left no recording: {reason}"

@@ -70,9 +70,9 @@ def files_of(ranks: set[int], launch: Launch) -> set[str]:
     return owns | {trace_name(rank) for rank in ranks}
 
 
-def taken(rank: int, who: str) -> UsageError:
+def taken(rank: int, holder: str) -> UsageError:
     """Two processes with one rank's number."""
-    what = f"rank {rank} is already being recorded, by process {who.strip()}"
+    what = f"rank {rank} is already being recorded, by process {holder.strip()}"
     return UsageError(what, "start every rank once, with a RANK of its own")
 
 

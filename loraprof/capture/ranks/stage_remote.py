@@ -81,9 +81,9 @@ class RemoteStage:
     def publish(self, recording: bytes, ranks: set[int]) -> bool:
         if self.published():
             return False
-        kept = files_of(ranks, self._launch) | {NVML, self._marks.name}
+        published = files_of(ranks, self._launch) | {NVML, self._marks.name}
         for entry in _listed(self._target):  # of a recording that is replaced, or of ranks that did not finish
-            if entry.name not in kept:
+            if entry.name not in published:
                 (self._target / entry.name).remove()
         self.add(RECORDING, recording)
         self._marks.remove()

@@ -22,17 +22,17 @@ def export_to_url(job: Job, target: RemotePath, to: str) -> str:
         if target.exists() and not job.force:
             raise UsageError(f"{target}: exists already", "--force overwrites it")
         with scratch() as folder:
-            made = folder / target.name
-            following = export(replace(job, target=made), to)
-            _send(made, target)
-    return following.replace(str(made), str(target))
+            local = folder / target.name
+            following = export(replace(job, target=local), to)
+            _send(local, target)
+    return following.replace(str(local), str(target))
 
 
-def _send(made: Path, target: RemotePath) -> None:
-    if made.is_file():
-        target.upload(made)
+def _send(local: Path, target: RemotePath) -> None:
+    if local.is_file():
+        target.upload(local)
         return
     (target / RECORDING).remove()
-    for path in sorted(made.rglob("*"), key=lambda path: (path.name == RECORDING, str(path))):
+    for path in sorted(local.rglob("*"), key=lambda path: (path.name == RECORDING, str(path))):
         if path.is_file():
-            (target / str(path.relative_to(made))).upload(path)
+            (target / str(path.relative_to(local))).upload(path)

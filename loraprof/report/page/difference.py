@@ -42,11 +42,11 @@ def difference(data: Waterfall) -> str:
     for side, tone in (("shrank", "good"), ("grew", "bad"), ("not the step's", "rest")):
         box = _Box(side, [bar for bar in changed if _side(bar) == side])
         x = _drawn(parts, box, (x, 0), WIDTH / whole, tone)
-    told = f"from {data.from_} to {data.to}: " + "; ".join(
+    caption = f"from {data.from_} to {data.to}: " + "; ".join(
         f"{_name(bar)} {units.ns(bar.ns, signed=True)}" for bar in sorted(changed, key=lambda b: -abs(b.ns))[:8]
     )
     head = f"What shrank and what grew from {escape(data.from_)} to {escape(data.to)}"
-    return f"<h3>{head}</h3>{figure('difference', 3 * (ROW + 2), told, *parts)}"
+    return f"<h3>{head}</h3>{figure('difference', 3 * (ROW + 2), caption, *parts)}"
 
 
 def _side(bar: Bar) -> str:
@@ -62,9 +62,9 @@ def _drawn(parts: list[str], box: _Box, at: tuple[float, int], scale: float, ton
     (x, depth), wide, y = at, box.width_ns * scale, at[1] * (ROW + 2)
     if not box.bars:
         return x
-    said = f"{box.name}: {units.ns(box.ns, signed=True)}"
+    caption = f"{box.name}: {units.ns(box.ns, signed=True)}"
     shown = f"{box.name} {units.ns(box.ns, signed=True)}"
-    parts.append(rect(x, max(wide - 1.5, 0.5), ROW, tone, said, y, f' data-ns="{box.ns}"'))
+    parts.append(rect(x, max(wide - 1.5, 0.5), ROW, tone, caption, y, f' data-ns="{box.ns}"'))
     parts.append(label(x + 5, y + ROW / 2 + 4, shown, wide - 10, tone))
     if depth < 2:
         inner = x

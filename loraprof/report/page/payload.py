@@ -79,8 +79,8 @@ def dots(kernels: Sequence[Kernel]) -> list[dict[str, Any]]:
 
 
 def _scene(scene: Scene) -> dict[str, Any]:
-    kept = ("step", "wall_ns", "names", "tones", "cells", "left_out")
-    return {name: getattr(scene, name) for name in kept} | {"rows": [_row(row) for row in scene.rows]}
+    fields = ("step", "wall_ns", "names", "tones", "cells", "left_out")
+    return {name: getattr(scene, name) for name in fields} | {"rows": [_row(row) for row in scene.rows]}
 
 
 def _what_if(what_if: WhatIf) -> dict[str, Any]:

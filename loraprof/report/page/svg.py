@@ -23,14 +23,14 @@ def label(x: float, y: float, text: str, room: float, on: str = "") -> str:
     letters = int(room / LETTER)
     if letters < min(len(text), 4):
         return ""
-    kept = text if len(text) <= letters else f"{text[: letters - 1]}…"
+    shortened = text if len(text) <= letters else f"{text[: letters - 1]}…"
     kind = f' class="on t-{on}"' if on else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{kind}>{escape(kept)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}"{kind}>{escape(shortened)}</text>'
 
 
-def figure(kind: str, height: float, said: str, *parts: str, width: int = 900) -> str:
-    """``said`` tells the whole figure to those who do not see it."""
+def figure(kind: str, height: float, caption: str, *parts: str, width: int = 900) -> str:
+    """``caption`` tells the whole figure to those who do not see it."""
     return (
         f'<div class="scroll" tabindex="0"><svg class="figure {kind}" viewBox="0 0 {width} {height:g}" role="img" '
-        f'aria-label="{escape(said)}">{"".join(parts)}</svg></div>'
+        f'aria-label="{escape(caption)}">{"".join(parts)}</svg></div>'
     )

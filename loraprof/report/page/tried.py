@@ -36,9 +36,9 @@ def tried(found: Fix) -> str:
         rows.append(_Row(" + ".join(found.together.arms), found.together.measured, None))
     if not rows:
         return ""
-    said = "; ".join(f"{row.arm}: {units.ratio(row.speeds[0])}" for row in rows)
+    caption = "; ".join(f"{row.arm}: {units.ratio(row.speeds[0])}" for row in rows)
     words = "dot and line: measured · pale bar: predicted · 1x: the unchanged program"
-    return f'{figure("tried", ROW * len(rows) + 24, said, *_parts(rows))}<p class="dim">{words}</p>'
+    return f'{figure("tried", ROW * len(rows) + 24, caption, *_parts(rows))}<p class="dim">{words}</p>'
 
 
 def _parts(rows: Sequence[_Row]) -> list[str]:
@@ -59,11 +59,11 @@ def _parts(rows: Sequence[_Row]) -> list[str]:
         tone = TONES[row.measured.verdict]
         parts.append(label(0, middle + 4, row.arm, LEFT - 20))
         if p := row.predicted:
-            said = f"predicted {units.ratio_interval(p.speedup, p.low, p.high, most=2)}"
-            parts.append(rect(x(p.low), max(x(p.high) - x(p.low), 1), 16, "queue", said, middle - 8))
-        said = f"{row.arm}: measured {units.ratio_interval(speed, least, most, most=2)}"
+            caption = f"predicted {units.ratio_interval(p.speedup, p.low, p.high, most=2)}"
+            parts.append(rect(x(p.low), max(x(p.high) - x(p.low), 1), 16, "queue", caption, middle - 8))
+        caption = f"{row.arm}: measured {units.ratio_interval(speed, least, most, most=2)}"
         span = f'x1="{x(least):.1f}" x2="{x(most):.1f}" y1="{middle}" y2="{middle}"'
         dot = f'<circle class="dot" cx="{x(speed):.1f}" cy="{middle}" r="5" data-v="{speed!r}"/>'
-        title = f"<title>{escape(said)}</title>"
+        title = f"<title>{escape(caption)}</title>"
         parts.append(f'<g class="t-{tone}">{title}<line class="measured" {span}/>{dot}</g>')
     return parts

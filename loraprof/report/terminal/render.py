@@ -184,8 +184,8 @@ def fact_lines(facts: Sequence[tuple[str, str]], width: int) -> Iterator[Text]:
 
 def proposal_lines(block: Proposals, width: int) -> Iterator[Text]:
     """A numbered line per change, its figures at its end where they fit, and below it what to type."""
-    made = [item for _, items in block.groups for item in items]
-    widths = [max(len(text) for text in column) for column in zip(*map(_figures, made), strict=True)]
+    proposals = [item for _, items in block.groups for item in items]
+    widths = [max(len(text) for text in column) for column in zip(*map(_figures, proposals), strict=True)]
     for group, items in block.groups:
         yield from wrapped(group, width, "bold")
         for item in items:
@@ -196,8 +196,8 @@ def proposal_lines(block: Proposals, width: int) -> Iterator[Text]:
                 yield Text(f"{head}{' ' * gap}{figures}")
             else:
                 yield from wrapped(head, width)
-                told = "  ".join(filter(None, _figures(item)))
-                yield from (Text("  ").append_text(line) for line in wrapped(told, width - 2))
+                below = "  ".join(filter(None, _figures(item)))
+                yield from (Text("  ").append_text(line) for line in wrapped(below, width - 2))
             yield from (Text("  ").append_text(line) for line in wrapped(item.advice, width - 2, DIM))
 
 

@@ -47,13 +47,13 @@ def alternate(
             found[entry] = tuple(outcome.times_ns)
         else:
             rounds.append(found)
-    kept = {e: Series(tuple(one[e] for one in rounds)) for e in ([*live, TWIN] if live else [])}
-    twin = kept.pop(TWIN, None)
+    series = {e: Series(tuple(one[e] for one in rounds)) for e in ([*live, TWIN] if live else [])}
+    twin = series.pop(TWIN, None)
     lost = [name for name, outcome in last.items() if outcome.status == "oom" and name not in live]
     failed = {name: Failure(last[name].reason or "", last[name].peak_bytes) for name in lost}
     timed = Timed(
         reference=live[0] if live else arms[0],
-        series=kept,
+        series=series,
         twin=twin,
         clock=next((o.clock for o in last.values() if o.clock), ""),
         stopped=stopped if live and stopped else "no arm could be timed",
@@ -75,7 +75,7 @@ def _stopped(
     if len(rounds) < ENOUGH:
         return None
     base = Series(tuple(one[live[0]] for one in rounds))
-    others = [Series(tuple(one[name] for one in rounds)) for name in [*live[1:], TWIN]]
-    if all(converged(estimate(other, base)) for other in others):
+    rivals = [Series(tuple(one[name] for one in rounds)) for name in [*live[1:], TWIN]]
+    if all(converged(estimate(rival, base)) for rival in rivals):
         return f"every interval is within {HALF_WIDTH:.0%}"
     return None

@@ -76,25 +76,25 @@ def with_iso_memory(found: Comparison, spec: WorkloadSpec, limit_bytes: int, say
     if free is not None and limit_bytes > SHARE * free:
         notes.append(f"memory limit lowered to {units.nbytes(SHARE * free)}: more is not free here")
         limit_bytes = int(SHARE * free)
-    arms, none, open_end = dict(found.arms), [], []
+    arms, unfit, open_end = dict(found.arms), [], []
     for name, arm in found.arms.items():
         if arm.status == "refused":
             continue
         say(f"arm {name}: the largest batch within {units.nbytes(limit_bytes)}")
         fit = largest_batch(_probe(spec, name), limit_bytes)
         if fit is None:
-            none.append(name)
+            unfit.append(name)
             continue
         if not fit.exact:
             open_end.append(name)
         arms[name] = replace(arm, iso_batch=fit.batch, iso_peak_bytes=fit.outcome.peak_bytes, **_speed(fit.outcome))
-    if none:
-        notes.append(f"not even a batch of 1 fits into {units.nbytes(limit_bytes)}: {', '.join(none)}")
+    if unfit:
+        notes.append(f"not even a batch of 1 fits into {units.nbytes(limit_bytes)}: {', '.join(unfit)}")
     if open_end:
         notes.append(f"the search for the largest batch ended early, a larger one may fit: {', '.join(open_end)}")
     reference = found.ratios[0].to if found.ratios else None
-    said = [found.recommendation, at_equal_memory(arms, reference, limit_bytes)]
-    together = " ".join(text for text in said if text) or None
+    sentences = [found.recommendation, at_equal_memory(arms, reference, limit_bytes)]
+    together = " ".join(text for text in sentences if text) or None
     return replace(found, arms=arms, notes=notes, iso_limit_bytes=limit_bytes, recommendation=together)
 
 

@@ -238,5 +238,5 @@ def _mean_clock(states: list[DeviceState]) -> float | None:
 
 def _all_converged(run: _Run) -> bool:
     base = Series(tuple(run.times[run.reference]))
-    others = (Series(tuple(blocks)) for name, blocks in run.times.items() if name != run.reference)
-    return all(converged(estimate(other, base), run.half_width) for other in others)
+    rivals = (Series(tuple(blocks)) for name, blocks in run.times.items() if name != run.reference)
+    return all(converged(estimate(rival, base), run.half_width) for rival in rivals)

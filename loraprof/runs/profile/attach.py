@@ -45,17 +45,17 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
 
 def attach(text: str) -> None:
     """In this process, before its first step. Raises MeasurementError where loraprof is at work already."""
-    told, own = msgspec.json.decode(text, type=Attachment), launch()
-    silent = told.quiet or own.rank > 0
-    finish = told.plan.finish
-    session = Session(told.plan, (lambda: None) if finish else stop_script, lambda said: say(said, silent))
-    patience, arm = Patience(), ScriptArm(told.arm) if told.arm else None
+    attachment, own = msgspec.json.decode(text, type=Attachment), launch()
+    silent = attachment.quiet or own.rank > 0
+    finish = attachment.plan.finish
+    session = Session(attachment.plan, (lambda: None) if finish else stop_script, lambda message: say(message, silent))
+    patience, arm = Patience(), ScriptArm(attachment.arm) if attachment.arm else None
     if arm is not None:
         arm.__enter__()
     session.install()
     if own.world > 1 and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, partial(_torn_down, patience))
-    atexit.register(_end, os.getpid(), told, session, patience, arm)
+    atexit.register(_end, os.getpid(), attachment, session, patience, arm)
 
 
 def _torn_down(patience: Patience, number: int, _: object) -> None:
@@ -63,7 +63,7 @@ def _torn_down(patience: Patience, number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-def _end(process: int, told: Attachment, session: Session, patience: Patience, arm: ScriptArm | None) -> None:
+def _end(process: int, attachment: Attachment, session: Session, patience: Patience, arm: ScriptArm | None) -> None:
     """The training is over, however it ended."""
     if os.getpid() != process:
         return
@@ -73,25 +73,27 @@ def _end(process: int, told: Attachment, session: Session, patience: Patience, a
     refusal = (arm.refusal if arm is not None else None) or session.failure
     if not session.steps and refusal is None:
         return
-    writer = Writer(_own_place(told), told.force, lambda said: say(said, told.quiet), patience)
+    writer = Writer(_own_place(attachment), attachment.force, lambda message: say(message, attachment.quiet), patience)
     try:
         if refusal is None and session.recorded is None:
             refusal = explain_missing(session.steps, session.needed)
         if refusal is not None:
             writer.absent(refusal.message)
-            (Path(told.state) / f"{LACKING}{process}").write_text(refusal.message)
+            (Path(attachment.state) / f"{LACKING}{process}").write_text(refusal.message)
             return
-        writer.write(session, Workload(name=Path(sys.argv[0]).name, kind="script", argv=list(sys.argv), arm=told.arm))
+        writer.write(
+            session, Workload(name=Path(sys.argv[0]).name, kind="script", argv=list(sys.argv), arm=attachment.arm)
+        )
     except LoraprofError as error:
         say(error.message)
 
 
-def _own_place(told: Attachment) -> Place:
+def _own_place(attachment: Attachment) -> Place:
     """The recording of this launch: its number is claimed by the first of its processes that comes here."""
-    own, state = launch().key, Path(told.state)
+    own, state = launch().key, Path(attachment.state)
     claim = state / f"claim-{os.getpid()}"
     claim.write_text(own)
-    for place, number in places(told.place, state):
+    for place, number in places(attachment.place, state):
         with suppress(FileExistsError):
             os.link(claim, number)
         if number.read_text() == own:

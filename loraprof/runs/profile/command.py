@@ -41,10 +41,10 @@ def profile_command(words: list[str], order: Order) -> tuple[int, list[Place]]:
     order.say(order.plan.sentence(False))
     place = order.place.absolute() if isinstance(order.place, Path) else order.place
     with scratch() as state:
-        told = Attachment(
+        attachment = Attachment(
             plan=order.plan, place=str(place), state=str(state), arm=order.arm, force=order.force, quiet=order.quiet
         )
-        code = _run(words, _environment(told))
+        code = _run(words, _environment(attachment))
         claimed = takewhile(lambda one: one[1].exists(), places(str(place), state))
         found = [one for one, _ in claimed if exists(one)]
         if found and found[0] == place:
@@ -58,12 +58,12 @@ def profile_command(words: list[str], order: Order) -> tuple[int, list[Place]]:
     return code, found
 
 
-def _environment(told: Attachment) -> dict[str, str]:
+def _environment(attachment: Attachment) -> dict[str, str]:
     before = os.environ.get("PYTHONPATH")
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HOOK), *([before] if before else [])]),
-        JOB: msgspec.json.encode(told).decode(),
+        JOB: msgspec.json.encode(attachment).decode(),
         ROOT: str(HOOK.parents[3]),
     }
 

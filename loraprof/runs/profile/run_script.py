@@ -50,7 +50,7 @@ def run_script(target: list[str], module: bool, keep: bool = False) -> int:
     ``keep``: its variables live on. The last reference to DDP's reducer ends gloo's group, which with Python's lock
     held waits for its threads, and those may be waiting for that lock (torch 2.13): the process would hang.
     """
-    name, here = target[0], os.getpid()
+    name, process = target[0], os.getpid()
     if not module:
         check_script(name)
     with _environment(target, module):
@@ -60,13 +60,13 @@ def run_script(target: list[str], module: bool, keep: bool = False) -> int:
         except SystemExit as stop:
             left, code = stop, _code(stop.code)
         except (KeyboardInterrupt, LoraprofError):
-            if os.getpid() == here:
+            if os.getpid() == process:
                 raise
             left, code = None, 130
         except BaseException as error:
             left, code = error, 1
             _print(error)
-        if os.getpid() != here:
+        if os.getpid() != process:
             _end_child(code)
         if keep:
             _KEPT.append(left)
@@ -85,7 +85,7 @@ def _end_child(code: int) -> NoReturn:
 @contextmanager
 def _environment(target: list[str], module: bool) -> Iterator[None]:
     """``sys`` as python sets it up for the target: the first entry of the search path is the script's folder."""
-    kept = sys.argv, list(sys.path), sys.modules["__main__"], sys.stdout, sys.stderr
+    before = sys.argv, list(sys.path), sys.modules["__main__"], sys.stdout, sys.stderr
     sys.argv = list(target)
     if not sys.flags.safe_path:
         sys.path[:1] = [os.getcwd() if module else _folder(target[0])]
@@ -94,7 +94,7 @@ def _environment(target: list[str], module: bool) -> Iterator[None]:
     finally:
         for stream in (sys.stdout, sys.stderr):
             _flush(stream)
-        sys.argv, sys.path[:], sys.modules["__main__"], sys.stdout, sys.stderr = kept
+        sys.argv, sys.path[:], sys.modules["__main__"], sys.stdout, sys.stderr = before
 
 
 def _folder(name: str) -> str:

@@ -74,10 +74,10 @@ def run_watched(session: Session, target: list[str], module: bool, arm: str | No
 @contextmanager
 def _torn_down(order: Order) -> Iterator[None]:
     """torchrun ends the survivors of a dead rank: what is recorded by then is kept. A forked child just ends."""
-    here = os.getpid()
+    process = os.getpid()
 
     def end(number: int, _: object) -> None:
-        if os.getpid() == here:
+        if os.getpid() == process:
             order.patience.shorten()
             sys.exit(128 + number)
         signal.signal(number, signal.SIG_DFL)
@@ -87,7 +87,7 @@ def _torn_down(order: Order) -> Iterator[None]:
     try:
         yield
     finally:  # from here on it only says that the others will not come
-        if os.getpid() == here:
+        if os.getpid() == process:
             signal.signal(signal.SIGTERM, order.patience.shorten)
 
 

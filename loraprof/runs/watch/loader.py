@@ -19,11 +19,11 @@ class LoaderWatch:
         self._kept: Any = None
 
     def install(self) -> None:
-        kept = self._kept = _Iterator.__next__
+        plain = self._kept = _Iterator.__next__
 
         def following(iterator: Any) -> Any:
             began = time.perf_counter_ns()
-            batch = kept(iterator)
+            batch = plain(iterator)
             self._ns += time.perf_counter_ns() - began
             self._elements += elements(batch)
             return batch
