@@ -1,6 +1,5 @@
 """What GPUs achieve of their data sheet: ``profiles/efficiencies.toml``."""
 
-import tomllib
 from collections.abc import Iterable
 from functools import cache
 
@@ -8,7 +7,7 @@ import msgspec
 
 from loraprof.errors import InputError
 from loraprof.model.estimate import Rate
-from loraprof.store.profiles import profiles_dir
+from loraprof.store.profiles import profiles_dir, read_profile
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,10 +18,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_rates() -> tuple[Rate, ...]:
     """All rows, in the file's order. Raises InputError for one that does not hold together."""
     path = profiles_dir() / "efficiencies.toml"
-    try:
-        rates = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File).rate
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"{path}: {error}") from error
+    rates = read_profile(path, _File).rate
     for rate in rates:
         if not 0 < rate.low <= rate.value <= rate.high:
             raise InputError(f"{path}: {rate.shape}: {rate.value:g} is not within {rate.low:g} and {rate.high:g}")

@@ -5,7 +5,6 @@ refuses it, with the reason. A wrong peak is worse than none.
 """
 
 import re
-import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import msgspec
 
 from loraprof.errors import InputError
 from loraprof.model.gpu import GpuSpec
-from loraprof.store.profiles import profiles_dir
+from loraprof.store.profiles import profiles_dir, read_profile
 
 # Plausible values; a TFLOP/s figure written without e12, or MHz written as GHz, falls outside.
 RANGES = {
@@ -28,10 +27,7 @@ RANGES = {
 
 def load_gpu(path: Path) -> GpuSpec:
     """One file. Raises InputError naming the file and the key for unknown keys, types and units."""
-    try:
-        spec = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), GpuSpec)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"{path}: {error}") from error
+    spec = read_profile(path, GpuSpec)
     for key, (low, high) in RANGES.items():
         value = getattr(spec, key)
         if value is not None and not low <= value <= high:

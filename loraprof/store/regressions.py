@@ -1,13 +1,11 @@
 """Ops that versions of libraries made slow: ``profiles/regressions.toml``."""
 
-import tomllib
 from functools import cache
 
 import msgspec
 
-from loraprof.errors import InputError
 from loraprof.model.regression import Regression
-from loraprof.store.profiles import profiles_dir
+from loraprof.store.profiles import profiles_dir, read_profile
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,8 +15,4 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def load_regressions() -> tuple[Regression, ...]:
     """All rows, in the file's order. Raises InputError for one that does not hold together."""
-    path = profiles_dir() / "regressions.toml"
-    try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File).regression
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"{path}: {error}") from error
+    return read_profile(profiles_dir() / "regressions.toml", _File).regression
