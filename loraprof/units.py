@@ -63,7 +63,7 @@ def _step(value: float, steps: _Steps, digits: int) -> tuple[int, str]:
     return best
 
 
-def _auto(value: float | None, steps: _Steps, suffix: str, digits: int, signed: bool) -> str:
+def _auto(value: float | None, steps: _Steps, suffix: str, digits: int = 3, signed: bool = False) -> str:
     if value is None:
         return NA
     divisor, unit = _step(value, steps, digits)
@@ -78,24 +78,24 @@ def ns(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
     return _auto(value, _TIME, "", digits, signed)
 
 
-def nbytes(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
+def nbytes(value: float | None) -> str:
     """``1610612736`` -> ``1.50 GiB``."""
-    return _auto(value, _SIZE, "", digits, signed)
+    return _auto(value, _SIZE, "")
 
 
-def flops(value: float | None, digits: int = 3) -> str:
+def flops(value: float | None) -> str:
     """``1.2e12`` -> ``1.20 TFLOP``."""
-    return _auto(value, _SI, "FLOP", digits, False)
+    return _auto(value, _SI, "FLOP")
 
 
-def flops_per_s(value: float | None, digits: int = 3) -> str:
+def flops_per_s(value: float | None) -> str:
     """``3.12e14`` -> ``312 TFLOP/s``."""
-    return _auto(value, _SI, "FLOP/s", digits, False)
+    return _auto(value, _SI, "FLOP/s")
 
 
-def bytes_per_s(value: float | None, digits: int = 3) -> str:
+def bytes_per_s(value: float | None) -> str:
     """``3.35e12`` -> ``3.35 TB/s`` (decimal, as data sheets state it)."""
-    return _auto(value, _SI, "B/s", digits, False)
+    return _auto(value, _SI, "B/s")
 
 
 def count(value: float | None) -> str:

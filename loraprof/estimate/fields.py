@@ -48,8 +48,9 @@ class Fields(Struct):
             raise UsageError(f"{self.where}: `{name}` is {value!r}, not true or false", None)
         return value
 
-    def heads(self, hidden: int, *, q: str = "num_attention_heads", kv: str = "num_key_value_heads") -> tuple[int, ...]:
+    def heads(self, hidden: int) -> tuple[int, ...]:
         """Query heads, key heads, width of a head. Raises UsageError where they contradict each other."""
+        q, kv = "num_attention_heads", "num_key_value_heads"
         queries = self.size(q)
         keys = self.size(kv, default=queries)
         if queries % keys:

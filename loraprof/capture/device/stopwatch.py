@@ -26,9 +26,9 @@ def host_clock(work: Callable[[], object], repeat: int) -> float:
     return time.perf_counter_ns() - started
 
 
-def undisturbed(times: Sequence[float], groups: int = 3) -> float:
-    """The least of the medians of successive groups: what else runs on the machine comes in bursts, and only adds."""
-    size = max(1, len(times) // groups)
+def undisturbed(times: Sequence[float]) -> float:
+    """The least of the medians of successive thirds: what else runs on the machine comes in bursts, and only adds."""
+    size = max(1, len(times) // 3)
     return min(statistics.median(times[i : i + size]) for i in range(0, size * (len(times) // size), size))
 
 

@@ -69,7 +69,6 @@ class _Run:
     arms: dict[str, Step]
     timer: Timer
     budget_ns: int
-    half_width: float
     clock: Callable[[], int]
     state: Callable[[], DeviceState | None]
     peak: Callable[[], int | None]
@@ -122,14 +121,13 @@ def interleave(
     timer: Timer,
     budget_ns: int,
     *,
-    half_width: float = HALF_WIDTH,
     clock: Callable[[], int] = time.perf_counter_ns,
     state: Callable[[], DeviceState | None] = lambda: None,
     peak: Callable[[], int | None] = lambda: None,
 ) -> Timed:
     """Times every arm. ``clock`` is what the budget is counted on, ``state`` is read after every visit, ``peak`` when
     an arm runs out of memory. Raises MeasurementError when no arm can be timed."""
-    run = _Run(dict(arms), timer, budget_ns, half_width, clock, state, peak)
+    run = _Run(dict(arms), timer, budget_ns, clock, state, peak)
     gc.collect()
     with uncollected():
         medians = _warm_up(run)
@@ -196,7 +194,7 @@ def _blocks(run: _Run, count: int) -> str:
         accepted = len(run.times.get(run.reference, ()))
         spent = run.spent_ns() >= run.budget_ns
         if accepted >= MIN_BLOCKS and _all_converged(run):
-            return f"every interval is within {run.half_width:.0%}"
+            return f"every interval is within {HALF_WIDTH:.0%}"
         # Two blocks are the least that can be resampled; throttling must not run for ever either.
         if spent and (accepted >= 2 or run.rejected):
             return "the time budget is spent"
@@ -239,4 +237,4 @@ def _mean_clock(states: list[DeviceState]) -> float | None:
 def _all_converged(run: _Run) -> bool:
     base = Series(tuple(run.times[run.reference]))
     rivals = (Series(tuple(blocks)) for name, blocks in run.times.items() if name != run.reference)
-    return all(converged(estimate(rival, base), run.half_width) for rival in rivals)
+    return all(converged(estimate(rival, base)) for rival in rivals)
