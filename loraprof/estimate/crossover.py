@@ -1,5 +1,6 @@
 """From which width and from how many tokens on does LoRA pay? And where do the nanoseconds between the arms go?"""
 
+from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from math import exp, log
@@ -64,11 +65,10 @@ def with_tokens(settings: Settings, tokens: int) -> Settings:
 
 def waterfall(arms: Mapping[str, ArmEstimate]) -> Waterfall:
     """From full fine-tuning to LoRA, by role; the bars close it exactly."""
-    sums: dict[str, int] = {}
+    sums = Counter[str]()
     for sign, arm in ((-1, arms["full"]), (1, arms["lora"])):
         for row in arm.rows:
-            key = BARS.get(row.role, row.role)
-            sums[key] = sums.get(key, 0) + sign * row.ns
+            sums[BARS.get(row.role, row.role)] += sign * row.ns
     bars = [
         Bar(key=key, phase=None, role=None, cause=None, ns=ns, count_ns=ns, duration_ns=0)
         for key, ns in sums.items()

@@ -4,6 +4,7 @@ A copy to the device inside the forward pass brings weights: inputs come from ou
 device. A copy back of as many bytes takes them away again.
 """
 
+from collections import Counter
 from math import prod
 from typing import Final
 
@@ -98,9 +99,9 @@ def _frozen_sizes(case: Case) -> set[int] | None:
     if case.recording is None or not case.recording.parameters:
         return None
     single = [(p.module, prod(p.shape) * element_bytes(p.dtype)) for p in case.recording.parameters if not p.trainable]
-    whole: dict[int, int] = {}
+    whole = Counter[int]()
     for module, nbytes in single:
-        whole[module] = whole.get(module, 0) + nbytes
+        whole[module] += nbytes
     return {nbytes for _, nbytes in single} | set(whole.values())
 
 

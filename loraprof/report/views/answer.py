@@ -1,5 +1,6 @@
 """What is the answer, and how sure is it? The first lines of a report's page."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from loraprof import units
@@ -184,9 +185,7 @@ def shares(report: Report, most: int) -> tuple[int, bool, list[tuple[str, int]]]
     if step is None:
         return None
     wall_ns, parts = (plain.wall_ns, plain.partition) if plain else (step.wall_ns, step.partition)
-    totals: dict[str, int] = {}
+    totals = Counter[str]()
     for part in parts:
-        name = part.role if part.kind == "busy" else f"idle:{part.cause}"
-        totals[name] = totals.get(name, 0) + part.ns
-    ranked = sorted(totals.items(), key=lambda item: -item[1])[:most]
-    return wall_ns, plain is not None, [(name, ns) for name, ns in ranked if ns]
+        totals[part.role if part.kind == "busy" else f"idle:{part.cause}"] += part.ns
+    return wall_ns, plain is not None, [(name, ns) for name, ns in totals.most_common(most) if ns]

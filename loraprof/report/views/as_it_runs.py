@@ -5,7 +5,8 @@ kernels, modules and bytes is scaled role by role to that step's partition, so t
 a GPU, whose kernels take as long either way, that changes idle time alone.
 """
 
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -26,9 +27,10 @@ def as_it_runs(report: Report) -> Report:
     profiled, plain = report.step(), report.plain_step()
     if profiled is None or plain is None:
         return report
-    busy = _ratios(_busy(profiled), _busy(plain))
-    by_role = _ratios(_by_role(profiled, "busy"), _by_role(plain, "busy"))
-    waits = _ratios(_by_role(profiled, "idle"), _by_role(plain, "idle"))
+    busy = _ratios(*(_sums(step, "busy", lambda p: (p.phase, p.role)) for step in (profiled, plain)))
+    by_role, waits = (
+        _ratios(*(_sums(step, kind, lambda p: p.role) for step in (profiled, plain))) for kind in ("busy", "idle")
+    )
     return replace(
         report,
         steps=[plain if step.name == plain.name else step for step in report.steps],
@@ -39,21 +41,17 @@ def as_it_runs(report: Report) -> Report:
     )
 
 
-def _busy(step: Step) -> dict[tuple[str, str], int]:
-    out: dict[tuple[str, str], int] = {}
-    for p in step.partition:
-        if p.kind == "busy":
-            out[p.phase, p.role] = out.get((p.phase, p.role), 0) + p.ns
-    return out
+def _sums(step: Step, kind: str, key: Callable[[Part], Key]) -> Counter[Key]:
+    """Time of the parts of a kind, ns by ``key``."""
+    sums = Counter[Key]()
+    for part in step.partition:
+        if part.kind == kind:
+            sums[key(part)] += part.ns
+    return sums
 
 
-def _by_role(step: Step, kind: str) -> dict[str, int]:
-    rows: list[Part] = [p for p in step.partition if p.kind == kind]
-    return {role: sum(p.ns for p in rows if p.role == role) for role in {p.role for p in rows}}
-
-
-def _ratios(before: dict[Key, int], after: dict[Key, int]) -> dict[Key, float]:
-    return {key: after.get(key, 0) / ns for key, ns in before.items() if ns}
+def _ratios(before: Counter[Key], after: Counter[Key]) -> dict[Key, float]:
+    return {key: after[key] / ns for key, ns in before.items() if ns}
 
 
 def _kernel(k: Kernel, ratio: float) -> Kernel:
