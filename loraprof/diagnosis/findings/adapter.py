@@ -15,17 +15,7 @@ from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedies import adapter as remedies
 from loraprof.diagnosis.rows import conversions, element_bytes, like, rows_of
 from loraprof.diagnosis.rule import ADAPTER, Rule, Seen, evidence
-from loraprof.diagnosis.select import (
-    both,
-    busy_ns,
-    either,
-    modules,
-    of_rows,
-    roles,
-    total_ns,
-    within,
-    worth,
-)
+from loraprof.diagnosis.select import both, busy_ns, either, modules, of_rows, roles, total_ns, within, worth
 from loraprof.diagnosis.worth import Worth
 from loraprof.model.report import Kernel
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE

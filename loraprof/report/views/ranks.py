@@ -6,15 +6,7 @@ Ranks are rows only as the slowest and the fastest; the others are quantiles. Ev
 from collections.abc import Sequence
 
 from loraprof import units
-from loraprof.model.ranks import (
-    ClockAlignment,
-    CollectiveRow,
-    Communication,
-    RankRow,
-    RankSummary,
-    Spread,
-    Straggler,
-)
+from loraprof.model.ranks import ClockAlignment, CollectiveRow, Communication, RankRow, RankSummary, Spread, Straggler
 from loraprof.report.document import Block, Cell, Column, Facts, Paragraph, Row, Section, Table, numbers, table_of
 from loraprof.report.views.tables import role_cell, share_cell
 

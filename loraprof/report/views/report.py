@@ -13,17 +13,7 @@ from loraprof import units
 from loraprof.model.compilation import CompiledReport
 from loraprof.model.finding import Finding
 from loraprof.model.report import MemoryReport, NvmlReport, Report, Step, Traffic
-from loraprof.report.document import (
-    Bar,
-    Block,
-    Document,
-    Facts,
-    Paragraph,
-    Remark,
-    Remarks,
-    Section,
-    Segment,
-)
+from loraprof.report.document import Bar, Block, Document, Facts, Paragraph, Remark, Remarks, Section, Segment
 from loraprof.report.palette import CAUSE_TONES, CPU_LABELS, ROLE_TONES, TONES
 from loraprof.report.views import answer, tables
 from loraprof.report.views.adapter import account_section, adapter_section
