@@ -69,10 +69,10 @@ def overrides_of(name: str, overrides: dict[str, Any], values: dict[str, str]) -
     own: dict[str, Any] = {key: value for key, value in values.items() if key not in ("hidden", "tokens")}
     spec = load_workload(name, {**overrides, **own})
     if "hidden" in values:
-        sizes = resized(spec.config, _whole("hidden", values["hidden"]))
+        sizes = resized(spec.config, _positive("hidden", values["hidden"]))
         own |= {f"config.{key}": size for key, size in sizes.items()}
     if "tokens" in values:
-        own["seq"] = _sequence(spec, _whole("tokens", values["tokens"]))
+        own["seq"] = _sequence(spec, _positive("tokens", values["tokens"]))
     load_workload(name, {**overrides, **own})
     return own
 
@@ -88,7 +88,7 @@ def _sequence(spec: WorkloadSpec, tokens: int) -> int:
     return tokens // sequences
 
 
-def _whole(axis: str, text: str) -> int:
+def _positive(axis: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"{axis}={text} is not a whole number")
     return int(text)
@@ -148,7 +148,7 @@ def _progress(total: int, quiet: bool) -> Iterator[Callable[[str, SweepCell], No
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("cells", total=total)
-        yield lambda key, cell: bar.update(task, advance=1, description=_told(key, cell))
+        yield lambda key, cell: bar.update(task, advance=1, description=_cell_line(key, cell))
 
 
 def _lines(total: int, quiet: bool) -> Callable[[str, SweepCell], None]:
@@ -159,10 +159,10 @@ def _lines(total: int, quiet: bool) -> Callable[[str, SweepCell], None]:
         done += 1
         left_ns = (time.monotonic() - begun) / done * (total - done) * 1e9
         left = f"; about {units.ns(left_ns)} left" if done < total else ""
-        say(f"{done} of {total}, {_told(key, cell)}{left}", quiet)
+        say(f"{done} of {total}, {_cell_line(key, cell)}{left}", quiet)
 
     return advance
 
 
-def _told(key: str, cell: SweepCell) -> str:
+def _cell_line(key: str, cell: SweepCell) -> str:
     return f"{key}: {units.ratio(cell.speedup) if cell.speedup is not None else cell.status}"

@@ -54,7 +54,7 @@ def compare(*recordings: str | PathLike[str], allow_different: bool = False) -> 
         interleaved=False,
         notes=[
             "not interleaved: the recordings were made at different times",
-            *_few(times),
+            *_too_few(times),
             *compiling.recorded([*profiled.items()]),
         ],
     )
@@ -98,7 +98,7 @@ def _arm(one: Profiled) -> ArmResult:
     )
 
 
-def _few(times: Mapping[str, Sequence[int]]) -> list[str]:
+def _too_few(times: Mapping[str, Sequence[int]]) -> list[str]:
     short = [name for name, steps in times.items() if not isfinite(own_floor(steps))]
     if not short:
         return []

@@ -20,12 +20,12 @@ def best(findings: Sequence[Finding], kinds: Collection[RemedyKind]) -> list[Pro
         remedies = [r for r in finding.remedies if r.kind in kinds]
         if remedies:
             found.append((finding, max(remedies, key=lambda r: r.gain_ns)))
-    return sorted(found, key=lambda pair: (_open(pair[1]), -pair[1].gain_ns))
+    return sorted(found, key=lambda pair: (_undecided(pair[1]), -pair[1].gain_ns))
 
 
 def gains(remedy: RemedyReport) -> bool:
     return remedy.gain is not None and remedy.gain.speedup > LEAST
 
 
-def _open(remedy: RemedyReport) -> bool:
+def _undecided(remedy: RemedyReport) -> bool:
     return remedy.gain is None or not units.is_known(remedy.gain.low, remedy.gain.high)

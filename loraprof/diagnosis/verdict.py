@@ -58,10 +58,10 @@ def _where(step: Step | None, adapter: Adapter | None, timing: TimingReport, unp
     if adapter is not None and parts[linears]:
         times = adapted / parts[linears]
         extra = f" The adapters take {units.ratio(times, 2 if times < 10 else 0)} the frozen layers' own time."
-    return f"Of {_whole(timing, unprofiled)}, {sentence}.{extra}"
+    return f"Of {_which_step(timing, unprofiled)}, {sentence}.{extra}"
 
 
-def _whole(timing: TimingReport, unprofiled: bool) -> str:
+def _which_step(timing: TimingReport, unprofiled: bool) -> str:
     """Which step the shares are of: a reader takes them for those of the step that runs without a profiler."""
     if unprofiled:
         return "this step without the profiler"
@@ -131,7 +131,7 @@ def verdict(
     text = (
         f"LoRA is predicted {word} full fine-tuning here: {units.ratio(speedup, decimals)} "
         f"[{units.ratio(low, decimals)}, {units.ratio(high, decimals)}] its speed, at most "
-        f"{units.ratio(ideal, decimals)} if the adapters were free{_besides(uncounted_bytes)}. {plain.sentence}"
+        f"{units.ratio(ideal, decimals)} if the adapters were free{_uncounted(uncounted_bytes)}. {plain.sentence}"
     )
     return replace(
         plain,
@@ -161,7 +161,7 @@ def with_proof(verdict: Verdict, best: Proven) -> Verdict:
     return replace(verdict, sentence=f"{verdict.sentence} {measured}", proven=best)
 
 
-def _besides(uncounted_bytes: int | None) -> str:
+def _uncounted(uncounted_bytes: int | None) -> str:
     if not uncounted_bytes:
         return ""
     return f"; the {units.nbytes(uncounted_bytes)} of gradients that full fine-tuning also reduces are not counted"

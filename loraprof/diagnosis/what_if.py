@@ -125,7 +125,7 @@ class _Edited(Struct, frozen=True, dict=True):
         taken = [e for e in edits if isinstance(e, Taken)]
         host = [e for e in edits if isinstance(e, HostEdit)]
         none = np.zeros(len(self.timed.ns))
-        less = reduce(_either, taken, Taken(none, none))
+        less = reduce(_larger_shares, taken, Taken(none, none))
         if self.replay is None or not host:
             return saved_ns(self.timed, less)
         flags = [e.merged for e in host if e.merged is not None]
@@ -152,5 +152,5 @@ class _Edited(Struct, frozen=True, dict=True):
         return np.array([place.get(record, -1) for record in self.replay.step.record.tolist()], dtype=np.int64)
 
 
-def _either(first: Taken, second: Taken) -> Taken:
+def _larger_shares(first: Taken, second: Taken) -> Taken:
     return replace(first, time=np.maximum(first.time, second.time), launch=np.maximum(first.launch, second.launch))

@@ -44,7 +44,7 @@ def step_work(architecture: Architecture, settings: Settings, arm: str) -> list[
         if settings.checkpointing:
             blocks += [_recomputed(one) for one in blocks if one.phase == "forward"]
         found += [one.times(stack.count * settings.accumulate) for one in blocks]
-    found += [one.times(settings.accumulate) for one in _ends(architecture, settings, arm)]
+    found += [one.times(settings.accumulate) for one in _embedding_and_head(architecture, settings, arm)]
     found += optimizer_work(architecture, settings, arm)
     return found
 
@@ -111,7 +111,7 @@ def _attention(layer: Layer, settings: Settings) -> Iterator[Work]:
     yield Work("backward", "attention", "elementwise", behind, 0, reread * wide * scores, "", "attention")
 
 
-def _ends(architecture: Architecture, settings: Settings, arm: str) -> Iterator[Work]:
+def _embedding_and_head(architecture: Architecture, settings: Settings, arm: str) -> Iterator[Work]:
     """Embedding, last norm, head and loss; adapters do not reach them."""
     t, d, w = settings.tokens, architecture.hidden, width(settings)
     last = architecture.stacks[-1].layer

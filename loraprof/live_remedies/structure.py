@@ -144,7 +144,7 @@ def _ranks(down: torch.Tensor, up: torch.Tensor, k: int, n: int) -> int | None:
 
     A square layer's A and B have the same shapes: the one that comes first is A.
     """
-    for r, r_up in ((r, s) for r in _others(down, k) for s in up.shape):
+    for r, r_up in ((r, s) for r in _other_side(down, k) for s in up.shape):
         out = up.numel() // r_up
         if r >= min(k, n) or r % r_up or out > n or (r_up == r and out != n):
             continue
@@ -153,7 +153,7 @@ def _ranks(down: torch.Tensor, up: torch.Tensor, k: int, n: int) -> int | None:
     return None
 
 
-def _others(p: torch.Tensor, width: int) -> list[int]:
+def _other_side(p: torch.Tensor, width: int) -> list[int]:
     """The other side of a matrix that has ``width`` on one."""
     return [int(p.numel() // width)] if width in p.shape else []
 

@@ -33,7 +33,7 @@ def in_turn(command: Command, kind: type[Answer], say: Callable[[str], None]) ->
 
     def execute(jobs: Mapping[str, msgspec.Struct]) -> Iterator[tuple[str, Answer | Lost]]:
         for key, job in jobs.items():
-            yield key, _asked(key, job, command, kind, say)
+            yield key, _answer_of(key, job, command, kind, say)
 
     return execute
 
@@ -49,12 +49,12 @@ def on_ray(address: str, work: Callable[[Job], Answer], device: bool = False) ->
             running = {start.remote(job): key for key, job in jobs.items()}
             while running:
                 (task, *_), _ = ray.wait(list(running), num_returns=1)
-                yield running.pop(task), _got(ray, task)
+                yield running.pop(task), _ray_answer(ray, task)
 
     return execute
 
 
-def _asked(
+def _answer_of(
     key: str, job: msgspec.Struct, command: Command, kind: type[Answer], say: Callable[[str], None]
 ) -> Answer | Lost:
     for left in reversed(range(ATTEMPTS)):
@@ -67,7 +67,7 @@ def _asked(
     return Lost(f"its process died {ATTEMPTS} times: {died}")
 
 
-def _got(ray: Any, task: Any) -> Any:
+def _ray_answer(ray: Any, task: Any) -> Any:
     try:
         return ray.get(task)
     except ray.exceptions.RayError as error:

@@ -77,7 +77,7 @@ def cached_calibration(
     if event_cost and found.event_ns is None:
         found = msgspec.structs.replace(found, event_ns=event_cost_ns(device))
     if beside is not None:
-        found = _beside(found, device, shapes, beside, measured(device).squares(budget_s)[SQUARE])
+        found = _with_other_dtype(found, device, shapes, beside, measured(device).squares(budget_s)[SQUARE])
     doubt = unsteady(found)
     if doubt is not None:
         notes.append(f"the calibration contradicts itself, the machine was busy: {doubt}; it is not cached")
@@ -128,7 +128,9 @@ def _missing_gemms(
     return msgspec.structs.replace(known, gemm=gemm)
 
 
-def _beside(known: Calibration, device: torch.device, shapes: Sequence[Shape], dtype: str, square: int) -> Calibration:
+def _with_other_dtype(
+    known: Calibration, device: torch.device, shapes: Sequence[Shape], dtype: str, square: int
+) -> Calibration:
     """With the largest of ``shapes`` in another ``dtype``."""
     largest = sorted(dict.fromkeys(shapes), key=prod, reverse=True)[:BESIDE]
     wanted = _absent(known, [(square, square, square), *largest], dtype)

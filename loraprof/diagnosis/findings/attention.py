@@ -54,7 +54,7 @@ class Lost(Struct, frozen=True):
 
 def lost_attention(case: Case) -> Seen | None:
     """B13: attention ran with a slower kernel than torch has for it."""
-    lost = _counted(case) if case.recording and case.recording.attention else _traced(case)
+    lost = _from_recording(case) if case.recording and case.recording.attention else _from_trace(case)
     if lost is None:
         return None
     spent = total_ns(case, lost.select)
@@ -86,7 +86,7 @@ def _saved(whole: Worth | None, shares: tuple[float, float, float] | None) -> Wo
     return replace(whole.times(likely), low=whole.low * low, high=whole.high * high)
 
 
-def _counted(case: Case) -> Lost | None:
+def _from_recording(case: Case) -> Lost | None:
     assert case.recording is not None
     calls = case.recording.attention
     slow = [c for c in calls if c.faster]
@@ -148,7 +148,7 @@ def _fixes(call: AttentionCall) -> list[str]:
     return [FIXES.get(o, mask) for o in call.obstacles]
 
 
-def _traced(case: Case) -> Lost | None:
+def _from_trace(case: Case) -> Lost | None:
     """From the names and arguments of the ops: which kernel each call of forward led to."""
     trace, host, attribution = case.analysis.trace, case.analysis.trace.host, case.analysis.attribution
     inside = (host.kind == HostKind.OP) & in_step(case) & (attribution.phase != PHASE["recompute"])

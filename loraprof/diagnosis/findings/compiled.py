@@ -82,7 +82,7 @@ def compiles_in_steps(case: Case) -> Seen | None:
         evidence("graphs compiled inside the profiled steps", count, "count"),
     ]
     rows += [evidence("their time", in_steps_ns, "ns"), evidence("of the profiled steps", share, "share")] * bool(count)
-    rows += _told(case, compilation, timed_share)
+    rows += _recorded_rows(case, compilation, timed_share)
     return Seen(
         evidence=rows,
         saved=each_time,
@@ -90,7 +90,7 @@ def compiles_in_steps(case: Case) -> Seen | None:
     )
 
 
-def _told(case: Case, found: Compilation | None, timed: float) -> list[Evidence]:
+def _recorded_rows(case: Case, found: Compilation | None, timed: float) -> list[Evidence]:
     """What only a recording knows."""
     if found is None:
         return []

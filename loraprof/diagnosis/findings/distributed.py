@@ -45,7 +45,7 @@ def gathers(case: Case) -> Seen | None:
             evidence("time of the gathers", of_kind.ns, "ns"),
             evidence("of it nothing hides", exposed, "ns"),
             evidence("of the step", exposed / case.wall_ns, "share"),
-            *_saved(case),
+            *_saved_traffic(case),
         ],
         saved=at_most(case, exposed),
         severity="major",
@@ -108,7 +108,7 @@ def needless_reduction(case: Case) -> Seen | None:
             evidence("bytes of the adapters' gradients, at most", own, "B"),
             evidence("time of the reductions", of_kind.ns, "ns"),
             evidence("of it nothing hides", of_kind.exposed_ns, "ns"),
-            *_saved(case),
+            *_saved_traffic(case),
         ],
         saved=at_most(case, of_kind.exposed_ns * (1 - own / moved)),
         severity="major",
@@ -202,7 +202,7 @@ def _exposed(case: Case) -> int:
     return exposed_ns(case.step, case.analysis.on_gpu)
 
 
-def _saved(case: Case) -> list[Evidence]:
+def _saved_traffic(case: Case) -> list[Evidence]:
     """What of the traffic LoRA saves, where the recording says what full fine-tuning would reduce."""
     exchanged = case.communication
     if exchanged is None or exchanged.saved_bytes is None:

@@ -94,13 +94,13 @@ def memory_full(case: Case) -> Seen | None:
             evidence("time of copies between host and device inside the passes", moving, "ns"),
         ],
         saved=worth(case, idle("allocator")),
-        title=None if any(signs[:2]) else _elsewhere(signs[2]),
+        title=None if any(signs[:2]) else _title_of(signs[2]),
         spent_ns=allocating + moving * signs[3],
         values={"allocates": any(signs[:3]), "moves": signs[3], "full": any(signs[:2])},
     )
 
 
-def _elsewhere(allocating: bool) -> str:
+def _title_of(allocating: bool) -> str:
     """What a step does whose memory is not known to be full."""
     return "The step waits for device memory" if allocating else "Tensors travel between host and device in the step"
 

@@ -56,13 +56,13 @@ def _chart(title: str, axis: str, ticks: Sequence[str], lines: Mapping[str, Sequ
         parts.append(f'<polyline class="line" points="{points}" stroke-dasharray="{DASHES[number % len(DASHES)]}"/>')
         parts.append(label(x(line[-1]) + 10, y(line[-1].speedup or 1) + 4, name, RIGHT - 10))
         parts += [_point(c, x(c), y) for c in line]
-    caption = "; ".join(f"{name}: {', '.join(_said(c, axis) for c in line)}" for name, line in lines.items())
+    caption = "; ".join(f"{name}: {', '.join(_cell_caption(c, axis) for c in line)}" for name, line in lines.items())
     head = f"<h3>{escape(title)}</h3>" if title else ""
     words = "bars: the interval measured · ring: predicted · hollow: not decided · 1x: LoRA as fast as full fine-tuning"
     return f'{head}{figure("curve", HEIGHT, caption, *parts)}<p class="dim">{words}</p>'
 
 
-def _said(cell: SweepCell, axis: str) -> str:
+def _cell_caption(cell: SweepCell, axis: str) -> str:
     return f"{units.ratio(cell.speedup)} at {axis} {cell.values[axis]}"
 
 

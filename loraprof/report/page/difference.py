@@ -68,12 +68,12 @@ def _drawn(parts: list[str], box: _Box, at: tuple[float, int], scale: float, ton
     parts.append(label(x + 5, y + ROW / 2 + 4, shown, wide - 10, tone))
     if depth < 2:
         inner = x
-        for child in _inside(box, depth):
+        for child in _nested(box, depth):
             inner = _drawn(parts, child, (inner, depth + 1), scale, tone)
     return x + wide
 
 
-def _inside(box: _Box, depth: int) -> list[_Box]:
+def _nested(box: _Box, depth: int) -> list[_Box]:
     """By phase, then by role and cause; the widest first."""
     groups: dict[str, list[Bar]] = {}
     for bar in box.bars:

@@ -45,7 +45,7 @@ def labels(names: Sequence[str]) -> list[str]:
     out = {name: label(name) for name in distinct}
     for text in [text for text, count in Counter(out.values()).items() if count > 1]:
         alike = [name for name in distinct if out[name] == text]
-        own = [_own(name, [n for n in alike if n != name]) for name in alike]
+        own = [_distinctive_part(name, [n for n in alike if n != name]) for name in alike]
         for number, (name, part) in enumerate(zip(alike, own, strict=True), 1):
             out[name] = f"{text} {part if part and own.count(part) == 1 else f'#{number}'}"
     return [out[name] for name in names]
@@ -131,7 +131,7 @@ def _dtype(text: str) -> str:
     return _DTYPES[found[1]] if found else ""
 
 
-def _own(name: str, alike: Sequence[str]) -> str:
+def _distinctive_part(name: str, alike: Sequence[str]) -> str:
     """The first short part of a name that no other of them has."""
     parts, taken = re.findall(r"[A-Za-z0-9]+", name), {p for o in alike for p in re.findall(r"[A-Za-z0-9]+", o)}
     return next((p for p in parts if 1 < len(p) <= 20 and p not in taken), "")

@@ -126,7 +126,7 @@ def _stragglers(stragglers: Sequence[Straggler]) -> str:
 def communication_section(communication: Communication, adapted: bool) -> Section:
     """Every kind of collective with its size, what of it is exposed, and its bandwidth; then what LoRA saves."""
     blocks: list[Block] = [collective_table(communication.collectives)]
-    gradients = ("LoRA", _saved(communication)) if adapted else ("gradients", _reduced(communication))
+    gradients = ("LoRA", _saved_traffic(communication)) if adapted else ("gradients", _reduced_traffic(communication))
     lines = [(label, words) for label, words in (gradients, ("bandwidth", _basis(communication))) if words]
     if lines:
         blocks.append(Facts(tuple(lines)))
@@ -154,7 +154,7 @@ def collective_table(rows: Sequence[CollectiveRow]) -> Table:
     )
 
 
-def _saved(communication: Communication) -> str:
+def _saved_traffic(communication: Communication) -> str:
     """What of the traffic is the gradients', and what is not."""
     if communication.strategy is None or communication.saved_bytes is None:
         return ""
@@ -166,7 +166,7 @@ def _saved(communication: Communication) -> str:
     return words
 
 
-def _reduced(communication: Communication) -> str:
+def _reduced_traffic(communication: Communication) -> str:
     """The same of a step without adapters."""
     if communication.strategy is None:
         return ""

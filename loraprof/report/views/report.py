@@ -236,14 +236,14 @@ def _nvml(n: NvmlReport | None, notes: list[str], step_ns: int | None) -> str:
         words.append(f"tensor pipe {units.percent(n.tensor_active, 0)}")
     if n.dram_active is not None:
         words.append(f"DRAM {units.percent(n.dram_active, 0)}")
-    words.append(f"{units.quantity(n.energy_j_per_step, 'J')} per step{_loop(n, step_ns)}")
+    words.append(f"{units.quantity(n.energy_j_per_step, 'J')} per step{_sampled_steps(n, step_ns)}")
     if n.throttle is not None:
         words.append(f"throttled: {', '.join(n.throttle)}" if n.throttle else "not throttled")
     words.append(f"{units.count(n.samples)} samples")
     return " · ".join(words)
 
 
-def _loop(n: NvmlReport, step_ns: int | None) -> str:
+def _sampled_steps(n: NvmlReport, step_ns: int | None) -> str:
     """Said where the steps that were sampled took longer or shorter than the timed ones."""
     took = n.sampled_step_ns
     if not took or not step_ns or abs(took / step_ns - 1) < NEAR:

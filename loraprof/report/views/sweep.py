@@ -39,7 +39,7 @@ def headline(sweep: Sweep) -> str:
         return f"No difference between LoRA and full fine-tuning is established in {_all_of(len(known))}: {ends}."
     return (
         f"LoRA is faster in {units.count(count)} and slower in {units.count(lost)} of {units.count(len(known))} cells"
-        f"{_open(len(known) - count - lost)}: {ends}."
+        f"{_undecided(len(known) - count - lost)}: {ends}."
     )
 
 
@@ -47,7 +47,7 @@ def _all_of(count: int) -> str:
     return "the one cell" if count == 1 else f"any of {units.count(count)} cells"
 
 
-def _open(count: int) -> str:
+def _undecided(count: int) -> str:
     return f", undecided in {units.count(count)}" if count else ""
 
 
@@ -83,12 +83,12 @@ def _map(sweep: Sweep, at: Mapping[str, str], rows: str | None, across: str) -> 
             current = cell(row, column)
             left = cell(row, columns[k - 1]) if k else None
             above = cell(down[i - 1], column) if i else None
-            line.append(_heat(current, _apart(left, current), _apart(above, current)))
+            line.append(_heat(current, _across_the_line(left, current), _across_the_line(above, current)))
         table.append(tuple(line))
     return Table((Column(rows or ""), *(numbers(c) for c in columns)), tuple(table))
 
 
-def _apart(first: SweepCell | None, second: SweepCell | None) -> bool:
+def _across_the_line(first: SweepCell | None, second: SweepCell | None) -> bool:
     """Whether the line runs between two cells."""
     if first is None or second is None or first.speedup is None or second.speedup is None:
         return False

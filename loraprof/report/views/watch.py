@@ -32,7 +32,7 @@ def headline(watch: Watch) -> str:
     times = "once" if count == 1 else f"{units.count(count)} times"
     most = "" if count == 1 else ", most"
     where = f"at step {units.count(largest.step)}"
-    return f"The step time shifted {times}{most} {where}: {_change(largest)}; {_with(largest)}."
+    return f"The step time shifted {times}{most} {where}: {_change(largest)}; {_shifted_with(largest)}."
 
 
 def _change(shift: Shift) -> str:
@@ -41,13 +41,13 @@ def _change(shift: Shift) -> str:
     return f"from {units.ns(shift.before_ns)} to {units.ns(shift.after_ns)}, {percent} {'more' if more > 0 else 'less'}"
 
 
-def _with(shift: Shift) -> str:
+def _shifted_with(shift: Shift) -> str:
     if not shift.moved:
         return "nothing else that was watched shifted with it"
-    return "with it: " + ", ".join(_moved(m) for m in shift.moved)
+    return "with it: " + ", ".join(_change_of(m) for m in shift.moved)
 
 
-def _moved(moved: Moved) -> str:
+def _change_of(moved: Moved) -> str:
     old, new = (units.quantity(value, moved.unit) for value in (moved.before, moved.after))
     return f"{moved.what} {old} to {new}"
 
@@ -73,6 +73,6 @@ def _table(shifts: list[Shift]) -> Table:
         (numbers("change"), lambda s: Cell(units.ratio(s.after_ns / s.before_ns), s.after_ns / s.before_ns)),
         (
             Column("with", elastic=True),
-            lambda s: Cell(", ".join(map(_moved, s.moved)) or "nothing else", full=_with(s)),
+            lambda s: Cell(", ".join(map(_change_of, s.moved)) or "nothing else", full=_shifted_with(s)),
         ),
     )

@@ -52,7 +52,7 @@ def with_quality(found: Comparison, spec: WorkloadSpec, steps: int, say: Say) ->
         broken = [str(seed) for seed, run in zip(SEEDS, losses, strict=True) if not all(map(isfinite, run))]
         if broken:
             diverged.append(f"{name} (seed {', '.join(broken)})")
-        arms[name] = replace(arm, **dict(zip(("initial_loss", "final_loss"), _ends(losses), strict=True)))
+        arms[name] = replace(arm, **dict(zip(("initial_loss", "final_loss"), _first_and_last(losses), strict=True)))
     if diverged:
         notes.append(f"training diverges, its loss is not finite: {', '.join(diverged)}")
     if learning(arms).too_short:
@@ -62,7 +62,7 @@ def with_quality(found: Comparison, spec: WorkloadSpec, steps: int, say: Say) ->
     return replace(found, arms=arms, notes=notes, quality_steps=steps, recommendation=recommended)
 
 
-def _ends(losses: Sequence[Sequence[float]]) -> tuple[list[float | None], list[float | None]]:
+def _first_and_last(losses: Sequence[Sequence[float]]) -> tuple[list[float | None], list[float | None]]:
     """First loss, and mean of the last tenth of the steps, of each run; None where any of them is not finite."""
     first = [run[0] if isfinite(run[0]) else None for run in losses]
     last = [fmean(run[-max(1, len(run) // 10) :]) if all(map(isfinite, run)) else None for run in losses]

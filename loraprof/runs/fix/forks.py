@@ -41,10 +41,10 @@ class Forks:
             raise MeasurementError("the process that starts the runs ended", None)
         ended = msgspec.json.decode(line, type=Ended)
         output = log.read_text(encoding="utf-8", errors="replace")[-TAIL:].strip() if log.exists() else ""
-        return _told(ended, answer, output, limit_s)
+        return _found_or_why(ended, answer, output, limit_s)
 
 
-def _told(ended: Ended, answer: Path, output: str, limit_s: float) -> Found:
+def _found_or_why(ended: Ended, answer: Path, output: str, limit_s: float) -> Found:
     last = output.splitlines()[-1] if output else "it printed nothing"
     if answer.exists() and not ended.late:
         found = msgspec.msgpack.decode(answer.read_bytes(), type=Found)

@@ -37,7 +37,7 @@ def measured(name: str, rounds: Rounds, to: str = BASE) -> Measured | None:
         return None
     own, base, twin, plain = (Series(tuple(tuple(r[key].times_ns) for r in both)) for key in (name, to, TWIN, BASE))
     floor = floor_of(estimate(twin, plain))
-    found = estimate(own, _between(plain, twin) if to == BASE else base)
+    found = estimate(own, _midway(plain, twin) if to == BASE else base)
     if len(both) == 1:  # its steps are of one moment: they differ by less than two runs do
         low, high = math.exp(found.low - floor), math.exp(found.high + floor)
         return Measured(ratio=found.ratio, low=low, high=high, verdict="undecided")
@@ -46,7 +46,7 @@ def measured(name: str, rounds: Rounds, to: str = BASE) -> Measured | None:
     )
 
 
-def _between(first: Series, last: Series) -> Series:
+def _midway(first: Series, last: Series) -> Series:
     """The unchanged program in the midst of each round, which began and ended with it: a drift of the machine goes."""
     blocks = (zip(a, b, strict=False) for a, b in zip(first.blocks, last.blocks, strict=True))
     return Series(tuple(tuple(round(math.sqrt(a * b)) for a, b in block) for block in blocks))
@@ -80,7 +80,7 @@ def repeats(rounds: Rounds) -> Repeats:
     means = [fmean(run.losses) for run in runs if run.losses]
     spread = (max(means) - min(means)) / max(abs(fmean(means)), TINY) if means else 0.0
     return Repeats(
-        losses=max((_apart(a.losses, b.losses) or 0.0 for a, b in pairs), default=0.0),
+        losses=max((_largest_difference(a.losses, b.losses) or 0.0 for a, b in pairs), default=0.0),
         spread=spread,
         gradients=max((_distance(a.gradients, b.gradients) for a, b in pairs), default=0.0),
     )
@@ -98,7 +98,7 @@ def loss_change(
         return _drawn_apart(own, base), None
     lost = max(_distance(own.gradients, base.gradients) for own, base in both)
     if known.repeatable:
-        differences = [d for own, base in both if (d := _apart(own.losses, base.losses)) is not None]
+        differences = [d for own, base in both if (d := _largest_difference(own.losses, base.losses)) is not None]
         largest, same, close = max(differences, default=None), max(known.losses, ROUNDING), CLOSE
     else:
         means = [fmean(own.losses) for own, _ in both if own.losses]
@@ -126,7 +126,7 @@ def _drawn_apart(own: Sequence[float], base: Sequence[float]) -> LossChange | No
     return LossChange(largest_relative_difference=largest, verdict=verdict)
 
 
-def _apart(own: Sequence[float], base: Sequence[float]) -> float | None:
+def _largest_difference(own: Sequence[float], base: Sequence[float]) -> float | None:
     """Largest relative difference of a step's loss; infinite where only one is not a number, None without losses."""
     return max((_differ(a, b) for a, b in zip(own, base, strict=False)), default=None)
 

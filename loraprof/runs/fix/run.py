@@ -69,12 +69,12 @@ def fix(asked: Asked) -> Fix:
     wanted = _wanted(asked)
     with nullcontext(asked.out) if asked.out else scratch() as folder:
         if asked.out:
-            _open(folder, asked)
+            _open_folder(folder, asked)
         promises, notes = _promises(asked, folder)
         with forks(PACKAGES if asked.command.spec else _packages(asked)) as server:
             found = _tried(asked, server, deadline_ns, wanted, promises, notes, folder if asked.out else None)
         if promises.report is not None:
-            _beside(asked.recording or folder / PROFILE, found)
+            _write_beside(asked.recording or folder / PROFILE, found)
         return found
 
 
@@ -96,7 +96,7 @@ class _Plan(msgspec.Struct, frozen=True):
     skip: list[str]
 
 
-def _open(folder: Path, asked: Asked) -> None:
+def _open_folder(folder: Path, asked: Asked) -> None:
     """A folder of another ``fix`` is refused; the same one's is taken up. Raises UsageError."""
     folder.mkdir(exist_ok=True)
     place, plan = folder / "plan.json", _Plan(asked.command, list(asked.only), list(asked.skip))
@@ -121,7 +121,7 @@ def _promises(asked: Asked, folder: Path) -> tuple[Promises, list[str]]:
         return Promises(), [f"nothing is predicted: {error.message}"]
 
 
-def _beside(recording: Path, found: Fix) -> None:
+def _write_beside(recording: Path, found: Fix) -> None:
     """Into the recording that the promises are of, so that its report says what was measured; not where that cannot be
     written to."""
     with suppress(OSError, MeasurementError):
