@@ -40,9 +40,13 @@ def packed(report: Report, drawn: Drawn | None = None) -> str:
 
 def _text(data: dict[str, Any]) -> bytes:
     """JSON. Names come from a file: what is not printable is replaced, as on every page."""
-    text = msgspec.json.encode(data)
-    plain = b"\\" not in text and text.decode().isprintable()  # a control character would be an escape
-    return text if plain else msgspec.json.encode(_clean(msgspec.to_builtins(data)))
+    try:
+        text = msgspec.json.encode(data)
+        if b"\\" not in text and text.decode().isprintable():  # a control character would be an escape
+            return text
+    except UnicodeEncodeError:  # half of a surrogate pair
+        pass
+    return msgspec.json.encode(_clean(msgspec.to_builtins(data)))
 
 
 def _clean(value: Any) -> Any:
