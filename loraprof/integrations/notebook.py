@@ -18,7 +18,6 @@ TYPES: Final = (
     ("loraprof.model.compare", "Comparison"),
     ("loraprof.model.estimate", "Estimate"),
     ("loraprof.model.sweep", "Sweep"),
-    ("loraprof.model.estimate", "Estimate"),
     ("loraprof.model.fix", "Fix"),
 )
 
