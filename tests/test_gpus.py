@@ -120,6 +120,7 @@ def test_peak_follows_the_clock() -> None:
         ("sms = 132", "", r"missing required field `sms`"),
         ("'\\bH200( SXM)?$'", "'H200('", r"\$\.match"),
         ("sms = 132", "sms =", r"Invalid value"),
+        ("sms = 132", "sms = " + 5000 * "[", r"nested too deep"),
     ],
 )
 def test_bad_files_name_their_key(tmp_path: Path, old: str, new: str, message: str) -> None:

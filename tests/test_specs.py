@@ -111,6 +111,7 @@ def test_what_is_not_the_presets() -> None:
         ('family = "lama"\nsummary = "s"\n[config]\n', "$.family"),
         (HEAD, "missing required field `config`"),
         ("rank = \n", "Invalid value"),
+        ("rank = " + 5000 * "[", "nested too deep"),
     ],
 )
 def test_bad_preset_names_file_and_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:

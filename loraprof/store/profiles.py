@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,9 +20,19 @@ def profiles_dir() -> Path:
     raise InputError(f"{package}: profiles are missing from this installation", "reinstall loraprof")
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises InputError that names the file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise InputError(f"{path}: nested too deep") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
 def read_profile(path: Path, kind: type[T]) -> T:
     """A TOML file as one ``kind``. Raises InputError that names it, and the key where one is wrong."""
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), kind)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"{path}: {error}") from error
+        return msgspec.convert(read_toml(path), kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from None

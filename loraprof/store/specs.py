@@ -3,7 +3,6 @@
 import difflib
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, get_args
@@ -12,7 +11,7 @@ import msgspec
 
 from loraprof.errors import InputError, MeasurementError, UsageError
 from loraprof.model.workload import WorkloadSpec
-from loraprof.store.profiles import profiles_dir
+from loraprof.store.profiles import profiles_dir, read_toml
 
 CPU_DEFAULT: Final = "tiny-llama-cpu"
 CUDA_DEFAULT: Final = "tinyllama-1.1b"
@@ -65,10 +64,7 @@ def load_workload(name: str, overrides: Mapping[str, object] | None = None) -> W
 
 
 def read_workload(path: Path) -> WorkloadSpec:
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: {error}") from None
+    raw = read_toml(path)
     for key in raw:
         if key not in WorkloadSpec.__struct_fields__:
             hint = did_you_mean(key, WorkloadSpec.__struct_fields__)
