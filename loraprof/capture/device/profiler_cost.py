@@ -19,6 +19,7 @@ import torch
 from torch.autograd.profiler import profile
 
 from loraprof.capture.device.kinds import measured
+from loraprof.collector import end_unwalked
 from loraprof.lifeline import bound
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -86,5 +87,6 @@ def _times(block: Callable[[], None], device: torch.device) -> list[int]:
 
 
 if __name__ == "__main__":
+    end_unwalked()
     torch.set_num_threads(1)  # tiny ops: the pool would only add noise
     print(measure(torch.device(sys.argv[1])))
