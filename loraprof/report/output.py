@@ -123,7 +123,8 @@ def emit(
         content = (render(result, form.value),)
     if output is None:
         with standard_output() as out:
-            out.buffer.writelines(content)
+            for part in content:  # a stream in its place may look at each write
+                out.buffer.write(part)
     else:
         with disk(output), replacing(output) as file:
             file.writelines(content)
