@@ -145,6 +145,8 @@ def test_odd_scripts_are_recorded(tmp_path: Path, what: str) -> None:
     assert "Traceback" not in done.stderr
     assert files(tmp_path) == ["x.loraprof"]
     assert "\nWhere the " in done.stdout
+    if what == "thread":  # what the script waits for is not taken from it
+        assert "the thread ended after 30 steps" in done.stdout
     report = loraprof.diagnose(tmp_path / "x.loraprof")
     assert report.closure.attribution_disagreements == 0
     assert {p.phase for p in report.steps[0].partition if p.kind == "busy"} >= {"forward", "backward", "optimizer"}

@@ -92,3 +92,23 @@ def test_an_exception_and_a_close_leave_no_hooks() -> None:
     assert seen
     assert torch._C._autograd._top_saved_tensors_default_hooks(False) is None
     assert saved.nbytes is None
+
+
+def test_what_torch_func_differentiates_is_left_alone() -> None:
+    """It refuses while autograd's hooks are set: a model called under it, and a model that calls it."""
+    linear = nn.Linear(K, N)
+    x = torch.randn(T, K, requires_grad=True)
+
+    class Force(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            slope: torch.Tensor = torch.func.grad(lambda y: linear(y).square().sum())(x)
+            return torch.relu(slope) + x
+
+    saved = SavedForBackward()
+    saved.open()
+    slope = torch.func.grad(lambda y: linear(y).square().sum())(x.detach())
+    saved.close()
+    assert torch.allclose(slope, 2 * linear(x) @ linear.weight)
+    assert saved.nbytes is None
+    assert kept(Force(), x) == 4 * T * K  # the output of relu, and not what torch.func kept
+    assert torch.autograd.graph.disable_saved_tensors_hooks.__module__ == "torch.autograd.graph"

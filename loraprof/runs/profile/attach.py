@@ -25,7 +25,7 @@ from loraprof.capture.ranks.write import Writer
 from loraprof.errors import LoraprofError
 from loraprof.model.recording import Workload
 from loraprof.report.output import say
-from loraprof.runs.profile.run_script import explain_missing, stop_script
+from loraprof.runs.profile.run_script import explain_missing, stop_main_thread
 from loraprof.runs.profile.script_arm import ScriptArm
 from loraprof.store.places import Place, place_of
 
@@ -48,7 +48,8 @@ def attach(text: str) -> None:
     attachment, own = msgspec.json.decode(text, type=Attachment), launch()
     silent = attachment.quiet or own.rank > 0
     finish = attachment.plan.finish
-    session = Session(attachment.plan, (lambda: None) if finish else stop_script, lambda message: say(message, silent))
+    done = (lambda: None) if finish else stop_main_thread
+    session = Session(attachment.plan, done, lambda message: say(message, silent))
     patience, arm = Patience(), ScriptArm(attachment.arm) if attachment.arm else None
     if arm is not None:
         arm.__enter__()

@@ -29,6 +29,12 @@ def stop_script() -> NoReturn:
     raise SystemExit(0)
 
 
+def stop_main_thread() -> None:
+    """The same, where the main thread trains. Another thread goes on: who waits for it may need what it returns."""
+    if threading.current_thread() is threading.main_thread():
+        stop_script()
+
+
 def check_script(name: str) -> None:
     """Raises UsageError when ``name`` is nothing that python could run."""
     path = Path(name)

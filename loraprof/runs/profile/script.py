@@ -22,7 +22,7 @@ from loraprof.model.recording import Workload
 from loraprof.report.output import same_folder, say
 from loraprof.runs.profile.order import Ended, Order
 from loraprof.runs.profile.remedy_arm import arm_of
-from loraprof.runs.profile.run_script import check_script, explain_missing, run_script, stop_script
+from loraprof.runs.profile.run_script import check_script, explain_missing, run_script, stop_main_thread
 from loraprof.text import without_secrets
 
 
@@ -35,7 +35,7 @@ def profile_script(target: list[str], module: bool, order: Order) -> Ended:
     own, writer = launch(), order.writer()
     several, silent = own.world > 1, order.quiet or own.rank > 0
     say(order.plan.sentence(False), silent)
-    done = (lambda: None) if order.plan.finish else stop_script
+    done = (lambda: None) if order.plan.finish else stop_main_thread
     session = Session(order.plan, done, lambda text: say(text, silent), Progress(None if silent else sys.stderr))
     with _torn_down(order) if several else nullcontext():
         code = run_watched(session, target, module, order.arm, keep=several)
