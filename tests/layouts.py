@@ -15,9 +15,9 @@ from loraprof.capture.passes.counting import Counting
 D, N, R = 32, 48, 4
 
 
-def counted(run: Callable[[], Any]) -> Tables:
+def counted(run: Callable[[], Any], seen_by: Markers | None = None) -> Tables:
     """What a step that ran once is known to be made of."""
-    markers = Markers()
+    markers = seen_by or Markers()
     markers.install()
     markers.step = COUNTED
     counting = Counting(markers.where, markers.follow())

@@ -12,7 +12,7 @@ from layouts_models import NONE
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
-from loraprof.capture.modules.facts import Tables
+from loraprof.capture.modules.facts import Tables, micro_batches_of
 from loraprof.capture.modules.markers import Markers
 
 
@@ -146,6 +146,7 @@ def test_of_two_bases_the_last_is_read_and_said() -> None:
 
 def test_micro_batches_and_calls_without_gradient_add_no_sites() -> None:
     model, x = stack(layouts.Wrapper), torch.randn(3, D)
+    markers = Markers()
 
     def run() -> None:
         with torch.no_grad():
@@ -153,7 +154,33 @@ def test_micro_batches_and_calls_without_gradient_add_no_sites() -> None:
         for _ in range(3):
             model(x).sum().backward()
 
-    assert pairs(layouts.counted(run)) == [("0", R), ("2", R)]
+    assert pairs(layouts.counted(run, markers)) == [("0", R), ("2", R)]
+    assert micro_batches_of(markers) == 3
+
+
+def test_a_cell_whose_first_state_is_zeros() -> None:
+    """Of what it makes of zeros nothing can be told: a later call says what its ops are."""
+
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base, self.pair = layouts.frozen(D, D), layouts.Pair(D, D)
+
+        def forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(self.base(h) + self.pair(h)) + x
+
+    cell = Cell()
+
+    def run() -> None:
+        h = torch.zeros(6, D)
+        for x in torch.randn(3, 6, D):
+            h = cell(x, h)
+        h.sum().backward()
+
+    found = layouts.counted(run)
+    assert pairs(found) == [("", R)]
+    added = next(o for o in found.adapter_ops if o.op == "aten::add")
+    assert added.labels == [(0, "adapter.elementwise"), None]
 
 
 def test_an_op_that_cannot_be_followed_ends_the_search_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

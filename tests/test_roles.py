@@ -12,7 +12,7 @@ from loraprof.model.vocabulary import Role
 
 CLASSES = (
     "Block", "Linear", "BertEmbeddings", "LlamaRotaryEmbedding", "Embedding", "LayerNorm", "Dropout", "MeanPool",
-    "SelfAttention", "GELU", "AttentionNorm", "Conv2d",
+    "SelfAttention", "GELU", "AttentionNorm", "Conv2d", "LSTM",
 )  # fmt: skip
 TABLE = [ModuleInfo(id=i, path=f"m.{cls}", cls=cls) for i, cls in enumerate(CLASSES)]
 AT = {cls: i for i, cls in enumerate(CLASSES)}
@@ -24,6 +24,7 @@ SITE = AdapterSite(path="a", kind="lora", rank=4, in_features=8, out_features=16
     [
         ("Linear", "aten::add", "base.linear"),
         ("Conv2d", "aten::add", "base.linear"),
+        ("LSTM", "aten::mkldnn_rnn_layer", "base.linear"),
         ("BertEmbeddings", "aten::slice", "embedding"),
         ("BertEmbeddings", "aten::mm", "base.linear"),
         ("LlamaRotaryEmbedding", "aten::mm", "position"),
@@ -124,12 +125,12 @@ def test_gradients_of_parameters() -> None:
     assert roles.of_parameter(parameter(AT["Block"], 5, part="down")) == "adapter.down"
     assert roles.of_parameter(parameter(AT["Block"], 5, part="up")) == "adapter.up"
     assert roles.of_parameter(parameter(AT["LayerNorm"], 5)) == "norm"
-    assert roles.of_parameter(parameter(AT["Block"], 5)) == "norm"
+    assert roles.of_parameter(parameter(AT["Block"], 5)) == "activation"  # a scale
     assert roles.of_parameter(parameter(AT["Block"], 5, 7)) == "base.linear"
     assert roles.of_parameter(parameter(AT["Block"], 5, part="base")) == "base.linear"
     assert roles.of_parameter(parameter(site, 5, part="base")) == "base.linear"
     assert roles.of_parameter(parameter(site, 5, part="elementwise")) == "adapter.elementwise"
-    assert roles.of_parameter(parameter(AT["Block"], 5, part="elementwise")) == "other"
+    assert roles.of_parameter(parameter(AT["Block"], 5, part="elementwise")) == "adapter.elementwise"
 
 
 def heads(*modules: tuple[str, str, int | None, int | None, str | None]) -> list[int]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import AdaLoraConfig, LoHaConfig, LoraConfig, VeraConfig, get_peft_model
+from peft import AdaLoraConfig, LoHaConfig, LoraConfig, OFTConfig, VeraConfig, get_peft_model
 from peft.config import PeftConfig
 from torch import Tensor, nn
 
@@ -89,9 +89,10 @@ def test_merged_and_disabled_adapters_are_not_active() -> None:
         (LoHaConfig(r=R, target_modules=["q"]), "loha", R),
         (VeraConfig(r=R, target_modules=["q"]), "vera", R),
         (AdaLoraConfig(init_r=3, total_step=9, tinit=1, tfinal=1, target_modules=["q"]), "adalora", 3),
+        (OFTConfig(r=0, oft_block_size=8, target_modules=["q"]), "oft", None),  # its r counts blocks
     ],
 )
-def test_other_methods_of_peft(config: PeftConfig, kind: str, rank: int) -> None:
+def test_other_methods_of_peft(config: PeftConfig, kind: str, rank: int | None) -> None:
     modules, sites, parameters, *_ = found(get_peft_model(Net(), config))
     assert [(s.kind, s.rank) for s in sites] == [(kind, rank)]
     assert {p.part for p in parameters if p.trainable} <= {"down", "up", "elementwise"}

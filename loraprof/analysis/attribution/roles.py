@@ -18,7 +18,7 @@ from loraprof.model.trace import Shapes
 from loraprof.model.vocabulary import Role
 
 HEAD: Final = re.compile(r"(^|\.)(lm_head|score|classifier|embed_out|qa_outputs|head)(\.|$)")
-LINEAR: Final = re.compile(r"Linear|Conv\dd?$|Conv1D")
+LINEAR: Final = re.compile(r"Linear|Conv\dd?$|Conv1D|(LSTM|GRU|RNN)(Cell)?$")
 ATTENTION: Final = re.compile(r"Attention|Attn$")
 REPEATED: Final = re.compile(r"(^|\.)\d+(\.|$)")
 
@@ -41,6 +41,7 @@ _CLASSES: Final[tuple[tuple[str, Role], ...]] = (
     ("activation", "activation"),
     ("softmax", "attention"),
 )
+SCALING: Final = "aten::mul"  # what a module of no telling class does with a weight of one dimension
 ROTARY_OPS = re.compile(r"aten::(mul|neg|cat|add|sub|cos|sin|split|chunk|narrow|slice|unsqueeze|_unsafe_view)_?$")
 
 
@@ -98,10 +99,12 @@ class Roles(Struct):
         """Role of summing up a parameter's gradient."""
         if parameter.part in ADAPTER_PARTS:
             return ADAPTER_PARTS[parameter.part]
+        if parameter.part not in (None, "base"):
+            return "adapter.elementwise"
         named = self.of(parameter.module, "")
-        if named not in ("other", "adapter.elementwise") or parameter.part not in (None, "base"):
+        if named not in ("other", "adapter.elementwise"):
             return named
-        return "base.linear" if parameter.part or len(parameter.shape) > 1 else "norm"
+        return "base.linear" if parameter.part or len(parameter.shape) > 1 else own_role(SCALING, Behaviour())
 
     def _of_class(self, info: ModuleInfo, op: str, context: Context) -> Role | None:
         if LINEAR.search(info.cls):

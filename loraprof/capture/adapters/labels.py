@@ -84,7 +84,7 @@ def parts_of(
     for event, (frame, _) in enumerate(flow.log):
         if frame is not None:
             issued[frame[3]].append(labels.get(event))
-    calls = _first_calls(flow, labels)
+    calls = _calls(flow, labels)
     joins = {flow.log[s.joined][0][3] for s in sites.values() if flow.log[s.joined][0] is not None}
     of: dict[nn.Module, tuple[int, str]] = {}
     ops: list[AdapterOps] = []
@@ -122,7 +122,7 @@ def dense_of(
         )
         if number is not None and elements and elements == largest.get(number):
             dense[event] = (number, ELEMENTWISE)
-    calls = _first_calls(flow, dense)
+    calls = _calls(flow, dense)
     return [
         AdapterOps(module=ids[module], op=f"aten::{name}", labels=row)
         for module, ops in calls.items()
@@ -131,15 +131,21 @@ def dense_of(
     ]
 
 
-def _first_calls(flow: Flow, labels: Mapping[int, Label]) -> dict[nn.Module, dict[str, list[Label | None]]]:
-    """Per module, the labels of the ops it issued in its first call, by name."""
-    first: dict[nn.Module, object] = {}
-    calls: dict[nn.Module, dict[str, list[Label | None]]] = defaultdict(lambda: defaultdict(list))
+def _calls(flow: Flow, labels: Mapping[int, Label]) -> dict[nn.Module, dict[str, list[Label | None]]]:
+    """Per module, the labels of the ops that it issued in one of its calls, by name: the first of those that have most.
+
+    A cell that runs once per token begins with zeros, of which nothing can be told.
+    """
+    calls: dict[nn.Module, dict[int, dict[str, list[Label | None]]]] = defaultdict(dict)
     for event, (frame, name) in enumerate(flow.log):
-        module = frame[3] if frame is not None else None
-        if module is not None and first.setdefault(module, frame) is frame:
-            calls[module][name].append(labels.get(event))
-    return calls
+        if frame is not None:
+            call = calls[frame[3]].setdefault(id(frame), defaultdict(list))
+            call[name].append(labels.get(event))
+    return {module: max(each.values(), key=_labelled) for module, each in calls.items()}
+
+
+def _labelled(call: Mapping[str, Sequence[Label | None]]) -> int:
+    return sum(label is not None for row in call.values() for label in row)
 
 
 def _part(seen: Sequence[Label | None], joins: bool, owned: int | None) -> tuple[int, str] | None:

@@ -13,6 +13,7 @@ from torch import nn
 from loraprof.capture.adapters.sites import Found, dtype_name, features, module_dtype
 from loraprof.model.recording import AdapterSite
 
+BLOCKS = ("oft", "shira")  # whose r counts blocks, or what is left of a weight
 _SIDES = {"lora_A": "down", "lora_embedding_A": "down", "lora_B": "up", "lora_embedding_B": "up"}
 
 
@@ -39,7 +40,7 @@ def peft_layer(path: str, module: nn.Module) -> Found | None:
     site = AdapterSite(
         path=path,
         kind=_kind(layer, base, named, kernel),
-        rank=_rank(getattr(layer, "r", None), named),
+        rank=_rank(getattr(layer, "r", None), named) if _method(layer) not in BLOCKS else None,
         in_features=shape[0],
         out_features=shape[1],
         dtype=dtype_name(next(iter(own), None)),
@@ -97,8 +98,7 @@ def _widths(base: nn.Module, layer: nn.Module) -> tuple[int, int] | None:
 
 def _kind(layer: Any, base: nn.Module, names: list[str], kernel: Any) -> str:
     """The tuner's name as PEFT's package has it; for LoRA also what is adapted."""
-    origin = type(layer).__module__.split(".")
-    method = origin[origin.index("tuners") + 1] if "tuners" in origin[:-1] else "lora"
+    method = _method(layer)
     if method != "lora":
         return method
     if any(name in _keys(getattr(layer, "lora_magnitude_vector", None)) for name in names):
@@ -108,6 +108,11 @@ def _kind(layer: Any, base: nn.Module, names: list[str], kernel: Any) -> str:
     if features(base) is None:  # adapts parameters of a module that is no layer itself
         return "expert-lora"
     return "conv-lora" if kernel else "lora"
+
+
+def _method(layer: Any) -> str:
+    origin = type(layer).__module__.split(".")
+    return origin[origin.index("tuners") + 1] if "tuners" in origin[:-1] else "lora"
 
 
 def _rank(ranks: Any, names: list[str]) -> int | None:

@@ -113,6 +113,13 @@ def tokens_of(markers: Markers) -> int | None:
     return max(((width, n) for (width, _), n in counts.items()), default=(0, None))[1]
 
 
+def micro_batches_of(markers: Markers) -> int | None:
+    """Forward passes of the first trained network in one step: those with gradient, where there are any."""
+    roots = {markers.ids[r] for r in markers.trained()[:1]}
+    calls = [c for c in markers.calls if c.module in roots and not c.recompute]
+    return sum(c.after > c.before for c in calls) or len(calls) or None
+
+
 class Padding:
     """The ``attention_mask`` and ``labels`` that root modules are given while it is installed. They are counted only
     when it is asked: a profiled step shall not count them."""

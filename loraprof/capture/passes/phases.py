@@ -24,6 +24,7 @@ from loraprof.capture.modules.facts import (
     Padding,
     Tables,
     memory_of,
+    micro_batches_of,
     missing_gradients,
     optimizer_name,
     tables_of,
@@ -228,8 +229,7 @@ class Count(Phase):
             on.repeated = self._repeats.repeated()
             on.notes += filter(None, (attention.failed, self._repeats.failed))
         on.tokens = tokens_of(on.markers)
-        roots = {on.markers.ids[r] for r in on.markers.trained()[:1]}
-        on.micro_batches = sum(c.module in roots and not c.recompute for c in on.markers.calls) or None
+        on.micro_batches = micro_batches_of(on.markers)
         on.markers.step = None
 
     def close(self, lost: bool = False) -> None:
