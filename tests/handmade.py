@@ -49,8 +49,11 @@ def case(*, median: int | None = None, on_gpu: bool = True, **facts: Any) -> Any
     usual: dict[str, Any] = {
         "analysis": SimpleNamespace(
             on_gpu=on_gpu,
-            attribution=SimpleNamespace(compiled=None, paths=("a", "b")),
+            attribution=SimpleNamespace(
+                compiled=None, paths=("a", "b"), names=SimpleNamespace(loader=np.zeros(0, np.bool_))
+            ),
             marks=SimpleNamespace(names=("ProfilerStep#1",)),
+            trace=SimpleNamespace(host=SimpleNamespace(name=np.zeros(0, np.int64)), names=()),
         ),
         "timing": SimpleNamespace(unprofiled=unprofiled, crowded=False, tokens_per_step=512, cores=None),
         "recording": None, "workload": None, "counterfactual": None, "adapter": None, "nvml": None, "compiled": False,

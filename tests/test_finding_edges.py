@@ -34,9 +34,9 @@ def case(*parts: dict[str, Any], **facts: Any) -> Any:
         "analysis": SimpleNamespace(
             on_gpu=True,
             marks=SimpleNamespace(names=("step",)),
-            attribution=SimpleNamespace(compiled=None),
+            attribution=SimpleNamespace(compiled=None, names=SimpleNamespace(loader=np.zeros(0, np.bool_))),
             links=SimpleNamespace(orphans=0),
-            trace=SimpleNamespace(gpus=[]),
+            trace=SimpleNamespace(gpus=[], host=SimpleNamespace(name=np.zeros(0, np.int64)), names=()),
             steps=[],
         ),
         "ledger": None,

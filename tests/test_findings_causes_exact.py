@@ -203,7 +203,9 @@ def test_gradients_that_never_come_and_weights_that_should_not() -> None:
     def module(path: str, **facts: Any) -> Any:
         return some(**{"path": path, "site": None, "root": 0, "in_features": None, **facts})
 
-    table = [module("a", site=0), module("b", in_features=8), module("lm_head"), module("other", in_features=8, root=1)]
+    table = [module("h.0.a", site=0), module("h.0.b", in_features=8), module("lm_head"),
+             module("other", in_features=8, root=1), module("decoder.1.a", in_features=8),
+             module("h.1.a", in_features=8)]  # fmt: skip
 
     def seen(*parameters: tuple[int, str | None, tuple[int, ...]], missing: tuple[str, ...] = ()) -> Seen | None:
         given = [
@@ -214,11 +216,13 @@ def test_gradients_that_never_come_and_weights_that_should_not() -> None:
         recording, work = some(modules=table, parameters=given), some(missing_gradients=missing)
         return comparability.not_training(case(recording=recording, workload=work, sites=[object()], step=parts))
 
-    assert values(seen((0, "down", (8, 2)), missing=("a.w",))) == [1, 1, 0, "a.w", 2.5]
-    assert values(seen((0, "down", (8, 2)), (1, None, (8, 8)))) == [1, 0, 1, "b.w", 2.5]
-    assert values(seen((1, "base", (8, 8)), (0, "up", (8, 2)))) == [1, 0, 1, "b.w", 2.5]
+    assert values(seen((0, "down", (8, 2)), missing=("h.0.a.w",))) == [1, 1, 0, "h.0.a.w", 2.5]
+    assert values(seen((0, "down", (8, 2)), (1, None, (8, 8)))) == [1, 0, 1, "h.0.b.w", 2.5]
+    assert values(seen((1, "base", (8, 8)), (0, "up", (8, 2)))) == [1, 0, 1, "h.0.b.w", 2.5]
     for one in ((1, None, (8,)), (2, None, (8, 8)), (3, None, (8, 8)), (0, None, (8, 8)), (0, "up", (8, 8))):
         assert seen(one) is None
+    for beside in (4, 5):  # trained as a whole; a pair as wide as its layer, beside one that is not
+        assert seen((0, "down", (8, 2)), (beside, None, (8, 8))) is None
 
 
 # The adapter's kernels.

@@ -103,6 +103,9 @@ def test_causes_of_unknown_gain_are_in_no_order() -> None:
     def cause(id: str, gain: Gain | None = None) -> Finding:
         return Finding(id=id, severity="major", title=id, evidence=[], remedy="", gain=gain, gate=id.startswith("G"))
 
+    small = replace(cause("L5"), severity="minor")
+    assert limiting([small]) is None  # of which nothing is known that would make it one
+    assert limiting([cause("H1"), small]) == "H1"
     assert limiting([cause("D6"), cause("H1")]) is None
     assert limiting([cause("H1")]) == "H1"
     assert limiting([cause("G3"), cause("H1")]) == "H1"

@@ -31,6 +31,9 @@ ORIGINS: Final[tuple[tuple[Stack, tuple[str, ...]], ...]] = (
 )
 
 
+LORA: Final = ("lora", "dora", "conv-lora", "embedding-lora", "expert-lora")  # made by PEFT's LoraConfig
+
+
 def causal(case: Case) -> bool:
     """Whether there is a language model that predicts the next token, by the class names of transformers."""
     return _has(case, ("ForCausalLM", "LMHeadModel"))
@@ -66,7 +69,7 @@ def stacks(case: Case) -> tuple[Stack, ...]:
             found.add(stack)
     if "transformers-model" in found and causal(case):
         found.add("transformers-causal-lm")
-    if case.peft:
+    if any(site.kind in LORA for site in case.sites):
         found.add("peft")
     if found & {"trl", "axolotl", "llamafactory", "swift", "unsloth"} and "transformers-model" in found:
         found.add("transformers")  # they train with its Trainer

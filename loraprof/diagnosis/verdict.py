@@ -73,9 +73,10 @@ def _which_step(timing: TimingReport, unprofiled: bool) -> str:
 def limiting(found: list[Finding]) -> str | None:
     """The first cause, by gain, whose remedy gains something at the low end of its interval too; else the first.
 
-    None where there are several and no gain is known: they stand in no order then.
+    None where there are several and no gain is known: they stand in no order then. A minor cause of unknown gain limits
+    nothing.
     """
-    causes = [f for f in found if f.is_cause]
+    causes = [f for f in found if f.is_cause and (f.gain is not None or f.severity != "minor")]
     if len(causes) > 1 and all(f.gain is None for f in causes):
         return None
     sure = (f.id for f in causes if f.gain is not None and f.gain.low > SURE)

@@ -16,6 +16,7 @@ from loraprof.diagnosis.remedies import adapter as remedies
 from loraprof.diagnosis.rows import conversions, element_bytes, like, rows_of
 from loraprof.diagnosis.rule import ADAPTER, Rule, Seen, evidence
 from loraprof.diagnosis.select import both, busy_ns, either, modules, of_rows, roles, total_ns, within, worth
+from loraprof.diagnosis.stack import LORA
 from loraprof.diagnosis.worth import Worth
 from loraprof.model.report import Kernel
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE
@@ -36,6 +37,8 @@ def elementwise(case: Case) -> Seen | None:
     spent = case.step.ns(kind="busy", role="adapter.elementwise")
     if not case.adapter_ns or spent < ELEMENTWISE_SHARE * case.adapter_ns or case.rates is None:
         return None
+    if case.sites and not any(s.kind in (*LORA, "handwritten", "adalora") for s in case.sites):
+        return None  # other methods have no A and B beside which this were overhead
     rows = [k for k in case.kernels if k.role == "adapter.elementwise" and k.min_bytes]
     moved, typical = sum(k.min_bytes or 0 for k in rows), _typical_rate(rows) if rows else 0.0
     ceiling = case.rates.stream_bytes_per_s

@@ -9,7 +9,7 @@ from loraprof.analysis.attribution.roles import HEAD
 from loraprof.analysis.step.records import GEMMS, Record
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.findings.attention import LOST_ATTENTION
-from loraprof.diagnosis.findings.head import HEAD_AND_LOSS, vocabulary_of
+from loraprof.diagnosis.findings.head import HEAD_AND_LOSS, has_logits, vocabulary_of
 from loraprof.diagnosis.findings.networks import NETWORKS
 from loraprof.diagnosis.findings.regressed import SLOW_OP
 from loraprof.diagnosis.remedies import base as remedies
@@ -17,9 +17,11 @@ from loraprof.diagnosis.rows import element_bytes, like, rows_of
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
 from loraprof.diagnosis.select import both, modules, of_rows, phase, roles, total_ns, within, without, worth
 from loraprof.model.recording import ParameterInfo
+from loraprof.model.vocabulary import Role
 
 NEEDLESS = 0.70  # B2: peak memory over the device's
 OTHER_SHARE = 0.30  # B3: of busy time
+FUSABLE_SHARE = 0.10  # B3: norms and the loss, of busy time
 DEQUANT_SHARE = 0.10  # B4: of busy time
 TRAINED_SHARE = 0.02  # B7: of all parameters
 EXPERTS = 4  # B9: expert modules under one parent
@@ -77,7 +79,9 @@ def other_parts(case: Case) -> Seen | None:
     """B3: attention, norms, head and loss take the time, and LoRA leaves them as they are."""
     if case.adapter is None or not case.busy_ns:
         return None
-    parts = {r: case.step.ns(kind="busy", role=r) for r in ("attention", "norm", "head", "loss")}
+    logits = has_logits(case, vocabulary_of(case))
+    counted: tuple[Role, ...] = ("attention", "norm", "head", "loss") if logits else ("attention", "norm")
+    parts = {r: case.step.ns(kind="busy", role=r) for r in counted}
     share = sum(parts.values()) / case.busy_ns
     rows = [k for k in case.kernels if k.role == "attention" and k.phase == "forward" and k.op]
     rows = [k for k in rows if re.search("(?i)att", k.module or "")]  # not a router's softmax
@@ -95,12 +99,13 @@ def other_parts(case: Case) -> Seen | None:
     )
     return Seen(
         evidence=[
-            evidence("attention, norms, head and loss, of busy time", share, "share"),
+            evidence(f"{', '.join(counted)}, of busy time", share, "share"),
             *(evidence(f"time of {role}", ns, "ns") for role, ns in parts.items()),
             evidence("attention runs as", "products and a softmax" if unfused else "one kernel" if fused else None),
         ],
         saved=saved,
         severity="info" if not unfused else None,
+        values={"fusable": sum(parts.values()) - parts["attention"] >= FUSABLE_SHARE * case.busy_ns},
         remedies=(remedies.FAST_ATTENTION if unfused and math else remedies.SDPA if unfused else remedies.LIGER,),
     )
 

@@ -1,9 +1,11 @@
 """G findings: do these numbers mean what they seem to mean?"""
 
+import re
+
 import numpy as np
 
 from loraprof import units
-from loraprof.analysis.attribution.roles import HEAD
+from loraprof.analysis.attribution.roles import HEAD, REPEATED
 from loraprof.analysis.partition.ledger import Ledger
 from loraprof.analysis.step.busy import mixed_ns
 from loraprof.diagnosis.case import LONG_NS, Case
@@ -12,9 +14,11 @@ from loraprof.diagnosis.remedy import target
 from loraprof.diagnosis.rule import ADAPTER, COMPARABILITY, Rule, Seen, evidence
 from loraprof.diagnosis.select import both, idle, roles, total_ns, worth
 from loraprof.diagnosis.worth import Worth
+from loraprof.model.recording import ModuleInfo, ParameterInfo
 from loraprof.model.trace import Bool
 from loraprof.model.vocabulary import PHASE
 
+LAYER = re.compile(r"\d+")  # in a path
 PASSES = [PHASE["forward"], PHASE["backward"], PHASE["recompute"]]
 TOKENS_APART = 0.01  # G1: tokens per step of two runs
 COLD = 1.5  # G3: first step over the median
@@ -178,11 +182,12 @@ def not_training(case: Case) -> Seen | None:
     if case.recording is None or not case.sites:
         return None
     table, parameters = case.recording.modules, case.recording.parameters
-    names = {p.id: f"{table[p.module].path}.{p.name}" for p in parameters}
+    names = {p.id: f"{table[p.module].path}.{p.name}".strip(".") for p in parameters}
     own = [p for p in parameters if p.trainable and p.part in ("down", "up")]
     adapted = {m.root for m in table if m.site is not None}  # a model beside the adapted one may train as a whole
     missing = set(case.workload.missing_gradients) if case.workload else set()
     starved = [p for p in own if names[p.id] in missing]
+    adapters, mixed = {LAYER.sub("#", names[p.id]) for p in own}, _mixed(table, parameters)
     frozen_late = [
         p
         for p in parameters
@@ -192,6 +197,8 @@ def not_training(case: Case) -> Seen | None:
         and table[p.module].root in adapted
         and not HEAD.search(table[p.module].path)
         and "modules_to_save" not in table[p.module].path
+        and (p.part == "base" or REPEATED.search(_above(table[p.module].path, mixed)))
+        and LAYER.sub("#", names[p.id]) not in adapters  # a pair that is as wide as its layer
     ]
     if not starved and not frozen_late:
         return None
@@ -212,6 +219,21 @@ def not_training(case: Case) -> Seen | None:
         title="The adapters are not training" if starved else "Base weights train with the adapters",
         remedies=(remedies.INPUT_GRADIENTS if starved else remedies.FREEZE,),
     )
+
+
+def _mixed(table: list[ModuleInfo], parameters: list[ParameterInfo]) -> set[str]:
+    """Paths of modules with frozen weights or adapters somewhere in them."""
+    paths = {table[p.module].path for p in parameters if not p.trainable or p.part is not None}
+    parts = [path.split(".") for path in paths]
+    return {".".join(part[:i]) for part in parts for i in range(len(part) + 1)}
+
+
+def _above(path: str, mixed: set[str]) -> str:
+    """The innermost module around ``path`` that is not trained as a whole, as a decoder or a last block may be."""
+    around = path.rpartition(".")[0]
+    while around and around not in mixed:
+        around = around.rpartition(".")[0]
+    return around
 
 
 def at_the_bound(case: Case) -> Seen | None:

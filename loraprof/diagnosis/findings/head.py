@@ -9,6 +9,7 @@ from loraprof.diagnosis.rows import kineto_bytes
 from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
 from loraprof.diagnosis.select import roles, worth
 from loraprof.diagnosis.worth import Worth
+from loraprof.model.recording import ModuleInfo
 
 HEAD_SHARE = 0.10  # of busy time
 LABELLED = 0.95  # from which on it does not matter that the others are skipped
@@ -20,6 +21,8 @@ def head_and_loss(case: Case) -> Seen | None:
     if not case.busy_ns or spent < HEAD_SHARE * case.busy_ns or not case.sites:
         return None
     vocabulary, labelled = vocabulary_of(case), _labelled(case)
+    if not has_logits(case, vocabulary):
+        return None
     skipped, fused = labelled < LABELLED, _fused_loss(case, vocabulary)
     wide = [
         r
@@ -39,6 +42,16 @@ def head_and_loss(case: Case) -> Seen | None:
         saved=_labelled_only(case, labelled, fused) if skipped else fused,
         values={"skipped": skipped},
     )
+
+
+def has_logits(case: Case, vocabulary: int | None) -> bool:
+    """Whether the loss is one over a vocabulary, as far as modules, weights and shapes are known."""
+    if case.recording is None:
+        return True
+    if vocabulary is None:
+        return bool(_vocabularies(case.recording.modules))
+    shapes = [dims for r in case.records if r.role in ("head", "loss") for dims in r.dims if isinstance(dims, tuple)]
+    return not shapes or any(vocabulary in dims for dims in shapes)
 
 
 def _labelled(case: Case) -> float:
@@ -80,10 +93,14 @@ def vocabulary_of(case: Case) -> int | None:
     """Rows of the largest embedding or language-model head."""
     if case.recording is None:
         return None
-    table = case.recording.modules
-    owners = {m.id for m in table if m.cls == "Embedding" or re.search(r"(^|\.)(lm_head|embed_out)(\.|$)", m.path)}
+    owners = _vocabularies(case.recording.modules)
     rows = [p.shape[0] for p in case.recording.parameters if len(p.shape) == 2 and p.module in owners]
     return max(rows, default=None)
+
+
+def _vocabularies(modules: list[ModuleInfo]) -> set[int]:
+    """Modules that hold one."""
+    return {m.id for m in modules if m.cls == "Embedding" or re.search(r"(^|\.)(lm_head|embed_out)(\.|$)", m.path)}
 
 
 HEAD_AND_LOSS = Rule(

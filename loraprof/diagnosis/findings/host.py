@@ -1,6 +1,7 @@
 """H findings: does the device wait for the host, and for what?"""
 
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from loraprof.diagnosis.remedy import target
 from loraprof.diagnosis.rule import HOST, Rule, Seen, evidence
 from loraprof.diagnosis.select import Select, at_most, either, idle, total_ns, worth
 from loraprof.diagnosis.worth import HostEdit, Worth
-from loraprof.model.trace import Int32, Int64, distinct, named
+from loraprof.model.trace import Int32, Int64, among, distinct, named
 from loraprof.model.vocabulary import Cause
 
 POINTWISE = re.compile(r"elementwise|fused_dropout")  # in a kernel's name
@@ -135,9 +136,9 @@ def _top_ops(case: Case) -> int:
 
 
 def python_overhead(case: Case) -> Seen | None:
-    """H2: long stretches of host work in which nothing is launched."""
+    """H2: long stretches of host work in which nothing is launched, that come again in most of the steps."""
     share = (case.step.ns(cause="python") + case.step.ns(cause="framework")) / case.wall_ns
-    long = idle("python", "framework", above_ns=LONG_NS)
+    long = _again_in_most_steps(case, idle("python", "framework", above_ns=LONG_NS))
     step = case.reported
     rows = long(step)
     spent = int(step.ns[rows].sum())
@@ -155,6 +156,16 @@ def python_overhead(case: Case) -> Seen | None:
         spent_ns=spent,
         values={"place": where, "python": f"python {target(case)}"},
     )
+
+
+def _again_in_most_steps(case: Case, select: Select) -> Select:
+    """Entries before modules that have such entries in most of the recorded steps: where a thread loses its core to
+    other work, it does so anywhere."""
+    recorded = [ledger for ledger in case.analysis.ledgers if ledger.ns.sum()]
+    steps = [case.reported if ledger is case.ledger else ledger for ledger in recorded]
+    seen = Counter(module for ledger in steps for module in distinct(ledger.module[select(ledger)]).tolist())
+    places = [module for module, times in seen.items() if 2 * times > len(steps)]
+    return lambda ledger: select(ledger) & among(ledger.module, places)
 
 
 def _places(case: Case, module: Int32, ns: Int64) -> str:
@@ -177,7 +188,15 @@ def data_loading(case: Case) -> Seen | None:
         ],
         saved=prepared_ahead(case),
         spent_ns=spent,
+        values={"workers": _has_workers(case), "pinned": ", pin_memory=True" if case.analysis.on_gpu else ""},
     )
+
+
+def _has_workers(case: Case) -> bool:
+    """Whether processes of their own load the batches."""
+    host = case.analysis.trace.host
+    ranges = distinct(host.name[case.analysis.attribution.names.loader[host.name]])
+    return any("MultiProcessing" in case.analysis.trace.names[i] for i in ranges.tolist())
 
 
 def prepared_ahead(case: Case) -> Worth | None:
@@ -243,7 +262,7 @@ HOST_RULES = (
         probe="batch",
     ),
     COMPILING,
-    Rule("H4", HOST, data_loading, (remedies.WORKERS,), thresholds={"share": DATA_SHARE}),
+    Rule("H4", HOST, data_loading, (remedies.WORKERS, remedies.MORE_WORKERS), thresholds={"share": DATA_SHARE}),
     Rule("H5", HOST, naive_pipeline, (remedies.ONE_DEVICE_EACH,), thresholds={"busy": ACTIVE, "overlap": OVERLAP}),
     REPEATED_WORK,
 )

@@ -4,7 +4,7 @@ from typing import Final
 
 from loraprof.diagnosis.case import Case
 from loraprof.diagnosis.remedy import Remedy, Values, unknown
-from loraprof.diagnosis.stack import Stack
+from loraprof.diagnosis.stack import LORA, Stack
 from loraprof.diagnosis.worth import Worth
 
 COMPILED: Final[dict[Stack, str]] = {
@@ -47,6 +47,7 @@ FUSED = Remedy(
         "adds in the product, and so does its backward",
     },
     arm="lora-fused",
+    fits=lambda case, values: any(s.kind in (*LORA, "handwritten") for s in case.sites),
     offered=lambda case: any(not s.dropout and s.kind in ("lora", "handwritten") for s in case.sites),
 )
 NO_DROPOUT = Remedy(

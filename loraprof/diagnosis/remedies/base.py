@@ -68,8 +68,8 @@ NO_ATTENTION_DROPOUT = Remedy(
     kind="other_training",
     text={
         "transformers-causal-lm": "config.attention_dropout = 0.0 (attn_pdrop in GPT-2)",
-        "transformers-model": "no attention dropout in the config: attention_probs_dropout_prob = 0.0 in BERT and its "
-        "kin",
+        "transformers-model": "no attention dropout in the config: attention_probs_dropout_prob (BERT and its kin), "
+        "dropout_rate (T5) or attention_dropout = 0.0",
         "plain": "dropout_p=0.0 in attention",
     },
     fits=lambda case, values: "NO_ATTENTION_DROPOUT" in values["fixes"],
@@ -99,6 +99,7 @@ LIGER = Remedy(
         "transformers-gated-lm": "fused norms and cross-entropy: liger_kernel.transformers.AutoLigerKernelForCausalLM",
         "plain": "fused norms and cross-entropy: torch.compile, or Liger-Kernel's layers",
     },
+    fits=lambda case, values: bool(values["fusable"]),
     saved=unknown,
 )
 

@@ -49,11 +49,20 @@ WORKERS = Remedy(
     kind="data",
     arm="loader-workers",
     text={
-        "transformers": "TrainingArguments(dataloader_num_workers=4, dataloader_pin_memory=True, "
-        "dataloader_persistent_workers=True); tokenise once beforehand (dataset.map)",
-        "plain": "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True); prepare the samples once "
-        "beforehand",
+        "transformers": "TrainingArguments(dataloader_num_workers=4, dataloader_persistent_workers=True$pinned); "
+        "tokenise once beforehand (dataset.map)",
+        "plain": "DataLoader(num_workers=4, persistent_workers=True$pinned); prepare the samples once beforehand",
     },
+    fits=lambda case, values: not values["workers"],
+)
+MORE_WORKERS = Remedy(
+    kind="data",
+    text={
+        "transformers": "more workers than now (dataloader_num_workers), or less work for them: tokenise once "
+        "beforehand (dataset.map)",
+        "plain": "more workers than now (num_workers), or less work for them: prepare the samples once beforehand",
+    },
+    fits=lambda case, values: bool(values["workers"]),
 )
 
 ONE_DEVICE_EACH = Remedy(

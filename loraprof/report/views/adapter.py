@@ -67,7 +67,7 @@ def adapter_section(report: Report, step: Step | None) -> Section:
     if a is None:
         text = "No adapter was found, or the input does not show one."
         return Section("adapter", "The adapters", (Paragraph(text),))
-    aside = f"{units.count(a.modules)} layers, rank {ranks(a)}, {a.dtype or 'mixed dtypes'}"
+    aside = f"{units.quantity(a.modules, 'layers')}, rank {ranks(a)}, {a.dtype or 'mixed dtypes'}"
     blocks: list[Block] = []
     if step:
         blocks.append(_paths(step, a))

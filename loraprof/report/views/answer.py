@@ -119,9 +119,16 @@ def _identity(report: Report) -> list[str]:
     if source.ranks > 1:
         words.append(f"{units.count(source.ranks)} ranks, the slowest shown")
     if a is not None:
-        words.append(f"rank {ranks(a)} on {units.count(a.modules)} layers")
+        words.append(f"{_form(a)} on {units.quantity(a.modules, 'layers')}")
         words.append(_dtypes(a))
     return words
+
+
+def _form(a: Adapter) -> str:
+    """``rank 16``; the name of a method that has no rank."""
+    kinds = {site.kind for site in a.sites}
+    ranked = a.rank is not None or any(rank.isdigit() for rank in a.ranks or {})
+    return f"rank {ranks(a)}" if ranked or len(kinds) != 1 else f"PEFT's {kinds.pop()}"
 
 
 def _dtypes(a: Adapter) -> str:

@@ -43,7 +43,7 @@ def _input(found: Estimate) -> str:
         f"{found.model}, {units.number(found.parameters / 1e9)} B parameters",
         (f"{units.count(s.batch)} images" if found.images else f"{units.count(s.batch)} x {units.count(s.seq)} tokens")
         + (f" x {s.accumulate}" if s.accumulate > 1 else ""),
-        f"rank {s.rank} on {units.count(found.adapted)} layers",
+        f"rank {s.rank} on {units.quantity(found.adapted, 'layers')}",
         f"{s.dtype} base, {'its' if s.adapter_dtype == 'same' else s.adapter_dtype} adapters",
         *([f"autocast {s.autocast}"] if s.autocast != "none" else []),
         *([f"{s.quantized} weights"] if s.quantized != "none" else []),
