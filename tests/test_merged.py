@@ -48,6 +48,17 @@ def test_ranks_that_share_a_device_are_told_apart_by_their_calls(tmp_path: Path)
     assert made == [("1", 0, 2, [0], [100_000] * 2), ("2", 1, 2, [0], [150_000] * 2)]
 
 
+def test_ranks_that_share_a_device_and_its_correlations(tmp_path: Path) -> None:
+    """Both calls of a correlation came before both records: each has its own."""
+    second = rank(2, 0, late=50_000)
+    for event in second:
+        event["ts"] += 20 if event["cat"] == "kernel" else 5  # us; on another stream of the device
+        if event["cat"] == "kernel":
+            event["tid"] = event["args"]["stream"] = 9
+    made = split(tmp_path / "t.json", rank(1, 0), second)
+    assert made == [("1", 0, 2, [0], [100_000] * 2), ("2", 1, 2, [0], [150_000] * 2)]
+
+
 def test_a_process_without_steps_goes_with_the_rank_before_it(tmp_path: Path) -> None:
     loader = rank(3, 1, correlation=2000, marked=False)
     made = split(tmp_path / "t.json", rank(1, 0), rank(2, 1, correlation=1000), loader)

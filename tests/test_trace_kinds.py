@@ -55,6 +55,18 @@ def test_a_step_on_an_unknown_accelerator_is_no_cpu_step(tmp_path: Path, categor
     assert run(["report", "--quiet", str(tmp_path / "t.json")]) == 0
 
 
+def test_launch_calls_of_an_intel_gpu_are_read(tmp_path: Path) -> None:
+    document = json_of([step(0, 0, 900_000), op("aten::mm", 9000, 30_000)], [kernel(40_000, 90_000, (10_000, 15_000))])
+    for one in document["traceEvents"]:
+        if one.get("cat") == "cuda_runtime":
+            one.update(cat="xpu_runtime", name="urEnqueueKernelLaunch")
+    report = diagnosed(tmp_path, document)
+    reported = report.step()
+    assert reported is not None
+    assert report.closure.kernels_without_launch == 0
+    assert reported.ns(kind="busy", role="base.linear") == 50_000
+
+
 @pytest.mark.parametrize("category", ["my_app", "input_wait", "output", "maps"])
 def test_an_unknown_track_of_the_host_is_no_accelerator(category: str, tmp_path: Path) -> None:
     document = json_of([step(0, 0, 900_000), op("aten::mm", 10, 20)])

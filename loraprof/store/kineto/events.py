@@ -22,7 +22,7 @@ HOST_CATEGORIES: Final = {
     HostKind.PYTHON: ("python_function",),
     HostKind.RUNTIME: (
         *("cuda_runtime", "cuda_driver", "runtime", "Runtime", "driver"),
-        *("hip_runtime", "hip_driver", "hip", "rocm_runtime", "rocm_driver", "rocm"),
+        *("hip_runtime", "hip_driver", "hip", "rocm_runtime", "rocm_driver", "rocm", "xpu_runtime", "xpu_driver"),
     ),
     HostKind.OVERHEAD: ("overhead",),
 }
