@@ -237,17 +237,21 @@ def test_long_ranges_of_the_host() -> None:
     shorter = ledger((python, "forward", "other", 0, 200_001), (framework, "forward", "other", 1, 200_000))
     before_b = ledger((python, "forward", "other", 1, 300_000))
 
-    def seen(idle_ns: int, wall_ns: int, *others: Any) -> Seen | None:
+    def seen(idle_ns: int, wall_ns: int, *others: Any, **more: Any) -> Seen | None:
         parts = Parts({"cause": "python", "ns": idle_ns - 5}, {"cause": "framework", "ns": 5})
         profiled = ledger((python, "forward", "other", 0, 900_000))
         analysis = SimpleNamespace(ledgers=(profiled, *others), attribution=SimpleNamespace(paths=("a", "b")))
-        facts = {"step": parts, "reported": rows, "ledger": profiled, "analysis": analysis, "wall_ns": wall_ns}
+        facts = {"step": parts, "reported": rows, "ledger": profiled, "analysis": analysis, "wall_ns": wall_ns, **more}
         return host.python_overhead(case(**facts))
 
     assert values(seen(1_200_012, 6_000_060)) == [0.2, 3, 600_006, "b"]
     assert seen(1_200_012, 6_000_060, shorter, shorter) is None
     assert values(seen(1_200_012, 4_000_040, shorter, before_b))[1:] == [2, 400_004, "b"]
     assert seen(1_200_012, 4_000_040, before_b, shorter, shorter) is None  # half of them are not most
+    crowded = SimpleNamespace(crowded=True, cores=0.86, unprofiled=None)
+    assert values(seen(1_200_012, 4_000_040, timing=crowded))[1:] == [3, 600_006, "b"]  # 560,006 were lost
+    crowded.cores = 0.84
+    assert seen(1_200_012, 4_000_040, timing=crowded) is None
     assert seen(1_200_011, 6_000_060) is None
     assert seen(6_000_060, 6_000_070) is None
 

@@ -142,7 +142,7 @@ def python_overhead(case: Case) -> Seen | None:
     step = case.reported
     rows = long(step)
     spent = int(step.ns[rows].sum())
-    if share < HOST_SHARE or spent < LONG_SHARE * case.wall_ns:
+    if share < HOST_SHARE or spent < LONG_SHARE * case.wall_ns or spent <= _lost_ns(case):
         return None
     where = _places(case, step.module[rows], step.ns[rows])
     return Seen(
@@ -156,6 +156,12 @@ def python_overhead(case: Case) -> Seen | None:
         spent_ns=spent,
         values={"place": where, "python": f"python {target(case)}"},
     )
+
+
+def _lost_ns(case: Case) -> float:
+    """Time of the step in which other work had the core of a step that needed one."""
+    cores = case.timing.cores
+    return (1 - cores) * case.wall_ns if case.timing.crowded and cores is not None else 0.0
 
 
 def _again_in_most_steps(case: Case, select: Select) -> Select:
