@@ -58,6 +58,34 @@ def test_an_op_a_fifth_as_fast_as_three_neighbours(monkeypatch: pytest.MonkeyPat
     assert [regressed._fast(r) for r in (None, Rate(1, (), (0.1, 0.2)), Rate(1, (), (0.19,)))] == [False, True, False]
 
 
+def test_an_op_that_is_known_to_be_slow_unless_it_is_fast_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a twentieth of the step; reported are 50, 80 and 95 % less."""
+    flag = np.array([True])
+
+    def seen(known: Op | None, spent: int = 50, **rates: Rate) -> Seen | None:
+        monkeypatch.setattr(regressed, "_known", lambda _: (None, known, flag))
+        monkeypatch.setattr(regressed, "_rates", lambda _: {(op, "float"): rate for op, rate in rates.items()})
+        monkeypatch.setattr(regressed, "total_ns", lambda *_: spent)
+        return regressed.slow_op(case())
+
+    monkeypatch.setattr(regressed, "_best", lambda _, rate: rate.best)
+    monkeypatch.setattr(regressed, "_module", lambda *_: "m")
+    monkeypatch.setattr(regressed, "_like", lambda *_: flag)
+    monkeypatch.setattr(regressed, "of_rows", lambda *_: None)
+    monkeypatch.setattr(regressed, "worth", lambda *_: Worth(1000, 1000, 1000))
+    slow, fast = Rate(50, (0,), (0.1,)), Rate(50, (0,), (0.2,))
+    assert seen(None) is seen(MM, mm=fast) is seen(MM, spent=49) is None
+    for found, reached, others in ((seen(MM), None, None), (seen(MM, mm=slow, bmm=fast), 0.1, 0.2)):
+        assert found is not None
+        assert [e.value for e in found.evidence] == ["mm in float", 50, reached, others]
+        assert found.saved is not None
+        assert (found.saved.low, found.saved.ns, found.saved.high) == (500, 800, 950)
+    found = seen(None, mm=Rate(50, (0,), (0.1,)), bmm=Rate(9, (), (0.8,) * 3))  # an eighth of what the others reach
+    assert found is not None
+    assert found.saved is not None
+    assert found.saved.ns == 875
+
+
 def test_the_share_of_its_roof_in_the_step_in_which_it_took_least(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regressed, "of_rows", lambda *_: lambda step: step.busy)
     monkeypatch.setattr(regressed, "_like", lambda *_: None)
@@ -303,6 +331,7 @@ def test_a_fused_kernel_is_compared_where_all_is_known() -> None:
         (((1, 8, 64, 264),), ("c10::Half",), (), True, ("head size 264",)),
         (((1, 8, 64, 256),), ("c10::Half",), (), True, ()),
         (((1, 8, 64, 100),), ("c10::Half",), (), True, ("head size 100",)),
+        (((8, (100,)),), (), (), True, ()),
         (((),), (), (), True, ()),
         ((), (), (), True, ()),
     ],

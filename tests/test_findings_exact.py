@@ -286,6 +286,18 @@ def test_head_and_loss_of_a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     assert head._labelled_only(case(), 0.75, Worth(400, 0, 800)) == Worth(550, 200, 900)
 
 
+def test_the_vocabulary_is_that_of_the_largest_embedding_or_head() -> None:
+    modules = [("a.wte", "Embedding"), ("a.wpe", "Embedding"), ("lm_head", "Linear"), ("q.lm_heads", "Linear")]
+    table = [SimpleNamespace(id=i, path=path, cls=cls) for i, (path, cls) in enumerate(modules)]
+    shapes = [(0, (40, 8)), (1, (30, 8)), (2, (50, 8)), (2, (70,)), (3, (90, 8))]
+    weights = [SimpleNamespace(module=module, shape=shape) for module, shape in shapes]
+
+    def rows(count: int) -> int | None:
+        return head.vocabulary_of(case(recording=SimpleNamespace(modules=table, parameters=weights[:count])))
+
+    assert [rows(count) for count in range(6)] == [None, 40, 40, 50, 50, 50]
+
+
 def test_what_faster_attention_saves() -> None:
     mean, *ends = attention._shares([(1, 100, 50), (2, 200, 20), (5, 100, 120)])
     assert mean == pytest.approx((0.5 * 100 + 0.9 * 400 + 0) / 1000)

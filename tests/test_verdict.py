@@ -47,12 +47,12 @@ def test_causes_of_a_kind_count_together() -> None:
 
 def test_a_kernel_that_is_held_back_after_its_launch_does_not_wait_for_the_host() -> None:
     """Streams wait for each other: only the floor of the latency is the host's."""
-    held = Part(kind="idle", class_=None, cause="launch_latency", phase="forward", role="other", ns=40_000, events=10)
-    launches = Launches(count=10, api_median_ns=1, latency_floor_ns=1000, turnaround_median_ns=1)
+    held = Part(kind="idle", class_=None, cause="launch_latency", phase="forward", role="other", ns=40, events=10)
+    launches = Launches(count=10, api_median_ns=1, latency_floor_ns=1, turnaround_median_ns=1)
     text = "Of this step, 40.0 % goes to the linear layers, 30.0 % to {}, 30.0 % to {}."
-    parts = busy("base.linear", 40_000), idle("python", 20_000), held
+    parts = busy("base.linear", 40), idle("python", 20), held
     assert sentence(launches, *parts) == text.format("gaps between queued kernels", "a device that waits for the host")
-    quick = Launches(count=10, api_median_ns=1, latency_floor_ns=4000, turnaround_median_ns=1)
+    quick = Launches(count=10, api_median_ns=1, latency_floor_ns=4, turnaround_median_ns=1)
     assert "60.0 % goes to a device that waits for the host" in sentence(quick, *parts)
 
 

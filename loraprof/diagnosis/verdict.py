@@ -65,7 +65,7 @@ def _which_step(timing: TimingReport, unprofiled: bool) -> str:
     """Which step the shares are of: a reader takes them for those of the step that runs without a profiler."""
     if unprofiled:
         return "this step without the profiler"
-    if timing.unprofiled is None or timing.inflation is None:
+    if timing.inflation is None:
         return "this step"
     return f"this step under the profiler, which takes {units.ratio(timing.inflation)} the time it does without"
 

@@ -187,9 +187,9 @@ def _why(shapes: Shapes, on_gpu: bool) -> tuple[str, ...]:
         reasons.append(f"dropout {dropout:g}")
     if on_gpu and shapes.types[:1] == ("float",):
         reasons.append("float32")
-    heads = shapes.dims[0] if shapes.dims else ()
-    if isinstance(heads, tuple) and heads and isinstance(heads[-1], int) and (heads[-1] > MOST_HEAD or heads[-1] % 8):
-        reasons.append(f"head size {heads[-1]}")
+    match shapes.dims[:1]:
+        case ((*_, int(size)),) if size > MOST_HEAD or size % 8:
+            reasons.append(f"head size {size}")
     return tuple(reasons)
 
 
