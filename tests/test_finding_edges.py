@@ -87,6 +87,12 @@ def sampled(held: int, clocks: tuple[int | None, ...] = (), **violations: int) -
     return Nvml(uuid="x", driver=None, steps=1, loop_ns=1000, samples=samples, violations_ns=violations)
 
 
+def drawing(utilization: int) -> Nvml:
+    """A third of the power that it may draw."""
+    sample = NvmlSample(monotonic_ns=0, power_mw=300, utilization=utilization)
+    return Nvml(uuid="x", driver=None, steps=1, loop_ns=1, samples=[sample], power_limit_mw=1000)
+
+
 def facts(seen: Seen | None) -> dict[str, Any]:
     assert seen is not None
     say_seen(seen)
@@ -150,6 +156,7 @@ EDGES: Table = [  # rule, test, step of a value, values at which it is seen, val
     ("N1 samples", power.throttled, lambda x: case(nvml=sampled(x)), [2], [0, 1]),
     ("N1 loop", power.throttled, lambda x: case(nvml=sampled(0, power=x)), [51], [49, 50]),
     ("N1 idle", power.throttled, lambda x: case(nvml=sampled(0, low_utilization=x)), [], [51, 999]),
+    ("N2 used", power.hidden_idleness, lambda x: case(nvml=drawing(x)), [90, 91], [89]),
     ("N3 memory", power.memory_full, lambda x: case(recording=remembered(x)), [95, 96], [0, 94]),
     ("N3 retries", power.memory_full, lambda x: case(recording=remembered(1, x)), [1], [0]),
     ("N3 waits", power.memory_full, lambda x: case({"cause": "allocator", "ns": x}), [11], [9, 10]),
@@ -224,9 +231,7 @@ def test_two_workers_load_at_most_half_of_the_time(wait: int, saved: int, monkey
 def test_sums_hold_only_what_they_name() -> None:
     copies = [kernel("copy", 5, "Memcpy HtoD"), kernel("copy", 7, "Memcpy DtoH"), kernel("copy", 100, "Memcpy DtoD")]
     copies += [kernel("attention", 1000, "HtoD"), kernel("copy", 10, "Memcpy DtoH", "other")]
-    sample = NvmlSample(monotonic_ns=0, power_mw=300, utilization=95)
-    nvml = Nvml(uuid="x", driver=None, steps=1, loop_ns=1, samples=[sample], power_limit_mw=1000)
-    spilled = facts(transfers.spilled(case(kernels=copies, recording=remembered(96), nvml=nvml)))
+    spilled = facts(transfers.spilled(case(kernels=copies, recording=remembered(96), nvml=drawing(95))))
     assert spilled["copies between host and device in the step"] == 22
     assert facts(power.memory_full(case(kernels=copies)))[
         "time of copies between host and device inside the passes"
@@ -251,6 +256,9 @@ def test_issuing_counts_work_alone_and_no_more_than_the_step() -> None:
         ({"phase": "forward"}, False),
         ({"op": "aten::embedding_dense_backward"}, True),
         ({"dims": ((16, 5), (5, 7))}, False),
+        ({"dims": ((16, 5), (5, 8), (16, 8))}, True),  # of mm.out
+        ({"op": "aten::addmm", "dims": ((8,), (16, 5), (5, 8), (), ())}, True),
+        ({"op": "aten::addmm", "dims": ((8,), (16, 5), (5, 7), (), ())}, False),
         ({"dims": ()}, False),
         ({"module": None}, False),
     ],

@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -284,15 +283,11 @@ def test_the_time_of_adapters_that_would_go() -> None:
 
 
 def test_half_of_the_bytes_move_at_the_typical_rate_or_faster() -> None:
-    def kernel(nbytes: int, ns: int) -> Any:
-        return SimpleNamespace(min_bytes=nbytes, total_ns=ns)
-
-    assert _typical_rate([kernel(10, 1)]) == 1e10
-    assert _typical_rate([kernel(10, 0)]) == 1e10  # below what the clock resolves
-    slow, quick = kernel(400, 400), kernel(600, 300)
-    assert _typical_rate([quick, slow]) == 2e9
-    assert _typical_rate([kernel(600, 600), kernel(400, 200)]) == 1e9
-    assert _typical_rate([kernel(500, 500), kernel(500, 250)]) == 1e9
+    assert _typical_rate([(10, 1)]) == 1e10
+    assert _typical_rate([(10, 0)]) == 1e10  # below what the clock resolves
+    assert _typical_rate([(600, 300), (400, 400)]) == 2e9
+    assert _typical_rate([(600, 600), (400, 200)]) == 1e9
+    assert _typical_rate([(500, 500), (500, 250)]) == 1e9
 
 
 def building(tokens: int, *, dims: tuple[int, int] = (4096, 4096), kind: str = "dora") -> Path:

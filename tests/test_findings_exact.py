@@ -9,6 +9,7 @@ from handmade import COMPUTE, Parts, case, kernels, ledger, values, worths
 
 from loraprof.analysis.partition.ledger import idle_kind
 from loraprof.diagnosis.findings import adapter_form, attention, base, comparability, head, host, networks, power
+from loraprof.diagnosis.remedies.power import NO_COPY_BACK
 from loraprof.diagnosis.rule import Seen
 from loraprof.diagnosis.select import phase
 from loraprof.diagnosis.worth import Assumed, Worth
@@ -148,15 +149,18 @@ def test_shares_of_a_step() -> None:
     assert sampling(99) is None
     assert values(sampling(100)) == [100, 0.1, 7]
 
-    def recomputed(peak: int | None, total: int | None = 100) -> Seen | None:
+    def recomputed(peak: int | None, total: int | None = 100, ops: tuple[str, ...] = ()) -> Seen | None:
         rows = ledger((COMPUTE, "recompute", "norm", 0, 30), (COMPUTE, "forward", "norm", 0, 970))
         memory = SimpleNamespace(peak_bytes=peak, total_bytes=total)
-        return base.checkpointing(case(reported=rows, recording=SimpleNamespace(memory=memory)))
+        return base.checkpointing(case(reported=rows, recording=SimpleNamespace(memory=memory), op_names=ops))
 
     assert values(recomputed(70)) == [30, 0.03, "non-reentrant", 0.7]
     told = [seen.values["memory"] for at in (69, 70, None) if (seen := recomputed(at))]
     assert told == ["", " if memory allows", " if memory allows"]
     assert values(recomputed(69, None))[3] is None
+    names = ("aten::mm", "CheckpointFunctionBackward")
+    kinds = [seen.values["reentrant"] for ops in (names, names[:1]) if (seen := recomputed(69, ops=ops))]
+    assert kinds == [True, False]
 
 
 def test_three_tenths_of_busy_time_in_what_lora_leaves_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,6 +352,13 @@ def test_memory_that_is_full_or_moves() -> None:
     assert waited is not None
     assert (moved.spent_ns, waited.spent_ns) == (21, 11)
     assert seen(moving=1, busy_ns=99) is not None
+
+
+def test_a_copy_back_that_hides_saves_nothing() -> None:
+    saved = NO_COPY_BACK.saved
+    assert saved is not None
+    assert saved(case(), {"back_ns": 5}) == Worth(5, 0, 5)
+    assert saved(case(), {"back_ns": None}) is None
 
 
 def test_shares_that_come_from_elsewhere() -> None:

@@ -204,6 +204,25 @@ def test_what_is_repeated_and_what_share_of_its_time(
         assert found.saved.ns == pytest.approx(2 * said[-1], abs=1)
 
 
+def test_rows_that_take_no_time_repeat_all_of_it() -> None:
+    given = case()
+    given.analysis.trace = SimpleNamespace(host=SimpleNamespace(name=np.array([0]), start=np.ones(1), end=np.ones(1)))
+    given.analysis.attribution.module = np.array([1])
+    assert module._factor(given, np.array([True]), {(1, 0): 0.5}) == 1.0
+
+
+def test_on_a_cpu_all_reads_but_one_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "of_rows", lambda *_: None)
+    monkeypatch.setattr(module, "total_ns", lambda *_: 200)
+    monkeypatch.setattr(module, "worth", lambda case, _: case.value)
+    given, reading = case(on_gpu=False), np.arange(6) < 4
+    given.analysis.trace = SimpleNamespace(host=None, names=())
+    given.value = None
+    assert module._waited(given, reading, reading) == (150, None)
+    given.value = Worth(400, 300, 500)
+    assert module._waited(given, reading, reading) == (150, Worth(300, 225, 375))
+
+
 def again(counted: int, modules: int = 4) -> Path:
     """A run whose norms compute what the first of them computed, all they do or one time of ``counted``."""
     run = shaped(hidden=512, ffn=1376, tokens=8192, vocab=1024, layers=4)

@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from loraprof.analysis.prediction.counterfactual import Counterfactual
+from loraprof.diagnosis.build import _nameless
 from loraprof.diagnosis.verdict import GROUPS, limiting, verdict
 from loraprof.model.finding import Finding, Gain
 from loraprof.model.report import Interval, Launches, Part, Savings, Step, TimingReport, Unprofiled
@@ -70,6 +71,16 @@ def test_the_sentence_says_which_step_its_shares_are_of() -> None:
     assert sentence(LAUNCHES, *parts, plain=True).startswith("Of this step without the profiler, 60.0 % goes")
     refused = "Of this step under the profiler, which takes 1.89x the time it does without, 60.0 % goes"
     assert sentence(LAUNCHES, *parts, inflation=1.89).startswith(refused)
+
+
+def test_from_a_twentieth_of_unknown_role_on_a_trace_should_be_recorded_otherwise() -> None:
+    def said(*parts: Part) -> str | None:
+        partition = [*parts, idle("data", 99)]
+        wall_ns = sum(p.ns for p in partition)
+        return _nameless(Step(name="s", wall_ns=wall_ns, partition=partition, overlap=[], launches=None), None)
+
+    assert said(busy("other", 5), busy("norm", 96)) is said() is None
+    assert (said(busy("other", 5), busy("norm", 95)) or "").startswith("5.0 % of the busy time has no known role")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from loraprof.diagnosis.rule import ADAPTER, Rule, Seen, evidence
 from loraprof.diagnosis.select import both, busy_ns, either, modules, of_rows, roles, total_ns, within, worth
 from loraprof.diagnosis.stack import LORA
 from loraprof.diagnosis.worth import Worth
-from loraprof.model.report import Kernel
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE
 
 ELEMENTWISE_SHARE = 0.30  # L1: of the adapter's busy time
@@ -39,11 +38,11 @@ def elementwise(case: Case) -> Seen | None:
         return None
     if case.sites and not any(s.kind in (*LORA, "handwritten", "adalora") for s in case.sites):
         return None  # other methods have no A and B beside which this were overhead
-    rows = [k for k in case.kernels if k.role == "adapter.elementwise" and k.min_bytes]
-    moved, typical = sum(k.min_bytes or 0 for k in rows), _typical_rate(rows) if rows else 0.0
+    rows = [(k.min_bytes, k.total_ns) for k in case.kernels if k.role == "adapter.elementwise" and k.min_bytes]
     ceiling = case.rates.stream_bytes_per_s
-    if not ceiling or typical < STREAMING * ceiling:
+    if not rows or not ceiling or (typical := _typical_rate(rows)) < STREAMING * ceiling:
         return None
+    moved = sum(nbytes for nbytes, _ in rows)
     fused, pointwise = _fusable(case, moved)
     return Seen(
         evidence=[
@@ -57,10 +56,10 @@ def elementwise(case: Case) -> Seen | None:
     )
 
 
-def _typical_rate(rows: list[Kernel]) -> float:
-    """Bytes per second at which half of the bytes move at least: a kernel that was interrupted does not count for
-    more."""
-    rates = sorted(((k.min_bytes or 0) / max(k.total_ns, 1) * 1e9, k.min_bytes or 0) for k in rows)
+def _typical_rate(rows: list[tuple[int, int]]) -> float:
+    """Bytes per second at which half of the bytes move at least, of pairs of bytes and ns: a kernel that was
+    interrupted does not count for more."""
+    rates = sorted((nbytes / max(ns, 1) * 1e9, nbytes) for nbytes, ns in rows)
     reached = np.cumsum([moved for _, moved in rates])
     return rates[int(np.searchsorted(reached, reached[-1] / 2))][0]
 

@@ -182,7 +182,7 @@ def _weight_gradient(record: Record, full: list[ParameterInfo]) -> bool:
         return False
     if record.op not in GEMMS:
         return True
-    operands = record.dims[-2:] if record.op == "aten::mm" else record.dims[1:3]
+    operands = record.dims[:2] if record.op == "aten::mm" else record.dims[1:3]
     if len(operands) < 2:  # a trace without shapes
         return False
     left, right = operands
