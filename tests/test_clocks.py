@@ -128,6 +128,18 @@ def test_groups_that_share_a_member_are_aligned_through_it() -> None:
     assert clocks.aligned.all()
 
 
+def test_groups_of_most_members_come_first() -> None:
+    ends = np.arange(1, 9) * 1000
+    groups = tuple(Members(name, 2, name, True) for name in ("b", "c", "a"))
+    two = calls(np.repeat(ends, 3), np.repeat(ends, 3) + 5, np.tile([0, 1, 2], 8))
+    ranks = [rank(0, two, groups=groups), rank(1, two, groups=groups), rank(2, calls(ends, ends), groups=groups[1:2])]
+    assert [(m.group.name, m.members.tolist()) for m in matched(ranks, STEPS)] == [
+        ("c", [0, 1, 2]),
+        ("a", [0, 1]),
+        ("b", [0, 1]),
+    ]
+
+
 def test_a_rank_that_shares_no_collective_is_not_aligned() -> None:
     ranks = [*lockstep([0, 0, 0]), rank(3, calls(NONE, NONE))]
     clocks = align([None] * 4, matched(ranks, STEPS))

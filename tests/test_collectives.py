@@ -9,6 +9,7 @@ from reports import real, report_of
 
 import loraprof
 from loraprof.analysis.analyse import Analysis, analyse
+from loraprof.analysis.ranks.breakdown import breakdown_of
 from loraprof.analysis.ranks.collectives import UNKNOWN, collectives_of, exposed_ns
 from loraprof.analysis.ranks.messages import KINDS
 from loraprof.store.kineto.read import read_stream, read_trace
@@ -53,6 +54,7 @@ def test_a_wait_on_a_cpu_is_exposed_and_the_rest_is_hidden() -> None:
     assert exposed_ns(found.steps[0], on_gpu=False) == 4500
     assert calls.groups[int(calls.group[0])].ranks == (0, 1, 2, 3)
     assert found.steps[0].ns(kind="busy", role="comm") == 500
+    assert breakdown_of(0, "t", found, None).steps[0].overlapped_comm_ns == 300
 
 
 def test_what_gloo_runs_as_an_all_reduce_is_what_was_asked_for() -> None:
@@ -107,6 +109,15 @@ def test_on_a_device_one_that_began_before_the_first_step_counts_there() -> None
     assert window.start > 500
     calls = collectives_of(found, found.ledgers[0])
     assert (calls.start.tolist(), calls.began.tolist()) == ([500, 3000], [True, True])
+
+
+def test_on_a_device_one_that_begins_with_a_later_step_counts_there() -> None:
+    device = [comm(1000, 2000, (10, 20)), comm(6000, 9000, (5010, 5020))]
+    found = analysed(json_of([step(0, 0, 5000), step(1, 5000, 9000)], device))
+    ledger = found.ledgers[1]
+    for late in (-1, 0, 1):
+        found.trace.device.start[1] = ledger.window.start + late
+        assert collectives_of(found, ledger).began.tolist() == [late >= 0]
 
 
 def test_on_a_device_exposed_times_add_up_to_the_partition() -> None:

@@ -1,6 +1,7 @@
 """Calls of a trace that no recording describes: which products are a pair, what a call is, its role by the order."""
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from ledgers import column
 
 from loraprof.analysis.attribution.roles import Behaviour
-from loraprof.analysis.attribution.unmarked import adapters, order
+from loraprof.analysis.attribution.unmarked import adapters, frames, order
 from loraprof.analysis.attribution.unmarked.adapters import ENDS, Pairs, pairs_of
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort, _dims, _said, _sort
 from loraprof.model.trace import NONE, Shapes
@@ -135,7 +136,7 @@ def test_pairs_of_products() -> None:
     ("op", "tensors", "dims"),
     [
         ("aten::linear", [(2, 3, 5), (7, 5)], (6, 5, 7)),
-        ("aten::linear", [(5,), (7, 5)], (1, 5, 7)),
+        ("aten::linear", [(5,), (7, 5)], (0, 0, 0)),
         ("aten::linear", [(3, 5)], (0, 0, 0)),
         ("aten::mm", [(3, 5), (5, 7)], (3, 5, 7)),
         ("aten::mm", [(3,), (5, 7)], (0, 0, 0)),
@@ -226,6 +227,18 @@ def test_the_next_sum_of_a_size() -> None:
         plain = Plain(calls, [False] * len(calls))
         found = adapters._adding(calls, column(sizes), column(after))
         assert found.tolist() == [plain.adding(size, place) for size, place in zip(sizes, after, strict=True)]
+
+
+def test_a_layer_adds_its_pairs_or_its_frame_does() -> None:
+    """Of 4 x 6: a base at 0, ups at 2 and 3."""
+
+    def summed(adds: list[int], sizes: set[int], inner: int = 5) -> bool:
+        one, four = np.ones(4, np.int64), np.arange(4)
+        calls: Any = SimpleNamespace(adds=np.isin(four, adds), inner=one * inner, rows=one * 4, outer=one * 6)
+        return frames._summed(calls, frames._Layer(0, [1], [2, 3]), sizes)
+
+    assert [summed([at], set()) for at in range(4)] == [True, False, True, True]
+    assert (summed([], {24}), summed([], {4, 6}), summed([], set(), inner=0)) == (True, False, True)
 
 
 @pytest.mark.parametrize(("between", "found"), [(11, 1), (12, 0)])

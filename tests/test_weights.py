@@ -61,6 +61,7 @@ def test_what_a_module_and_all_below_it_own() -> None:
         ("aten::mm", ((32, 4), (4, 12)), "adapter.up"),
         ("aten::mm", ((4, 32), (32, 12)), "adapter.down"),
         ("aten::mm", ((12, 32), (32, 4)), "adapter.down"),
+        ("aten::bmm", ((2, 32, 12), (2, 12, 4)), "adapter.down"),
         ("aten::mm", ((32, 12), (12, 12)), "base.linear"),
         ("aten::mm", ((32, 8),), "other"),
         ("aten::mul", ((4, 8), (32, 8)), "adapter.down"),

@@ -51,13 +51,13 @@ class _Place(Struct, frozen=True, eq=False):
         finish = max(run.end) + sigma * (end - last)
         x = np.concatenate(([begin], known.ravel(), [end]))
         y = np.maximum.accumulate(np.concatenate(([start], goal.ravel().astype(np.float64), [finish])))
-        after = part.at > reach
-        tail = run.host + sigma * (clock.times(part.at[after], cost) - last)
+        after = int(np.searchsorted(part.at, reach, side="right"))
+        tail = run.host + sigma * (clock.times(part.at[after:], cost) - last)
         body = np.interp(clock.times(np.maximum(part.at, low), cost), x, y)
-        state = int(part.state[np.searchsorted(part.at, reach, side="right") - 1]) if len(part.at) else PYTHON
+        state = int(part.state[after - 1]) if len(part.at) else PYTHON
         earlier = np.minimum(body - run.window_ns, run.host)  # calls of the step before that came after its last record
         at = np.concatenate((earlier, [run.host], np.minimum(tail, start), body))
-        states = np.concatenate((part.state, [state], part.state[after], part.state)).astype(np.int8)
+        states = np.concatenate((part.state, [state], part.state[after:], part.state)).astype(np.int8)
         return Timeline(np.maximum.accumulate(self.at(at)), states)
 
     def work(self, work: DeviceWork) -> DeviceWork:

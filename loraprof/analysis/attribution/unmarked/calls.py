@@ -168,18 +168,10 @@ def _sort(op: str, tensors: list[tuple[int, ...]]) -> tuple[Sort, tuple[int, int
 def _dims(op: str, tensors: list[tuple[int, ...]]) -> tuple[int, int, int]:
     """Rows, inner and outer width of a product; 0 where shapes were not recorded. Of a convolution rows are its input
     positions, and taps count with the inner width."""
-    used = tensors[:2] if "conv" in op or op.endswith("linear") else tensors[-2:]
-    least = 1 if op.endswith("linear") else 2
-    if len(used) < 2 or min(map(len, used)) < least:
+    if len(tensors) < 2 or min(map(len, tensors)) < 2:
         return 0, 0, 0
+    x, w = tensors[-2:]
     if "conv" in op:
-        x, w = tensors[:2]
         inner, outer = (w[0], w[1]) if "transpose" in op else (prod(w[1:]), w[0])
         return prod(x) // max(x[1], 1), inner, outer
-    if op.endswith("linear"):
-        x, w = tensors[:2]
-        return prod(x[:-1]), x[-1], w[0]
-    a, b = tensors[-2:]
-    if a[-1] != b[-2] and a[-1] == b[-1]:  # einsum with a transposed weight
-        return prod(a[:-1]), a[-1], b[-2]
-    return prod(a[:-1]), a[-1], b[-1]
+    return prod(x[:-1]), x[-1], w[-1] if x[-1] == w[-2] else w[-2]  # linear turns its weight, and einsum may

@@ -15,9 +15,8 @@ def layers_of(trace: Trace, calls: Calls, pairs: Pairs) -> tuple[Int64, tuple[Ad
     if not len(pairs):
         return layer, ()
     base = distinct(pairs.base)
-    run = calls.run[base]
-    first = np.searchsorted(run, run) if (np.diff(run) >= 0).all() else _first(run)
-    number = np.arange(len(base)) - first
+    _, first, run = np.unique(calls.run[base], return_index=True, return_inverse=True)
+    number = np.arange(len(base)) - first[run]
     of_pair = number[np.searchsorted(base, pairs.base)]
     for begin, stop, n in zip(pairs.first.tolist(), pairs.last.tolist(), of_pair.tolist(), strict=True):
         layer[begin : stop + 1] = n
@@ -29,13 +28,6 @@ def layers_of(trace: Trace, calls: Calls, pairs: Pairs) -> tuple[Int64, tuple[Ad
         path = f"adapted layer {n} ({int(calls.inner[at])} to {int(calls.outer[at])})"
         sites.append(site_of(trace, calls, pairs, at, path))
     return layer, tuple(sites)
-
-
-def _first(run: Int64) -> Int64:
-    """Per place the first place of its run."""
-    _, first, inverse = np.unique(run, return_index=True, return_inverse=True)
-    out: Int64 = first[inverse]
-    return out
 
 
 def site_of(trace: Trace, calls: Calls, pairs: Pairs, base: int, path: str) -> AdapterSite:
