@@ -12,6 +12,8 @@ from loraprof.analysis.attribution.roles import Behaviour
 from loraprof.analysis.attribution.unmarked import adapters, frames, order
 from loraprof.analysis.attribution.unmarked.adapters import ENDS, Pairs, pairs_of
 from loraprof.analysis.attribution.unmarked.calls import Calls, Sort, _dims, _said, _sort
+from loraprof.analysis.attribution.unmarked.forward import Unmarked
+from loraprof.model.recording import ModuleInfo
 from loraprof.model.trace import NONE, Shapes
 from loraprof.model.vocabulary import ROLE, ROLES
 
@@ -227,6 +229,107 @@ def test_the_next_sum_of_a_size() -> None:
         plain = Plain(calls, [False] * len(calls))
         found = adapters._adding(calls, column(sizes), column(after))
         assert found.tolist() == [plain.adding(size, place) for size, place in zip(sizes, after, strict=True)]
+
+
+WIDE, DOWN, UP = (3, 16, 16), (3, 16, 4), (3, 4, 16)
+UNKNOWN = (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "base", "downs", "ups"),
+    [
+        ([WIDE, DOWN, UP], 0, [1], [2]),
+        ([DOWN, UP, WIDE], 2, [0], [1]),
+        ([WIDE, DOWN, UP, DOWN, UP], 0, [1, 3], [2, 4]),
+        ([WIDE, DOWN, (3, 2, 16), (3, 16, 2), UP], 0, [1, 3], [2, 4]),
+        ([WIDE, *[DOWN, UP] * 7], 0, [*range(1, 15, 2)], [*range(2, 15, 2)]),
+        ([WIDE, *[DOWN, UP] * 8], None, [], []),
+        ([WIDE, DOWN], None, [], []),
+        ([WIDE, DOWN, DOWN], None, [], []),
+        ([WIDE, DOWN, (3, 2, 16)], None, [], []),  # ranks differ
+        ([WIDE, WIDE, DOWN, DOWN, UP], None, [], []),
+        ([WIDE, WIDE, WIDE, DOWN, UP], None, [], []),
+        ([WIDE, DOWN, UP, DOWN, (3, 8, 8)], None, [], []),
+        ([WIDE, (2, 16, 4), (2, 4, 16)], None, [], []),
+        ([WIDE, DOWN, (2, 4, 16)], None, [], []),
+        ([WIDE, (3, 8, 4), UP], None, [], []),
+        ([WIDE, DOWN, (3, 4, 8)], None, [], []),
+        ([(3, 16, 4), (3, 4, 32), (3, 16, 32)], 2, [0], [1]),
+        ([(3, 16, 5), (3, 5, 32), (3, 16, 32)], None, [], []),  # 5 is more than a quarter of 16
+        ([(3, 32, 4), (3, 4, 16), (3, 32, 16)], 2, [0], [1]),
+        ([(3, 32, 5), (3, 5, 16), (3, 32, 16)], None, [], []),
+        ([UNKNOWN] * 5, 0, [1, 3], [2, 4]),
+        ([UNKNOWN] * 7, 0, [1, 3, 5], [2, 4, 6]),
+        ([UNKNOWN] * 4, None, [], []),
+        ([WIDE, DOWN, UNKNOWN], None, [], []),
+        ([], None, [], []),
+    ],
+)
+def test_products_that_are_one_adapted_layer(
+    sizes: list[tuple[int, int, int]], base: int | None, downs: list[int], ups: list[int]
+) -> None:
+    """At every second place; what lies between does not matter, but for what ends a layer."""
+
+    def found(between: Sort, wraps: bool) -> frames._Layer | None:
+        rows, inner, outer = (np.array([v for s in sizes for v in (s[i], 0)], np.int64) for i in range(3))
+        sort = np.array([Sort.PRODUCT, between] * len(sizes), np.int8)
+        calls: Any = SimpleNamespace(sort=sort, rows=rows, inner=inner, outer=outer)
+        return frames._layer(calls, [*range(0, 2 * len(sizes), 2)], wraps)
+
+    one = None if base is None else frames._Layer(2 * base, [2 * p for p in downs], [2 * p for p in ups])
+    assert found(Sort.OTHER, wraps=True) == one
+    assert found(Sort.OTHER, wraps=False) == (None if UNKNOWN in sizes else one)
+    assert found(Sort.NORM, wraps=True) is None
+
+
+def test_frames_say_which_products_are_one_layer() -> None:
+    """A wrapper of layers with dropout, a frame with a product of its own, two that make all themselves, and products
+    outside all frames. Shapes found the last, and one of those that one frame makes."""
+    rows: list[tuple[int, int | str]] = [  # the row around it, and the module that it opens or what it calls
+        (-1, 0), (0, 1), (1, 2), (2, "B"), (1, 5), (4, "O"), (1, 3), (6, "D"), (1, 4), (8, "U"), (1, "S"),
+        (0, 6), (11, "B"), (11, 7), (13, "D"), (11, 8), (15, "U"), (11, "S"),
+        (0, 9), (18, "B"), (18, "D"), (18, "U"), (18, "S"),
+        (0, 10), (23, "B"), (23, "D"), (23, "U"), (23, "S"),
+        (-1, "B"), (-1, "D"), (-1, "U"), (-1, "S"),
+    ]  # fmt: skip
+    parent = np.array([up for up, _ in rows], np.int32)
+    marker = parent.copy()
+    opening = np.array([i for i, (_, what) in enumerate(rows) if isinstance(what, int)])
+    marker[opening] = opening
+    opens = np.array([what if isinstance(what, int) else NONE for _, what in rows], np.int64)
+    called = [(i, what) for i, (_, what) in enumerate(rows) if isinstance(what, str)]
+    products = {"B": WIDE, "D": DOWN, "U": UP}
+    sizes = np.array([products.get(what, UNKNOWN) for _, what in called], np.int64)
+    sorts = [Sort.PRODUCT if what in products else Sort.ADD if what == "S" else Sort.OTHER for _, what in called]
+    flags = {name: np.zeros(len(called), np.bool_) for name in Calls.__struct_fields__[7:-1]}
+    calls = Calls(
+        row=column([i for i, _ in called]), run=column([0] * len(called)), sort=np.array(sorts, np.int8),
+        rows=sizes[:, 0], inner=sizes[:, 1], outer=sizes[:, 2], numel=column([48 * (s == Sort.ADD) for s in sorts]),
+        role=np.zeros(len(called), np.int8), **flags,
+    )  # fmt: skip
+    place = {i: n for n, (i, _) in enumerate(called)}
+    by_shapes = ((14, 16, 12, 17), (20, 21, 19, 22), (29, 30, 28, 31))  # down, up, base, sum
+    pairs = Pairs(*(column([place[i] for i in one]) for one in zip(*by_shapes, strict=True)))
+
+    class Host(SimpleNamespace):
+        def __len__(self) -> int:
+            return len(rows)
+
+    trace: Any = SimpleNamespace(host=Host(name=np.arange(len(rows))), shapes_of=lambda _: None)
+    found = Unmarked(calls, pairs, np.zeros(0, np.int8), column([]), column([]), ())
+    classes = ("Model", "LoraLayer", *["Linear"] * 3, "Dropout", "Block", *["Linear"] * 4)
+    table = [ModuleInfo(id=i, path=f"m{i}", cls=cls) for i, cls in enumerate(classes)]
+    tree: Any = SimpleNamespace(parent=parent)
+    placed, sites, left = frames.framed(trace, tree, found, table, opens, marker)
+    assert [(m.id, m.site, m.part) for m in placed if m.site is not None] == [
+        (1, 0, "wrapper"), (2, 0, "base"), (3, 0, "down"), (4, 0, "up"), (5, 0, "elementwise"),
+        (6, 1, "fused"), (7, 1, "down"), (8, 1, "up"), (10, 2, "fused"),
+    ]  # fmt: skip
+    told = [(s.path, s.how, s.rank, s.in_features, s.out_features) for s in sites]
+    assert told[:3] == [(f"m{i}", "observed", 4, 16, 16) for i in (1, 6, 10)]
+    assert told[3:] == [(f"adapted layer {i} (16 to 16)", "shapes", 4, 16, 16) for i in (0, 1)]
+    assert left.pairs.base.tolist() == [place[19], place[28]]
+    assert np.flatnonzero(left.layer != NONE).tolist() == [place[i] for i in (*range(19, 23), *range(28, 32))]
 
 
 def test_a_layer_adds_its_pairs_or_its_frame_does() -> None:

@@ -7,7 +7,6 @@ frames.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 
 import msgspec
 import numpy as np
@@ -23,7 +22,7 @@ from loraprof.model.recording import AdapterSite, ModuleInfo
 from loraprof.model.trace import NONE, Bool, Int32, Int64, Trace, among, distinct, taken
 
 _WRAPPER = re.compile(r"(?i)lora|linear|conv")
-MOST = 16  # products of a frame that is one layer
+SIZES = range(3, 17, 2)  # products of a frame that is one layer: a base and up to seven pairs
 
 
 class _Layer(Struct, frozen=True):
@@ -60,7 +59,7 @@ def framed(
     for row in starts.tolist():
         calls_inside, cls = inside.get(row, []), table[int(module[row])].cls
         wraps = bool(_WRAPPER.search(cls)) and row not in {int(frame[p]) for p in calls_inside}
-        held = _layer(calls, calls_inside, wraps) if len(calls_inside) <= MOST else None
+        held = _layer(calls, calls_inside, wraps)
         if held is None or not _summed(calls, held, added.get(row, set())):
             continue
         number = len(sites)
@@ -91,26 +90,23 @@ def _placed(info: ModuleInfo, part: tuple[int, str] | None) -> ModuleInfo:
     return info if part is None else msgspec.structs.replace(info, site=part[0], part=part[1])
 
 
-def _layer(calls: Calls, products: Iterable[int], wraps: bool) -> _Layer | None:
-    """One base and its pairs, where the products are nothing else.
+def _layer(calls: Calls, places: list[int], wraps: bool) -> _Layer | None:
+    """One base and its pairs, where the products at ``places`` are nothing else.
 
     Without shapes a linear layer that calls linear layers is one: its base first, then its pairs.
     """
-    places = [*products]
-    if np.isin(calls.sort[places[0] : places[-1]], ENDS).any() if places else False:
+    if len(places) not in SIZES or np.isin(calls.sort[places[0] : places[-1]], ENDS).any():
         return None
-    if wraps and len(places) >= 3 and len(places) % 2 and not calls.inner[places].any():
+    if wraps and not calls.inner[places].any():
         return _Layer(places[0], places[1::2], places[2::2])
-    if len(places) < 3 or any(calls.sort[p] != Sort.PRODUCT or not calls.inner[p] for p in places):
-        return None
     size = [(int(calls.rows[p]), int(calls.inner[p]), int(calls.outer[p])) for p in places]
     rows, inner, outer = max(size, key=lambda s: s[1] * s[2])
     base = [p for p, s in zip(places, size, strict=True) if s == (rows, inner, outer)]
-    narrow = [(p, s) for p, s in zip(places, size, strict=True) if p not in base]
+    narrow = [(p, s) for p, s in zip(places, size, strict=True) if s != (rows, inner, outer)]
     downs = [p for p, s in narrow if s[:2] == (rows, inner) and QUARTER * s[2] <= inner]
     ups = [p for p, s in narrow if (s[0], s[2]) == (rows, outer) and QUARTER * s[1] <= outer]
     ranks = sorted(int(calls.outer[p]) for p in downs)
-    whole = len(base) == 1 and len(places) == 1 + len(downs) + len(ups) and bool(downs)
+    whole = len(base) == 1 and len(places) == 1 + len(downs) + len(ups)
     return _Layer(base[0], downs, ups) if whole and ranks == sorted(int(calls.inner[p]) for p in ups) else None
 
 
