@@ -1,6 +1,9 @@
 """Attribution against plain loops over small random inputs: whose a node is, what lies between, what is a pair."""
 
 import random
+import re
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -9,18 +12,21 @@ from ledgers import column
 from msgspec.structs import replace
 from recordings import recording
 
+from loraprof.analysis.attribution import forward
 from loraprof.analysis.attribution.attribute import attribute
 from loraprof.analysis.attribution.graph_launches import graph_work
 from loraprof.analysis.attribution.names import names_of
 from loraprof.analysis.attribution.networks import Network, sampling
+from loraprof.analysis.attribution.roles import Context
 from loraprof.analysis.attribution.sequence import forward_owner, interval_owner, logical_threads
 from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked import order
+from loraprof.analysis.trace.call_tree import Tree, tree_of
 from loraprof.analysis.trace.launch_links import link
 from loraprof.analysis.trace.step_windows import marks_of
 from loraprof.model.recording import ModuleCall, ModuleInfo
-from loraprof.model.trace import NONE
-from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, HostKind
+from loraprof.model.trace import NONE, Shapes, Trace
+from loraprof.model.vocabulary import GRAD_CLIP, LOSS, OPTIMIZER, PHASE, ROLE, ROLES, HostKind
 
 SEEDS = range(150)
 
@@ -135,6 +141,94 @@ def test_work_outside_has_the_place_of_its_neighbours() -> None:
             expected.append(place)
         place_between(trace, names_of(trace), flags["out"], marks, special, module, phase, role)  # type: ignore[arg-type]
         assert [*zip(module.tolist(), phase.tolist(), role.tolist(), strict=True)] == expected, seed
+
+
+PATHS = ("", "a", "lm_head", "b", "c")  # the third is a head by its path, the fourth is told to be one
+
+
+class Asked:
+    """Gives each question a role of its own."""
+
+    table = tuple(ModuleInfo(id=i, path=path, cls="") for i, path in enumerate(PATHS))
+    heads = frozenset({3})
+    adapter_ops = ()
+    behaviour: list[int]
+
+    def of(self, *asked: object) -> str:
+        return ROLES[crc32(repr(asked).encode()) % len(ROLES)]
+
+
+def nested(rng: random.Random, rows: list[Host], at: int, depth: int) -> int:
+    """Module calls, ops and launch calls within each other; the time at which they end."""
+    begin = at
+    at += rng.randrange(2)
+    for _ in range(rng.randrange(1, 4) if depth < 4 else 0):
+        at = nested(rng, rows, at, depth + 1)
+    at += rng.randrange(1, 3)
+    what = rng.choice(("module", "module", "op", "op", "op", "call"))
+    if what == "module":
+        rows.append(marker(f"m{rng.randrange(len(PATHS))}", begin, at))
+    elif what == "op":
+        rows.append(op(rng.choice(("aten::mm", "aten::add", "aten::bmm", "aten::softmax")), begin, at))
+    else:
+        rows.append(call("cudaLaunchKernel", begin, at))
+    return at
+
+
+def test_what_is_asked_of_each_row_of_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "behaviour_of", lambda trace, roles, module, tops: tops.tolist())
+    shapes = (Shapes(((1,),), ("float",)), Shapes(((2,),), ("float",)))
+    for seed in SEEDS[:20]:
+        rng = random.Random(seed)
+        events = list[Host]()
+        at = 0
+        for _ in range(rng.randrange(1, 5)):
+            at = nested(rng, events, at, 0)
+        trace = trace_of(events)
+        host = replace(trace.host, shapes=np.array([rng.randrange(-1, 2) for _ in events]))
+        trace, tree, roles = replace(trace, host=host, shapes=shapes), tree_of(trace), Asked()
+        around: Any = tree.nearest(host.kind == HostKind.MARKER)
+        module = np.full(len(host), NONE, np.int32)
+        for row in range(len(host)):
+            if around[row] != NONE and rng.random() < 0.95:  # the others are of compiled code
+                module[row] = int(trace.names[host.name[around[row]]].rpartition("m")[2])
+        asked = [r for r in range(len(host)) if module[r] != NONE and host.kind[r] != HostKind.MARKER]
+
+        def top(row: int, trace: Trace = trace, tree: Tree = tree) -> int:
+            found = NONE
+            while row != NONE and not (found != NONE and trace.host.kind[row] != HostKind.OP):
+                found = row if trace.host.kind[row] == HostKind.OP else found
+                row = int(tree.parent[row])
+            return found
+
+        head = {i for i, path in enumerate(PATHS) if "head" in path or i in Asked.heads}
+        opened = [r for r in range(len(host)) if around[r] == r and int(module[r]) in head]
+        role = dict.fromkeys(range(len(host)), ROLE["other"])
+        for ends in (opened, None):
+            if ends is None:
+                called = [r for r in asked if role[r] == ROLE["head"] and int(module[r]) not in head]
+                if not called:
+                    break
+                ends, spared = opened + called, [r for r in asked if role[r] == ROLE["head"]]
+            else:
+                spared = []
+            for row in asked:
+                begin, start = host.start[around[row]], host.start[row]
+                late = any(begin <= host.end[e] <= start for e in ends) and int(module[row]) not in head
+                beside = [r for r in asked if around[r] == around[row] and re.search("bmm|soft", _name(trace, r))]
+                core = all(start < host.start[r] for r in beside)
+                above = top(row)
+                named = (_name(trace, above), trace.shapes_of(above)) if above not in (row, NONE) else ("", None)
+                context = Context(late and row not in spared, core, *named)
+                said = roles.of(int(module[row]), _name(trace, row), trace.shapes_of(row), context)
+                role[row] = ROLE[said]  # type: ignore[index]
+        found = forward.forward_roles(trace, roles, module, around, tree)  # type: ignore[arg-type]
+        assert found.tolist() == [*role.values()], seed
+        assert roles.behaviour == [r for r in asked if top(r) == r]
+
+
+def _name(trace: Trace, row: int) -> str:
+    return trace.names[trace.host.name[row]]
 
 
 def test_how_far_a_flag_holds_and_its_neighbours() -> None:

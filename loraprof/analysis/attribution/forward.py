@@ -20,7 +20,7 @@ def forward_roles(trace: Trace, roles: Roles, module: Int32, marker: Int32, tree
     if not len(rows):
         return role
     core = _before_core(trace, rows, marker)
-    opened = np.flatnonzero((host.kind != HostKind.OP) & (module != NONE) & (marker == np.arange(len(host))))
+    opened = np.flatnonzero((module != NONE) & (marker == np.arange(len(host))))
     heads = np.array([m.id in roles.heads or bool(HEAD.search(m.path)) for m in roles.table], dtype=np.bool_)
     ends = host.end[opened[heads[module[opened]]]]
     late = _after(trace, marker, rows, ends, heads[module[rows]])
