@@ -1,11 +1,16 @@
 """Which weight a product used: shapes of inputs against shapes of parameters."""
 
+import numpy as np
 import pytest
+from builders import op, trace_of
+from msgspec.structs import replace
 
+from loraprof.analysis.attribution.behaviour import behaviour_of
 from loraprof.analysis.attribution.containers import Behaviour
+from loraprof.analysis.attribution.roles import Roles
 from loraprof.analysis.attribution.weights import Weights, free_product, product_role, tensors_of
 from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo
-from loraprof.model.trace import Shapes
+from loraprof.model.trace import NONE, Shapes
 from loraprof.model.vocabulary import Role
 
 TABLE = [
@@ -101,6 +106,46 @@ def test_products_that_are_free_of_weights() -> None:
     assert not free_product("aten::linear", given((32, 7), (7, 7)), WEIGHTS, 0)
     assert not free_product("aten::mul", given((32, 7), (7, 7)), WEIGHTS, 0)
     assert not free_product("aten::mm", given((32, 7), (7, 7)), Weights(), 0)
+
+
+def test_what_modules_do_themselves() -> None:
+    """Attention is what multiplies activations or calls a core; what is above it makes masks, and a norm has vectors
+    alone and no children."""
+    free, scores = given((3, 32, 12), (3, 12, 24)), "aten::bmm"
+    modules: list[tuple[str, str, int | None, tuple[int, ...] | None, str | None]] = [  # path, class, site, weight, op
+        ("", "Model", None, None, "aten::add"),
+        ("layers", "ModuleList", None, None, None),
+        ("layers.0", "Block", None, None, scores),  # above attention
+        ("layers.0.attn", "SelfAttention", None, None, "aten::add"),
+        ("layers.0.norm", "Scale", None, (8,), "aten::rsqrt"),
+        ("layers.0.core", "Mixer", None, None, "aten::scaled_dot_product_attention"),
+        ("layers.0.scores", "Mixer", None, None, scores),
+        ("layers.0.mlp", "Mlp", None, (8, 8), "aten::rsqrt"),
+        ("other", "Group", None, (8,), "aten::rsqrt"),
+        ("other.child", "Scale", None, (8,), "aten::add"),
+        ("adapted", "Adapted", None, None, "aten::mm"),
+        ("adapted.q", "LoraAttention", 0, None, "aten::add"),
+        ("outer.gone.attn", "Attention", None, None, None),  # its parent is not in the table
+        ("outer", "Outer", None, None, None),
+        ("fast", "Mixer", None, None, None),
+    ]
+    table = [ModuleInfo(id=i, path=path, cls=cls, site=site) for i, (path, cls, site, *_) in enumerate(modules)]
+    weights = [parameter(i, i, *shape) for i, (_, _, _, shape, _) in enumerate(modules) if shape]
+    issued = [(i, name) for i, (*_, name) in enumerate(modules) if name]
+    trace = trace_of([op(name, 10 * i, 10 * i + 5) for i, name in issued])
+    shapes = np.array([0 if name == scores else NONE for _, name in issued])
+    trace = replace(trace, host=replace(trace.host, shapes=shapes), shapes=(free,))
+    roles = Roles(table, weights=Weights.of(table, weights), compiled=frozenset({(14, scores)}))
+    module = np.array([i for i, _ in issued], np.int32)
+    found = behaviour_of(trace, roles, module, np.arange(len(issued)))
+    assert {modules[i][0] for i, seen in found.items() if seen.attention} == {
+        "layers.0.core",
+        "layers.0.scores",
+        "fast",
+    }
+    assert {modules[i][0] for i, seen in found.items() if seen.norm} == {"layers.0.norm"}
+    assert {modules[i][0] for i, seen in found.items() if seen.above_attention} == {"", "layers", "layers.0", "outer"}
+    assert {modules[i][0] for i, seen in found.items() if seen.whole} == {"", "layers", "outer"}
 
 
 def test_tensors_of_two_dimensions_count_and_those_of_a_list() -> None:

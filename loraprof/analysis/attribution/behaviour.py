@@ -20,11 +20,12 @@ def behaviour_of(trace: Trace, roles: Roles, module: Int32, tops: Int64) -> dict
     for row in tops[np.unique(key * (len(trace.shapes) + 1) + host.shapes[tops], return_index=True)[1]].tolist():
         issued[int(module[row])].add((trace.names[host.name[row]], int(host.shapes[row])))
     free = {
-        m: any(free_product(op, trace.shapes[s] if s != NONE else None, roles.weights, m) for op, s in ops)
+        m
         for m, ops in issued.items()
+        if any(free_product(op, trace.shapes[s] if s != NONE else None, roles.weights, m) for op, s in ops)
     }
     attention = {m.id for m in roles.table if ATTENTION.search(m.cls) and m.site is None}
-    attention |= {m for m, ops in issued.items() if free[m] or any(CORE.search(op) for op, _ in ops)}
+    attention |= free | {m for m, ops in issued.items() if any(CORE.search(op) for op, _ in ops)}
     above = _above(roles, attention)
     parents = {m.path.rpartition(".")[0] for m in roles.table if m.path}
     out = {}
@@ -32,7 +33,7 @@ def behaviour_of(trace: Trace, roles: Roles, module: Int32, tops: Int64) -> dict
         widths = [len(shape) for shape, _ in roles.weights.own.get(m.id, [])]
         out[m.id] = behaves(
             {op for op, _ in issued[m.id]},
-            free.get(m.id, False),
+            m.id in free,
             vectors_only=bool(widths) and max(widths) == 1 and m.path not in parents,
             above=m.id in above,
             whole=m.id in above and not REPEATED.search(m.path),
