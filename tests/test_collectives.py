@@ -2,16 +2,20 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
-from builders import Document, comm, json_of, kernel, op, step, text_of, us
+from builders import Document, comm, json_of, kernel, note, op, step, text_of, trace_of, us
 from fleets import fleet
+from msgspec.structs import replace
 from reports import real, report_of
 
 import loraprof
 from loraprof.analysis.analyse import Analysis, analyse
 from loraprof.analysis.ranks.breakdown import breakdown_of
 from loraprof.analysis.ranks.collectives import UNKNOWN, collectives_of, exposed_ns
+from loraprof.analysis.ranks.gloo import ran
 from loraprof.analysis.ranks.messages import KINDS
+from loraprof.model.trace import NONE, Group, Shapes
 from loraprof.store.kineto.read import read_stream, read_trace
 
 MAIN, WORKER = 1, 9
@@ -163,3 +167,69 @@ def test_odd_group_lists_are_read_as_far_as_they_go(listed: object) -> None:
     found = analysed(document)
     assert collectives_of(found, found.ledgers[0]).nbytes.tolist() == [400]
     assert all(group.ranks == () for group in found.trace.groups)
+
+
+Row = tuple[str, int, tuple[Any, ...] | None, tuple[str, ...]]  # name, start, input sizes and types
+FOUR, UNSIZED = Group("0", 4), Group("0", None)
+ONE = ((100,),), ("float",)
+
+
+@pytest.mark.parametrize(
+    ("rows", "group", "found"),
+    [
+        ([("c10d::allreduce_", 10, *ONE), ("gloo:send", 10, *ONE)], None, [("all_reduce", 400)]),
+        ([("c10d::allreduce_", 10, *ONE), ("gloo:broadcast", 9, *ONE)], None, [("broadcast", 400)]),
+        (  # the earlier of the two that fit
+            [
+                ("c10d::_reduce_scatter_base_", 0, ((100,), (200,)), ("float", "float")),
+                ("gloo:broadcast", 6, *ONE),
+                ("gloo:send", 5, ((200,),), ("float",)),
+            ],
+            None,
+            [("reduce_scatter", 800), ("broadcast", 400)],
+        ),
+        (  # of two at one time that of the first size
+            [
+                ("c10d::_reduce_scatter_base_", 0, ((100,), (200,)), ("float", "float")),
+                ("gloo:send", 5, ((200,),), ("float",)),
+                ("gloo:broadcast", 5, *ONE),
+            ],
+            None,
+            [("reduce_scatter", 800), ("send_recv", 800)],
+        ),
+        (  # each takes one
+            [
+                ("c10d::broadcast_", 2, *ONE),
+                ("c10d::allreduce_", 1, *ONE),
+                ("gloo:send", 8, *ONE),
+                ("gloo:send", 9, *ONE),
+            ],
+            None,
+            [("all_reduce", 400), ("broadcast", 400)],
+        ),
+        ([("c10d::allgather_", 0, ((), ((100,),)), ("", "")), ("gloo:x", 1, *ONE)], FOUR, [("all_gather", 1600)]),
+        ([("c10d::allgather_", 0, ((), ((100,),)), ("", "")), ("gloo:x", 1, *ONE)], UNSIZED, [("all_gather", None)]),
+        ([("c10d::allgather_", 0, ((), ((100,),)), ("", "")), ("gloo:x", 1, *ONE)], None, [("all_gather", None)]),
+        ([("c10d::allreduce_", 0, ((), (100,)), ("", "")), ("gloo:x", 1, *ONE)], FOUR, [("all_reduce", 400)]),
+        ([("c10d::allreduce_", 0, ((), (100,)), ()), ("gloo:x", 1, ((100,),), ())], FOUR, [("all_reduce", None)]),
+        ([("c10d::allreduce_", 0, *ONE), ("gloo:x", 1, ((100,),), ("", "", "float"))], None, [("all_reduce", 400)]),
+        ([("gloo:all_reduce", 1, ((100,),), ("", "", "float"))], None, [("all_reduce", None)]),
+        ([("gloo:all_reduce", 1, ((100,),), ("", "float"))], None, [("all_reduce", 400)]),
+        ([("c10d::barrier", 0, (), ()), ("gloo:all_reduce", 1, None, ())], FOUR, [("barrier", None)]),
+        ([("c10d::barrier", 0, ((), (), (100,)), ("float",)), ("gloo:send", 1, *ONE)], None, [("send_recv", 400)]),
+        ([("gloo:all_reduce", 1, ((((10,), (20, 2)), ((5,),)), (9,)), ("float",))], None, [("all_reduce", 220)]),
+        ([("gloo:all_gather", 1, *ONE)], FOUR, [("all_gather", 1600)]),
+        ([("gloo:reduce_scatter", 1, *ONE)], FOUR, [("reduce_scatter", 400)]),
+        ([("gloo:all_gather", 1, None, ())], FOUR, [("all_gather", None)]),
+    ],
+)
+def test_ranges_of_gloo_and_who_asked_for_them(
+    rows: list[Row], group: Group | None, found: list[tuple[str, int | None]]
+) -> None:
+    trace = trace_of([(op if row[0].startswith("c10d") else note)(*row[:2], row[1] + 1) for row in rows])
+    known = {row[:2]: None if row[2] is None else Shapes(row[2], row[3]) for row in rows}
+    host = trace.host
+    given = [known[trace.names[name], start] for name, start in zip(host.name, host.start.tolist(), strict=True)]
+    shapes = np.array([NONE if one is None else i for i, one in enumerate(given)])
+    trace = replace(trace, host=replace(host, shapes=shapes), shapes=tuple(s or Shapes((), ()) for s in given))
+    assert [(KINDS[one.kind], one.nbytes) for one in ran(trace, group)] == found
