@@ -258,7 +258,7 @@ def test_processes_by_cores_and_memory(
     monkeypatch.setattr(examine.os, "sched_getaffinity", lambda _: {*range(cores)}, raising=False)
     monkeypatch.setattr(examine, "_free_bytes", lambda: free)
     assert examine.workers(ranks, needed) == count
-    size = examine.WORKER_BYTES + needed
+    size = 120 * 2**20 + needed
     for bytes_, fit in ((3 * size, 3), (3 * size - 1, 2)):
         monkeypatch.setattr(examine, "_free_bytes", lambda bytes_=bytes_: bytes_)
         assert examine.workers(9, needed) == min(fit, cores)

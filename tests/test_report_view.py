@@ -285,3 +285,5 @@ def test_a_process_that_others_crowded_out_says_so() -> None:
         timed = replace(recording(), timing=Timing(samples_ns=[10], dropped=0, clock="perf_counter_ns", cores=cores))
         assert _timing(timed, step, on_gpu=False).crowded is (cores < CROWDED * share)
         assert _timing(timed, step, on_gpu=True).crowded is None  # its host may wait
+    idle = replace(recording(), timing=Timing(samples_ns=[10], dropped=0, clock="perf_counter_ns", cores=0.0))
+    assert _timing(idle, None, on_gpu=False).crowded is False
