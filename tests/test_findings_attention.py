@@ -1,20 +1,28 @@
 """B13: which attention kernel ran, why not the faster one, and what that one would take."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from builders import op, trace_of
+from handmade import case
+from msgspec.structs import replace
 from provoke import facts, found, made, synthetic
 from recorded import profiled
 from torch.profiler import ProfilerActivity, profile
 
 import loraprof
+from loraprof.analysis.trace.call_tree import tree_of
 from loraprof.capture.device.attention_cost import attention_costs
 from loraprof.capture.passes.attention import ATTENTION, AttentionWatch, Inputs, changes, mask_use
-from loraprof.diagnosis.findings.attention import UNTIMED, _fixes, _reasons, _saved, _shares, _why
+from loraprof.diagnosis.findings.attention import UNTIMED, _fixes, _reasons, _saved, _shares, _traced, _why
 from loraprof.diagnosis.worth import Worth
 from loraprof.model.recording import AttentionCall
 from loraprof.model.trace import Shapes
+from loraprof.model.vocabulary import PHASE
 
 F = torch.nn.functional
 
@@ -222,3 +230,41 @@ def test_the_ends_of_what_single_calls_save_bound_the_whole() -> None:
     assert _saved(None, (0.3, 0.2, 0.4)) is None
     assert _shares([(2, 100, 40), (1, 300, 180)]) == (0.48, 0.4, 0.6)
     assert _shares([(1, 100, 150)]) == (0.0, 0.0, 0.0)
+
+
+KERNELS = {"math": "_attention_math", "efficient": "_efficient_attention", "flash": "_flash_attention"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "on_gpu", "lost"),
+    [
+        ("math", False, (2, 3, "flash", ("dropout 0.1",), ("NO_ATTENTION_DROPOUT",))),
+        ("math", True, (2, 3, None, (), ("NO_MASK",))),
+        ("efficient", False, (1, 3, "flash", ("dropout 0.1",), ("NO_ATTENTION_DROPOUT",))),
+        ("efficient", True, None),
+        ("flash", False, None),
+    ],
+)
+def test_kernels_that_calls_of_forward_led_to(kernel: str, on_gpu: bool, lost: tuple[Any, ...] | None) -> None:
+    """From 100 to 900: a call with dropout, one of unknown arguments, one that ran flash attention; one again, one
+    without a kernel, and a kernel that no such call ran."""
+    top = "aten::scaled_dot_product_attention"
+    ran, flash = (f"aten::_scaled_dot_product{KERNELS[name]}" for name in (kernel, "flash"))
+    rows = [
+        one
+        for at, name in ((50, ran), (100, ran), (200, ran), (300, flash), (400, ran), (900, ran))
+        for one in (op(top, at, at + 9), op(name, at + 1, at + 5))
+    ]
+    trace = trace_of([*rows, op(top, 500, 509), op(ran, 600, 605)])
+    host = trace.host
+    dropout = Shapes(((2, 4, 64, 32),) * 3, ("c10::Half",) * 3, concrete=("", "", "", "", "0.1"))
+    shapes = np.where(host.start == 200, -1, 0)
+    phase = np.where(host.start // 100 == 4, PHASE["recompute"], PHASE["forward"])
+    trace = replace(trace, host=replace(host, shapes=shapes), shapes=(dropout,))
+    given = case(ledger=SimpleNamespace(window=SimpleNamespace(noted_start=100, end=900)), on_gpu=on_gpu)
+    given.analysis.trace = trace
+    given.analysis.attribution = SimpleNamespace(phase=phase, tree=tree_of(trace))
+    found = _traced(given)
+    told = found and (found.count, found.of, found.faster, found.reasons, found.fixes)
+    assert told == lost
+    assert found is None or found.ran == kernel
