@@ -361,7 +361,7 @@ def test_a_chain_has_its_ends_within_twelve_products(between: int, found: int) -
 WORDS = 50
 
 
-def ordered(*rows: tuple[Any, ...], run: list[int] | None = None) -> list[str]:
+def ordered(*rows: tuple[Any, ...], run: list[int] | None = None, pairs: Pairs | None = None) -> list[str]:
     """Roles of calls (sort, (rows, inner, outer), elements, flags), "" where the name alone would tell."""
     size = len(rows)
     sizes = [row[1] if len(row) > 1 else (0, 0, 0) for row in rows]
@@ -375,7 +375,8 @@ def ordered(*rows: tuple[Any, ...], run: list[int] | None = None) -> list[str]:
     said = np.full(size, ROLE["other"], np.int8)
     calls = Calls(row=np.arange(size), run=column(run or [0] * size), sort=sorts, role=said, **columns, **flags)
     nothing = column([])
-    roles = order.roles_in_order(calls, Pairs(nothing, nothing, nothing, nothing), np.zeros(size, np.bool_))
+    pairs = pairs or Pairs(nothing, nothing, nothing, nothing)
+    roles = order.roles_in_order(calls, pairs, np.zeros(size, np.bool_))
     return ["" if r == ROLE["other"] else ROLES[r] for r in roles.tolist()]
 
 
@@ -409,6 +410,17 @@ def test_roles_in_the_order_of_a_model() -> None:
     plain = [OTHER if one is TURN else one for one in layer]
     assert ordered(TABLE, *plain)[5:10] == ["attention"] * 5  # nothing is negated: no rotation
     assert ordered(*layer, run=[0] * 7 + [1] * 4)[4:10] == [""] * 3 + ["attention", "attention", BASE]
+
+
+def test_an_adapted_layer_from_the_view_before_its_base_to_the_cast_after_its_sum() -> None:
+    view, cast = (Sort.OTHER, (0, 0, 0), 7, "view"), (Sort.OTHER, (0, 0, 0), 7, "cast")
+    base, pair = (*product(8, 8), 7, "flat"), Pairs(*map(column, ([2], [4], [1], [5])))
+    rows = [view, base, product(8, 2), OTHER, product(2, 8), ADD, cast, cast]
+    layer = [BASE, BASE, "adapter.down", "adapter.elementwise", "adapter.up", *["adapter.elementwise"] * 2, ""]
+    assert ordered(*rows, pairs=pair) == layer
+    assert ordered(*rows, pairs=pair, run=[0] * 6 + [1, 1])[5:] == ["adapter.elementwise", "", ""]
+    assert ordered(OTHER, *rows[1:], pairs=pair)[0] == ordered(view, product(8, 8), *rows[2:], pairs=pair)[0] == ""
+    assert ordered(*rows[:6], pairs=pair) == layer[:6]
 
 
 def test_what_lies_between_products_of_one_input_is_no_attention() -> None:

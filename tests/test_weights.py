@@ -78,6 +78,11 @@ def test_base_or_adapter_within_one_module(op: str, dims: tuple[tuple[object, ..
     assert WEIGHTS.of_site(TABLE[2], SITE, op, given(*dims)) == role
 
 
+def test_a_weight_is_known_from_either_side_where_no_rank_is() -> None:
+    for dims, role in (((8, 4), "adapter.down"), ((4, 16), "adapter.up"), ((4, 4), "base.linear")):
+        assert WEIGHTS.of_site(TABLE[2], replace(SITE, rank=None), "aten::mm", given((32, dims[0]), dims)) == role
+
+
 def test_products_of_weights_and_of_activations() -> None:
     plain, whole = Behaviour(), Behaviour(whole=True)
     heads = frozenset({4})

@@ -1,18 +1,21 @@
-"""Work inside backward nodes, one kind at a time: sums of gradients, own functions, and what accumulates."""
+"""Attribution, one kind of work at a time: inside backward nodes, ops that the counted step saw, compiled code."""
 
 import numpy as np
 import pytest
-from builders import marker, op, trace_of
+from builders import call, marker, note, op, trace_of
 from msgspec.structs import replace
 from recordings import recording
 
 from loraprof.analysis.attribution.backward import Backward
+from loraprof.analysis.attribution.compiled import Compiled
+from loraprof.analysis.attribution.compiled_graphs import Scope
 from loraprof.analysis.attribution.names import names_of
+from loraprof.analysis.attribution.observed import place_observed
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.trace.call_tree import tree_of
-from loraprof.model.recording import AdapterSite, ModuleCall, ModuleInfo, ParameterInfo, Recording
+from loraprof.model.recording import AdapterOps, AdapterSite, ModuleCall, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.trace import NONE, Shapes, Trace
-from loraprof.model.vocabulary import ROLE, ROLES, Role
+from loraprof.model.vocabulary import PHASE, PHASES, ROLE, ROLES, Role
 
 LAYER = (  # of site 0; of site 1, which is no activation's; of site 2, which is off; of none
     ModuleInfo(id=0, path="q", cls="Lora", site=0, part="wrapper"),
@@ -199,3 +202,102 @@ def test_a_recorded_call_goes_before_the_op_s_module(
     assert state.fill(modules, role) == differ
     assert (modules[4], ROLES[role[4]]) == (module, "base.linear")
     assert modules[2] == (2 if calls == [(2, 1, 2)] else NONE)
+
+
+def test_ops_that_the_counted_step_saw_have_their_roles_by_order() -> None:
+    """Of each call of module 0 the first product is A's and the second of none, and so on; sums are an adapter's."""
+    rows = [
+        marker("m0", 0, 300),
+        op("aten::linear", 1, 20), op("aten::addmm", 2, 10), op("aten::addmm", 4, 8), call("cudaLaunchKernel", 5, 6),
+        op("aten::mul", 30, 35),
+        op("aten::linear", 40, 60), op("aten::t", 41, 42), op("aten::addmm", 43, 50),
+        op("aten::linear", 70, 90), op("aten::add", 71, 73), op("aten::addmm", 75, 80), op("aten::add", 81, 83),
+        op("aten::outer", 100, 120), op("aten::add", 101, 105), op("aten::add", 107, 109),
+        marker("m1", 130, 150), op("aten::addmm", 131, 139), marker("m0", 132, 138), op("aten::addmm", 133, 137),
+        marker("m0", 400, 500), op("aten::addmm", 410, 420),
+        op("aten::addmm", 600, 610),
+    ]  # fmt: skip
+    trace = trace_of(rows)
+    host, tree = trace.host, tree_of(trace)
+    opens = names_of(trace).module[host.name]
+    around = tree.nearest(opens != NONE)
+    module = np.append(opens, NONE)[around].astype(np.int32)
+    labels = [
+        AdapterOps(0, "aten::addmm", [(0, "adapter.down"), None]),
+        AdapterOps(0, "aten::add", [(0, "adapter.elementwise")]),
+        AdapterOps(0, "aten::gone", [(0, "adapter.up")]),
+        AdapterOps(7, "aten::mul", [(0, "adapter.up")]),
+    ]
+    down, add = ("adapter.down", {1, 2, 4, 5, 70, 75, 133, 410}), ("adapter.elementwise", {71, 81, 100, 101, 107})
+    for ops, expected in ((labels, dict([down, add])), ([], {})):
+        role = np.full(len(host), ROLE["other"], np.int8)
+        place_observed(trace, ops, module, around, tree, role)
+        said = {int(start): ROLES[r] for start, r in zip(host.start, role, strict=True)}
+        assert {start: r for start, r in said.items() if r != "other"} == {
+            start: name for name, at in expected.items() for start in at
+        }
+
+
+def test_what_compiled_code_says_of_its_rows() -> None:
+    """A graph in a region in module 6, cut where module 5 runs as it is; its backward in the node of its number; one
+    more backward whose forward the trace does not hold."""
+    node = "autograd::engine::evaluate_function: CompiledFunctionBackward"
+    rows = [
+        marker("m6", 0, 100), note("Torch-Compiled Region: 0/1", 5, 95),
+        op("CompiledFunction", 10, 60, sequence=4), note("## Call CompiledFxGraph f0 ##", 12, 58),
+        op("aten::mm", 14, 20), call("cudaLaunchKernel", 15, 16), op("triton_poi_fused_gelu_0", 22, 30),
+        op("triton_red_fused_native_layer_norm_1", 31, 32), marker("m5", 70, 90), op("aten::mul", 75, 80),
+        op("aten::mm", 150, 160, sequence=4),
+        op(node, 200, 260, sequence=4, fwd_thread=1), op("CompiledFunctionBackward", 205, 255),
+        note("## Call CompiledFxGraph f1 ##", 210, 250), op("triton_poi_fused_gelu_0", 220, 230),
+        op("aten::mm", 232, 240),
+        op(node, 300, 360, sequence=9, fwd_thread=1), op("CompiledFunctionBackward", 305, 355),
+        note("## Call CompiledFxGraph f2 ##", 310, 350), op("triton_poi_fused_gelu_0", 320, 330),
+    ]  # fmt: skip
+    trace = trace_of(rows)
+    shapes = np.select([trace.host.start == 14, trace.host.start == 232], [0, 1], NONE)
+    products = Shapes(((32, 8), (8, 4)), ("float", "float")), Shapes(((32, 4), (4, 8)), ("float", "float"))
+    trace = replace(trace, host=replace(trace.host, shapes=shapes), shapes=products)
+    host, tree, names = trace.host, tree_of(trace), names_of(trace)
+    marked, evaluate = tree.nearest(names.module[host.name] != NONE), tree.nearest(names.evaluate[host.name])
+    module = np.append(names.module[host.name], NONE)[marked].astype(np.int32)
+    phase, role = np.full(len(host), PHASE["other"], np.int8), np.full(len(host), ROLE["norm"], np.int8)
+    phase[host.start > 200] = PHASE["backward"]
+    code = Compiled(trace, None, roles_of([*LAYER], None, [site("lora")]), tree, marked, evaluate)
+    at = {int(start): row for row, start in enumerate(host.start)}
+    inside = {10, 12, 14, 15, 22, 31, 205, 210, 220, 232, 305, 310, 320}
+    assert {start for start, row in at.items() if code.inside[row]} == inside
+    found = code.fill(99, module, phase, role)
+    assert found is not None
+    assert found.scopes == {
+        at[12]: Scope("0/1", False, 6), at[210]: Scope("0/1", True, 6), at[310]: Scope("", True, NONE)
+    }  # fmt: skip
+    calls = {14, 15, 22, 31, 220, 232, 320}
+    assert {start for start, row in at.items() if found.call[row]} == calls
+    assert not found.known.any()
+    assert not found.mixed.any()
+    gelu, outside = "activation", inside - calls
+    says = {14: "adapter.down", 15: "adapter.down", 22: gelu, 31: "norm", 220: gelu, 232: "adapter.down", 320: gelu}
+    said = {start: ROLES[role[row]] for start, row in at.items()}
+    assert said == {start: says.get(start, "other" if start in outside else "norm") for start in at}
+    assert {start: int(module[at[start]]) for start in calls} == dict.fromkeys(calls, 6) | {320: NONE}
+    forward = {5, 10, 12, 14, 15, 22, 31, 70, 75}
+    assert {start for start, row in at.items() if PHASES[phase[row]] == "forward"} == forward
+
+
+def test_without_ranges_of_calls_the_function_is_the_scope() -> None:
+    rows = [note("CompiledFunction", 0, 100), op("CompiledFunction", 10, 60, sequence=4), op("aten::mm", 14, 20)]
+    trace = trace_of([*rows, op("aten::gelu", 22, 30), op("aten::exp", 23, 25)])
+    none = np.full(5, NONE, np.int32)
+    code = Compiled(trace, None, roles_of([*LAYER], None), tree_of(trace), none, none)
+    found = code.fill(99, none.copy(), np.zeros(5, np.int8), np.zeros(5, np.int8))
+    assert found is not None
+    assert found.scopes == {1: Scope("", False, NONE)}
+    assert found.call.tolist() == [False, False, True, True, True]
+
+
+def test_nothing_compiled_says_nothing() -> None:
+    trace = trace_of([op("aten::mm", 0, 10)])
+    none = np.full(1, NONE, np.int32)
+    code = Compiled(trace, None, roles_of([*LAYER], None), tree_of(trace), none, none)
+    assert code.fill(99, none, np.zeros(1, np.int8), np.zeros(1, np.int8)) is None
