@@ -38,8 +38,9 @@ class Map:
         self._files = found.files
 
     def of(self, mutant: Mutant) -> list[str]:
-        """Those that run its lines, then others of their files, within ``BUDGET_S``: the quick ones
-        first, then those of a file whose name shares words with the module's. Whole reports come last."""
+        """Those that run its lines, then others of their files, within ``BUDGET_S``: those named after its function
+        first, the quick ones, then those of a file whose name shares words with the module's. Whole reports come
+        last."""
         if mutant.loads is None:
             first = self._running(mutant.file, mutant.lines)
         else:
@@ -52,11 +53,12 @@ class Map:
         first |= {NUMBERS} & self.seconds.keys() if mutant.loads is not None else set()
         near = {name.partition("::")[0] for name in first}
         more = {name for name in self.seconds if name.partition("::")[0] in near} - first
-        room = _words(mutant.file)
+        room, asked = _words(mutant.file), _words(_function(mutant))
 
-        def worth(name: str) -> tuple[bool, bool, int, float, str]:
+        def worth(name: str) -> tuple[bool, bool, bool, int, float, str]:
             return (
                 mutant.loads is None and name not in first,
+                not asked or not asked <= _words(name.partition("::")[2]),
                 self.seconds[name] > QUICK_S,
                 -len(room & _words(name.partition("::")[0])),
                 self.seconds[name],
@@ -82,6 +84,13 @@ def _bodies(mutant: Mutant) -> list[int]:
     nodes = [node for node in ast.walk(ast.parse(mutant.before)) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     defined = [node for node in nodes if node.name in (mutant.loads or ())]
     return [n for node in defined for n in range(node.lineno, (node.end_lineno or node.lineno) + 1)]
+
+
+def _function(mutant: Mutant) -> str:
+    """Name of the function around the change."""
+    nodes = [node for node in ast.walk(ast.parse(mutant.before)) if isinstance(node, ast.FunctionDef)]
+    around = [node.name for node in nodes if node.lineno <= mutant.lines.start <= (node.end_lineno or 0)]
+    return around[-1] if around else ""
 
 
 def _words(path: str) -> set[str]:
