@@ -6,8 +6,8 @@ Draws N mutants: the edge of a comparison, a sign, an operator, ``and``, ``not``
 annotations, declarations, ``strict=`` and texts: docstrings, messages, formats. The map says which test runs which
 line, and for how long; it is recorded where the file is missing, and of test files that changed. A mutant meets the
 tests that run its line, those named after its function, the quick ones and those of its room first, then others of
-their files, for five seconds; last, the whole reports of ``tests/test_kinds.py``. Tests marked slow are left out. All tests are loaded once; each mutant
-is a fork of that process.
+their files, for five seconds; last, the whole reports of ``tests/test_kinds.py``. Tests marked slow are left out. All
+tests are loaded once; each mutant is a fork of that process.
 
 Prints killed, late (ended by the limit of time), same (no test fails), unreached and equivalent (``mutants.toml``), and
 the changes of all that no test noticed. A test that fails without the mutant too kills nothing.

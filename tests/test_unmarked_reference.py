@@ -421,6 +421,8 @@ def test_an_adapted_layer_from_the_view_before_its_base_to_the_cast_after_its_su
     assert ordered(*rows, pairs=pair, run=[0] * 6 + [1, 1])[5:] == ["adapter.elementwise", "", ""]
     assert ordered(OTHER, *rows[1:], pairs=pair)[0] == ordered(view, product(8, 8), *rows[2:], pairs=pair)[0] == ""
     assert ordered(*rows[:6], pairs=pair) == layer[:6]
+    first = Pairs(*map(column, ([1], [3], [0], [4])))
+    assert ordered(*rows[1:6], view, pairs=first)[-1] == ""
 
 
 def test_what_lies_between_products_of_one_input_is_no_attention() -> None:

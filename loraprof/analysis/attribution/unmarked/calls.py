@@ -97,6 +97,12 @@ class Calls(Struct, frozen=True, eq=False):
     def __len__(self) -> int:
         return len(self.row)
 
+    @property
+    def viewed(self) -> Bool:
+        """Products of matrices right after the view that was made for them."""
+        found: Bool = self.flat & np.append(False, self.view)[:-1]
+        return found
+
     def take(self, at: Int64 | Bool) -> "Calls":
         return Calls(*(getattr(self, name)[at] for name in self.__struct_fields__))
 

@@ -20,7 +20,7 @@ def layers_of(trace: Trace, calls: Calls, pairs: Pairs) -> tuple[Int64, tuple[Ad
     of_pair = number[np.searchsorted(base, pairs.base)]
     for begin, stop, n in zip(pairs.first.tolist(), pairs.last.tolist(), of_pair.tolist(), strict=True):
         layer[begin : stop + 1] = n
-    flat = pairs.base[calls.flat[pairs.base] & calls.view[pairs.base - 1] & (layer[pairs.base - 1] == NONE)] - 1
+    flat = pairs.base[calls.viewed[pairs.base] & (layer[pairs.base - 1] == NONE)] - 1
     layer[flat] = layer[flat + 1]
     sites = []
     for n in range(int(number.max()) + 1):

@@ -42,7 +42,7 @@ def roles_in_order(calls: Calls, pairs: Pairs, norms: Bool) -> Int8:
     after = np.minimum(pairs.last + 1, len(calls) - 1)
     path[after[calls.cast[after] & (calls.run[after] == calls.run[pairs.last])]] = True  # back to the model's dtype
     give(path, "adapter.elementwise")
-    flat = pairs.base[calls.flat[pairs.base] & calls.view[pairs.base - 1]] - 1
+    flat = pairs.base[calls.viewed[pairs.base]] - 1
     role[flat[role[flat] == _UNSAID]] = ROLE["base.linear"]
     give(norms | (calls.sort == Sort.NORM), "norm")
     _attention(calls, pairs, role, give)
