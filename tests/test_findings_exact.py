@@ -359,6 +359,8 @@ def test_a_copy_back_that_hides_saves_nothing() -> None:
     assert saved is not None
     assert saved(case(), {"back_ns": 5}) == Worth(5, 0, 5)
     assert saved(case(), {"back_ns": None}) is None
+    assert NO_COPY_BACK.fits is not None
+    assert [NO_COPY_BACK.fits(case(), {"back": ns}) for ns in (0, 1)] == [False, True]
 
 
 def test_shares_that_come_from_elsewhere() -> None:

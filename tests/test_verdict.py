@@ -5,8 +5,9 @@ from msgspec.structs import replace
 
 from loraprof.analysis.prediction.counterfactual import Counterfactual
 from loraprof.diagnosis.build import _nameless
-from loraprof.diagnosis.verdict import GROUPS, limiting, verdict
+from loraprof.diagnosis.verdict import GROUPS, limiting, proven, verdict
 from loraprof.model.finding import Finding, Gain
+from loraprof.model.fix import Fix, Measured, Status, Together, Tried, Unchanged
 from loraprof.model.report import Interval, Launches, Part, Savings, Step, TimingReport, Unprofiled
 from loraprof.model.vocabulary import Cause, Role
 from loraprof.report.palette import ROLE_TONES
@@ -124,6 +125,32 @@ def test_causes_of_unknown_gain_are_in_no_order() -> None:
     assert limiting([cause("H1", gain), cause("D6")]) == "H1"
     unsure, sure = (replace(gain, low=low) for low in (1.005, 1.0051))
     assert limiting([cause("H1", unsure), cause("D6", sure)]) == "D6"
+
+
+def test_the_fastest_of_what_was_kept_is_proven() -> None:
+    def measured(ratio: float) -> Measured:
+        return Measured(ratio=ratio, low=ratio * 0.9, high=ratio * 1.1, verdict="faster")
+
+    def tried(arm: str, status: Status, ratio: float | None) -> Tried:
+        told = None if ratio is None else measured(ratio)
+        return Tried(finding=None, arm=arm, kind="same_training", text="", status=status, measured=told)
+
+    base = Unchanged(median_ns=1, low_ns=1, high_ns=1, peak_bytes=None)
+    every = [
+        tried("a", "kept", 0.8),
+        tried("b", "loss differs", 0.5),
+        tried("c", "kept", None),
+        tried("d", "kept", 0.9),
+    ]
+    found = Fix(target="", device_name="", base=base, noise_floor=None, remedies=every)
+    one = proven(found)
+    assert one is not None
+    assert (one.arms, one.speedup) == (["a"], 1.25)
+    assert (one.low, one.high) == pytest.approx((1 / 0.88, 1 / 0.72))
+    assert proven(replace(found, remedies=every[1:3])) is None
+    both = proven(replace(found, together=Together(arms=["a", "d"], measured=measured(0.5))))
+    assert both is not None
+    assert (both.arms, both.speedup) == (["a", "d"], 2)
 
 
 def test_the_sentence_groups_roles_as_the_bar_does() -> None:
