@@ -5,13 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from builders import json_of, op, step, write
-from handmade import case
+from builders import json_of, op, step, trace_of, write
+from handmade import Parts, case
 from provoke import facts, found
 from recorded import profiled
 
+from loraprof.analysis.trace.call_tree import tree_of
 from loraprof.diagnosis.findings import dtensor
-from loraprof.model.vocabulary import HostKind
+from loraprof.diagnosis.worth import Worth
+from loraprof.model.vocabulary import ROLE, HostKind, Role
 
 
 @pytest.mark.slow
@@ -62,3 +64,31 @@ def test_a_dispatch_is_what_it_takes_besides_its_ops(tmp_path: Path) -> None:
     assert seen["of it for the adapters"] is None  # which ops are theirs is not known
     assert "D7" not in found(dispatched(tmp_path / "little.json", 49_000))
     assert "D7" not in found(dispatched(tmp_path / "other.json", 60_000, name="aten::add"))  # another subclass
+
+
+@pytest.mark.parametrize(
+    ("roles", "on_gpu", "saved", "known"),
+    [
+        (("adapter.down", "norm"), False, 70, [70, 1]),
+        (("adapter.down", "norm"), True, 50, [70, 1]),  # what Python and the framework keep the device waiting
+        (("base.linear", "norm"), False, 120, [None, None]),
+    ],
+)
+def test_what_the_adapters_dispatch_takes(
+    roles: tuple[Role, Role], on_gpu: bool, saved: int, known: list[int | None]
+) -> None:
+    """Dispatches of 70 and 50 ns besides their ops, and a redistribution in each; before the step and after it more."""
+    name = "PythonSubclass"
+    rows = [op(name, 90, 99), op(name, 100, 180), op("Redistribute", 120, 130), op(name, 300, 360)]
+    trace = trace_of([*rows, op("Redistribute", 310, 320), op("aten::mm", 400, 420), op(name, 1100, 1200)])
+    host = trace.host
+    played = np.array([ROLE[roles[int(at >= 300)]] for at in host.start.tolist()])
+    parts = Parts({"cause": "python", "ns": 30}, {"cause": "framework", "ns": 20}, {"cause": "sync", "ns": 999})
+    window = SimpleNamespace(noted_start=100, end=1100)
+    given = case(median=1000, on_gpu=on_gpu, step=parts, ledger=SimpleNamespace(window=window))
+    given.analysis.trace = trace
+    given.analysis.attribution = SimpleNamespace(role=played, tree=tree_of(trace))
+    seen = dtensor.dispatch(given)
+    assert seen is not None
+    assert [e.value for e in seen.evidence] == [2, 120, 0.12, known[0], 2, known[1]]
+    assert seen.saved == Worth(saved, 0, saved)
