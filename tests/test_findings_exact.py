@@ -177,6 +177,13 @@ def test_three_tenths_of_busy_time_in_what_lora_leaves_as_it_is(monkeypatch: pyt
     assert values(seen(0, kernels=drawn))[-1] == "products and a softmax"
     assert seen(0, kernels=drawn[:1]) is seen(0, kernels=drawn[1:]) is None
     assert seen(0, busy_ns=0) is None
+    names = ("aten::mm", "aten::_scaled_dot_product_attention_math")
+    told = [seen(0, kernels=drawn, op_names=ops) for ops in (names, names[:1])]
+    assert [one.remedies for one in told if one] == [(base.remedies.FAST_ATTENTION,), (base.remedies.SDPA,)]
+    flash = kernels(role="attention", module="attn", op="aten::_flash_attention_forward")
+    one = seen(70, kernels=[*drawn, flash])
+    assert one is not None
+    assert (one.evidence[-1].value, one.remedies, one.severity) == ("one kernel", (base.remedies.LIGER,), "info")
 
 
 def test_slow_products_at_two_fifths(monkeypatch: pytest.MonkeyPatch) -> None:
