@@ -187,6 +187,7 @@ def test_devices_in_turn() -> None:
     assert seen((0, 0, 400), (1, 400, 450), *aside) is None
     assert seen((0, 0, 400), (1, 400, 451), *aside) is not None
     assert seen((1, 0, 51), *aside) is None
+    assert values(seen((0, 0, 400), (1, 380, 580), (2, 700, 760))) == [3, 20, 400, 1000]
 
 
 class Device(SimpleNamespace):

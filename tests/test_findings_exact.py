@@ -189,9 +189,10 @@ def test_three_tenths_of_busy_time_in_what_lora_leaves_as_it_is(monkeypatch: pyt
 def test_slow_products_at_two_fifths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two kernels of 300 and 100 FLOPs in 500 ns each: 0.4 FLOP/ns; at the better one's rate a third of it goes."""
 
-    def seen(peak: float, saved: Worth | None = None, **facts: Any) -> Seen | None:
+    def seen(peak: float, saved: Worth | None = None, op: str | None = "aten::mm", **facts: Any) -> Seen | None:
         worths(monkeypatch, base, saved)
-        rows = [kernels(flops=300, total_ns=500), kernels(flops=100, total_ns=500), kernels(role="norm", flops=1)]
+        rows = [kernels(flops=flops, total_ns=500, op=op) for flops in (300, 100)]
+        rows.append(kernels(role="norm", flops=1))
         return base.slow_products(case(kernels=rows, gemm_flops_per_s=peak, **facts))
 
     assert seen(1e9) is None  # at two fifths
@@ -204,6 +205,8 @@ def test_slow_products_at_two_fifths(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.saved.ns, found.saved.low, found.saved.high) == pytest.approx((300, 0, 800))
     sites = [SimpleNamespace(in_features=i, out_features=o) for i, o in ((8, 16), (9, 16), (8, 17))]
     assert values(seen(2e9, sites=sites))[2] == 2
+    odd = [one.values["odd"] for op in ("aten::mm", "aten::conv2d", None) if (one := seen(2e9, op=op, sites=sites))]
+    assert odd == [True, False, True]
 
 
 def test_workers_and_issuing(monkeypatch: pytest.MonkeyPatch) -> None:
