@@ -172,6 +172,15 @@ def test_products_below_half_the_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
     assert groups == ["q_proj+k_proj+v_proj"]
 
 
+def test_layers_that_read_what_another_one_reads() -> None:
+    """All of a group below one module, and nothing but it or more."""
+    names = "0.q 0.k 0.v 0.o 1.gate 1.up 2.q 3.k 3.v"
+    paths = [f"{name}_proj" for name in names.split()]
+    groups = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+    assert adapter._sharable(case(sites=[site(path) for path in paths])) == ({1, 2, 5}, [*groups])
+    assert adapter._sharable(case(sites=[site(path) for path in paths[6:]])) == (set(), [])
+
+
 @pytest.mark.parametrize(
     ("names", "keep", "stay"),
     [
