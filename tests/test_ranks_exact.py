@@ -271,6 +271,8 @@ def test_breakdowns_of_ranks() -> None:
     worked = analyse(trace_of([step(0, 0, 100), op("aten::mm", 10, 20), step(1, 100, 250)]))
     found = breakdown_of(3, "x", worked, None)
     assert ([s.name for s in found.steps], found.device, found.rank, found.trace) == (["ProfilerStep#0"], "cpu", 3, "x")
+    many = analyse(trace_of([step(i, 100 * i, 100 * i + 100) for i in range(17)]))
+    assert [s.name for s in breakdown_of(3, "x", many, None).steps] == [f"ProfilerStep#{i}" for i in range(16)]
     on_gpu = analyse(trace_of([step(0, 0, 100)], [kernel(50, 60, (10, 12))]))
     assert breakdown_of(3, "x", on_gpu, None).device == "cuda"
     made_of = recording()
