@@ -12,6 +12,7 @@ from loraprof.analysis.attribution.compiled_graphs import Scope
 from loraprof.analysis.attribution.names import names_of
 from loraprof.analysis.attribution.observed import place_observed
 from loraprof.analysis.attribution.roles import roles_of
+from loraprof.analysis.attribution.sequence import counted
 from loraprof.analysis.trace.call_tree import tree_of
 from loraprof.model.recording import AdapterOps, AdapterSite, ModuleCall, ModuleInfo, ParameterInfo, Recording
 from loraprof.model.trace import NONE, Shapes, Trace
@@ -144,6 +145,18 @@ def test_a_marker_names_the_parameter_of_a_gradient() -> None:
 EVALUATE = "autograd::engine::evaluate_function: "
 
 
+def test_forward_ops_have_a_number_and_no_forward_thread() -> None:
+    rows = [
+        op("a", 0, 1, sequence=0),
+        op("b", 2, 3, sequence=-1, fwd_thread=0),
+        op("c", 4, 5, 1, 3, 2),
+        note("d", 6, 7),
+    ]
+    trace = trace_of(rows)
+    host = replace(trace.host, sequence=np.array([0, NONE, 3, 4]), fwd_thread=np.array([0, 0, 2, 0]))
+    assert counted(host).tolist() == [True, False, False, False]
+
+
 def numbered() -> tuple[Trace, np.ndarray[tuple[int], np.dtype[np.int32]], np.ndarray[tuple[int], np.dtype[np.int8]]]:
     """Numbers 0 of a module and 1 of none; their nodes, one of a number unknown and one without; then what each holds,
     and an op with a number that is a node's own."""
@@ -189,6 +202,7 @@ def test_what_a_node_does_is_of_its_forward_op() -> None:
     [
         ([(6, 0, 1)], 6, 0),
         ([(2, 0, 1)], 2, 1),
+        ([(5, 0, 1)], 5, 1),  # whose role is that of the op
         ([(2, 1, 2)], 6, None),  # the loss ran in no module: nothing to compare
         ([], 6, None),
     ],
@@ -283,6 +297,17 @@ def test_what_compiled_code_says_of_its_rows() -> None:
     assert {start: int(module[at[start]]) for start in calls} == dict.fromkeys(calls, 6) | {320: NONE}
     forward = {5, 10, 12, 14, 15, 22, 31, 70, 75}
     assert {start for start, row in at.items() if PHASES[phase[row]] == "forward"} == forward
+
+
+def test_a_region_alone_is_compiled() -> None:
+    """Without gradients there is no function of autograd."""
+    rows = [note("Torch-Compiled Region: 0/0", 0, 90), note("## Call CompiledFxGraph f ##", 10, 60)]
+    trace = trace_of([*rows, op("aten::gelu", 22, 30)])
+    none = np.full(3, NONE, np.int32)
+    code = Compiled(trace, None, roles_of([*LAYER], None), tree_of(trace), none, none)
+    found = code.fill(99, none.copy(), np.zeros(3, np.int8), np.zeros(3, np.int8))
+    assert found is not None
+    assert found.scopes == {1: Scope("0/0", False, NONE)}
 
 
 def test_without_ranges_of_calls_the_function_is_the_scope() -> None:

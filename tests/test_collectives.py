@@ -11,6 +11,7 @@ from reports import real, report_of
 
 import loraprof
 from loraprof.analysis.analyse import Analysis, analyse
+from loraprof.analysis.ranks import breakdown
 from loraprof.analysis.ranks.breakdown import breakdown_of
 from loraprof.analysis.ranks.collectives import UNKNOWN, collectives_of, exposed_ns
 from loraprof.analysis.ranks.gloo import ran
@@ -47,7 +48,7 @@ def gloo(*events: Document, ranks: list[int] | None = None) -> Document:
     return document
 
 
-def test_a_wait_on_a_cpu_is_exposed_and_the_rest_is_hidden() -> None:
+def test_a_wait_on_a_cpu_is_exposed_and_the_rest_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = at(span(1000, 1500, "cpu_op"), "c10d::_allgather_base_", [[400], [100]], ["float", "float"])
     ran = at(span(1200, 6000), "gloo:all_gather", [[100]], ["float"], WORKER)
     found = analysed(gloo(asked, ran, ranks=[0, 1, 2, 3]))
@@ -58,7 +59,10 @@ def test_a_wait_on_a_cpu_is_exposed_and_the_rest_is_hidden() -> None:
     assert exposed_ns(found.steps[0], on_gpu=False) == 4500
     assert calls.groups[int(calls.group[0])].ranks == (0, 1, 2, 3)
     assert found.steps[0].ns(kind="busy", role="comm") == 500
-    assert breakdown_of(0, "t", found, None).steps[0].overlapped_comm_ns == 300
+    told = breakdown_of(0, "t", found, None)
+    assert (told.steps[0].overlapped_comm_ns, told.steps[0].calls.start.tolist()) == (300, [1200])
+    monkeypatch.setattr(breakdown, "MOST_COLLECTIVES", 1)
+    assert [len(step.calls.kind) for step in breakdown_of(0, "t", found, None).steps] == [1]
 
 
 def test_what_gloo_runs_as_an_all_reduce_is_what_was_asked_for() -> None:

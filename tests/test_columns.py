@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loraprof.model.trace import NONE, numbered
 from loraprof.store.kineto.columns import Growing, Interner, int32, int64, ranked, sort_rows
 
 
@@ -60,3 +61,13 @@ def test_rows_sort_by_all_keys_in_turn() -> None:
     rows = [tuple(int(k[i]) for k in keys) for i in order]
     assert rows == sorted(rows)
     assert sort_rows([np.zeros(0, np.int64)], []).tolist() == []
+
+
+def test_equal_rows_have_one_number() -> None:
+    rng = np.random.default_rng(2)
+    columns = rng.integers(NONE, 4, 500), rng.integers(NONE, 2, 500).astype(np.int32), rng.random(500) < 0.5
+    rows = [*zip(*(column.tolist() for column in columns), strict=True)]
+    known = dict(zip(rows, numbered(*columns).tolist(), strict=True))
+    assert numbered(*columns).tolist() == [known[row] for row in rows]
+    assert len(set(known.values())) == len(known) == len(set(rows))
+    assert numbered(np.zeros(0, np.int8)).tolist() == []

@@ -1,5 +1,6 @@
 """Calls of compiled graphs: matched by order, given a module and a role."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ from builders import trace_of
 from test_graph_launches import recording
 
 from loraprof.analysis.attribution.behaviour import behaviour_of
-from loraprof.analysis.attribution.compiled_graphs import Graphs, Placed, Scope, aligned, spelled
+from loraprof.analysis.attribution.compiled_graphs import Graphs, Placed, Scope, _Order, aligned, spelled
 from loraprof.analysis.attribution.roles import roles_of
 from loraprof.diagnosis.findings.compiled import _cut, compiled_notes
 from loraprof.model.compilation import Compilation, CompiledCall, CompiledGraph, FusedOp
@@ -51,6 +52,7 @@ def test_spelling() -> None:
     assert spelled("torch.ops.mkldnn._linear_pointwise.default") == spelled("mkldnn::_linear_pointwise")
     assert spelled("graph_12_cpp_fused_add_3") == spelled("cpp_fused_add_3") == "cpp_fused_add_3"
     assert spelled("cpp_fused_add_3") != spelled("cpp_fused_add_13")
+    assert spelled("torch.ops.sort") == "sort"
 
 
 def test_calls_are_matched_by_order() -> None:
@@ -112,6 +114,17 @@ def test_a_module_is_what_its_compiled_ops_make_it() -> None:
     names = ("aten::bmm", "cpp_fused_mul_0", "aten::mm")
     result = Graphs(recording, roles).place(Scope("0/1", False, 1), names)
     assert [ROLES[p.role] for p in result or [] if p] == ["attention", "attention", "base.linear"]
+
+
+def test_an_op_comes_before_the_core_of_its_module_and_after_the_head_by_its_number() -> None:
+    graphs: Any = Graphs.__new__(Graphs)
+    graphs._told, graphs._several = {}, set()
+    graphs._roles = SimpleNamespace(of=lambda module, op, shapes, context: (context.after_head, context.before_core))
+    order = _Order("0/0", {1: 3}, 5)
+    for number, seen in ((-1, (0, 0)), (0, (0, 1)), (2, (0, 1)), (3, (0, 0)), (5, (0, 0)), (6, (1, 0))):
+        assert graphs._role(FusedOp(1, "aten::mul", number, 1), order) == seen
+        assert graphs._role(FusedOp(-1, "aten::mul", number, 1), order) == ("loss" if seen[0] else "other")
+    assert graphs._role(FusedOp(2, "aten::mul", 0, 1), order) == (False, False)
 
 
 def test_a_product_of_base_and_adapter_in_one_has_no_role_without_shapes() -> None:

@@ -79,10 +79,10 @@ def test_dora_with_dropout_runs_the_base_product_again() -> None:
 
 
 def test_models() -> None:
-    made = gpt2("g", 5, 3, 17, 19)
+    made = gpt2("g", 5, 3, 17)
     assert made.linears == ((5, 15), (5, 5), (5, 20), (20, 5))
     assert made.tied
-    assert (made.layers, made.vocabulary, made.positions) == (3, 17, 19)
+    assert (made.layers, made.vocabulary) == (3, 17)
     assert made.parameters == 3 * 12 * 25 + 17 * 5
     other = llama("l", 7, 3, 11, 2, 17)
     assert other.linears == ((7, 7), (7, 3), (7, 3), (7, 7), (7, 11), (7, 11), (11, 7))

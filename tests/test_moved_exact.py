@@ -2,6 +2,8 @@
 host's time it is what that much of each of its host's times makes it."""
 
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +11,14 @@ from builders import Device, Host, call, kernel, op, step, trace_of
 from msgspec.structs import replace
 
 from loraprof.analysis.analyse import Analysis, analyse
-from loraprof.analysis.partition.host_state import STATES, measure
+from loraprof.analysis.partition.host_state import STATES, Timeline, measure
 from loraprof.analysis.partition.ledger import Ledger
+from loraprof.analysis.prediction import plain_scene
 from loraprof.analysis.prediction.moved import moved, moved_ledger
-from loraprof.analysis.prediction.plain_scene import plain_scene
 from loraprof.analysis.prediction.replay import Call
 from loraprof.analysis.prediction.replayed import Added, StepReplay, step_replay
-from loraprof.analysis.step.scene import HOST, TONES, scene_of
+from loraprof.analysis.step.scene import HOST, TONES, Names, scene_of
+from loraprof.analysis.trace.step_windows import Window
 from loraprof.model.report import Unprofiled
 from loraprof.model.scene import Scene
 from loraprof.model.vocabulary import ROLES
@@ -141,7 +144,7 @@ def test_the_scene_without_the_profiler() -> None:
     ledger, found = replayable(analysis)
     plain = moved_ledger(analysis, ledger, found, STEP)
     assert plain is not None
-    scene, recorded = plain_scene(analysis, ledger, plain, found), scene_of(replace(analysis, reported=1))
+    scene, recorded = plain_scene.plain_scene(analysis, ledger, plain, found), scene_of(replace(analysis, reported=1))
     assert recorded is not None
     assert (scene.step, scene.wall_ns, scene.left_out) == (recorded.step, STEP, 0)
     assert [r.title for r in scene.rows] == ["partition", "stream 7", "stream 8", "thread 1", "thread 2"]
@@ -165,10 +168,30 @@ def test_the_scene_without_the_profiler() -> None:
             call_at = next(c for c, start in ((50, 56), (70, 76), (90, 96)) if end <= start * US)
             blamed[call_at] = (row.title, row.start[number] <= call_at * US < row.start[number] + row.ns[number])
     assert blamed == {50: ("thread 1", True), 70: ("thread 2", True), 90: ("thread 1", True)}
-    nothing = plain_scene(analysis, ledger, plain, None)
+    nothing = plain_scene.plain_scene(analysis, ledger, plain, None)
     assert (nothing.rows, nothing.cells == scene.cells) == ([], True)
     assert TONES[HOST] == "host"
     assert STATES[0] == "profiler"
+
+
+def test_slices_lie_within_the_step() -> None:
+    """From 0 to 100: of stream 7 what overlaps is on a level of its own; what only touches the step is left out."""
+    times = [(-20, 0), (-10, 5), (10, 40), (30, 60), (70, 70), (90, 120), (100, 130), (20, 30)]
+    start, end = (np.array(column, np.int64) for column in zip(*times, strict=True))
+    device = SimpleNamespace(stream=np.array([7] * 7 + [8]), name=np.zeros(8, np.int64))
+    work = SimpleNamespace(rows=np.arange(8), start=start, end=end, role=np.arange(8))
+    step: Any = SimpleNamespace(work=work, window=Window("s", 0, 100, 0, 100, 0))
+    analysis: Any = SimpleNamespace(trace=SimpleNamespace(device=device, names=["k"]))
+    rows = [(r.title, r.depth, r.start, r.ns, r.tone) for r in plain_scene._streams(analysis, step, Names())]
+    assert rows == [
+        ("stream 7", 0, [0, 10, 90], [5, 30, 10], [1, 2, 5]),
+        ("stream 7", 1, [30], [30], [3]),
+        ("stream 8", 0, [20], [10], [7]),
+    ]
+    line = Timeline(np.array([-9, -4, 10, 10, 100, 120]), np.array([1, 2, 1, 3, 2, 1], np.int8))
+    host = plain_scene._host("thread 1", line, step, names := Names())
+    assert (host.start, host.ns) == ([0, 10], [10, 90])
+    assert [[*names.texts][i] for i in host.name] == [f"host: {STATES[i]}" for i in (2, 3)]
 
 
 def test_launches_that_come_and_work_that_goes() -> None:

@@ -5,13 +5,16 @@ from typing import Any
 import pytest
 import torch
 from layouts import D, Wrapper, counted, stack
+from msgspec.structs import replace
+from recordings import recording
 from torch import Tensor, nn
 
-from loraprof.analysis.attribution.networks import SAMPLED, _runs
+from loraprof.analysis.attribution.networks import SAMPLED, _runs, networks_of
 from loraprof.capture.device.training_cost import frozen_parameters
 from loraprof.capture.modules.facts import missing_gradients, tables_of, tokens_of
 from loraprof.capture.modules.markers import COUNTED, Markers
 from loraprof.capture.passes.counting import Counting
+from loraprof.model.recording import AdapterSite, ModuleInfo, ParameterInfo
 
 
 class Tokens(nn.Module):
@@ -106,3 +109,20 @@ def test_sampling_is_several_silent_calls_in_a_row(calls: list[bool], runs: list
 def test_a_step_counted_without_adapters_has_no_sites() -> None:
     model = Tokens().requires_grad_(False)
     assert counted(lambda: model(torch.randint(50, (2, 6)))).sites == []
+
+
+def test_networks_of_one_name_are_numbered() -> None:
+    """A root that owns no parameter is none; an active layer whose A and B no module holds trains its network."""
+    modules = [ModuleInfo(id=i, path=path, cls="Net", root=i) for i, path in enumerate(("a", "", "", "", "b", "b.c"))]
+    modules[5] = replace(modules[5], root=4, site=0)
+    weights = [
+        ParameterInfo(id=i, name="w", module=i, shape=(2,), dtype="float32", trainable=i == 1, device="cpu")
+        for i in (1, 2, 3, 4)
+    ]
+    one = AdapterSite(
+        path="", kind="lora", rank=2, in_features=2, out_features=2, dtype="float32", base_dtype="float32"
+    )
+    made = replace(recording(), modules=modules, parameters=weights, sites=[one], adapter_ops=[])
+    named = [(n.name, n.root, n.trained, n.adapters) for n in networks_of(made)]
+    assert named == [("Net", 1, True, 0), ("Net_2", 2, False, 0), ("Net_3", 3, False, 0), ("b", 4, True, 1)]
+    assert networks_of(None) == ()

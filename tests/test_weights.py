@@ -133,9 +133,11 @@ def test_what_modules_do_themselves() -> None:
         ("outer.gone.attn", "Attention", None, None, None),  # its parent is not in the table
         ("outer", "Outer", None, None, None),
         ("fast", "Mixer", None, None, None),
+        ("matrix", "Mixer", None, (8, 8), "aten::rsqrt"),
     ]
     table = [ModuleInfo(id=i, path=path, cls=cls, site=site) for i, (path, cls, site, *_) in enumerate(modules)]
     weights = [parameter(i, i, *shape) for i, (_, _, _, shape, _) in enumerate(modules) if shape]
+    weights.append(parameter(99, 15, 8))  # beside a matrix
     issued = [(i, name) for i, (*_, name) in enumerate(modules) if name]
     trace = trace_of([op(name, 10 * i, 10 * i + 5) for i, name in issued])
     shapes = np.array([0 if name == scores else NONE for _, name in issued])

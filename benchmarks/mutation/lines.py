@@ -55,9 +55,10 @@ class Map:
         more = {name for name in self.seconds if name.partition("::")[0] in near} - first
         room, asked = _words(mutant.file), _words(_function(mutant))
 
-        def worth(name: str) -> tuple[bool, bool, bool, int, float, str]:
+        def worth(name: str) -> tuple[bool, bool, bool, bool, int, float, str]:
             return (
                 mutant.loads is None and name not in first,
+                name != NUMBERS,
                 not asked or not asked <= _words(name.partition("::")[2]),
                 self.seconds[name] > QUICK_S,
                 -len(room & _words(name.partition("::")[0])),

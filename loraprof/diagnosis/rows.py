@@ -8,7 +8,7 @@ import numpy as np
 
 from loraprof.analysis.step.records import Record, conversion_of
 from loraprof.diagnosis.case import Case
-from loraprof.model.trace import Bool, among, distinct, named
+from loraprof.model.trace import Bool, among, distinct, named, numbered
 
 WAITS: Final = re.compile(r"Synchronize|^(cuda|hip)Memcpy(?!.*Async)")  # calls in which the host waits for the device
 
@@ -23,8 +23,7 @@ def in_step(case: Case) -> Bool:
 def like(case: Case, rows: list[Record]) -> Bool:
     """Host rows, of every step, with the op, the inputs and the module of one of these."""
     host, attribution = case.analysis.trace.host, case.analysis.attribution
-    sizes = (len(case.analysis.trace.names), len(case.analysis.trace.shapes) + 1, len(attribution.paths) + 1)
-    key = np.ravel_multi_index((host.name, host.shapes + 1, attribution.module + 1), sizes)
+    key = numbered(host.name, host.shapes, attribution.module)
     return among(key, key[[r.row for r in rows]])
 
 

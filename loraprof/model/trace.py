@@ -5,7 +5,7 @@ same length; ``NONE`` in an id column means the file did not say. Nothing here i
 """
 
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,13 @@ def taken(column: npt.NDArray[Integer], at: Ints, default: int = NONE) -> npt.ND
 def named(names: Iterable[str], test: Callable[[str], object]) -> Bool:
     """Of each name, whether it passes; indexed with a name column: of its rows."""
     return np.array([bool(test(name)) for name in names], dtype=np.bool_)
+
+
+def numbered(*columns: npt.NDArray[Any]) -> Int64:
+    """One number per row of these columns, the same for equal rows; values from ``NONE`` on."""
+    sizes = [int(column.max(initial=0)) + 2 for column in columns]
+    key: Int64 = np.ravel_multi_index([column.astype(np.int64) + 1 for column in columns], sizes)
+    return key
 
 
 class Shapes(Struct, frozen=True):

@@ -18,6 +18,7 @@ from loraprof.analysis.attribution.names import Names, modules_of, names_of
 from loraprof.analysis.attribution.networks import Network, network_of, networks_of, sampling
 from loraprof.analysis.attribution.observed import observed
 from loraprof.analysis.attribution.roles import roles_of
+from loraprof.analysis.attribution.sequence import counted
 from loraprof.analysis.attribution.surroundings import place_between
 from loraprof.analysis.attribution.unmarked.forward import Unmarked, unmarked
 from loraprof.analysis.attribution.unmarked.frames import framed
@@ -215,8 +216,7 @@ def _dense(
 def _recorded_again(trace: Trace, tree: Tree, names: Names, evaluate: Int32) -> Bool:
     """Rows inside backward nodes whose op gets a number of its own there: a checkpoint runs forward again."""
     host = trace.host
-    ahead = (host.kind == HostKind.OP) & (host.sequence >= 0) & (host.fwd_thread == 0)
-    ahead &= ~(names.backward | names.evaluate)[host.name]
+    ahead = counted(host) & ~(names.backward | names.evaluate)[host.name]
     depth = np.append(tree.depth, NONE)
     recomputed: Bool = depth[tree.nearest(ahead)] > depth[evaluate]
     return recomputed

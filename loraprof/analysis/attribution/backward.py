@@ -6,7 +6,7 @@ import numpy as np
 
 from loraprof.analysis.attribution.names import Names
 from loraprof.analysis.attribution.roles import Roles
-from loraprof.analysis.attribution.sequence import forward_owner, interval_owner
+from loraprof.analysis.attribution.sequence import counted, forward_owner, interval_owner
 from loraprof.analysis.attribution.unmarked.nodes import role_of_node
 from loraprof.analysis.attribution.weights import ADAPTER_PARTS, PRODUCT
 from loraprof.analysis.trace.call_tree import Tree
@@ -44,9 +44,7 @@ class Backward:
         host = self.trace.host
         nodes = np.flatnonzero(self.names.evaluate[host.name] & (host.kind == HostKind.OP))
         numbered = nodes[host.sequence[nodes] >= 0]
-        ops = np.flatnonzero(
-            (host.kind == HostKind.OP) & (host.sequence >= 0) & (host.fwd_thread == 0) & ~self.names.backward[host.name]
-        )
+        ops = np.flatnonzero(counted(host) & ~self.names.backward[host.name])
         source = forward_owner(self.trace, ops, numbered)
         found = source != NONE
         node_module = np.full(len(host), NONE, dtype=np.int32)
@@ -120,8 +118,10 @@ class Backward:
         """A script's own autograd function multiplies with several weights in one node: each product by its shapes."""
         trace, table = self.trace, self.roles.table
         mixed = [m.site is not None and m.part not in (*ADAPTER_PARTS, "base") for m in table]
-        own = np.array([bool(FUNCTION.search(n)) for n in trace.names] or [False])[trace.host.name[self.evaluate[rows]]]
-        product = np.array([bool(PRODUCT.search(n)) for n in trace.names] or [False])[trace.host.name[rows]]
+        own, product = (
+            np.array([bool(pattern.search(n)) for n in trace.names], dtype=np.bool_)[trace.host.name[at]]
+            for pattern, at in ((FUNCTION, self.evaluate[rows]), (PRODUCT, rows))
+        )
         for row in rows[own & product & np.array([*mixed, False])[module[rows]]].tolist():
             name = trace.names[trace.host.name[row]]
             role[row] = ROLE[self.roles.of_gradient(int(module[row]), name, trace.shapes_of(row))]
@@ -142,7 +142,7 @@ class Backward:
         site = np.append(site, [NONE, NONE, NONE])[module[sums]]
         now = role[sums]
         of_adapter = np.isin(now, _ADAPTER)
-        dense = np.array([s.kind not in _ACTIVATION_SPACE for s in self.roles.sites] or [False])[site]
+        dense = np.isin(site, [i for i, s in enumerate(self.roles.sites) if s.kind not in _ACTIVATION_SPACE])
         joins = (site != NONE) & ((of_adapter != self._base_first(module, role)[site]) | (of_adapter & dense))
         own = np.isin(now, _PASSES_NOTHING)
         role[sums] = np.where(joins, ROLE["adapter.elementwise"], np.where(own, now, ROLE["residual"]))

@@ -7,7 +7,7 @@ import numpy as np
 from loraprof.analysis.attribution.containers import CORE, Behaviour, behaves
 from loraprof.analysis.attribution.roles import ATTENTION, REPEATED, Roles
 from loraprof.analysis.attribution.weights import free_product
-from loraprof.model.trace import NONE, Int32, Int64, Trace
+from loraprof.model.trace import NONE, Int32, Int64, Trace, numbered
 
 
 def behaviour_of(trace: Trace, roles: Roles, module: Int32, tops: Int64) -> dict[int, Behaviour]:
@@ -16,8 +16,8 @@ def behaviour_of(trace: Trace, roles: Roles, module: Int32, tops: Int64) -> dict
     issued: dict[int, set[tuple[str, int]]] = defaultdict(set)
     for number, op in roles.compiled:
         issued[number].add((op, NONE))
-    key = module[tops].astype(np.int64) * len(trace.names) + host.name[tops]
-    for row in tops[np.unique(key * (len(trace.shapes) + 1) + host.shapes[tops], return_index=True)[1]].tolist():
+    key = numbered(module[tops], host.name[tops], host.shapes[tops])
+    for row in tops[np.unique(key, return_index=True)[1]].tolist():
         issued[int(module[row])].add((trace.names[host.name[row]], int(host.shapes[row])))
     free = {
         m

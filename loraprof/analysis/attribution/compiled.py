@@ -15,7 +15,7 @@ from msgspec import Struct
 from loraprof.analysis.attribution.compiled_graphs import Graphs, Scope
 from loraprof.analysis.attribution.kernel_names import role_of_kernel, role_of_product
 from loraprof.analysis.attribution.roles import Roles
-from loraprof.analysis.attribution.sequence import forward_owner
+from loraprof.analysis.attribution.sequence import counted, forward_owner
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import Recording
 from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Trace, distinct
@@ -149,7 +149,7 @@ class Compiled:
         host, depth = self.trace.host, np.append(self.tree.depth, NONE)
         nested = scopes[depth[backward[scopes]] > depth[region[scopes]]]
         nodes = self.evaluate[nested].astype(np.int64)
-        functions = np.flatnonzero(self.names.function[host.name] & (host.sequence >= 0) & (host.fwd_thread == 0))
+        functions = np.flatnonzero(self.names.function[host.name] & counted(host))
         numbered = distinct(nodes[nodes != NONE])
         owner = dict(zip(numbered.tolist(), forward_owner(self.trace, functions, numbered).tolist(), strict=True))
         found = ((s, owner.get(n, NONE)) for s, n in zip(nested.tolist(), nodes.tolist(), strict=True))

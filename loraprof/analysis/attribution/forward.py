@@ -6,7 +6,7 @@ from loraprof.analysis.attribution.behaviour import behaviour_of
 from loraprof.analysis.attribution.observed import place_observed
 from loraprof.analysis.attribution.roles import HEAD, Context, Roles
 from loraprof.analysis.trace.call_tree import Tree
-from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Shapes, Trace
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Shapes, Trace, numbered, taken
 from loraprof.model.vocabulary import ROLE, HostKind
 
 
@@ -37,12 +37,10 @@ def forward_roles(trace: Trace, roles: Roles, module: Int32, marker: Int32, tree
 def _decided(trace: Trace, roles: Roles, module: Int32, rows: Int64, top: Int32, late: Bool, core: Bool) -> Int8:
     host = trace.host
     above = np.where(top == rows, NONE, top)
-    wide = len(trace.shapes) + 1
-    own = (module[rows].astype(np.int64) * len(trace.names) + host.name[rows]) * wide + host.shapes[rows] + 1
-    called = np.where(above != NONE, host.name[above].astype(np.int64) * wide + host.shapes[above] + 1, NONE)
-    _, own = np.unique((own * 2 + late) * 2 + core, return_inverse=True)
-    callers, called = np.unique(called, return_inverse=True)
-    _, first, inverse = np.unique(own * len(callers) + called, return_index=True, return_inverse=True)
+    asked = numbered(module[rows], host.name[rows], host.shapes[rows], late, core)
+    called = numbered(taken(host.name, above), taken(host.shapes, above))
+    both = numbered(*(np.unique(key, return_inverse=True)[1] for key in (asked, called)))
+    _, first, inverse = np.unique(both, return_index=True, return_inverse=True)
     decided = np.zeros(len(first), dtype=np.int8)
     for i, at in enumerate(first.tolist()):
         row, over = int(rows[at]), int(above[at])

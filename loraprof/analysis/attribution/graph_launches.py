@@ -15,7 +15,7 @@ from loraprof.analysis.attribution.roles import roles_of
 from loraprof.analysis.trace.launch_links import Links
 from loraprof.analysis.trace.step_windows import Marks
 from loraprof.model.recording import Recording
-from loraprof.model.trace import NONE, Bool, Int64, Ints, Trace, among, distinct
+from loraprof.model.trace import NONE, Bool, Int64, Ints, Trace, among, distinct, numbered
 from loraprof.model.vocabulary import LOSS, ROLE
 
 Found = tuple[int, int, int]  # module, phase, role
@@ -126,7 +126,7 @@ def _by_order(
     if not len(plain) or not left.any():
         return
     reference = int(np.bincount(plain).argmax())
-    key = device.device.astype(np.int64) * len(trace.names) + device.name
+    key = numbered(device.device, device.name)
 
     def ordered(index: int) -> Int64:
         rows = np.flatnonzero(step == index)

@@ -8,7 +8,14 @@ innermost recorded module call with ``before <= number < after``. Numbers count 
 import numpy as np
 
 from loraprof.model.recording import ModuleCall
-from loraprof.model.trace import NONE, Int64, Trace, distinct
+from loraprof.model.trace import NONE, Bool, HostTable, Int64, Trace, distinct
+from loraprof.model.vocabulary import HostKind
+
+
+def counted(host: HostTable) -> Bool:
+    """Forward ops to which autograd gave a number."""
+    flag: Bool = (host.kind == HostKind.OP) & (host.sequence >= 0) & (host.fwd_thread == 0)
+    return flag
 
 
 def logical_threads(trace: Trace, ops: Int64, nodes: Int64) -> dict[int, int]:
@@ -75,7 +82,6 @@ def interval_owner(trace: Trace, calls: list[ModuleCall], nodes: Int64) -> Int64
 
 def _thread_of(trace: Trace, nodes: Int64, native: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     host = trace.host
-    ops = np.flatnonzero((host.sequence >= 0) & (host.fwd_thread == 0))
-    mapped = logical_threads(trace, ops, nodes)
+    mapped = logical_threads(trace, np.flatnonzero(counted(host)), nodes)
     wanted = [k for k, t in mapped.items() if trace.threads[t][1] == str(native)]
     return np.isin(host.fwd_thread[nodes], wanted)

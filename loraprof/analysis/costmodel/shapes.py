@@ -24,7 +24,6 @@ class ModelShape(Struct, frozen=True):
     vocabulary: int
     tied: bool
     linears: tuple[tuple[int, int], ...]
-    positions: int = 0  # learned position embeddings
 
     @property
     def modules(self) -> int:
@@ -60,9 +59,9 @@ def llama(name: str, d: int, kv: int, ff: int, layers: int, vocabulary: int, tie
     return ModelShape(name, d, layers, vocabulary, tied, linears)
 
 
-def gpt2(name: str, d: int, layers: int, vocabulary: int = 50257, positions: int = 1024) -> ModelShape:
+def gpt2(name: str, d: int, layers: int, vocabulary: int = 50257) -> ModelShape:
     """c_attn, c_proj, c_fc, mlp.c_proj."""
-    return ModelShape(name, d, layers, vocabulary, True, ((d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)), positions)
+    return ModelShape(name, d, layers, vocabulary, True, ((d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)))
 
 
 MODELS: Final = {

@@ -56,7 +56,7 @@ class Ceiling(Struct, frozen=True):
         rate of the largest."""
         if self.bytes_per_s is None:
             return None
-        if not self.copies or nbytes <= 0 or nbytes >= self.copies[-1][0]:
+        if not self.copies or nbytes >= self.copies[-1][0]:
             return nbytes / self.bytes_per_s * 1e9
         above = bisect_left(self.copies, nbytes, key=itemgetter(0))
         (low, fast), (high, slow) = self.copies[max(above - 1, 0)], self.copies[above]

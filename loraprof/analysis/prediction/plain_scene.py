@@ -53,7 +53,7 @@ def _streams(analysis: Analysis, step: Moved, names: Names) -> Iterator[SliceRow
         at = np.flatnonzero((device.stream[work.rows] == stream) & (work.end > work.start))
         at = at[(work.end[at] > 0) & (work.start[at] < step.window.end)]
         levels = np.array(lanes(work.start[at].tolist(), work.end[at].tolist()), np.int64)
-        for level in range(int(levels.max(initial=-1)) + 1):
+        for level in distinct(levels).tolist():
             some = at[levels == level]
             label = [names.of(analysis.trace.names[n]) for n in device.name[work.rows[some]].tolist()]
             tone = work.role[some].tolist()

@@ -89,7 +89,7 @@ class StepReplay(Struct, frozen=True, eq=False, dict=True):
         gone: tuple[Role, ...] = (*ADAPTER_ROLES, *END) if end_ns is None else ADAPTER_ROLES
         launches = self._launches(added)
         calls = self.step.calls
-        if end_ns is not None and self.end_busy_ns > 0:
+        if end_ns is not None and self.end_busy_ns:
             calls = stretched(calls, np.where(_are(self.record_role, END), end_ns / self.end_busy_ns, 1.0))
         elif end_ns is not None and end_ns >= 1:
             launches.append(self._launch(len(self.role) - 1, end_ns))

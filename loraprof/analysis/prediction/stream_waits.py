@@ -46,7 +46,7 @@ def _ended(of_stream: Bool, end: Int64) -> Int64:
 
 def _told_to(trace: Trace, step: StepCalls) -> Bool:
     """Per call: whether the host made a stream wait for an event since the launch before it."""
-    waits = np.array(["StreamWaitEvent" in name for name in trace.names] or [False])[trace.host.name[step.row]]
+    waits = np.array(["StreamWaitEvent" in name for name in trace.names], dtype=np.bool_)[trace.host.name[step.row]]
     made = np.concatenate(([0], np.cumsum(waits)))[:-1]
     launches = np.diff(step.calls.first) > 0
     at_launch = np.maximum.accumulate(np.where(launches, made, 0))

@@ -49,18 +49,15 @@ class Clocks(Struct, frozen=True, eq=False):
 def align(machines: Sequence[str | None], groups: Sequence[Matched]) -> Clocks:
     """The clocks of as many ranks as there are ``machines``; None is a machine that is not known."""
     found = _aligned(machines, groups)
-    if found.one_machine and _contradicted(found, groups):
+    if found.one_machine and _contradicted(groups):
         return _aligned([None] * len(machines), groups)
     return found
 
 
-def _contradicted(clocks: Clocks, groups: Sequence[Matched]) -> bool:
-    """Whether most collectives have ended on one rank before another rank came to them."""
-    disagrees = []
-    for m in groups:
-        offset = clocks.offset_ns[m.members][:, None]
-        disagrees.append((m.start - offset).max(axis=0) > (m.end - offset).min(axis=0) + LEAST_NS)
-    return bool(np.concatenate(disagrees).mean() > 0.5) if disagrees else False
+def _contradicted(groups: Sequence[Matched]) -> bool:
+    """Whether most collectives have ended on one rank before another rank of its machine came to them."""
+    left = np.concatenate([m.start.max(axis=0) > m.end.min(axis=0) + LEAST_NS for m in groups])
+    return bool(left.mean() > 0.5)
 
 
 def _aligned(machines: Sequence[str | None], groups: Sequence[Matched]) -> Clocks:

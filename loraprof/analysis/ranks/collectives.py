@@ -121,5 +121,5 @@ def _known(value: int | None) -> int:
 
 
 def _columns(rows: list[tuple[int, int, int, int]]) -> tuple[Int64, Int64, Int64, Int64]:
-    table = np.array(rows, np.int64).reshape(-1, 4)
+    table = np.array(rows, np.int64).reshape(len(rows), 4)
     return table[:, 0], table[:, 1], table[:, 2], table[:, 3]

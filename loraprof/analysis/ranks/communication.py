@@ -17,7 +17,7 @@ from loraprof.analysis.ranks.collectives import Collectives
 from loraprof.analysis.ranks.messages import KINDS, bus_factor
 from loraprof.model.ranks import CollectiveRow, Communication, TransferBasis
 from loraprof.model.recording import REPLACED, ParameterInfo, Recording
-from loraprof.model.trace import NONE, Int64, distinct
+from loraprof.model.trace import NONE, Int64, distinct, numbered
 
 LARGE_BYTES: Final = 1 << 20  # messages that show the wire's rate, not its latency
 FLOATS: Final = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -78,7 +78,7 @@ def communication(
 
 
 def _rows(found: Collectives, transfer: Int64 | None) -> list[CollectiveRow]:
-    key = found.kind * (len(found.groups) + 1) + found.group + 1
+    key = numbered(found.kind, found.group)
     rows = [_row(found, np.flatnonzero(key == one), transfer) for one in distinct(key).tolist()]
     return sorted(rows, key=lambda r: (-r.exposed_ns - r.overlapped_ns, r.name, r.group or ""))
 

@@ -102,10 +102,8 @@ def launched_after(analysis: Analysis, end: Int64) -> Int64:
     host, device = analysis.trace.host, analysis.trace.device
     if analysis.work is None:
         rows = np.flatnonzero((host.kind == HostKind.OP) & (host.thread == analysis.marks.thread))
-        after = np.searchsorted(host.start[rows], end)
-        return np.where(after < len(rows), np.append(rows, NONE)[np.minimum(after, len(rows))], NONE)
-    after = np.searchsorted(device.start, end)
-    return np.append(analysis.links.launch, NONE)[np.minimum(after, len(device))].astype(np.int64)
+        return np.append(rows, NONE)[np.searchsorted(host.start[rows], end)]
+    return np.append(analysis.links.launch, NONE)[np.searchsorted(device.start, end)].astype(np.int64)
 
 
 def _streams(analysis: Analysis, window: Window, names: Names) -> Iterator[SliceRow]:

@@ -15,7 +15,7 @@ from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
 from loraprof.diagnosis.select import of_rows, total_ns, worth
 from loraprof.model.finding import Evidence
 from loraprof.model.regression import Regression
-from loraprof.model.trace import Bool, Shapes, named
+from loraprof.model.trace import Bool, Shapes, named, numbered
 from loraprof.model.vocabulary import HostKind
 from loraprof.store.regressions import load_regressions
 
@@ -143,8 +143,7 @@ def _fast(rate: Rate | None) -> bool:
 def _like(case: Case, rows: tuple[int, ...]) -> Bool:
     """Host rows, of every step, of the same op with the same kind of inputs."""
     host = case.analysis.trace.host
-    sizes = (len(case.analysis.trace.names), len(case.analysis.trace.shapes) + 1)
-    key = np.ravel_multi_index((host.name, host.shapes + 1), sizes)
+    key = numbered(host.name, host.shapes)
     found: Bool = np.isin(key, key[[row for row in rows if row >= 0]])
     return found
 

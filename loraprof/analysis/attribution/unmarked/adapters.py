@@ -48,7 +48,7 @@ def pairs_of(calls: Calls, ends: Bool) -> Pairs:
     known = base != NONE
     down, up, base = down[known], up[known], base[known]
     last = _sums(calls, at, barriers, up, base, free)
-    added = last >= 0
+    added = last != NONE
     return Pairs(at[down[added]], at[up[added]], at[base[added]], last[added])
 
 
@@ -64,7 +64,7 @@ def _chains(p: Calls, at: Int64, barriers: Int64) -> tuple[Int64, Int64]:
     narrow = p.outer * QUARTER <= p.inner
     taken = np.zeros(len(p), np.bool_)
     downs, ups = [], []
-    for distance in range(1, min(NEAR, len(p) - 1) + 1):
+    for distance in range(1, NEAR + 1):
         a = np.flatnonzero(narrow[:-distance] & ~taken[:-distance])
         b = a + distance
         fits = (p.run[a] == p.run[b]) & (p.inner[b] == p.outer[a]) & (p.outer[b] >= QUARTER * p.inner[b]) & ~taken[b]
