@@ -1,15 +1,22 @@
 """Kernels of CUDA graphs: whose they are, and that one launch with many records counts as one."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from builders import Device, Document, Host, call, json_of, kernel, marker, note, op, step
 from reports import REAL, assert_conserved, report_of
 
+from loraprof.analysis.attribution import graph_launches
+from loraprof.analysis.attribution.compiled_graphs import Placed
 from loraprof.model.compilation import Compilation, CompiledCall, CompiledGraph, FusedOp
 from loraprof.model.recording import DeviceInfo, Environment, ModuleInfo, Recording, Workload
 from loraprof.model.report import Report
+from loraprof.model.trace import NONE
+from loraprof.model.vocabulary import LOSS
 
 US = 1000
 MODULES = [
@@ -153,3 +160,28 @@ def test_public_hip_graphs(name: str, kernels: int, launches: int, calls: int) -
     assert report.steps[0].launches.count == calls
     assert (report.closure.launches_without_kernel, report.closure.kernels_without_launch) == (0, 0)
     assert_conserved(report)
+
+
+def test_kernels_of_a_graph_that_generated_code_launched() -> None:
+    """Of the calls of rows 1 and 2 of the host, the first inside a scope: its kernels by start, those placed already
+    aside; what the compiler does not know stays."""
+    host, device = range(3), SimpleNamespace(start=np.array([50, 10, 30, 20, 40]), name=np.arange(5))
+    trace: Any = SimpleNamespace(host=host, device=device, names=[f"k{i}" for i in range(5)])
+    links: Any = SimpleNamespace(launch=np.array([1, 1, 1, 1, 2]))
+    asked = list[Any]()
+
+    def place_kernels(*given: Any) -> list[Placed | None]:
+        asked.append(given)
+        return [Placed(4, 7, False), None, Placed(LOSS, 8, False)]
+
+    graphs = SimpleNamespace(place_kernels=place_kernels)
+    tree = SimpleNamespace(nearest=lambda _: np.array([0, 0, NONE]))
+    found: Any = SimpleNamespace(
+        compiled=SimpleNamespace(scopes={0: "scope"}, graphs=graphs), tree=tree, paths=("a", "b", LOSS), phase=[0, 3, 0]
+    )
+    left = np.array([True, True, False, True, True])
+    made = dict(graph_launches._by_calls(trace, links, found, left))
+    assert asked == [("scope", ["k1", "k3", "k0"])]
+    assert made == {1: (4, 3, 7), 0: (2, 3, 8)}
+    found.compiled = None
+    assert dict(graph_launches._by_calls(trace, links, found, left)) == {}
