@@ -367,8 +367,8 @@ def test_memory_that_is_full_or_moves() -> None:
 def test_a_copy_back_that_hides_saves_nothing() -> None:
     saved = NO_COPY_BACK.saved
     assert saved is not None
-    assert saved(case(), {"back_ns": 5}) == Worth(5, 0, 5)
-    assert saved(case(), {"back_ns": None}) is None
+    assert saved(case(median=9), {"back_ns": 5}) == Worth(5, 0, 5)
+    assert saved(case(), {"back_ns": 5}) is None
     assert NO_COPY_BACK.fits is not None
     assert [NO_COPY_BACK.fits(case(), {"back": ns}) for ns in (0, 1)] == [False, True]
 
