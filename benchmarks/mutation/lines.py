@@ -109,7 +109,7 @@ class Recorded:
 
     @classmethod
     def read(cls, place: Path) -> "Recorded":
-        """The lines as they are numbered now."""
+        """The lines as they are numbered now; those that were changed have the tests of those they replace."""
         if not place.exists():
             return cls()
         raw = json.loads(place.read_text(encoding="utf-8"))
@@ -118,11 +118,13 @@ class Recorded:
         for file, lines in raw["files"].items():
             path = ROOT / file
             text = path.read_text(encoding="utf-8") if path.exists() else ""
-            moved = SequenceMatcher(
-                None, raw["texts"][file].splitlines(), text.splitlines(), False
-            ).get_matching_blocks()
-            now = {at.a + i + 1: at.b + i + 1 for at in moved for i in range(at.size)}
-            found.files[file] = {now[int(n)]: [names[i] for i in at] for n, at in lines.items() if int(n) in now}
+            changes = SequenceMatcher(None, raw["texts"][file].splitlines(), text.splitlines(), False).get_opcodes()
+            ran = {int(n): {names[i] for i in at} for n, at in lines.items()}
+            now = dict[int, list[str]]()
+            for tag, a, b, c, d in changes:
+                every = sorted(set[str]().union(*(ran.get(n, ()) for n in range(a + 1, b + 1))))
+                now |= {c + i + 1: sorted(ran.get(a + i + 1, ())) if tag == "equal" else every for i in range(d - c)}
+            found.files[file] = now
             found.texts[file] = text
         return found
 
