@@ -7,6 +7,7 @@ from golden_files import assert_golden
 from msgspec.structs import replace
 from rich.console import Console
 
+from loraprof.diagnosis import judge
 from loraprof.diagnosis.catalogue import Entry, texts
 from loraprof.diagnosis.judge import RULES, rule_named
 from loraprof.errors import UsageError
@@ -117,3 +118,10 @@ def test_the_list_names_every_id_once() -> None:
     render_list(list(RULES.values()), console)
     assert re.findall(r"^  ([A-Z]\d+) ", out.getvalue(), re.MULTILINE) == IDS
     assert max(map(len, out.getvalue().splitlines())) <= 80
+
+
+def test_three_words_are_near_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "terms", lambda: [f"zzzzz{i}" for i in range(5)])
+    with pytest.raises(UsageError) as caught:
+        judge.rule_named("zzzzz")
+    assert (caught.value.hint or "").count("zzzzz") == 3

@@ -12,6 +12,7 @@ from loraprof.diagnosis.findings import distributed, host, transfers
 from loraprof.diagnosis.findings.distributed import Messages
 from loraprof.diagnosis.rule import Seen
 from loraprof.diagnosis.worth import Worth
+from loraprof.model.vocabulary import PHASE, DeviceKind, Phase
 
 
 class Calls:
@@ -158,6 +159,45 @@ def test_weights_that_travel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert little.saved == Worth(15, 0, 15)  # no more work to hide behind
     one, two = (union(np.array([a]), np.array([b])) for a, b in ((0, 10), (7, 30)))
     assert transfers._common(one, two) == 3
+
+
+def test_copies_that_bring_weights_and_take_them_back() -> None:
+    """Of the size of one that forward brings; in a step from 10 to 100."""
+    copy, run, size = DeviceKind.MEMCPY, DeviceKind.KERNEL, 2_000_000
+    rows: list[tuple[DeviceKind, str, int, Phase, int]] = [
+        (copy, "Memcpy HtoD", size, "forward", 0),
+        (copy, "Memcpy HtoD", size, "backward", 20),
+        (copy, "Memcpy DtoH", size, "optimizer", 30),
+        (copy, "Memcpy HtoD", size + 1, "backward", 40),
+        (copy, "Memcpy HtoD", 999_999, "forward", 50),
+        (run, "HtoD", size + 2, "forward", 60),
+        (copy, "Memcpy DtoD", size, "forward", 70),
+        (copy, "Memcpy HtoD", 1_000_000, "recompute", 95),
+    ]
+    kinds, names, sizes, phases, starts = zip(*rows, strict=True)
+    start = np.array(starts, np.int64)
+    work = SimpleNamespace(
+        overlapping=lambda _: np.arange(8), rows=np.arange(8), start=start, end=start + 15,
+        phase=np.array([PHASE[p] for p in phases]),
+    )  # fmt: skip
+    given = case(ledger=SimpleNamespace(window=SimpleNamespace(start=10, end=100)))
+    device = SimpleNamespace(kind=np.array(kinds), name=np.arange(8), bytes=np.array(sizes))
+    given.analysis.work, given.analysis.trace = work, SimpleNamespace(device=device, names=names)
+    found = transfers._copies(given)
+    assert found is not None
+    flags = [np.flatnonzero(flag).tolist() for flag in (found.work, found.brought, found.taken)]
+    assert flags == [[5], [0, 1, 7], [2]]
+    assert (found.start.tolist()[::7], found.end.tolist()[::7]) == ([10, 95], [15, 100])
+    usual = {"module": 0, "shape": (size // 2,), "dtype": "bfloat16"}
+    weights = [SimpleNamespace(trainable=trains, **usual) for trains in (True, False)]
+    given.recording = SimpleNamespace(parameters=weights)
+    one = transfers._copies(given)
+    assert one is not None
+    assert np.flatnonzero(one.brought).tolist() == [0, 1]
+    given.recording.parameters = weights[:1]
+    assert transfers._copies(given) is None
+    given.analysis.work = None
+    assert transfers._copies(given) is None
 
 
 def test_sizes_of_frozen_weights() -> None:

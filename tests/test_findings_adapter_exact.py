@@ -138,6 +138,11 @@ def test_dropout_without_a_probability_or_without_time_is_none(monkeypatch: pyte
         return adapter.dropout(case(reported=rows, sites=sites, kernels=[*drawn, kernels(op="aten::bernoulli_")]))
 
     assert values(seen(0.1, 100)) == [0.1, 5, 100]
+    asked = list[Any]()
+    monkeypatch.setattr(adapter, "modules", lambda _, choose: asked.append(choose) or (lambda ledger: ledger.busy))
+    seen(0.1, 100)
+    kinds = [SimpleNamespace(site=at, cls=cls) for at in (None, 0) for cls in ("Linear", "Dropout1d")]
+    assert [asked[0](one) for one in kinds] == [False, False, False, True]
     assert seen(0.0, 100) is seen(0.1, 0) is None
     given = case(reported=ledger((COMPUTE, "forward", "adapter.elementwise", 0, 100)), sites=[site(dropout=0.1)])
     given.analysis.attribution.compiled = SimpleNamespace(mixed=None)

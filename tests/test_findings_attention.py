@@ -18,7 +18,7 @@ import loraprof
 from loraprof.analysis.trace.call_tree import tree_of
 from loraprof.capture.device.attention_cost import attention_costs
 from loraprof.capture.passes.attention import ATTENTION, AttentionWatch, Inputs, changes, mask_use
-from loraprof.diagnosis.findings.attention import UNTIMED, _fixes, _reasons, _saved, _shares, _traced, _why
+from loraprof.diagnosis.findings.attention import UNTIMED, _fixes, _from_trace, _reasons, _saved, _shares, _why
 from loraprof.diagnosis.worth import Worth
 from loraprof.model.recording import AttentionCall
 from loraprof.model.trace import Shapes
@@ -264,7 +264,7 @@ def test_kernels_that_calls_of_forward_led_to(kernel: str, on_gpu: bool, lost: t
     given = case(ledger=SimpleNamespace(window=SimpleNamespace(noted_start=100, end=900)), on_gpu=on_gpu)
     given.analysis.trace = trace
     given.analysis.attribution = SimpleNamespace(phase=phase, tree=tree_of(trace))
-    found = _traced(given)
+    found = _from_trace(given)
     told = found and (found.count, found.of, found.faster, found.reasons, found.fixes)
     assert told == lost
     assert found is None or found.ran == kernel

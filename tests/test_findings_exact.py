@@ -47,6 +47,16 @@ def test_a_twentieth_of_the_full_step_for_the_optimizer() -> None:
     assert base.no_optimizer_saving(case(counterfactual=predicted(0, 0, full=0))) is None
 
 
+def test_what_fused_kernels_may_hold_of_the_adapters_goes_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 ns under the profiler, 50 without."""
+    monkeypatch.setattr(comparability, "mixed_ns", lambda *_: 100)
+    found = [
+        comparability.at_the_bound(case(median=1000, scale=0.5, counterfactual=predicted(0, 0, frozen=frozen)))
+        for frozen in (949, 950)
+    ]
+    assert [one is not None for one in found] == [False, True]
+
+
 def test_nine_tenths_without_adapters() -> None:
     assert comparability.at_the_bound(case(median=1000, counterfactual=predicted(0, 0, frozen=899))) is None
     seen = comparability.at_the_bound(case(median=1000, counterfactual=predicted(0, 0, full=1800, frozen=900)))
