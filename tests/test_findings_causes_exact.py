@@ -342,6 +342,23 @@ def test_arguments_that_flash_attention_refuses(
     assert attention._why(Shapes(dims, types, (), concrete), on_gpu) == reasons
 
 
+def test_copies_inside_layers_whose_adapter_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[Any]()
+    monkeypatch.setattr(adapter_form, "modules", lambda _, choose: asked.append(choose) or (lambda rows: rows.busy))
+    monkeypatch.setattr(adapter_form, "worth", lambda *_: Worth(9, 8, 10))
+    rows = ledger((COMPUTE, "forward", "copy", 0, 30), (COMPUTE, "forward", "norm", 0, 4))
+
+    def seen(*devices: str) -> Seen | None:
+        parameters = [some(part=part, device=on) for part, on in zip(("base", "down", "up"), devices, strict=True)]
+        return adapter_form.other_device(case(recording=some(parameters=parameters), reported=rows))
+
+    found = seen("cuda:0", "cpu", "cuda:0")
+    assert found is not None
+    assert [e.value for e in found.evidence] == [1, "cpu", "cuda:0", 30]
+    assert [asked[0](some(site=at)) for at in (0, None)] == [True, False]
+    assert seen("cpu", "cpu", "cpu") is None
+
+
 # What changes give, and their order.
 
 

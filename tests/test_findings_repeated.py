@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from builders import call, json_of, kernel, op, step, write
-from handmade import case
+from handmade import Parts, case
 from provoke import facts, found, made, shaped
 from recorded import profiled
 from torch import Tensor
@@ -209,6 +209,22 @@ def test_rows_that_take_no_time_repeat_all_of_it() -> None:
     given.analysis.trace = SimpleNamespace(host=SimpleNamespace(name=np.array([0]), start=np.ones(1), end=np.ones(1)))
     given.analysis.attribution.module = np.array([1])
     assert module._factor(given, np.array([True]), {(1, 0): 0.5}) == 1.0
+
+
+def test_on_a_device_the_waits_inside_reads_are_saved_but_one() -> None:
+    """Of 70 ns of waits in four reads; in all the device waited 100 ns, or 40."""
+    names = ("aten::item", "cudaStreamSynchronize", "cudaLaunchKernel")
+    rows = [(0, 9, HostKind.OP), (1, 30, HostKind.RUNTIME), (1, 40, HostKind.RUNTIME), (1, 500, HostKind.OP)]
+    rows += [(2, 600, HostKind.RUNTIME), (1, 700, HostKind.RUNTIME), (1, 800, HostKind.RUNTIME)]
+    name, ns, kind = (np.array(column) for column in zip(*rows, strict=True))
+    host = SimpleNamespace(name=name, kind=kind, start=np.zeros(7, np.int64), end=ns)
+    given = case(median=9, scale=0.5)
+    given.analysis.trace = SimpleNamespace(host=host, names=names)
+    given.analysis.attribution.tree = SimpleNamespace(nearest=lambda _: np.array([0, 0, 0, 0, 0, -1, 0]))
+    reading, inside = np.arange(7) < 4, np.arange(7) < 6
+    for waited, spent in ((100, 26), (20, 15), (0, 0)):
+        given.step = Parts({"cause": "sync", "ns": waited}, {"cause": "python", "ns": 999})
+        assert module._waited(given, reading, inside) == (spent, Worth(spent, 0, spent) if spent else None)
 
 
 def test_on_a_cpu_all_reads_but_one_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from loraprof.analysis.ranks.breakdown import Calls, RankBreakdown, StepBreakdow
 from loraprof.analysis.ranks.examine import LeftOut, examine, processes, sequential
 from loraprof.analysis.ranks.summary import _spread, _step_spread
 from loraprof.analysis.ranks.survey import survey
+from loraprof.diagnosis import load
 from loraprof.errors import InputError
 from loraprof.model.recording import Recording
 from loraprof.report.registry import render
@@ -286,3 +287,10 @@ def test_steps_of_a_rank_spread_by_the_median_over_ranks() -> None:
 
     assert _step_spread(view([5, 9], [5, 6], [5, 20])) == 4
     assert _step_spread(view([5], [6])) is None
+
+
+def test_two_traces_are_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "surveyed", lambda source, run: (source.traces, run))
+    monkeypatch.setattr(load, "ranks_diagnosis", lambda source, seen: seen)
+    source: Any = SimpleNamespace(traces=("a", "b"))
+    assert load._diagnosed(source, sequential) == (("a", "b"), sequential)  # type: ignore[comparison-overlap]
