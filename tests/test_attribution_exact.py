@@ -1,11 +1,14 @@
 """Attribution, one kind of work at a time: inside backward nodes, ops that the counted step saw, compiled code."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from builders import call, marker, note, op, trace_of
 from msgspec.structs import replace
 from recordings import recording
 
+from loraprof.analysis.attribution import attribute
 from loraprof.analysis.attribution.backward import Backward
 from loraprof.analysis.attribution.compiled import Compiled
 from loraprof.analysis.attribution.compiled_graphs import Scope
@@ -326,3 +329,11 @@ def test_nothing_compiled_says_nothing() -> None:
     none = np.full(1, NONE, np.int32)
     code = Compiled(trace, None, roles_of([*LAYER], None), tree_of(trace), none, none)
     assert code.fill(99, none, np.zeros(1, np.int8), np.zeros(1, np.int8)) is None
+
+
+def test_forward_work_begins_with_calls_of_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[Any]()
+    monkeypatch.setattr(attribute, "_outside", lambda *given: seen.append(given[4]))
+    told = replace(recording(), modules=[ModuleInfo(id=0, path="", cls="A")], parameters=[], calls=[], sites=[])
+    attribute.attribute(trace_of([marker("m0", 0, 50), op("aten::mm", 5, 20), op("aten::mm", 60, 70)]), told)
+    assert seen[0][0].tolist() == [True, False, False]

@@ -128,6 +128,14 @@ def test_groups_that_share_a_member_are_aligned_through_it() -> None:
     assert clocks.aligned.all()
 
 
+def test_collectives_are_in_the_order_of_their_numbers() -> None:
+    """Those of two streams may start in another order."""
+    ends = np.array([1000, 2000])
+    ranks = [rank(i, calls(ends, ends + 5, sequence=np.array(order))) for i, order in enumerate(([4, 3], [3, 4]))]
+    (found,) = matched(ranks, STEPS)
+    assert found.row.tolist() == [[1, 0], [0, 1]]
+
+
 def test_groups_of_most_members_come_first() -> None:
     ends = np.arange(1, 9) * 1000
     groups = tuple(Members(name, 2, name, True) for name in ("b", "c", "a"))

@@ -185,3 +185,20 @@ def test_kernels_of_a_graph_that_generated_code_launched() -> None:
     assert made == {1: (4, 3, 7), 0: (2, 3, 8)}
     found.compiled = None
     assert dict(graph_launches._by_calls(trace, links, found, left)) == {}
+
+
+def test_a_launch_as_a_step_ends_is_not_of_it() -> None:
+    """Steps from 0 to 10 and from 100 to 200: launches at 5, at 10 and, of a graph, at 150."""
+    none = np.zeros(3, np.int64)
+
+    class Device(SimpleNamespace):
+        def __len__(self) -> int:
+            return 3
+
+    device = Device(device=none, name=none, start=np.array([6, 11, 160]))
+    trace: Any = SimpleNamespace(device=device, host=SimpleNamespace(start=np.array([5, 10, 150])))
+    columns: Any = SimpleNamespace(module=[7, 8, 9], phase=[1, 2, 3], role=[4, 5, 6])
+    links: Any = SimpleNamespace(launch=np.arange(3))
+    marks: Any = SimpleNamespace(start=(0, 100), end=(10, 200))
+    graph = np.arange(3) == 2
+    assert dict(graph_launches._by_order(trace, links, columns, marks, graph, graph)) == {2: (7, 1, 4)}

@@ -87,12 +87,12 @@ def on_clock(trace: Trace, step: StepCalls, clock: HostClock, cost_ns: float) ->
     reach = np.maximum.accumulate(end)
     before = np.concatenate((start[:1], reach[:-1]))
     new_start, new_end, new_before = (clock.times(t, cost_ns) for t in (start, end, before))
-    last = clock.times(np.array([clock.at[0], reach[-1], clock.at[-1]]), cost_ns)
+    returned, closed = clock.times(np.array([reach[-1], clock.at[-1]]), cost_ns).tolist()
     return replace(
         step.calls,
         gap_ns=np.rint(np.maximum(new_start - new_before, 0)).astype(np.int64),
         duration_ns=np.rint(new_end - new_start).astype(np.int64),
-        lead_ns=round(new_start[0] - last[0] + last[2] - last[1]) if step.calls.lead_ns else 0,
+        lead_ns=round(new_start[0] + closed - returned) if step.calls.lead_ns else 0,
         span_ns=None,
     )
 
