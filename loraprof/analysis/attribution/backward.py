@@ -11,7 +11,7 @@ from loraprof.analysis.attribution.unmarked.nodes import role_of_node
 from loraprof.analysis.attribution.weights import ADAPTER_PARTS, PRODUCT
 from loraprof.analysis.trace.call_tree import Tree
 from loraprof.model.recording import Recording
-from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Trace
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Trace, among
 from loraprof.model.vocabulary import ADAPTER_ROLES, ROLE, HostKind
 
 FUNCTION = re.compile(r"Backward$")  # of a class in Python; nodes of torch's own ops end in a number
@@ -142,7 +142,7 @@ class Backward:
         site = np.append(site, [NONE, NONE, NONE])[module[sums]]
         now = role[sums]
         of_adapter = np.isin(now, _ADAPTER)
-        dense = np.isin(site, [i for i, s in enumerate(self.roles.sites) if s.kind not in _ACTIVATION_SPACE])
+        dense = among(site, [i for i, s in enumerate(self.roles.sites) if s.kind not in _ACTIVATION_SPACE])
         joins = (site != NONE) & ((of_adapter != self._base_first(module, role)[site]) | (of_adapter & dense))
         own = np.isin(now, _PASSES_NOTHING)
         role[sums] = np.where(joins, ROLE["adapter.elementwise"], np.where(own, now, ROLE["residual"]))
