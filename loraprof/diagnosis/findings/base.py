@@ -99,7 +99,7 @@ def other_parts(case: Case) -> Seen | None:
     )
     return Seen(
         evidence=[
-            evidence(f"{', '.join(counted)}, of busy time", share, "share"),
+            evidence(f"attention{', norms, head and loss' if logits else ' and norms'}, of busy time", share, "share"),
             *(evidence(f"time of {role}", ns, "ns") for role, ns in parts.items()),
             evidence("attention runs as", "products and a softmax" if unfused else "one kernel" if fused else None),
         ],
