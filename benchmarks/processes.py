@@ -55,7 +55,7 @@ def run(command: Sequence[str], limit_s: float = 600.0, cache: str = "") -> Used
     error = words[-1] if words else f"exit code {child.returncode}"
     if late:
         error = f"took longer than {limit_s:g} s"
-    peak_mb = used.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    peak_mb = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
     return Used(wall_s, used.ru_utime + used.ru_stime, peak_mb, error if child.returncode else None)
 
 

@@ -55,8 +55,11 @@ def named(names: Iterable[str], test: Callable[[str], object]) -> Bool:
 
 def numbered(*columns: npt.NDArray[Any]) -> Int64:
     """One number per row of these columns, the same for equal rows; values from ``NONE`` on."""
-    sizes = [int(column.max(initial=0)) + 2 for column in columns]
-    key: Int64 = np.ravel_multi_index([column.astype(np.int64) + 1 for column in columns], sizes)
+    key = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        key *= int(column.max(initial=0)) + 2
+        key += column
+        key += 1
     return key
 
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from loraprof.analysis.prediction.replay import Calls, StepCalls, replayed
 from loraprof.analysis.trace.intervals import union
-from loraprof.model.trace import Int64, Trace, distinct
+from loraprof.model.trace import Int64, Trace, among, distinct
 from loraprof.model.vocabulary import HostKind
 
 LEAST: Final = 0.3  # of a piece is the host's own, whatever the cost per event says
@@ -70,9 +70,10 @@ def host_clock(trace: Trace, step: StepCalls, noted: tuple[int, int], main: int)
     start, end = host.start[step.row], host.end[step.row]
     low, high = min(noted[0], int(start.min())), max(noted[1], int(end.max()))
     threads = np.append(distinct(host.thread[step.row]), np.int32(main))
-    inside = (host.end > low) & (host.start < high) & np.isin(host.thread, threads)
-    pauses = inside & (host.kind == HostKind.OVERHEAD)
-    rows = np.flatnonzero(inside & ~pauses)
+    inside = np.flatnonzero((host.end > low) & (host.start < high))
+    inside = inside[among(host.thread[inside], threads)]
+    pausing = host.kind[inside] == HostKind.OVERHEAD
+    rows, pauses = inside[~pausing], inside[pausing]
     ends = np.concatenate((host.start[rows], host.end[rows]))
     ends = ends[(ends > low) & (ends < high)]
     at = distinct(np.concatenate((np.array([low, high]), ends)))

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from loraprof.analysis.partition.host_state import STATES, classify
 from loraprof.analysis.trace.launch_links import Links
-from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Trace, distinct
+from loraprof.model.trace import NONE, Bool, Int8, Int32, Int64, Trace, among, distinct
 from loraprof.model.vocabulary import HostKind
 
 QUEUE: Final = 1022
@@ -191,7 +191,8 @@ def step_calls(trace: Trace, links: Links, window: tuple[int, int], noted: tuple
     low, high = int(host.start[used].min()), int(host.start[used].max())
     low, high = (min(low, noted[0]), max(high, noted[1] - 1)) if noted else (low, high)
     around = (host.end >= low) & (host.start <= high)
-    rows = np.flatnonzero(around & (host.kind == HostKind.RUNTIME) & np.isin(host.thread, threads))
+    rows = np.flatnonzero(around & (host.kind == HostKind.RUNTIME))
+    rows = rows[among(host.thread[rows], threads)]
     owner = rows[_outermost(host.start[rows], host.end[rows], host.thread[rows])]
     used = owner[np.searchsorted(rows, used)]
     low = min(low, int(host.start[used].min()))

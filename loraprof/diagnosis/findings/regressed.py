@@ -15,7 +15,7 @@ from loraprof.diagnosis.rule import BASE, Rule, Seen, evidence
 from loraprof.diagnosis.select import of_rows, total_ns, worth
 from loraprof.model.finding import Evidence
 from loraprof.model.regression import Regression
-from loraprof.model.trace import Bool, Shapes, named, numbered
+from loraprof.model.trace import NONE, Bool, Shapes, among, named, numbered
 from loraprof.model.vocabulary import HostKind
 from loraprof.store.regressions import load_regressions
 
@@ -142,9 +142,12 @@ def _fast(rate: Rate | None) -> bool:
 
 def _like(case: Case, rows: tuple[int, ...]) -> Bool:
     """Host rows, of every step, of the same op with the same kind of inputs."""
-    host = case.analysis.trace.host
-    key = numbered(host.name, host.shapes)
-    found: Bool = np.isin(key, key[[row for row in rows if row >= 0]])
+    host, known = case.analysis.trace.host, [row for row in rows if row != NONE]
+    called, found = np.zeros(len(case.analysis.trace.names), np.bool_), np.zeros(len(host), np.bool_)
+    called[host.name[known]] = True
+    named_so = np.flatnonzero(called[host.name])
+    key = numbered(host.name[named_so], host.shapes[named_so])
+    found[named_so] = among(key, key[np.searchsorted(named_so, known)])
     return found
 
 
