@@ -362,4 +362,4 @@ def test_windows_of_a_cpu_are_the_annotations() -> None:
 
 def test_what_an_id_column_points_at() -> None:
     assert taken(column([7, 8]), column([1, NONE, 0])).tolist() == [8, NONE, 7]
-    assert taken(column([]), column([NONE]), 5).tolist() == [5]
+    assert taken(column([]), column([NONE, 0]), 5).tolist() == [5, 5]

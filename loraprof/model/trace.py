@@ -43,7 +43,9 @@ def among(column: npt.NDArray[Integer], values: npt.ArrayLike) -> Bool:
 
 def taken(column: npt.NDArray[Integer], at: Ints, default: int = NONE) -> npt.NDArray[Integer]:
     """``column[at]``; ``default`` where ``at`` is ``NONE``."""
-    found = column[at] if len(column) else np.empty(len(at), column.dtype)
+    if not len(column):
+        return np.full(len(at), default, column.dtype)
+    found = column[at]
     found[at == NONE] = default
     return found
 
