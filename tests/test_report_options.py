@@ -1,5 +1,6 @@
 """``loraprof report`` on the command line: what ``--full``, ``--section`` and ``--as-profiled`` print and refuse."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,12 @@ def test_markdown_and_github_follow_the_same_order(capfd: pytest.CaptureFixture[
     assert heads.index("Time by phase and role") > 3
     first = printed(capfd, "--format", "github").splitlines()[0]
     assert first.startswith("::notice title=loraprof::LoRA is 1.18x slower than full fine-tuning here")
+
+
+@pytest.mark.parametrize("form", ["terminal", "json", "html"])
+def test_a_reader_that_went_away_is_no_failure(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    behind, ahead = os.pipe()
+    os.close(behind)
+    with os.fdopen(ahead, "w") as gone:
+        monkeypatch.setattr("sys.stdout", gone)
+        assert run(["report", LLAMA, "--format", form]) == 0

@@ -143,7 +143,7 @@ def standard_output() -> Iterator[TextIO]:
         sys.stdout.flush()
     except BrokenPipeError:
         let_go()
-        raise
+        raise BrokenPipeError from None  # without its number: typer would end the process for that one, with 1
     except OSError as error:
         let_go()
         raise not_written(error, "standard output") from None
